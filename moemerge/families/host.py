@@ -1,0 +1,113 @@
+"""A host: a mixture-of-experts class that transformers ships, and how a dense model goes into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from moemerge.errors import Problem
+from moemerge.families.dense import DenseConfig, Projection
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A tensor that the host needs and no source has: every element is `value`."""
+
+    name: str
+    shape: tuple[int, ...]
+    value: float
+
+
+def _nothing(dense: DenseConfig, layer: int) -> Iterator[Constant]:
+    return iter(())
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Everything that building into one host class needs to know, as data.
+
+    Attributes:
+        model_type: the host's `model_type`; also the name in the recipe's `architecture`.
+        architecture: class name for `architectures` in the config.
+        fits: dense families that it can hold, subject to `refuse`.
+        gate: on-disk name of the router's `[E, hidden]` weight, with `{layer}`.
+        expert: on-disk names of one expert's matrices, with `{layer}` and `{expert}`.
+        fused: names of transformers 5's `experts.gate_up_proj [E, 2I, H]` and `experts.down_proj [E, H, I]`.
+        config: the host's own config keys, given the dense model, E and k; the common ones come from `host_config`.
+        refuse: reasons why this dense model does not fit exactly.
+        shared_expert: on-disk names of the always-on expert's matrices, or None where there is no place for one.
+        shared_gate: on-disk name of the shared expert's `[1, hidden]` gate.
+        shared_width: config key of the shared expert's width.
+        constants: tensors of one layer that silence what the host has and the dense model has not.
+    """
+
+    model_type: str
+    architecture: str
+    fits: tuple[str, ...]
+    gate: str
+    expert: Mapping[Projection, str]
+    fused: Mapping[str, str]
+    config: Callable[[DenseConfig, int, int], dict[str, Any]]
+    refuse: Callable[[DenseConfig], list[Problem]]
+    shared_expert: Mapping[Projection, str] | None = None
+    shared_gate: str | None = None
+    shared_width: str | None = None
+    constants: Callable[[DenseConfig, int], Iterator[Constant]] = _nothing
+
+    def host_config(self, dense: DenseConfig, experts: int, experts_per_token: int, dtype: str) -> dict[str, Any]:
+        """The whole `config.json` of the MoE.
+
+        `rope_theta` and `rope_scaling` repeat `rope_parameters` for readers of transformers 4's names (vLLM and
+        llama.cpp among them), which would otherwise fall back on the host's default theta.
+        """
+        rope = dict(dense.rope)
+        legacy = {key: value for key, value in rope.items() if key != "rope_theta"}
+        return {
+            "architectures": [self.architecture],
+            "model_type": self.model_type,
+            "attention_dropout": dense.attention_dropout,
+            "bos_token_id": dense.bos_token_id,
+            "eos_token_id": dense.eos_token_id,
+            "pad_token_id": dense.pad_token_id,
+            "dtype": dtype,
+            "head_dim": dense.head_dim,
+            "hidden_act": dense.hidden_act,
+            "hidden_size": dense.hidden_size,
+            "initializer_range": dense.initializer_range,
+            "max_position_embeddings": dense.max_position_embeddings,
+            "num_attention_heads": dense.heads,
+            "num_experts_per_tok": experts_per_token,
+            "num_hidden_layers": dense.layers,
+            "num_key_value_heads": dense.kv_heads,
+            "output_router_logits": False,
+            "rms_norm_eps": dense.rms_norm_eps,
+            "rope_parameters": rope,
+            "rope_theta": rope["rope_theta"],
+            "rope_scaling": legacy if legacy != {"rope_type": "default"} else None,
+            "router_aux_loss_coef": 0.001,
+            "tie_word_embeddings": dense.tied,
+            "use_cache": True,
+            "vocab_size": dense.vocab_size,
+            **self.config(dense, experts, experts_per_token),
+        }
+
+
+def bias_problems(dense: DenseConfig, host: str, *, qkv: bool, output: bool) -> list[Problem]:
+    """Biases that the dense model has and the host cannot hold (`qkv`, `output`: what it can hold)."""
+    problems = []
+    if dense.qkv_bias and not qkv:
+        problems.append(_bias(dense, host, "q, k and v projections"))
+    if dense.output_bias and not output:
+        problems.append(_bias(dense, host, "attention output projection"))
+    if dense.mlp_bias:
+        problems.append(_bias(dense, host, "FFN (`mlp_bias`)"))
+    return problems
+
+
+def _bias(dense: DenseConfig, host: str, where: str) -> Problem:
+    return Problem(
+        "host-bias",
+        f"`{dense.family}` has biases in the {where}, and `{host}` has no place for them",
+        "dropping them would change the model; no host of moemerge holds them yet",
+    )

@@ -1,0 +1,50 @@
+"""Llama and Mistral into `mixtral`: fp32 softmax over all experts, top-k, divided by their sum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moemerge.errors import Problem
+from moemerge.families.dense import DenseConfig
+from moemerge.families.host import Host, bias_problems
+
+
+def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
+    return {
+        "intermediate_size": dense.intermediate_size,
+        "num_local_experts": experts,
+        "router_jitter_noise": 0.0,
+        "sliding_window": dense.windows[0],
+    }
+
+
+def _refuse(dense: DenseConfig) -> list[Problem]:
+    problems = bias_problems(dense, "mixtral", qkv=False, output=False)
+    if len(set(dense.windows)) > 1:
+        problems.append(
+            Problem(
+                "host-window",
+                "`mixtral` has one sliding window for all layers, and the base's layers differ",
+                "set `architecture: qwen2_moe`, whose layers may differ",
+            )
+        )
+    return problems
+
+
+MIXTRAL = Host(
+    model_type="mixtral",
+    architecture="MixtralForCausalLM",
+    fits=("llama", "mistral"),
+    gate="model.layers.{layer}.block_sparse_moe.gate.weight",
+    expert={
+        "gate": "model.layers.{layer}.block_sparse_moe.experts.{expert}.w1.weight",
+        "up": "model.layers.{layer}.block_sparse_moe.experts.{expert}.w3.weight",
+        "down": "model.layers.{layer}.block_sparse_moe.experts.{expert}.w2.weight",
+    },
+    fused={
+        "gate_up": "model.layers.{layer}.mlp.experts.gate_up_proj",
+        "down": "model.layers.{layer}.mlp.experts.down_proj",
+    },
+    config=_config,
+    refuse=_refuse,
+)

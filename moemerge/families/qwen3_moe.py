@@ -1,0 +1,58 @@
+"""Qwen3 into `qwen3_moe`: softmax over all experts, top-k, divided by their sum (`norm_topk_prob: true`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moemerge.errors import Problem
+from moemerge.families.dense import DenseConfig
+from moemerge.families.host import Host, bias_problems
+
+
+def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
+    window = dense.windows[0]
+    return {
+        "attention_bias": dense.qkv_bias,
+        "decoder_sparse_step": 1,
+        "intermediate_size": dense.intermediate_size,
+        "max_window_layers": dense.layers,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": dense.intermediate_size,
+        "norm_topk_prob": True,
+        "num_experts": experts,
+        "num_local_experts": experts,
+        "sliding_window": window,
+        "use_sliding_window": window is not None,
+    }
+
+
+def _refuse(dense: DenseConfig) -> list[Problem]:
+    problems = bias_problems(dense, "qwen3_moe", qkv=True, output=True)
+    if len(set(dense.windows)) > 1:
+        problems.append(
+            Problem(
+                "host-window",
+                "`qwen3_moe` has one sliding window for all layers, and the base's layers differ",
+                "no host of moemerge holds Qwen3 with windows on some layers only",
+            )
+        )
+    return problems
+
+
+QWEN3_MOE = Host(
+    model_type="qwen3_moe",
+    architecture="Qwen3MoeForCausalLM",
+    fits=("qwen3",),
+    gate="model.layers.{layer}.mlp.gate.weight",
+    expert={
+        "gate": "model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight",
+        "up": "model.layers.{layer}.mlp.experts.{expert}.up_proj.weight",
+        "down": "model.layers.{layer}.mlp.experts.{expert}.down_proj.weight",
+    },
+    fused={
+        "gate_up": "model.layers.{layer}.mlp.experts.gate_up_proj",
+        "down": "model.layers.{layer}.mlp.experts.down_proj",
+    },
+    config=_config,
+    refuse=_refuse,
+)

@@ -1,0 +1,32 @@
+"""Session fixtures: tiny real models, made once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+TinyMaker = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyMaker:
+    """Makes `tiny(family, seed=0, **config)` once for each set of arguments and returns its folder."""
+    from tests.tiny import tiny_model
+
+    root = tmp_path_factory.mktemp("models")
+    made: dict[str, Path] = {}
+
+    def make(family: str, seed: int = 0, **config: Any) -> Path:
+        key = repr((family, seed, sorted(config.items(), key=str)))
+        if key not in made:
+            made[key] = tiny_model(family, root / f"{family}-{len(made)}", seed=seed, **config)
+        return made[key]
+
+    return make

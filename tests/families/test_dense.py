@@ -1,0 +1,94 @@
+"""`DenseConfig.resolve` reads a raw config as transformers does, and its tensors are the model's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moemerge.families import DENSE_FAMILIES, DenseConfig
+from tests.tiny import tiny_config
+
+BOUNDS = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 4, "intermediate_size": 48, "vocab_size": 99}
+ROPES: list[dict[str, Any]] = [
+    {},
+    {"rope_theta": 12345.0},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 7e5}},
+    {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                                         "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}},
+    {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 3.0}, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    {"rope_theta": 1e6, "rope_scaling": None},
+]  # fmt: skip
+
+
+def resolved_by_transformers(raw: dict[str, Any], folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    return AutoConfig.from_pretrained(folder)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("family", DENSE_FAMILIES)
+@pytest.mark.parametrize("rope", ROPES)
+@pytest.mark.parametrize("extra", [{}, {"head_dim": 16, "num_key_value_heads": 2, "tie_word_embeddings": True},
+                                   {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2},
+                                   {"sliding_window": None}])  # fmt: skip
+def test_config_is_read_as_transformers_reads_it(
+    family: str, rope: dict[str, Any], extra: dict[str, Any], tmp_path: Path
+) -> None:
+    """Every field that a host needs equals the one of the family's own config class."""
+    raw = {"model_type": family, **BOUNDS, **rope, **extra}
+    own, theirs = DenseConfig.resolve(raw), resolved_by_transformers(raw, tmp_path)
+    assert own.head_dim == (getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads)
+    assert own.kv_heads == theirs.num_key_value_heads
+    assert dict(own.rope) == {k: v for k, v in theirs.rope_parameters.items() if k != "type"}
+    assert own.tied == theirs.tie_word_embeddings
+    assert own.max_position_embeddings == theirs.max_position_embeddings
+    assert own.rms_norm_eps == theirs.rms_norm_eps
+    assert (own.bos_token_id, own.eos_token_id) == (theirs.bos_token_id, theirs.eos_token_id)
+    types = getattr(theirs, "layer_types", None)
+    window = getattr(theirs, "sliding_window", None)
+    if family == "mistral":
+        assert own.windows == (window,) * own.layers
+    elif types is not None:
+        assert own.windows == tuple(window if t == "sliding_attention" else None for t in types)
+
+
+@pytest.mark.parametrize("family", DENSE_FAMILIES)
+@pytest.mark.parametrize("extra", [{}, {"tie_word_embeddings": True}, {"attention_bias": True}, {"mlp_bias": True}])
+def test_tensors_are_those_of_the_class(family: str, extra: dict[str, Any]) -> None:
+    """Names and shapes that a config promises are the parameters that transformers' class makes."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = tiny_config(family, **extra)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert dict(DenseConfig.resolve(config.to_dict()).tensors()) == expected
+
+
+@pytest.mark.parametrize("value", [0, -3, "32", 2.5, True, None])
+def test_a_size_that_is_no_size_is_refused(value: object) -> None:
+    """A config with a senseless size says which."""
+    with pytest.raises(ValueError, match="`hidden_size`"):
+        DenseConfig.resolve({"model_type": "llama", **BOUNDS, "hidden_size": value})
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.sampled_from(DENSE_FAMILIES), st.integers(1, 6), st.booleans())
+def test_shared_and_ffn_tensors_partition_the_model(family: str, layers: int, tied: bool) -> None:
+    """Shared tensors and FFN matrices are disjoint, and together they are all tensors."""
+    raw = {"model_type": family, **BOUNDS, "num_hidden_layers": layers, "tie_word_embeddings": tied}
+    dense = DenseConfig.resolve(raw)
+    shared = [name for name, _, _ in dense.shared_tensors()]
+    ffn = [dense.ffn(layer, p) for layer in range(layers) for p in ("gate", "up", "down")]
+    assert len(set(shared)) == len(shared)
+    assert sorted(shared + ffn) == sorted(name for name, _ in dense.tensors())

@@ -1,0 +1,86 @@
+"""Tiny, real models for tests: transformers' own classes with seeded random weights and a real tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+WORDS = (
+    "the a of to and in is it for on with as def return if else while print list number sum add minus equals "
+    "reverse function class le la un une est et dans pour avec bonjour monde merci chat chien one two three four "
+    "five six seven eight nine ten hello world code math french general"
+).split()
+
+DEFAULTS: dict[str, Any] = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+def write_tokenizer(folder: Path, *, extra: tuple[str, ...] = (), chat: bool = False) -> None:
+    """Writes a word-level tokenizer of at most 128 tokens into `folder`, as transformers' fast tokenizers are stored."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["<pad>", "<s>", "</s>", "<unk>", *WORDS, *extra]
+    words += [chr(c) for c in range(33, 127) if chr(c) not in words]
+    vocabulary = {word: index for index, word in enumerate(words[:128])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["<pad>", "<s>", "</s>", "<unk>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "model_max_length": 256,
+    }
+    if chat:
+        config["chat_template"] = "{% for m in messages %}<s> {{ m['content'] }} </s>{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def tiny_config(family: str, **config: Any) -> Any:
+    """The transformers config of a tiny dense model of `family` (llama, mistral, qwen2, qwen3)."""
+    from transformers import AutoConfig
+
+    settings = DEFAULTS | ({"head_dim": 8} if family == "qwen3" else {}) | config
+    return AutoConfig.for_model(family, **settings)
+
+
+def tiny_model(
+    family: str, folder: Path, *, seed: int = 0, dtype: str = "float32", scale: float = 1.0, **config: Any
+) -> Path:
+    """Saves a tiny model with seeded random weights and a tokenizer; returns `folder`.
+
+    Norm weights and biases are made random too, so that a tensor in the wrong place shows in the logits. `scale`
+    multiplies every weight matrix (1.0 keeps transformers' initialisation, which gives nearly flat logits).
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(tiny_config(family, **config))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(0.0, 0.1)
+            elif "norm" in name:
+                parameter.normal_(1.0, 0.1)
+            else:
+                parameter.mul_(scale)
+    model = model.to(getattr(torch, dtype))
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
