@@ -1,0 +1,213 @@
+"""plan → gate → write → verify: the one way from a recipe to a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moemerge.console import Progress, Silent
+from moemerge.errors import Problem, PlanError, RecipeError, VerifyError
+from moemerge.plan import Plan, make_plan
+from moemerge.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from moemerge.gate import ExpertTexts, GateFit
+    from moemerge.verify import Verification
+
+SAMPLES = "gate_samples.jsonl"
+"""The texts that the specialists wrote for the gate."""
+STATISTICS = "gate_statistics.safetensors"
+"""The gate's sufficient statistics, where the recipe keeps them."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """A finished build.
+
+    Attributes:
+        path: the folder.
+        plan: what was done.
+        gate: how the router was made.
+        verification: what the check at the end found.
+        warnings: everything the user should know, the plan's and the gate's.
+    """
+
+    path: Path
+    plan: Plan
+    gate: GateFit
+    verification: Verification
+    warnings: tuple[Problem, ...]
+
+
+def build(
+    recipe: Recipe | Path | str,
+    output: Path | str | None = None,
+    *,
+    root: Path | None = None,
+    overwrite: bool = False,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Build:
+    """Builds a MoE checkpoint.
+
+    Args:
+        recipe: a recipe, or the path of one.
+        output: the folder that appears; the recipe's `output.path` when None.
+        root: folder that a `Recipe`'s relative paths are relative to; the working folder when None.
+        overwrite: replaces `output` where moemerge made it.
+        device: torch device for the gate's models.
+        progress: how to report.
+
+    Returns:
+        The build, verified.
+
+    Raises:
+        MoemergeError: anything that the user can mend; `output` is then untouched.
+    """
+    if not isinstance(recipe, Recipe):
+        loaded = load_recipe(Path(recipe))
+        recipe, root = loaded.recipe, loaded.root
+    root = Path.cwd() if root is None else root
+    progress = progress or Silent()
+    target = output_path(recipe, root, output)
+    plan = make_plan(recipe, root)
+    if plan.problems:
+        raise PlanError(plan.problems)
+    return build_plan(plan, target, root=root, overwrite=overwrite, device=device, progress=progress)
+
+
+def output_path(recipe: Recipe, root: Path, output: Path | str | None) -> Path:
+    """The output folder: `output` as the shell sees it, else the recipe's, relative to the recipe.
+
+    Raises:
+        RecipeError: neither names one.
+    """
+    if output is not None:
+        return Path(output).absolute()
+    if recipe.output.path is None:
+        raise RecipeError("no output folder is named", hint="pass `-o FOLDER`, or set `output.path` in the recipe")
+    return (root / Path(recipe.output.path).expanduser()).absolute()
+
+
+def build_plan(
+    plan: Plan,
+    output: Path,
+    *,
+    root: Path,
+    overwrite: bool = False,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Build:
+    """Builds a plan that has no problems; see `build`."""
+    from moemerge.stream import Values
+    from moemerge.verify import verify_folder
+    from moemerge.write import check_output, needed_bytes, remove_orphan, staged, write_folder
+
+    progress = progress or Silent()
+    output = Path(output)
+    missing = [Problem("no-weights", f"`{c.spec}` has a config and no weights") for c in plan.models.values() if not c.has_weights]  # fmt: skip
+    if missing:
+        raise PlanError(missing)
+    for orphan in check_output(output, overwrite=overwrite, needed=needed_bytes(plan)):
+        progress.note(f"removing `{orphan.name}`, left by a build that was killed")
+        remove_orphan(orphan)
+    texts = _read_texts(plan, root)
+    if plan.recipe.merge.shared == "auto":
+        from moemerge.choose import choose_shared_merge, set_apart
+
+        texts, held = set_apart(texts)
+        plan = choose_shared_merge(plan, held, device=device, progress=progress)
+    gate = _fit(plan, texts, device, progress)
+    account = _account(plan, gate)
+    with staged(output, overwrite=overwrite) as folder:
+        values = Values(plan, gate.weights)
+        write_folder(
+            folder, values, root=root, output=output, gate=account, extra=_extra(gate), progress=progress
+        )
+        verification = verify_folder(folder, level="built", root=root, checkpoints=plan.models, progress=progress)
+        if not verification.ok:
+            listed = "\n  ".join(f"{d.where}: {d.message}" for d in verification.differences[:8])
+            raise VerifyError(f"the build does not verify, so nothing was kept:\n  {listed}")
+    return Build(output, plan, gate, verification, (*plan.warnings, *gate.warnings))
+
+
+def _read_texts(plan: Plan, root: Path) -> tuple[ExpertTexts, ...]:
+    """Each expert's prompts and documents, where the gate or the choice of a merge needs them."""
+    from moemerge.gate import FITTED, MERGEKIT, ExpertTexts
+    from moemerge.texts import read_prompts_file, read_texts
+
+    wanted = plan.recipe.gate.init in FITTED | MERGEKIT or plan.recipe.merge.shared == "auto"
+    texts = []
+    for expert in plan.recipe.experts:
+        prompts, documents = expert.prompts, ()
+        if wanted and expert.prompts_file is not None:
+            prompts = read_prompts_file(expert.prompts_file, root)
+        if wanted and expert.data is not None:
+            documents = read_texts(expert.data, root)
+        texts.append(ExpertTexts(expert.name, prompts, expert.negative_prompts, documents))
+    return tuple(texts)
+
+
+def _fit(plan: Plan, texts: tuple[ExpertTexts, ...], device: str, progress: Progress) -> GateFit:
+    from moemerge.gate import FITTED, MERGEKIT, GateRequest, fit_gate
+
+    assert plan.dense is not None
+    recipe = plan.recipe
+    request = GateRequest(
+        init=recipe.gate.init,
+        experts=texts,
+        layers=plan.dense.layers,
+        hidden_size=plan.dense.hidden_size,
+        experts_per_token=recipe.experts_per_token,
+        seed=recipe.seed,
+        ridge=recipe.gate.ridge,
+        expand=recipe.gate.expand,
+        template=recipe.template,
+        max_tokens=recipe.gate.max_tokens,
+        keep_statistics=recipe.gate.keep_statistics,
+    )
+    if recipe.gate.init not in FITTED | MERGEKIT:
+        return fit_gate(request, None, None, progress)
+    from moemerge.models import PlannedModels, load_tokenizer
+
+    return fit_gate(request, PlannedModels(plan, device), load_tokenizer(plan), progress)
+
+
+def _account(plan: Plan, gate: GateFit) -> dict[str, Any]:
+    """The gate as the record and the model card tell it."""
+    return {
+        "init": plan.recipe.gate.init,
+        "ridge": gate.ridge,
+        "scale": [round(scale, 6) for scale in gate.scale],
+        "separation": [None if value is None else round(value, 4) for value in gate.separation],
+        "tokens": {expert.name: tokens for expert, tokens in zip(plan.experts, gate.tokens, strict=True)},
+    }
+
+
+def _extra(gate: GateFit) -> Mapping[str, bytes]:
+    files: dict[str, bytes] = {}
+    if gate.samples:
+        lines = [
+            json.dumps({"expert": name, "text": text}, ensure_ascii=False)
+            for name, texts in gate.samples.items()
+            for text in texts
+        ]
+        files[SAMPLES] = ("\n".join(lines) + "\n").encode()
+    if gate.statistics is not None:
+        from safetensors.torch import save
+
+        statistics = gate.statistics
+        metadata = {
+            "tokens": json.dumps(statistics.tokens),
+            "negative_tokens": json.dumps(statistics.negative_tokens),
+        }
+        tensors = {
+            "second": statistics.second.contiguous(),
+            "means": statistics.means.contiguous(),
+            "negative_means": statistics.negative_means.contiguous(),
+        }
+        files[STATISTICS] = save(tensors, metadata=metadata)
+    return files

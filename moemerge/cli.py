@@ -1,0 +1,264 @@
+"""The command line: parse, call one function, print. Nothing heavy is imported until a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from moemerge import __version__
+from moemerge.console import count, progress, size
+from moemerge.errors import MoemergeError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from moemerge.build import Build
+    from moemerge.plan import Plan
+    from moemerge.recipe import LoadedRecipe
+
+
+class _Group(TyperGroup):
+    """Prints what a user can mend as `error:` and `hint:` and exits with 1; anything else stays a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MoemergeError as error:
+            print_problems(error.problems)
+            raise typer.Exit(1) from error
+
+
+def print_problems(problems: Iterable[Problem], *, word: str = "error") -> None:
+    """Prints problems to stderr, each with its hint."""
+    for problem in problems:
+        typer.secho(f"{word}: ", fg="red" if word == "error" else "yellow", bold=True, nl=False, err=True)
+        typer.echo(problem.message, err=True)
+        if problem.hint:
+            typer.secho("hint: ", fg="cyan", bold=True, nl=False, err=True)
+            typer.echo(problem.hint, err=True)
+
+
+app = typer.Typer(
+    name="moemerge",
+    cls=_Group,
+    help="Builds a sparse mixture-of-experts language model from fine-tunes of one base model.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Overrides a field of the recipe, such as `experts_per_token=1`."),
+]
+GateName = Annotated[str | None, typer.Option("--gate", metavar="NAME", help="Overrides `gate.init`.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Prints JSON to stdout.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Says nothing but errors and results.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Says more.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"moemerge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Prints the version.")
+    ] = False,
+) -> None:
+    """Builds a sparse mixture-of-experts language model from fine-tunes of one base model."""
+
+
+def _load(path: Path, overrides: list[str], gate: str | None, *, quiet: bool) -> LoadedRecipe:
+    from moemerge.recipe import load_recipe
+
+    loaded = load_recipe(path, overrides, gate)
+    if not quiet:
+        for note in loaded.notes:
+            typer.echo(f"note: {note}", err=True)
+    return loaded
+
+
+@app.command()
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = [],  # noqa: B006  # Typer reads the default and never changes it
+    gate: GateName = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Reads the weights too: divergence of experts from base.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Checks a recipe and says what a build would cost; reads configs and headers, no weights."""
+    from moemerge.plan import make_plan, plan_json
+
+    loaded = _load(recipe, overrides, gate, quiet=quiet or as_json)
+    made = make_plan(loaded.recipe, loaded.root, configs_only=not deep)
+    divergence = None
+    if deep and made.ok:
+        from moemerge.divergence import measure_divergence
+
+        with progress(quiet=quiet) as reporter:
+            divergence, found = measure_divergence(made, reporter)
+        made = _with_warnings(made, found)
+    if as_json:
+        report = plan_json(made)
+        if divergence is not None:
+            report["divergence"] = divergence
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        _print_plan(made, divergence, verbose=verbose)
+    if made.problems:
+        raise typer.Exit(1)
+
+
+def _with_warnings(made: Plan, found: list[Problem]) -> Plan:
+    from dataclasses import replace
+
+    return replace(made, warnings=(*made.warnings, *found))
+
+
+def _print_plan(made: Plan, divergence: dict[str, float] | None, *, verbose: bool) -> None:
+    from moemerge.plan.cost import groups, peak_memory
+
+    print_problems(made.problems)
+    print_problems(made.warnings, word="warning")
+    if made.tensors and made.host is not None and made.dense is not None:
+        names = ", ".join(expert.name for expert in made.experts)
+        rows = [
+            ("architecture", f"{made.dense.family} -> {made.host.model_type}, {made.dense.layers} layers"),
+            ("experts", f"{len(made.experts)} ({names}), {made.recipe.experts_per_token} a token"),
+            ("parameters", f"{count(made.parameters.total)} total, {count(made.parameters.active)} active a token"),
+            ("size", f"{size(made.bytes.total)} in {made.dtype}: {size(made.bytes.copied)} copied, "
+                     f"{size(made.bytes.computed)} computed"),
+            ("peak memory", f"about {size(peak_memory(made))}"),
+        ]  # fmt: skip
+        for name, value in rows:
+            typer.echo(f"{name:<14}{value}")
+        for group in groups(made):
+            typer.echo(f"  {group['group']:<14}{size(group['bytes']):>9}  {'; '.join(group['from'])}")
+    for name, value in (divergence or {}).items():
+        typer.echo(f"  {name:<14}{value:>9.4f}  relative distance of its FFNs from the base's")
+    for note in made.notes:
+        typer.echo(f"note: {note}")
+    if verbose:
+        for key, model in made.models.items():
+            typer.echo(f"  {key:<14}{model.kind}, {len(model.tensors)} tensors, {model.location}")
+    typer.echo("ready to build" if made.ok else f"{len(made.problems)} problem(s): nothing can be built")
+
+
+@app.command()
+def build(
+    recipe: RecipePath,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The folder to make.")] = None,
+    overrides: Overrides = [],  # noqa: B006  # Typer reads the default and never changes it
+    gate: GateName = None,
+    device: Annotated[str, typer.Option("--device", help="Where the gate is fitted: cpu, cuda, cuda:1, mps.")] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replaces a folder that moemerge made.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Builds the MoE: plan, gate, write, verify. The output appears complete or not at all."""
+    from moemerge.build import build_plan, output_path
+    from moemerge.device import check_device
+    from moemerge.errors import PlanError
+    from moemerge.plan import make_plan
+
+    loaded = _load(recipe, overrides, gate, quiet=quiet or as_json)
+    target = output_path(loaded.recipe, loaded.root, output)
+    check_device(device)
+    made = make_plan(loaded.recipe, loaded.root)
+    if made.problems:
+        raise PlanError(made.problems)
+    if not quiet and not as_json:
+        _print_plan(made, None, verbose=verbose)
+    with progress(quiet=quiet) as reporter:
+        done = build_plan(
+            made, target, root=loaded.root, overwrite=overwrite, device=device, progress=reporter
+        )
+    if not quiet:
+        print_problems(done.gate.warnings, word="warning")
+    if as_json:
+        typer.echo(json.dumps(_build_json(done), indent=2))
+    else:
+        _print_build(done)
+
+
+def _build_json(done: Build) -> dict[str, Any]:
+    from moemerge.plan import plan_json
+
+    gate = done.gate
+    return {
+        "path": str(done.path),
+        "plan": plan_json(done.plan),
+        "gate": {
+            "init": done.plan.recipe.gate.init,
+            "ridge": gate.ridge,
+            "separation": list(gate.separation),
+            "tokens": {e.name: n for e, n in zip(done.plan.experts, gate.tokens, strict=True)},
+            "confusion": gate.confusion,
+            "warnings": [{"code": w.code, "message": w.message, "hint": w.hint} for w in gate.warnings],
+        },
+        "verified": done.verification.checked,
+    }
+
+
+def _print_build(done: Build) -> None:
+    known = [(layer, value) for layer, value in enumerate(done.gate.separation) if value is not None]
+    if known:
+        mean = sum(value for _, value in known) / len(known)
+        typer.echo(f"gate: {mean:.1%} of held-out tokens go to their own expert, by layer:")
+        for start in range(0, len(known), 10):
+            typer.echo("  " + "  ".join(f"{layer:>2}: {value:.2f}" for layer, value in known[start : start + 10]))
+    typer.echo(f"built {done.path} ({size(done.plan.bytes.total)}, verified)")
+    typer.echo(f'load it with: AutoModelForCausalLM.from_pretrained("{done.path}")')
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that moemerge built.", show_default=False)],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Reads every byte of a built folder and compares it with its sources and its record."""
+    from moemerge.verify import verification_json, verify_folder
+
+    with progress(quiet=quiet or as_json) as reporter:
+        found = verify_folder(folder, progress=reporter)
+    if as_json:
+        typer.echo(json.dumps(verification_json(found), indent=2))
+    else:
+        for note in found.notes:
+            typer.echo(f"note: {note}")
+        for difference in found.differences:
+            typer.echo(f"{difference.where}: {difference.message}")
+        checked = ", ".join(f"{value:,} {name}" for name, value in found.checked.items())
+        typer.echo(f"{'verified' if found.ok else 'NOT verified'}: {checked}")
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema() -> None:
+    """Prints the recipe's JSON Schema, for editors."""
+    from moemerge.recipe import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """The `moemerge` script."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    app()

@@ -1,0 +1,233 @@
+"""What must hold between base and specialists. Every check appends to a list; none stops at the first problem."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from moemerge.errors import MoemergeError, Problem
+from moemerge.families import DENSE_FAMILIES, DenseConfig
+from moemerge.families.dense import IGNORED
+from moemerge.recipe.schema import Recipe
+from moemerge.sources import Checkpoint
+from moemerge.texts import read_prompts_file
+
+_SAME: Mapping[str, str] = {
+    "family": "model type",
+    "hidden_size": "hidden size",
+    "layers": "number of layers",
+    "heads": "number of attention heads",
+    "kv_heads": "number of key-value heads",
+    "head_dim": "head dimension",
+    "vocab_size": "vocabulary size",
+    "hidden_act": "activation",
+    "rms_norm_eps": "norm epsilon (`rms_norm_eps`)",
+    "rope": "rope (`rope_parameters`)",
+    "windows": "sliding window",
+    "tied": "tied embeddings (`tie_word_embeddings`)",
+    "qkv_bias": "attention bias",
+    "output_bias": "attention output bias",
+    "mlp_bias": "FFN bias",
+}
+"""Fields of `DenseConfig` that base and specialist must share, in a reader's words."""
+
+_SIMILAR = 0.8
+"""Jaccard similarity of two prompts' word sets above which they are called too similar to tell experts apart."""
+
+_LISTED = 4
+"""Tensors that a message names before it counts the rest."""
+
+
+def check_model(
+    checkpoint: Checkpoint,
+    base: Checkpoint,
+    dense: DenseConfig,
+    label: str,
+    problems: list[Problem],
+    warnings: list[Problem],
+) -> int | None:
+    """Checks one model's config, tensors and tokenizer against the base.
+
+    Returns:
+        Its FFN width, or None when its config cannot be used at all.
+    """
+    if checkpoint.config.get("model_type") not in DENSE_FAMILIES:
+        message = f"{label} is a `{checkpoint.config.get('model_type')}`, and the base is a `{dense.family}`"
+        problems.append(Problem("family-differs", message, "experts must be fine-tunes of the base"))
+        return None
+    try:
+        own = DenseConfig.resolve(checkpoint.config)
+    except ValueError as error:
+        problems.append(Problem("bad-config", f"{label}: in its config {error}"))
+        return None
+    if checkpoint is not base:
+        _check_config(own, dense, label, problems, warnings)
+        _check_tokenizer(checkpoint, base, label, problems, warnings)
+    if checkpoint.has_weights:
+        _check_tensors(checkpoint, own, label, problems)
+    return own.intermediate_size
+
+
+def _check_config(
+    own: DenseConfig, dense: DenseConfig, label: str, problems: list[Problem], warnings: list[Problem]
+) -> None:
+    for field, words in _SAME.items():
+        mine, theirs = getattr(own, field), getattr(dense, field)
+        if mine == theirs or (field == "windows" and own.layers != dense.layers):
+            continue
+        if field == "windows":
+            mine, theirs = sorted(set(mine), key=str), sorted(set(theirs), key=str)
+        code = f"{field.replace('_', '-')}-differs"
+        message = f"{label} does not fit the base: {words} is {_show(mine)}, the base's is {_show(theirs)}"
+        problems.append(Problem(code, message, "experts must be fine-tunes of the base"))
+    for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        mine, theirs = getattr(own, field), getattr(dense, field)
+        if mine != theirs:
+            message = f"{label} has `{field}` {_show(mine)}, the base's is {_show(theirs)}: the base's is kept"
+            warnings.append(Problem("special-token-differs", message))
+    if own.max_position_embeddings != dense.max_position_embeddings:
+        mine, theirs = own.max_position_embeddings, dense.max_position_embeddings
+        message = f"{label} has a context of {mine} tokens, the base's is {theirs}: the base's is kept"
+        warnings.append(Problem("context-differs", message))
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "`" + json.dumps(dict(value), sort_keys=True) + "`"
+    return f"`{value}`"
+
+
+def _check_tensors(checkpoint: Checkpoint, own: DenseConfig, label: str, problems: list[Problem]) -> None:
+    expected = dict(own.tensors())
+    missing = [name for name in expected if name not in checkpoint.tensors]
+    extra = [
+        name
+        for name in checkpoint.tensors
+        if name not in expected and not IGNORED.search(name) and not (own.tied and name == "lm_head.weight")
+    ]
+    wrong = [
+        f"{name}: {_shape(info.shape)}, its config says {_shape(expected[name])}"
+        for name, info in checkpoint.tensors.items()
+        if name in expected and info.shape != expected[name]
+    ]
+    if missing:
+        problems.append(Problem("missing-tensor", f"{label} lacks {_list(missing, len(expected))}"))
+    if extra:
+        message = f"{label} has {_list(extra, len(checkpoint.tensors))} that `{own.family}` has no use for"
+        hint = "a build would drop them in silence; remove them, or use the checkpoint they belong to"
+        problems.append(Problem("extra-tensor", message, hint))
+    if wrong:
+        problems.append(Problem("shape-mismatch", f"{label} differs in the shape of {_list(wrong, len(expected))}"))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ")"
+
+
+def _list(lines: list[str], total: int) -> str:
+    rest = f"\n  and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+    return f"{len(lines)} of {total} tensors:\n  " + "\n  ".join(lines[:_LISTED]) + rest
+
+
+def check_tied_head(
+    checkpoint: Checkpoint, dense: DenseConfig, label: str, problems: list[Problem], notes: list[str]
+) -> None:
+    """A stored head beside tied embeddings: dropped and said when equal, refused when not.
+
+    This is the one place of planning that looks at weights: two tensors, compared row block by row block.
+    """
+    if not dense.tied or "lm_head.weight" not in checkpoint.tensors:
+        return
+    head, embedding = (checkpoint.tensors.get(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
+    if head is None or embedding is None:
+        return
+    if head.shape == embedding.shape and _equal(checkpoint, head.name, embedding.name):
+        notes.append(f"{label} stores `lm_head.weight` beside tied embeddings: equal, so it is dropped")
+        return
+    message = f"{label} ties its embeddings and stores another `lm_head.weight`"
+    problems.append(Problem("untied-head", message, "set `tie_word_embeddings: false` in its config if that is meant"))
+
+
+def _equal(checkpoint: Checkpoint, first: str, second: str) -> bool:
+    rows, step = checkpoint.tensors[first].shape[0], 4096
+    blocks = (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+    return all(bool((checkpoint.read(first, block) == checkpoint.read(second, block)).all()) for block in blocks)
+
+
+def _check_tokenizer(
+    checkpoint: Checkpoint, base: Checkpoint, label: str, problems: list[Problem], warnings: list[Problem]
+) -> None:
+    ours, theirs = base.files.get("tokenizer.json"), checkpoint.files.get("tokenizer.json")
+    if ours is None or theirs is None:
+        if theirs is None and checkpoint.kind != "adapter":
+            message = f"{label} has no `tokenizer.json`: its tokens cannot be compared with the base's"
+            warnings.append(Problem("no-tokenizer", message))
+        return
+    if ours == theirs or ours.read_bytes() == theirs.read_bytes():
+        return
+    try:
+        differing = _differing_tokens(_vocabulary(ours), _vocabulary(theirs))
+    except (ValueError, KeyError, TypeError) as error:
+        problems.append(Problem("bad-tokenizer", f"{label}: a `tokenizer.json` cannot be read: {error}"))
+        return
+    if differing:
+        shown = ", ".join(f"`{token}`" for token in differing[:_LISTED])
+        count = f"{len(differing)} token{'s' if len(differing) > 1 else ''}"
+        message = f"{label} has another tokenizer than the base: {count} with another id or none, such as {shown}"
+        hint = "the experts see the base's token ids; use specialists that kept the base's tokenizer"
+        problems.append(Problem("tokenizer-differs", message, hint))
+
+
+def _vocabulary(path: Path) -> dict[str, int]:
+    parsed = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = parsed["model"].get("vocab", {})
+    if isinstance(vocabulary, list):  # a Unigram model lists [token, score]
+        vocabulary = {token: index for index, (token, _) in enumerate(vocabulary)}
+    return {**vocabulary, **{token["content"]: token["id"] for token in parsed.get("added_tokens", [])}}
+
+
+def _differing_tokens(ours: Mapping[str, int], theirs: Mapping[str, int]) -> list[str]:
+    changed = [token for token, index in theirs.items() if ours.get(token) != index]
+    return changed + [token for token in ours if token not in theirs]
+
+
+def check_licences(models: Mapping[str, Checkpoint], warnings: list[Problem]) -> None:
+    """Warns where the models' stated licences differ."""
+    licences = {key: checkpoint.licence for key, checkpoint in models.items() if checkpoint.licence}
+    if len(set(licences.values())) > 1:
+        listed = ", ".join(f"`{key}`: {licence}" for key, licence in licences.items())
+        message = f"the models' licences differ ({listed})"
+        warnings.append(Problem("licences-differ", message, "read them before you publish the merge"))
+
+
+def check_prompts(recipe: Recipe, root: Path, problems: list[Problem], warnings: list[Problem]) -> None:
+    """Reads prompt files and compares the prompts of different experts."""
+    prompts: list[tuple[str, tuple[str, ...]]] = []
+    for index, expert in enumerate(recipe.experts):
+        lines = expert.prompts
+        if expert.prompts_file is not None:
+            try:
+                lines = read_prompts_file(expert.prompts_file, root)
+            except MoemergeError as error:
+                problems += [
+                    Problem(p.code, f"`experts[{index}].prompts_file`: {p.message}", p.hint) for p in error.problems
+                ]
+        prompts.append((expert.name, lines))
+    for position, (name, lines) in enumerate(prompts):
+        for other, others in prompts[position + 1 :]:
+            pair = _most_similar(lines, others)
+            if pair is not None:
+                message = f"experts `{name}` and `{other}` share near-equal prompts: `{pair[0]}` and `{pair[1]}`"
+                warnings.append(Problem("similar-prompts", message, "a gate cannot tell apart what is the same"))
+
+
+def _most_similar(first: Iterable[str], second: Iterable[str]) -> tuple[str, str] | None:
+    words = [(prompt, frozenset(prompt.lower().split())) for prompt in second]
+    for prompt in first:
+        mine = frozenset(prompt.lower().split())
+        for other, theirs in words:
+            if mine and theirs and len(mine & theirs) / len(mine | theirs) >= _SIMILAR:
+                return prompt, other
+    return None

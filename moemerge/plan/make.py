@@ -1,0 +1,209 @@
+"""Recipe → Plan: opens every model, finds every problem, and maps the tensors. Reads headers, never weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from moemerge.errors import MoemergeError, Problem
+from moemerge.families import DENSE_FAMILIES, DenseConfig, Host, choose_host, family_problem
+from moemerge.plan.checks import check_licences, check_model, check_prompts, check_tied_head
+from moemerge.plan.mapping import Layout, map_tensors
+from moemerge.plan.model import OutputTensor, Plan, PlannedExpert
+from moemerge.recipe.schema import Recipe
+from moemerge.sources import Checkpoint, open_checkpoint
+
+DTYPES: Mapping[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+"""The recipe's dtype names and safetensors' names for them."""
+
+
+@dataclass
+class _Findings:
+    """What one planning pass has found so far."""
+
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan:
+    """Plans a build.
+
+    Args:
+        recipe: what is to be built.
+        root: folder that the recipe's relative paths are relative to.
+        configs_only: leaves weights on the hub alone; shapes then come from the configs.
+
+    Returns:
+        A plan. Its `problems` are complete: nothing that can be known without reading weights is left for later.
+    """
+    found = _Findings()
+    models, experts = _open_models(recipe, root, configs_only, found)
+    base = models.get("base")
+    dense, host = _architecture(recipe, base, found) if base is not None else (None, None)
+    planned: list[PlannedExpert] = []
+    if base is not None and dense is not None:
+        planned, dense = _fit_experts(recipe, models, experts, dense, found)
+    check_licences(models, found.warnings)
+    check_prompts(recipe, root, found.problems, found.warnings)
+    dtype = _dtype(recipe, base)
+    _dtype_warnings(models, dtype, found)
+    tensors: tuple[OutputTensor, ...] = ()
+    config: dict[str, object] = {}
+    shared: str | None = None
+    if dense is not None and host is not None and len(planned) == len(recipe.experts):
+        shared = _shared_expert(recipe, models, experts, host, dense, found)
+        layout = Layout(recipe, models, tuple(planned), dense, host, dtype, shared)
+        tensors = tuple(map_tensors(layout))
+        name = next(name for name, short in DTYPES.items() if short == dtype)
+        config = host.host_config(dense, len(planned), recipe.experts_per_token, name)
+        if shared is not None and host.shared_width is not None:
+            config[host.shared_width] = dense.intermediate_size
+    return Plan(
+        recipe=recipe,
+        models=models,
+        experts=tuple(planned),
+        dense=dense,
+        host=host,
+        config=config,
+        tensors=tensors,
+        dtype=dtype,
+        shared_expert=shared,
+        problems=tuple(found.problems),
+        warnings=tuple(found.warnings),
+        notes=tuple(found.notes),
+    )
+
+
+def _open_models(
+    recipe: Recipe, root: Path, configs_only: bool, found: _Findings
+) -> tuple[dict[str, Checkpoint], dict[str, str]]:
+    """Opens base and experts; returns the models by key and each spec's key."""
+    models: dict[str, Checkpoint] = {}
+    keys: dict[str, str] = {"base": "base", recipe.base_model: "base"}
+    wanted = [("base", recipe.base_model, "`base_model`")]
+    wanted += [(expert.name, expert.model, f"expert `{expert.name}`") for expert in recipe.experts]
+    wanted += [(f"shared-{i}", shared.model, f"shared expert {i}") for i, shared in enumerate(recipe.shared_experts)]
+    for key, spec, label in wanted:
+        if key != "base" and spec in keys:
+            continue
+        keys[spec] = key
+        if key != "base" and "base" not in models and _is_adapter(root, spec):
+            continue  # an adapter is read with its base, whose problem is reported already
+        try:
+            checkpoint = open_checkpoint(
+                spec,
+                root=root,
+                base=models.get("base"),
+                allow_pickle=recipe.allow_pickle,
+                configs_only=configs_only,
+            )
+        except MoemergeError as error:
+            for problem in error.problems:
+                found.problems.append(Problem(problem.code, f"{label}: {problem.message}", problem.hint))
+            continue
+        models[key] = checkpoint
+        found.warnings += [Problem(p.code, f"{label}: {p.message}", p.hint) for p in checkpoint.warnings]
+    return models, keys
+
+
+def _is_adapter(root: Path, spec: str) -> bool:
+    return "+" in spec or (root / spec / "adapter_config.json").is_file()
+
+
+def _architecture(recipe: Recipe, base: Checkpoint, found: _Findings) -> tuple[DenseConfig | None, Host | None]:
+    model_type = base.config.get("model_type")
+    if model_type not in DENSE_FAMILIES:
+        problem = family_problem(model_type)
+        found.problems.append(Problem(problem.code, f"`base_model`: {problem.message}", problem.hint))
+        return None, None
+    try:
+        dense = DenseConfig.resolve(base.config)
+    except ValueError as error:
+        found.problems.append(Problem("bad-config", f"`base_model`: in its config {error}"))
+        return None, None
+    host, problems = choose_host(dense, recipe.architecture)
+    found.problems += problems
+    return dense, host
+
+
+def _fit_experts(
+    recipe: Recipe, models: Mapping[str, Checkpoint], keys: Mapping[str, str], dense: DenseConfig, found: _Findings
+) -> tuple[list[PlannedExpert], DenseConfig]:
+    """Checks each model against the base; the returned architecture has the widest expert's FFN width."""
+    widths: dict[str, int] = {}
+    padded = {keys[expert.model] for expert in recipe.experts if expert.pad}
+    for key, checkpoint in models.items():
+        label = "`base_model`" if key == "base" else f"expert `{key}`"
+        width = check_model(checkpoint, models["base"], dense, label, found.problems, found.warnings)
+        if width is not None:
+            widths[key] = width
+        check_tied_head(checkpoint, dense, label, found.problems, found.notes)
+    used = {widths[keys[expert.model]] for expert in recipe.experts if keys[expert.model] in widths}
+    widest = max(used, default=dense.intermediate_size)
+    planned = []
+    for index, expert in enumerate(recipe.experts):
+        key = keys[expert.model]
+        if key not in widths:
+            continue
+        planned.append(PlannedExpert(expert.name, key, widths[key]))
+        if widths[key] < widest and key not in padded:
+            found.problems.append(
+                Problem(
+                    "ffn-width",
+                    f"expert `{expert.name}` has FFN width {widths[key]}, and the widest expert has {widest}",
+                    f"set `experts[{index}].pad: true` to zero-pad narrower experts, which is exact",
+                )
+            )
+    return planned, replace(dense, intermediate_size=widest)
+
+
+def _shared_expert(
+    recipe: Recipe,
+    models: Mapping[str, Checkpoint],
+    keys: Mapping[str, str],
+    host: Host,
+    dense: DenseConfig,
+    found: _Findings,
+) -> str | None:
+    if not recipe.shared_experts:
+        return None
+    if host.shared_expert is None:
+        message = f"`shared_experts`: `{host.model_type}` has no place for a shared expert"
+        hint = "leave it out, or set `architecture: qwen2_moe` where that host fits"
+        found.problems.append(Problem("no-shared-expert", message, hint))
+        return None
+    key = keys[recipe.shared_experts[0].model]
+    if key in models and models[key].config.get("intermediate_size") != dense.intermediate_size:
+        message = f"`shared_experts[0]` has FFN width {models[key].config.get('intermediate_size')}"
+        found.problems.append(Problem("ffn-width", f"{message}, and the experts have {dense.intermediate_size}"))
+    return key if key in models else None
+
+
+def _dtype(recipe: Recipe, base: Checkpoint | None) -> str:
+    if recipe.dtype != "auto":
+        return DTYPES[recipe.dtype]
+    if base is None:
+        return "BF16"
+    if not base.has_weights:
+        return DTYPES.get(str(base.config.get("dtype") or base.config.get("torch_dtype")), "BF16")
+    stored: Counter[str] = Counter()
+    for info in base.tensors.values():
+        if info.dtype in DTYPES.values():
+            stored["BF16" if info.origin == "dequantised" else info.dtype] += info.nbytes
+    return stored.most_common(1)[0][0] if stored else "BF16"
+
+
+def _dtype_warnings(models: Mapping[str, Checkpoint], dtype: str, found: _Findings) -> None:
+    for key, checkpoint in models.items():
+        others = {i.dtype for i in checkpoint.tensors.values() if i.origin == "stored" and i.dtype != dtype}
+        label = "`base_model`" if key == "base" else f"expert `{key}`"
+        unusual = others - set(DTYPES.values()) - {"F64"}
+        if unusual:
+            message = f"{label} stores tensors as {', '.join(sorted(unusual))}, which is not a weight's dtype here"
+            found.problems.append(Problem("dtype", message, "use the unquantised original"))
+        elif others:
+            message = f"{label} stores {', '.join(sorted(others))} and the output is {dtype}: converted, not copied"
+            found.warnings.append(Problem("dtype", message, "set `dtype` to keep the sources' own"))

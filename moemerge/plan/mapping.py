@@ -1,0 +1,164 @@
+"""From sources to output tensors: which operation makes each tensor of the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from moemerge.families import PROJECTIONS, DenseConfig, Group, Host, Projection
+from moemerge.plan.model import (
+    Compute,
+    Copy,
+    Fill,
+    Merged,
+    OutputTensor,
+    Part,
+    Plan,
+    PlannedExpert,
+    Router,
+    TensorSource,
+)
+from moemerge.recipe.schema import Expert, Merge, MergeMethod, Recipe
+from moemerge.sources.checkpoint import Checkpoint
+
+_DEFAULT_SCALING: Mapping[str, float] = {"task_arithmetic": 0.5}
+
+
+def group_method(merge: Merge, group: Group) -> MergeMethod:
+    """The merge method of a group of shared tensors. `auto` stands for `mean` until it has been decided."""
+    own = getattr(merge, group, None)
+    if own is not None:
+        method: MergeMethod = own
+        return method
+    return "mean" if merge.shared == "auto" else merge.shared
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What is mapped onto what; made once by `make_plan`."""
+
+    recipe: Recipe
+    models: Mapping[str, Checkpoint]
+    experts: tuple[PlannedExpert, ...]
+    dense: DenseConfig
+    host: Host
+    dtype: str
+    shared_expert: str | None
+
+
+def map_tensors(build: Layout) -> Iterator[OutputTensor]:
+    """Yields every tensor of the output in layer order: embedding, layers, last norm, head."""
+    shared = {name: (shape, group) for name, shape, group in build.dense.shared_tensors()}
+
+    def rest(names: Sequence[str]) -> Iterator[OutputTensor]:
+        for name in names:
+            shape, group = shared[name]
+            yield OutputTensor(name, build.dtype, shape, group, (_shared_part(build, name, shape, group),))
+
+    yield from rest(["model.embed_tokens.weight"])
+    for layer in range(build.dense.layers):
+        yield from rest([name for name, _, _ in build.dense.layer_shared_tensors(layer)])
+        yield _router(build, layer)
+        yield from _shared_expert(build, layer)
+        yield from _fused(build, layer) if build.recipe.output.layout == "fused" else _separate(build, layer)
+    yield from rest([name for name in ("model.norm.weight", "lm_head.weight") if name in shared])
+
+
+def with_merge(plan: Plan, merge: Merge) -> Plan:
+    """The same plan with the shared tensors merged otherwise."""
+    assert plan.dense is not None and plan.host is not None
+    recipe = plan.recipe.model_copy(update={"merge": merge})
+    layout = Layout(recipe, plan.models, plan.experts, plan.dense, plan.host, plan.dtype, plan.shared_expert)
+    return replace(plan, recipe=recipe, tensors=tuple(map_tensors(layout)))
+
+
+def _router(build: Layout, layer: int) -> OutputTensor:
+    shape = (len(build.experts), build.dense.hidden_size)
+    return OutputTensor(build.host.gate.format(layer=layer), build.dtype, shape, "router", (Router(layer),))
+
+
+def _shared_part(build: Layout, name: str, shape: tuple[int, ...], group: Group) -> Part:
+    merge = build.recipe.merge
+    method = group_method(merge, group)
+    base = TensorSource("base", name)
+    if method == "base":
+        return _one(build, base, shape)
+    chosen: dict[str, float] = {}
+    for planned, expert in zip(build.experts, build.recipe.experts, strict=True):
+        chosen.setdefault(planned.model, expert.weight)
+    sources = tuple(TensorSource(model, name) for model in chosen)
+    places = {build.models[source.model].bytes_of(name) for source in (base, *sources)}
+    if len(places) == 1 and None not in places:  # no expert changed it: every method gives these very bytes
+        return _one(build, base, shape)
+    return Merged(
+        method=method,
+        base=base,
+        sources=sources,
+        weights=tuple(chosen.values()),
+        scaling=merge.scaling if merge.scaling is not None else _DEFAULT_SCALING.get(method, 1.0),
+        slerp_t=merge.slerp_t,
+        density=merge.density,
+        seed=build.recipe.seed,
+    )
+
+
+def _one(build: Layout, source: TensorSource, shape: tuple[int, ...], *, scale: float = 1.0) -> Part:
+    """One source as it is where bytes can be copied, otherwise through torch."""
+    checkpoint = build.models[source.model]
+    info = checkpoint.tensors.get(source.name)
+    copyable = info is None or (info.origin == "stored" and info.dtype == build.dtype and info.shape == shape)
+    return Copy(source) if copyable and scale == 1.0 else Compute(source, shape, scale)
+
+
+def _expert_part(build: Layout, index: int, layer: int, projection: Projection) -> Part:
+    planned, asked = build.experts[index], build.recipe.experts[index]
+    source = TensorSource(planned.model, build.dense.ffn(layer, projection))
+    shape = build.dense.ffn_shape(projection)
+    scale = asked.residual_scale if projection == "down" else 1.0
+    if asked.noise_scale:
+        return Compute(source, shape, scale, asked.noise_scale, _noise_seed(build.recipe, asked, index))
+    if planned.width != build.dense.intermediate_size:
+        return Compute(source, shape, scale)
+    return _one(build, source, shape, scale=scale)
+
+
+def _noise_seed(recipe: Recipe, asked: Expert, index: int) -> int:
+    return recipe.seed + index
+
+
+def _separate(build: Layout, layer: int) -> Iterator[OutputTensor]:
+    for index in range(len(build.experts)):
+        for projection in PROJECTIONS:
+            name = build.host.expert[projection].format(layer=layer, expert=index)
+            part = _expert_part(build, index, layer, projection)
+            yield OutputTensor(name, build.dtype, build.dense.ffn_shape(projection), "expert", (part,))
+
+
+def _fused(build: Layout, layer: int) -> Iterator[OutputTensor]:
+    count, wide = len(build.experts), build.dense.ffn_shape("gate")
+    both: tuple[Projection, ...] = ("gate", "up")
+    gate_up = tuple(_expert_part(build, i, layer, projection) for i in range(count) for projection in both)
+    down = tuple(_expert_part(build, i, layer, "down") for i in range(count))
+    names = {key: name.format(layer=layer) for key, name in build.host.fused.items()}
+    yield OutputTensor(names["gate_up"], build.dtype, (count, 2 * wide[0], wide[1]), "expert", gate_up)
+    yield OutputTensor(names["down"], build.dtype, (count, *wide[::-1]), "expert", down)
+
+
+def _shared_expert(build: Layout, layer: int) -> Iterator[OutputTensor]:
+    """The host's always-on expert: the recipe's, behind a gate of exactly one half, or a silent one."""
+    host = build.host
+    if build.shared_expert is None or host.shared_expert is None or host.shared_gate is None:
+        for constant in host.constants(build.dense, layer):
+            part = Fill(constant.shape, constant.value)
+            yield OutputTensor(constant.name, build.dtype, constant.shape, "shared_expert", (part,))
+        return
+    gate = (1, build.dense.hidden_size)
+    scale = build.recipe.shared_experts[0].residual_scale
+    for projection in PROJECTIONS:
+        source = TensorSource(build.shared_expert, build.dense.ffn(layer, projection))
+        shape = build.dense.ffn_shape(projection)
+        # sigmoid(0 · h) is exactly 1/2, which the factor 2 undoes without rounding
+        part = _one(build, source, shape, scale=2.0 * scale if projection == "down" else 1.0)
+        name = host.shared_expert[projection].format(layer=layer)
+        yield OutputTensor(name, build.dtype, shape, "shared_expert", (part,))
+    yield OutputTensor(host.shared_gate.format(layer=layer), build.dtype, gate, "shared_expert", (Fill(gate, 0.0),))

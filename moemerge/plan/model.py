@@ -1,0 +1,224 @@
+"""A plan: for every tensor of the output, where its values come from. Data only; nothing here reads weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from moemerge.errors import Problem
+from moemerge.families import DenseConfig, Group, Host
+from moemerge.recipe.schema import MergeMethod, Recipe
+from moemerge.sources.checkpoint import ITEM_SIZE, Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSource:
+    """A tensor of one of the plan's models.
+
+    Attributes:
+        model: key in `Plan.models`.
+        name: the tensor's name in that checkpoint.
+    """
+
+    model: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The source's bytes, as they are."""
+
+    source: TensorSource
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """One source, read through torch: folded, dequantised, converted, padded, scaled or with noise.
+
+    Attributes:
+        source: what is read.
+        shape: the shape after zero-padding at the end of each dimension.
+        scale: factor on the values.
+        noise: standard deviation of Gaussian noise that is added before scaling.
+        seed: seeds the noise.
+    """
+
+    source: TensorSource
+    shape: tuple[int, ...]
+    scale: float = 1.0
+    noise: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Several sources merged into one tensor.
+
+    Attributes:
+        method: the arithmetic; see `moemerge.merge`.
+        base: the base model's tensor.
+        sources: the distinct experts' tensors, in their order.
+        weights: one factor a source.
+        scaling: λ on the merged delta (task_arithmetic, ties, dare_ties).
+        slerp_t: position between the two sources of slerp.
+        density: share of each delta that ties and dare_ties keep.
+        seed: seeds the drop mask of dare_ties.
+    """
+
+    method: MergeMethod
+    base: TensorSource
+    sources: tuple[TensorSource, ...]
+    weights: tuple[float, ...]
+    scaling: float
+    slerp_t: float
+    density: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """The fitted gate of one layer, `[E, hidden]`."""
+
+    layer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """Every element is `value`."""
+
+    shape: tuple[int, ...]
+    value: float
+
+
+Part = Copy | Compute | Merged | Router | Fill
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """One tensor of the output: its parts follow one another in its bytes (row-major, first dimension outermost).
+
+    Attributes:
+        name: on-disk name in the host.
+        dtype: safetensors' name.
+        shape: its shape.
+        group: what it belongs to.
+        parts: one part, or with the fused layout one a matrix of each expert.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    group: Group
+    parts: tuple[Part, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.size * ITEM_SIZE[self.dtype]
+
+    @property
+    def copied(self) -> bool:
+        """Whether every byte is copied from a file."""
+        return all(isinstance(part, Copy) for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedExpert:
+    """One expert of the output.
+
+    Attributes:
+        name: as in the recipe.
+        model: key in `Plan.models`.
+        width: its FFN's own intermediate size, before padding.
+    """
+
+    name: str
+    model: str
+    width: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a build will do, and everything that is wrong.
+
+    Attributes:
+        recipe: what was asked.
+        models: the opened models: `base` and one key an expert that is not the base.
+        experts: in the order of the router's rows.
+        dense: the base's architecture, with the experts' FFN width.
+        host: the class that will run the result.
+        config: its `config.json`.
+        tensors: every output tensor, in layer order.
+        dtype: safetensors' name of the weights' dtype.
+        shared_expert: key in `models` of the always-on expert, or None.
+        problems: what makes the build impossible.
+        warnings: what the user should know.
+        notes: plain facts worth a line.
+    """
+
+    recipe: Recipe
+    models: Mapping[str, Checkpoint]
+    experts: tuple[PlannedExpert, ...]
+    dense: DenseConfig | None
+    host: Host | None
+    config: Mapping[str, Any]
+    tensors: tuple[OutputTensor, ...]
+    dtype: str
+    shared_expert: str | None = None
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the build can start."""
+        return not self.problems
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        """Total and active parameters."""
+        total = sum(tensor.size for tensor in self.tensors)
+        expert = sum(tensor.size for tensor in self.tensors if tensor.group == "expert")
+        count = max(len(self.experts), 1)
+        idle = max(count - self.recipe.experts_per_token, 0)
+        return Parameters(total=total, active=total - expert // count * idle)
+
+    @cached_property
+    def bytes(self) -> Bytes:
+        """Bytes of the output by how they come about."""
+        copied = computed = 0
+        for tensor in self.tensors:
+            if tensor.copied:
+                copied += tensor.nbytes
+            else:
+                computed += tensor.nbytes
+        return Bytes(total=copied + computed, copied=copied, computed=computed)
+
+    def of_group(self, group: Group) -> Iterator[OutputTensor]:
+        """The tensors of one group."""
+        return (tensor for tensor in self.tensors if tensor.group == group)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Parameter counts; `active` are those that one token passes through."""
+
+    total: int
+    active: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """Sizes in bytes; `total = copied + computed`."""
+
+    total: int
+    copied: int
+    computed: int

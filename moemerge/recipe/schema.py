@@ -1,0 +1,163 @@
+"""The recipe as frozen data. The field docstrings are the reference page and the JSON Schema's descriptions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+GateInit = Literal[
+    "discriminant", "lda", "centroid", "centred", "random", "uniform",
+    "mergekit_hidden", "hidden_avg", "cheap_embed",
+]  # fmt: skip
+MergeMethod = Literal["mean", "base", "weighted", "task_arithmetic", "slerp", "ties", "dare_ties"]
+SharedMerge = Literal["mean", "base", "weighted", "task_arithmetic", "slerp", "ties", "dare_ties", "auto"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Strict(BaseModel):
+    """Frozen, refuses unknown keys, and takes each field's docstring as its description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Data(Strict):
+    """A set of texts: a file, a folder's file or a hub data set."""
+
+    path: str
+    """JSONL, plain text (one document a blank-line-separated paragraph), Parquet, or the id of a hub data set."""
+    field: str = "text"
+    """The JSON or Parquet field (or data set column) that holds the text."""
+    split: str = "train"
+    """Split of a hub data set."""
+    name: str | None = None
+    """Configuration name of a hub data set."""
+    revision: str | None = None
+    """Revision of a hub data set."""
+    limit: int | None = Field(default=None, ge=1)
+    """Reads at most so many documents."""
+
+
+class Expert(Strict):
+    """One specialist whose FFNs become an expert."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """A short name for messages, the model card and the report. Unique."""
+    model: str = Field(min_length=1)
+    """Full checkpoint or PEFT adapter: folder, hub id[@revision], GGUF file, `package:NAME/file.gguf`, `MODEL+ADAPTER`, or
+    `base` for the base model itself."""
+    prompts: tuple[str, ...] = ()
+    """Prompts that this expert should answer; the gate is fitted from them."""
+    prompts_file: str | None = None
+    """A text file with one prompt a line, instead of `prompts`."""
+    data: Data | None = None
+    """Texts of the expert's domain, instead of prompts: best for the gate where there are some."""
+    negative_prompts: tuple[str, ...] = ()
+    """Prompts that this expert must not win."""
+    weight: float = Field(default=1.0, gt=0.0)
+    """Share of this model in a `weighted` merge, and factor of its delta in the other methods."""
+    pad: bool = False
+    """Zero-pads a narrower FFN to the widest expert's width, which is exact. Without it another width is refused."""
+    noise_scale: float = Field(default=0.0, ge=0.0)
+    """Standard deviation of Gaussian noise added to the expert's FFN weights (mergekit's `noise_scale`)."""
+    residual_scale: float = 1.0
+    """Factor on the expert's down projection (mergekit's `residual_scale`)."""
+
+
+class SharedExpert(Strict):
+    """An FFN that every token passes through, beside the routed ones (`qwen2_moe` only, at most one)."""
+
+    model: str = Field(min_length=1)
+    """Where the FFN comes from, as in an expert's `model`."""
+    residual_scale: float = 1.0
+    """Factor on its output."""
+
+
+class Gate(Strict):
+    """How the router's weights are made."""
+
+    init: GateInit = "discriminant"
+    """The method: see docs/gates.md."""
+    expand: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = "auto"
+    """Lets each specialist continue its own prompts so that a handful of prompts gives enough tokens: `auto` when there are few
+    and the device can do it in reasonable time, `off`, or a number of tokens an expert."""
+    ridge: float | None = Field(default=None, gt=0.0)
+    """λ of the ridge in units of the mean eigenvalue tr(G)/d; chosen out of fold when absent."""
+    keep_statistics: bool = False
+    """Keeps the gate's sufficient statistics in OUT, so that an expert can be added later."""
+    max_tokens: int = Field(default=32768, ge=64)
+    """At most so many tokens an expert are read from `data`; what is left out is said."""
+
+
+class Merge(Strict):
+    """How everything that is not an expert is merged."""
+
+    shared: SharedMerge = "mean"
+    """Method for every shared tensor, unless a group below says otherwise."""
+    attention: MergeMethod | None = None
+    """Method for attention tensors."""
+    norms: MergeMethod | None = None
+    """Method for the norms."""
+    embeddings: MergeMethod | None = None
+    """Method for the input embedding."""
+    lm_head: MergeMethod | None = None
+    """Method for the output head, where it is not tied."""
+    scaling: float | None = None
+    """λ on the merged delta: base + λ · delta. Default 0.5 for `task_arithmetic`, 1 for `ties` and `dare_ties`."""
+    slerp_t: Fraction = 0.5
+    """Position between the two models of `slerp`: 0 is the first."""
+    density: float = Field(default=0.5, gt=0.0, le=1.0)
+    """Share of each delta that `ties` and `dare_ties` keep."""
+
+
+class Output(Strict):
+    """Where and how the checkpoint is written."""
+
+    path: str | None = None
+    """The output folder; `-o` overrides it."""
+    shard_size: str = Field(default="5GB", pattern=r"(?i)^\d+(\.\d+)?\s*(KB|MB|GB|KIB|MIB|GIB)$")
+    """The largest shard, such as `5GB`."""
+    layout: Literal["per_expert", "fused"] = "per_expert"
+    """`per_expert` names load everywhere (hub, transformers 4, vLLM, llama.cpp); `fused` loads faster in transformers 5 only."""
+
+
+class Evaluation(Strict):
+    """Held-out texts, never read by `build` or training."""
+
+    domains: dict[str, Data | str] = Field(default_factory=dict)
+    """Texts by domain; a domain named as an expert is that expert's own."""
+
+
+class Recipe(Strict):
+    """What is to be built."""
+
+    base_model: str = Field(min_length=1)
+    """The dense model that the specialists were tuned from: folder, hub id[@revision], GGUF file or `package:NAME/file.gguf`."""
+    experts: tuple[Expert, ...]
+    """The specialists, in the order of the experts."""
+    experts_per_token: int = Field(default=2, ge=1)
+    """Experts that each token passes through: 1 routes to one expert, 2 and more mix, all is a soft mixture."""
+    shared_experts: tuple[SharedExpert, ...] = ()
+    """Always-on experts, where the host has a place for them."""
+    template: Literal["none", "chat"] = "none"
+    """`chat` wraps prompts in the specialist's chat template before the gate is fitted."""
+    gate: Gate = Gate()
+    """How the gate is made."""
+    merge: Merge = Merge()
+    """How the rest is merged."""
+    architecture: str = "auto"
+    """`auto`, or the `model_type` of a host that fits: `mixtral`, `qwen2_moe`, `qwen3_moe`."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The dtype of the written weights; `auto` keeps the base's (bfloat16 for a quantised GGUF)."""
+    output: Output = Output()
+    """Where and how to write."""
+    eval: Evaluation = Evaluation()
+    """Held-out texts for `moemerge eval`."""
+    allow_pickle: bool = False
+    """Reads `.bin` checkpoints, with `weights_only=True`."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seeds everything that is random."""
+
+    def dump(self) -> dict[str, Any]:
+        """The recipe as plain data, with every default written out."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,79 @@
+"""Everything in the output folder that is not weights, and the order in which it is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from moemerge.console import Progress
+from moemerge.plan.model import Plan
+from moemerge.stream import Values
+from moemerge.write.card import model_card
+from moemerge.write.record import NAME, dump_record, make_record
+from moemerge.write.shards import index_json, lay_out, parse_size
+from moemerge.write.weights import write_weights
+
+_OWN = frozenset({"config.json", "README.md", NAME, "model.safetensors.index.json"})
+
+
+def write_folder(
+    folder: Path,
+    values: Values,
+    *,
+    root: Path,
+    output: Path,
+    gate: Mapping[str, Any],
+    extra: Mapping[str, bytes],
+    progress: Progress,
+) -> None:
+    """Fills a staged folder: weights, index, config, the base's files, extra files, model card, record.
+
+    Args:
+        folder: the staged folder, empty.
+        values: the plan with its fitted gate.
+        root: folder that the recipe's relative paths are relative to.
+        output: the final folder, for the record and the card.
+        gate: how the gate was fitted, for the record and the card.
+        extra: more files by relative path, such as the texts that the specialists wrote.
+        progress: is told bytes.
+
+    Raises:
+        SourceError: a source is damaged.
+        OSError: the disk is full, or fails.
+    """
+    plan = values.plan
+    shards = lay_out(plan.tensors, parse_size(plan.recipe.output.shard_size))
+    digests = write_weights(folder, shards, values, progress)
+    files: dict[str, bytes] = {"config.json": (json.dumps(plan.config, indent=2) + "\n").encode()}
+    if len(shards) > 1:
+        files["model.safetensors.index.json"] = index_json(shards).encode()
+    files |= {name: path.read_bytes() for name, path in plan.models["base"].files.items() if _kept(name)}
+    files |= extra
+    files["README.md"] = model_card(plan, gate, output.name).encode()
+    for name, data in files.items():
+        _write(folder / name, data)
+    recorded = {name: xxhash.xxh3_128_hexdigest(data) for name, data in files.items()}
+    record = make_record(plan, root, output, tensors=digests, files=recorded, gate=gate)
+    _write(folder / NAME, dump_record(record).encode())
+
+
+def _kept(name: str) -> bool:
+    return name not in _OWN and not name.startswith("README")
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def needed_bytes(plan: Plan) -> int:
+    """Bytes that the output folder will take, a megabyte allowed for what is not weights."""
+    copies = sum(path.stat().st_size for path in plan.models["base"].files.values())
+    headers = sum(len(tensor.name) + 96 for tensor in plan.tensors)
+    return plan.bytes.total + copies + 3 * headers + (1 << 20)
+
+

@@ -1,0 +1,114 @@
+"""`moemerge.yaml`: what was built, from what, with which versions, and the digest of every tensor and file.
+
+It holds no time and no host name: the same recipe on the same sources gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moemerge import __version__
+from moemerge.families import HOSTS
+from moemerge.plan.mapping import group_method
+from moemerge.plan.model import Plan
+from moemerge.sources import Checkpoint
+
+NAME = "moemerge.yaml"
+FORMAT = 1
+_PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "peft", "numpy")
+
+
+def make_record(
+    plan: Plan,
+    root: Path,
+    output: Path,
+    *,
+    tensors: Mapping[str, str],
+    files: Mapping[str, str],
+    gate: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The record as plain data.
+
+    Args:
+        plan: what was built.
+        root: folder that the recipe's relative paths are relative to.
+        output: the final output folder.
+        tensors: digest of each tensor by name.
+        files: digest of each other file by relative path.
+        gate: how the gate was fitted.
+    """
+    assert plan.host is not None and plan.dense is not None
+    return {
+        "format": FORMAT,
+        "moemerge": __version__,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "seed": plan.recipe.seed,
+        "architecture": plan.host.model_type,
+        "dense": plan.dense.family,
+        "dtype": plan.dtype,
+        "layout": plan.recipe.output.layout,
+        "root": Path(os.path.relpath(root.resolve(), output.resolve())).as_posix(),
+        "sources": {key: _source(checkpoint) for key, checkpoint in plan.models.items()},
+        "experts": [{"name": e.name, "source": e.model, "width": e.width} for e in plan.experts],
+        "experts_per_token": plan.recipe.experts_per_token,
+        "merge": {group: group_method(plan.recipe.merge, group) for group in _groups(plan)},
+        "gate": dict(gate),
+        "recipe": plan.recipe.dump(),
+        "files": dict(sorted(files.items())),
+        "tensors": dict(tensors),
+    }
+
+
+def _groups(plan: Plan) -> list[Any]:
+    present = {tensor.group for tensor in plan.tensors}
+    return [group for group in ("embeddings", "attention", "norms", "lm_head") if group in present]
+
+
+def _source(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "model": checkpoint.spec,
+        "kind": checkpoint.kind,
+        "revision": checkpoint.revision,
+        "licence": checkpoint.licence,
+        "adapter": dict(checkpoint.adapter) if checkpoint.adapter is not None else None,
+        "digest": checkpoint.digest(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def dump_record(record: Mapping[str, Any]) -> str:
+    """The record as YAML, in its own order."""
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(dict(record), Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
+    return f"# Written by moemerge {__version__}; `moemerge verify` reads it.\n{text}"
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a folder, or None where moemerge did not make it."""
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        parsed = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
+    if not isinstance(parsed, dict) or parsed.get("architecture") not in HOSTS or "tensors" not in parsed:
+        return None
+    return parsed

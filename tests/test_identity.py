@@ -1,0 +1,102 @@
+"""Promise 1: a MoE of identical experts is the dense model, and a forced router gives the chosen specialist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import TinyMaker
+from tests.moe import build_tiny, forced, greedy, load, logits, relative_error, some_tokens
+
+BAR = 1e-6
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+LINEAR = {"rope_type": "linear", "rope_theta": 20000.0, "factor": 2.0}
+HALF_WINDOW = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
+
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "llama": ("llama", {}, {}),
+    "llama tied": ("llama", {"tie_word_embeddings": True}, {}),
+    "llama head_dim": ("llama", {"head_dim": 12}, {}),
+    "llama llama3 rope": ("llama", {"rope_parameters": LLAMA3}, {}),
+    "llama linear rope": ("llama", {"rope_parameters": LINEAR}, {}),
+    "llama fused": ("llama", {}, {"output": {"layout": "fused"}}),
+    "llama in qwen2_moe": ("llama", {"head_dim": 12, "rope_parameters": LLAMA3}, {"architecture": "qwen2_moe"}),
+    "mistral window": ("mistral", {"sliding_window": 6}, {}),
+    "mistral no window": ("mistral", {"sliding_window": None, "tie_word_embeddings": True}, {}),
+    "mistral in qwen2_moe": ("mistral", {"sliding_window": 6}, {"architecture": "qwen2_moe"}),
+    "qwen2 biases": ("qwen2", {}, {}),
+    "qwen2 tied": ("qwen2", {"tie_word_embeddings": True, "rope_parameters": LINEAR}, {}),
+    "qwen2 window on some layers": ("qwen2", HALF_WINDOW, {}),
+    "qwen2 fused": ("qwen2", {}, {"output": {"layout": "fused"}}),
+    "qwen3": ("qwen3", {"head_dim": 16}, {}),
+    "qwen3 tied": ("qwen3", {"tie_word_embeddings": True, "rope_parameters": LLAMA3}, {}),
+    "qwen3 biases": ("qwen3", {"attention_bias": True}, {}),
+    "qwen3 fused": ("qwen3", {}, {"output": {"layout": "fused"}}),
+}
+
+
+@pytest.mark.parametrize(("experts", "top"), [(3, 1), (4, 2), (5, 5)], ids=["3 top-1", "4 top-2", "5 all"])
+@pytest.mark.parametrize("case", CASES)
+def test_identical_experts_are_the_dense_model(
+    case: str, experts: int, top: int, tiny: TinyMaker, tmp_path: Path
+) -> None:
+    """N identical experts give the dense model's logits and its 24 greedy tokens with cache."""
+    family, config, fields = CASES[case]
+    source = tiny(family, scale=4.0, num_hidden_layers=3, **config)
+    out = build_tiny(tmp_path / "out", source, [source] * experts, experts_per_token=top, **fields)
+    dense, sparse = load(source), load(out)
+    tokens = some_tokens()
+    assert relative_error(logits(sparse, tokens), logits(dense, tokens)) <= BAR
+    assert torch.equal(greedy(sparse, tokens[:, :8]), greedy(dense, tokens[:, :8]))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_forced_router_gives_the_specialist_on_the_merged_rest(case: str, tiny: TinyMaker, tmp_path: Path) -> None:
+    """With (expert i, weight 1) everywhere, the MoE is the dense model with i's FFNs and the mean of the rest."""
+    family, config, fields = CASES[case]
+    config = {"scale": 4.0, **config}
+    base = tiny(family, 0, **config)
+    specialists = [tiny(family, seed, **config) for seed in (1, 2, 3)]
+    out = build_tiny(tmp_path / "out", base, specialists, **fields)
+    sparse, models = load(out), [load(path) for path in specialists]
+    reference = load(base)
+    tokens = some_tokens()
+    for index, own in enumerate(models):
+        state = {}
+        for name in own.state_dict():
+            rest = torch.stack([model.state_dict()[name].double() for model in models]).mean(0).float()
+            state[name] = own.state_dict()[name] if ".mlp." in name else rest
+        reference.load_state_dict(state)
+        with forced(sparse, index):
+            assert relative_error(logits(sparse, tokens), logits(reference, tokens)) <= BAR
+            assert torch.equal(greedy(sparse, tokens[:, :8]), greedy(reference, tokens[:, :8]))
+
+
+def test_the_forced_router_can_fail(tiny: TinyMaker, tmp_path: Path) -> None:
+    """The comparison above tells specialists apart: another expert's logits are far away."""
+    specialists = [tiny("llama", seed, scale=4.0) for seed in (1, 2)]
+    sparse = load(build_tiny(tmp_path / "out", tiny("llama", 0, scale=4.0), specialists))
+    tokens = some_tokens()
+    with forced(sparse, 0):
+        first = logits(sparse, tokens)
+    with forced(sparse, 1):
+        assert relative_error(logits(sparse, tokens), first) > 100 * BAR
+
+
+def test_padded_experts_are_exact(tiny: TinyMaker, tmp_path: Path) -> None:
+    """A narrower expert, zero-padded, computes what it computed before."""
+    base = tiny("llama", 0, scale=4.0, intermediate_size=64)
+    narrow = tiny("llama", 1, scale=4.0, intermediate_size=40)
+    out = build_tiny(tmp_path / "out", base, [base, narrow], merge={"shared": "base"}, expert_1={"pad": True})
+    sparse, reference = load(out), load(narrow)
+    shared = {name: value for name, value in load(base).state_dict().items() if ".mlp." not in name}
+    reference.load_state_dict({**reference.state_dict(), **shared})
+    tokens = some_tokens()
+    with forced(sparse, 1):
+        assert relative_error(logits(sparse, tokens), logits(reference, tokens)) <= BAR
