@@ -136,7 +136,7 @@ def build_plan(
 
 def _read_texts(plan: Plan, root: Path) -> tuple[ExpertTexts, ...]:
     """Each expert's prompts and documents, where the gate or the choice of a merge needs them."""
-    from moemerge.gate import FITTED, MERGEKIT, ExpertTexts
+    from moemerge.gate.request import FITTED, MERGEKIT, ExpertTexts
     from moemerge.texts import read_prompts_file, read_texts
 
     wanted = plan.recipe.gate.init in FITTED | MERGEKIT or plan.recipe.merge.shared == "auto"
@@ -152,7 +152,8 @@ def _read_texts(plan: Plan, root: Path) -> tuple[ExpertTexts, ...]:
 
 
 def _fit(plan: Plan, texts: tuple[ExpertTexts, ...], device: str, progress: Progress) -> GateFit:
-    from moemerge.gate import FITTED, MERGEKIT, GateRequest, fit_gate
+    from moemerge.gate import fit_gate
+    from moemerge.gate.request import FITTED, MERGEKIT, GateRequest
 
     assert plan.dense is not None
     recipe = plan.recipe

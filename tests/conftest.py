@@ -12,6 +12,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only wait for one another
+
 TinyMaker = Callable[..., Path]
 
 

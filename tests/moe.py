@@ -32,9 +32,9 @@ def recipe_of(base: Path, experts: Sequence[Path | str], **fields: Any) -> Recip
     return Recipe.model_validate(values)
 
 
-def build_tiny(output: Path, base: Path, experts: Sequence[Path | str], **fields: Any) -> Path:
-    """Builds `recipe_of(...)` into `output`."""
-    return build(recipe_of(base, experts, **fields), output, root=output.parent).path
+def build_tiny(folder: Path, base: Path, experts: Sequence[Path | str], **fields: Any) -> Path:
+    """Builds `recipe_of(...)` into `folder`."""
+    return build(recipe_of(base, experts, **fields), folder, root=folder.parent).path
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:

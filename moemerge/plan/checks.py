@@ -115,7 +115,7 @@ def _check_tensors(checkpoint: Checkpoint, own: DenseConfig, label: str, problem
     if missing:
         problems.append(Problem("missing-tensor", f"{label} lacks {_list(missing, len(expected))}"))
     if extra:
-        message = f"{label} has {_list(extra, len(checkpoint.tensors))} that `{own.family}` has no use for"
+        message = f"{label}: `{own.family}` has no use for {_list(extra, len(checkpoint.tensors))}"
         hint = "a build would drop them in silence; remove them, or use the checkpoint they belong to"
         problems.append(Problem("extra-tensor", message, hint))
     if wrong:

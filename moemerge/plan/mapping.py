@@ -19,7 +19,7 @@ from moemerge.plan.model import (
     TensorSource,
 )
 from moemerge.recipe.schema import Expert, Merge, MergeMethod, Recipe
-from moemerge.sources.checkpoint import Checkpoint
+from moemerge.sources.checkpoint import ByteRange, Checkpoint
 
 _DEFAULT_SCALING: Mapping[str, float] = {"task_arithmetic": 0.5}
 
@@ -87,7 +87,7 @@ def _shared_part(build: Layout, name: str, shape: tuple[int, ...], group: Group)
     for planned, expert in zip(build.experts, build.recipe.experts, strict=True):
         chosen.setdefault(planned.model, expert.weight)
     sources = tuple(TensorSource(model, name) for model in chosen)
-    places = {build.models[source.model].bytes_of(name) for source in (base, *sources)}
+    places = {_place(build, source) for source in (base, *sources)}
     if len(places) == 1 and None not in places:  # no expert changed it: every method gives these very bytes
         return _one(build, base, shape)
     return Merged(
@@ -100,6 +100,11 @@ def _shared_part(build: Layout, name: str, shape: tuple[int, ...], group: Group)
         density=merge.density,
         seed=build.recipe.seed,
     )
+
+
+def _place(build: Layout, source: TensorSource) -> ByteRange | None:
+    checkpoint = build.models[source.model]
+    return checkpoint.bytes_of(source.name) if source.name in checkpoint.tensors else None
 
 
 def _one(build: Layout, source: TensorSource, shape: tuple[int, ...], *, scale: float = 1.0) -> Part:

@@ -1,0 +1,284 @@
+"""Planning: known sizes, where tensors come from, and every problem at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from moemerge.plan import Plan, make_plan, plan_json
+from moemerge.plan.model import Compute, Copy, Merged
+from tests.conftest import TinyMaker
+from tests.moe import recipe_of
+from tests.tiny import write_tokenizer
+
+MISTRAL_7B = {
+    "architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336,
+    "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+    "vocab_size": 32000, "max_position_embeddings": 32768, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def config_folder(folder: Path, config: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_tokenizer(folder)
+    return folder
+
+
+def changed(source: Path, folder: Path, tensors: dict[str, Any] | None = None, **config: Any) -> Path:
+    """A copy of a tiny model with other config values or tensors (None removes one)."""
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8")) | config
+    (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    if tensors is not None:
+        state = load_file(folder / "model.safetensors") | tensors
+        save_file({k: v for k, v in state.items() if v is not None}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def plan_of(base: Path, experts: list[Any], **fields: Any) -> Plan:
+    return make_plan(recipe_of(base, experts, **fields), base.parent)
+
+
+def codes(plan: Plan) -> list[str]:
+    return [problem.code for problem in plan.problems]
+
+
+def test_eight_mistral_7b_are_mixtral_8x7b(tmp_path: Path) -> None:
+    """The known answer: 46.7 B parameters in all and 12.9 B active, from configs alone."""
+    folders = [config_folder(tmp_path / str(i), MISTRAL_7B) for i in range(9)]
+    plan = plan_of(folders[0], folders[1:])
+    assert plan.ok, plan.problems
+    assert plan.parameters.total == 46_702_792_704
+    assert plan.parameters.active == 12_879_925_248
+    assert plan.bytes.total == 2 * plan.parameters.total
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("layout", ["per_expert", "fused"])
+def test_predicted_parameters_are_those_of_the_class(family: str, tied: bool, layout: str, tiny: TinyMaker) -> None:
+    """The plan's total is the number of parameters of the model that transformers makes from the planned config."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    base = tiny(family, tie_word_embeddings=tied)
+    plan = plan_of(base, [base, tiny(family, 1, tie_word_embeddings=tied), base], output={"layout": layout})
+    config = AutoConfig.for_model(**plan.config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert plan.parameters.total == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_unconverted_experts_are_copies(tiny: TinyMaker) -> None:
+    """Experts and router of matching dtype are bytes; the mean of the rest is computed."""
+    base = tiny("llama")
+    plan = plan_of(base, [tiny("llama", 1), tiny("llama", 2)])
+    assert all(tensor.copied for tensor in plan.of_group("expert"))
+    assert all(isinstance(part, Merged) for tensor in plan.of_group("attention") for part in tensor.parts)
+    plan = plan_of(base, [tiny("llama", 1), tiny("llama", 2)], merge={"shared": "base"})
+    assert all(tensor.copied for tensor in plan.tensors if tensor.group != "router")
+    plan = plan_of(base, [tiny("llama", 1), tiny("llama", 2)], dtype="bfloat16")
+    assert not any(tensor.copied for tensor in plan.tensors)
+
+
+def test_what_no_expert_changed_is_copied(tiny: TinyMaker) -> None:
+    """Where all models are the very same file, the mean needs no arithmetic."""
+    base = tiny("llama")
+    plan = plan_of(base, [base, base])
+    assert all(isinstance(part, Copy) for t in plan.tensors if t.group != "router" for part in t.parts)
+
+
+def test_groups_may_be_merged_each_in_its_way(tiny: TinyMaker) -> None:
+    """A group's own method wins over `shared`."""
+    base = tiny("llama")
+    merge = {"shared": "task_arithmetic", "norms": "base", "embeddings": "ties", "attention": "mean"}
+    plan = plan_of(base, [tiny("llama", 1), tiny("llama", 2)], merge=merge)
+    methods = {t.group: p.method if isinstance(p, Merged) else "copy" for t in plan.tensors for p in t.parts}
+    assert methods == {
+        "embeddings": "ties", "norms": "copy", "attention": "mean", "router": "copy", "expert": "copy",
+        "lm_head": "task_arithmetic",
+    }  # fmt: skip
+
+
+def test_noise_scale_and_residual_scale_are_computed(tiny: TinyMaker) -> None:
+    """Noise touches all three matrices, the residual scale only the down projection."""
+    base = tiny("llama")
+    plan = plan_of(base, [base, base], expert_0={"noise_scale": 0.1}, expert_1={"residual_scale": 0.5})
+    parts = {tensor.name: tensor.parts[0] for tensor in plan.of_group("expert")}
+    moe = "model.layers.0.block_sparse_moe.experts"
+    assert all(isinstance(parts[f"{moe}.0.{name}.weight"], Compute) for name in ("w1", "w2", "w3"))
+    assert [type(parts[f"{moe}.1.{name}.weight"]) for name in ("w1", "w3", "w2")] == [Copy, Copy, Compute]
+
+
+def test_json_has_the_promised_names(tiny: TinyMaker) -> None:
+    """`plan --json` keeps the names of the design."""
+    base = tiny("llama")
+    report = plan_json(plan_of(base, [base, tiny("llama", 1)]))
+    assert report["architecture"] == "mixtral"
+    assert report["experts"] == ["e0", "e1"]
+    assert {"total", "active"} <= report["parameters"].keys()
+    assert report["bytes"]["total"] == report["bytes"]["copied"] + report["bytes"]["computed"]
+    assert report["memory"]["peak"] > 0
+    assert report["problems"] == []
+
+
+def test_all_problems_come_at_once(tiny: TinyMaker, tmp_path: Path) -> None:
+    """A missing folder, another width, other layers and another rope are four reports of one run."""
+    base = tiny("llama")
+    experts = [
+        tmp_path / "nowhere",
+        tiny("llama", 1, intermediate_size=40),
+        tiny("llama", 1, num_hidden_layers=3),
+        tiny("llama", 1, rope_parameters={"rope_type": "default", "rope_theta": 5.0}),
+    ]
+    plan = plan_of(base, experts)
+    text = "\n".join(problem.message for problem in plan.problems)
+    assert "expert `e0`" in text
+    assert "expert `e1` has FFN width 40, and the widest expert has 48" in text
+    assert "expert `e2` does not fit the base: number of layers is `3`, the base's is `2`" in text
+    assert "expert `e3` does not fit the base: rope (`rope_parameters`)" in text
+    assert not plan.ok
+
+
+@pytest.mark.parametrize(
+    ("field", "config", "code"),
+    [
+        ("rms_norm_eps", {"rms_norm_eps": 1e-3}, "rms-norm-eps-differs"),
+        ("vocab", {"vocab_size": 130}, "vocab-size-differs"),
+        ("tied", {"tie_word_embeddings": True}, "tied-differs"),
+        ("heads", {"num_attention_heads": 8, "head_dim": 8}, "heads-differs"),
+        ("activation", {"hidden_act": "gelu"}, "hidden-act-differs"),
+    ],
+)
+def test_what_base_and_expert_must_share(field: str, config: dict[str, Any], code: str, tiny: TinyMaker) -> None:
+    """Each architectural difference is refused by name."""
+    assert code in codes(plan_of(tiny("llama"), [tiny("llama", 1), tiny("llama", 2, **config)]))
+
+
+def test_another_tokenizer_is_refused(tiny: TinyMaker, tmp_path: Path) -> None:
+    """A token with another id is found and shown."""
+    base = tiny("llama")
+    other = changed(tiny("llama", 1), tmp_path / "other")
+    text = (other / "tokenizer.json").read_text(encoding="utf-8")
+    (other / "tokenizer.json").write_text(text.replace('"bonjour"', '"ciao"'), encoding="utf-8")
+    (problem,) = plan_of(base, [base, other]).problems
+    assert problem.code == "tokenizer-differs"
+    assert problem.message == (
+        "expert `e1` has another tokenizer than the base: 2 tokens with another id or none, such as `ciao`, `bonjour`"
+    )
+
+
+def test_missing_extra_and_misshapen_tensors_are_named(tiny: TinyMaker, tmp_path: Path) -> None:
+    """The tensor itself stands in the message."""
+    base = tiny("llama")
+    tensors = {
+        "model.layers.1.mlp.up_proj.weight": None,
+        "model.layers.9.mlp.up_proj.weight": torch.zeros(2, 2),
+        "model.layers.0.mlp.up_proj.weight": torch.zeros(3, 32),
+    }
+    plan = plan_of(base, [base, changed(tiny("llama", 1), tmp_path / "broken", tensors)])
+    assert [(p.code, p.message) for p in plan.problems] == [
+        ("missing-tensor", "expert `e1` lacks 1 of 21 tensors:\n  model.layers.1.mlp.up_proj.weight"),
+        (
+            "extra-tensor",
+            "expert `e1`: `llama` has no use for 1 of 21 tensors:\n  model.layers.9.mlp.up_proj.weight",
+        ),
+        (
+            "shape-mismatch",
+            "expert `e1` differs in the shape of 1 of 21 tensors:\n"
+            "  model.layers.0.mlp.up_proj.weight: (3, 32), its config says (48, 32)",
+        ),
+    ]
+
+
+def test_a_stored_head_beside_tied_embeddings(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Equal to the embedding it is dropped and said; another one is refused."""
+    tied = tiny("llama", tie_word_embeddings=True)
+    embedding = load_file(tied / "model.safetensors")["model.embed_tokens.weight"]
+    equal = changed(tied, tmp_path / "equal", {"lm_head.weight": embedding.clone()})
+    plan = plan_of(tied, [tied, equal])
+    assert plan.ok
+    assert plan.notes == ("expert `e1` stores `lm_head.weight` beside tied embeddings: equal, so it is dropped",)
+    other = changed(tied, tmp_path / "other", {"lm_head.weight": embedding + 1})
+    assert codes(plan_of(tied, [tied, other])) == ["untied-head"]
+
+
+def test_old_rotary_buffers_are_ignored(tiny: TinyMaker, tmp_path: Path) -> None:
+    """`inv_freq`, which old checkpoints store, is no problem."""
+    tensors = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}
+    assert plan_of(tiny("llama"), [tiny("llama"), changed(tiny("llama", 1), tmp_path / "old", tensors)]).ok
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "code"),
+    [
+        ("llama", {"attention_bias": True}, "host-bias"),
+        ("llama", {"mlp_bias": True}, "host-bias"),
+        ("qwen3", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "host-window"),
+    ],
+)
+def test_what_a_host_cannot_hold_is_refused(family: str, config: dict[str, Any], code: str, tiny: TinyMaker) -> None:
+    """A bias or a window that would be lost is never dropped in silence."""
+    base = tiny(family, **config)
+    assert set(codes(plan_of(base, [base, base]))) == {code}
+
+
+def test_no_host_says_why(tmp_path: Path) -> None:
+    """A family without an exact host is refused with its reason."""
+    base = config_folder(tmp_path / "gpt2", {"model_type": "gpt2"})
+    (problem,) = plan_of(base, [base, base]).problems
+    assert problem.message == (
+        "`base_model`: model type `gpt2` has no exact mixture-of-experts class here: its FFN has no gate projection"
+    )
+
+
+def test_a_mixture_as_a_source_is_refused(tmp_path: Path) -> None:
+    """A checkpoint that is a MoE already is no base."""
+    base = config_folder(tmp_path / "moe", {"model_type": "mixtral"})
+    assert codes(plan_of(base, [base, base])) == ["is-moe"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("qwen3_moe", "`architecture: qwen3_moe` cannot hold `llama`"),
+        ("mixtrall", "`architecture: mixtrall` is no host"),
+    ],
+)
+def test_a_forced_host_must_fit(architecture: str, message: str, tiny: TinyMaker) -> None:
+    """`architecture:` picks among hosts that fit, and says so otherwise."""
+    base = tiny("llama")
+    (problem,) = plan_of(base, [base, base], architecture=architecture).problems
+    assert problem.message == message
+
+
+def test_near_equal_prompts_are_warned_of(tiny: TinyMaker) -> None:
+    """Prompts of two experts with nearly the same words are named."""
+    base = tiny("llama")
+    prompts = [{"prompts": ["add one to two and three"]}, {"prompts": ["add two to one and three"]}]
+    plan = plan_of(base, [base, tiny("llama", 1)], expert_0=prompts[0], expert_1=prompts[1])
+    (warning,) = [w for w in plan.warnings if w.code == "similar-prompts"]
+    assert warning.message == (
+        "experts `e0` and `e1` share near-equal prompts: `add one to two and three` and `add two to one and three`"
+    )
+
+
+def test_differing_licences_and_special_tokens_are_warned_of(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Both are the user's to judge."""
+    base = changed(tiny("llama"), tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    other = changed(tiny("llama", 1), tmp_path / "other", eos_token_id=5)
+    (other / "README.md").write_text("---\nlicense: llama3\n---\n", encoding="utf-8")
+    plan = plan_of(base, [base, other])
+    assert plan.ok
+    assert {"licences-differ", "special-token-differs"} <= {w.code for w in plan.warnings}
+
+
