@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from moemerge.console import Progress, Silent
 from moemerge.errors import Problem, PlanError, RecipeError, VerifyError
 from moemerge.plan import Plan, make_plan
-from moemerge.recipe import Recipe, load_recipe
+from moemerge.recipe import Recipe, file_path, load_recipe
 
 if TYPE_CHECKING:
     from moemerge.gate import ExpertTexts, GateFit
@@ -89,7 +89,7 @@ def output_path(recipe: Recipe, root: Path, output: Path | str | None) -> Path:
         return Path(output).absolute()
     if recipe.output.path is None:
         raise RecipeError("no output folder is named", hint="pass `-o FOLDER`, or set `output.path` in the recipe")
-    return (root / Path(recipe.output.path).expanduser()).absolute()
+    return file_path(root, recipe.output.path).absolute()
 
 
 def build_plan(
@@ -144,7 +144,7 @@ def _read_texts(plan: Plan, root: Path) -> tuple[ExpertTexts, ...]:
     for expert in plan.recipe.experts:
         prompts, documents = expert.prompts, ()
         if wanted and expert.prompts_file is not None:
-            prompts = read_prompts_file(expert.prompts_file, root)
+            prompts = read_prompts_file(file_path(root, expert.prompts_file))
         if wanted and expert.data is not None:
             documents = read_texts(expert.data, root)
         texts.append(ExpertTexts(expert.name, prompts, expert.negative_prompts, documents))

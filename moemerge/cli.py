@@ -252,7 +252,7 @@ def verify(
 @app.command()
 def schema() -> None:
     """Prints the recipe's JSON Schema, for editors."""
-    from moemerge.recipe import json_schema
+    from moemerge.recipe.reference import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 

@@ -10,7 +10,7 @@ from typing import Any
 from moemerge.errors import MoemergeError, Problem
 from moemerge.families import DENSE_FAMILIES, DenseConfig
 from moemerge.families.dense import IGNORED
-from moemerge.recipe.schema import Recipe
+from moemerge.recipe import Recipe, file_path
 from moemerge.sources import Checkpoint
 from moemerge.texts import read_prompts_file
 
@@ -209,7 +209,7 @@ def check_prompts(recipe: Recipe, root: Path, problems: list[Problem], warnings:
         lines = expert.prompts
         if expert.prompts_file is not None:
             try:
-                lines = read_prompts_file(expert.prompts_file, root)
+                lines = read_prompts_file(file_path(root, expert.prompts_file))
             except MoemergeError as error:
                 problems += [
                     Problem(p.code, f"`experts[{index}].prompts_file`: {p.message}", p.hint) for p in error.problems

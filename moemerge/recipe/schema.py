@@ -18,11 +18,11 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 class Strict(BaseModel):
     """Frozen, refuses unknown keys, and takes each field's docstring as its description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Data(Strict):
-    """A set of texts: a file, a folder's file or a hub data set."""
+    """A set of texts: a file or a hub data set."""
 
     path: str
     """JSONL, plain text (one document a blank-line-separated paragraph), Parquet, or the id of a hub data set."""
@@ -44,8 +44,8 @@ class Expert(Strict):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """A short name for messages, the model card and the report. Unique."""
     model: str = Field(min_length=1)
-    """Full checkpoint or PEFT adapter: folder, hub id[@revision], GGUF file, `package:NAME/file.gguf`, `MODEL+ADAPTER`, or
-    `base` for the base model itself."""
+    """Full checkpoint or PEFT adapter: folder, hub id[@revision], GGUF file, `package:NAME/file.gguf`, `MODEL+ADAPTER`,
+    or `base` for the base model itself."""
     prompts: tuple[str, ...] = ()
     """Prompts that this expert should answer; the gate is fitted from them."""
     prompts_file: str | None = None
@@ -79,8 +79,8 @@ class Gate(Strict):
     init: GateInit = "discriminant"
     """The method: see docs/gates.md."""
     expand: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = "auto"
-    """Lets each specialist continue its own prompts so that a handful of prompts gives enough tokens: `auto` when there are few
-    and the device can do it in reasonable time, `off`, or a number of tokens an expert."""
+    """Lets each specialist continue its own prompts so that a handful of prompts gives enough tokens: `auto` when there
+    are few and the device can do it in reasonable time, `off`, or a number of tokens an expert."""
     ridge: float | None = Field(default=None, gt=0.0)
     """λ of the ridge in units of the mean eigenvalue tr(G)/d; chosen out of fold when absent."""
     keep_statistics: bool = False
@@ -115,10 +115,11 @@ class Output(Strict):
 
     path: str | None = None
     """The output folder; `-o` overrides it."""
-    shard_size: str = Field(default="5GB", pattern=r"(?i)^\d+(\.\d+)?\s*(KB|MB|GB|KIB|MIB|GIB)$")
+    shard_size: str = Field(default="5GB", pattern=r"^[0-9]+(\.[0-9]+)?\s*[KMGkmg][Ii]?[Bb]$")
     """The largest shard, such as `5GB`."""
     layout: Literal["per_expert", "fused"] = "per_expert"
-    """`per_expert` names load everywhere (hub, transformers 4, vLLM, llama.cpp); `fused` loads faster in transformers 5 only."""
+    """`per_expert` names load everywhere (hub, transformers 4, vLLM, llama.cpp); `fused` loads faster, in transformers
+    5 only."""
 
 
 class Evaluation(Strict):
@@ -132,7 +133,8 @@ class Recipe(Strict):
     """What is to be built."""
 
     base_model: str = Field(min_length=1)
-    """The dense model that the specialists were tuned from: folder, hub id[@revision], GGUF file or `package:NAME/file.gguf`."""
+    """The dense model that the specialists were tuned from: folder, hub id[@revision], GGUF file or
+    `package:NAME/file.gguf`."""
     experts: tuple[Expert, ...]
     """The specialists, in the order of the experts."""
     experts_per_token: int = Field(default=2, ge=1)

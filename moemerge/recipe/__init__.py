@@ -1,0 +1,26 @@
+"""The recipe: YAML, native or of mergekit-moe, read into frozen data with every problem at its line and column."""
+
+from __future__ import annotations
+
+from moemerge.recipe.load import LoadedRecipe, load_recipe, parse_recipe
+from moemerge.recipe.paths import file_path, resolve
+from moemerge.recipe.places import RecipeProblems
+from moemerge.recipe.schema import Data, Evaluation, Expert, Gate, GateInit, Merge, Output, Recipe, SharedExpert
+
+__all__ = [
+    "Data",
+    "Evaluation",
+    "Expert",
+    "Gate",
+    "GateInit",
+    "LoadedRecipe",
+    "Merge",
+    "Output",
+    "Recipe",
+    "RecipeProblems",
+    "SharedExpert",
+    "file_path",
+    "load_recipe",
+    "parse_recipe",
+    "resolve",
+]

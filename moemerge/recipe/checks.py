@@ -1,0 +1,139 @@
+"""What no type can say: the rules of a recipe that need its parts together, and none of its files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from moemerge.errors import Problem
+from moemerge.recipe.places import RecipeProblems, listed, problem, quoted
+from moemerge.recipe.schema import Data, Expert, Recipe
+from moemerge.recipe.tree import key_place, node_at
+from moemerge.recipe.yaml import Table
+
+WITHOUT_PROMPTS = frozenset({"random", "uniform"})
+"""Gates that are made from nothing that an expert says."""
+RESERVED = re.compile(r"base|shared-[0-9]+")
+"""Names that the plan gives to models that are no experts."""
+
+
+def without_blanks(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """The recipe without its blank prompts, and a line for each expert that had some."""
+    notes: list[str] = []
+    experts: list[Expert] = []
+    for expert in recipe.experts:
+        kept: dict[str, tuple[str, ...]] = {}
+        for key in ("prompts", "negative_prompts"):
+            prompts: tuple[str, ...] = getattr(expert, key)
+            kept[key] = tuple(prompt for prompt in prompts if prompt.strip())
+            blank = len(prompts) - len(kept[key])
+            if blank and kept[key]:
+                said = "one blank prompt is" if blank == 1 else f"{blank} blank prompts are"
+                notes.append(f"expert `{expert.name}`: {said} left out of `{key}`")
+        experts.append(expert.model_copy(update=kept))
+    return recipe.model_copy(update={"experts": tuple(experts)}), notes
+
+
+def check(recipe: Recipe, tree: Table) -> None:
+    """Holds a recipe against every rule that needs no files.
+
+    Args:
+        recipe: without its blank prompts.
+        tree: what it was read from, for places.
+
+    Raises:
+        RecipeProblems: the rules that it breaks.
+    """
+    found = [*_counts(recipe, tree), *_names(recipe, tree), *_texts(recipe, tree), *_merges(recipe, tree)]
+    if found:
+        raise RecipeProblems(found)
+
+
+def _counts(recipe: Recipe, tree: Table) -> Iterator[Problem]:
+    count, place = len(recipe.experts), key_place(tree, ("experts",))
+    if count < 2:
+        message = f"The recipe has {'one expert, so it would be a dense model' if count else 'no experts'}"
+        yield problem(place, "too-few-experts", message, "list two specialists or more under `experts`")
+    elif recipe.experts_per_token > count:
+        message = f"`experts_per_token` is {recipe.experts_per_token}, and the recipe has {count} experts"
+        place = node_at(tree, ("experts_per_token",)).place
+        yield problem(place, "experts-per-token", message, f"set it to {count} or less")
+    if len(recipe.shared_experts) > 1:
+        message = f"The recipe has {len(recipe.shared_experts)} shared experts, and a host has a place for one at most"
+        place = key_place(tree, ("shared_experts", 1))
+        yield problem(place, "shared-experts", message, "keep one of them, or merge them into one FFN beforehand")
+
+
+def _names(recipe: Recipe, tree: Table) -> Iterator[Problem]:
+    if recipe.base_model == "base":
+        message = "`base_model` is `base`, which is the word for the base model itself"
+        hint = "name a folder, hub id or GGUF file; for a folder called `base`, write `./base`"
+        yield problem(node_at(tree, ("base_model",)).place, "bad-name", message, hint)
+    first: dict[str, int] = {}
+    for index, expert in enumerate(recipe.experts):
+        place = node_at(tree, ("experts", index, "name")).place
+        if expert.name in first:
+            message = f"Experts {first[expert.name]} and {index} are both named `{expert.name}`"
+            yield problem(place, "duplicate-name", message, "give each its own name")
+        first.setdefault(expert.name, index)
+        if RESERVED.fullmatch(expert.name):
+            message = f"No expert can be named `{expert.name}`: it stands for a model that is none"
+            yield problem(place, "bad-name", message, "give it another name, such as `general`")
+
+
+def _texts(recipe: Recipe, tree: Table) -> Iterator[Problem]:
+    needed = recipe.gate.init not in WITHOUT_PROMPTS
+    seen: dict[object, str] = {}
+    for index, expert in enumerate(recipe.experts):
+        given = _given(expert)
+        if len(given) > 1:
+            message = f"Expert `{expert.name}` has {listed(quoted(given))}, and takes one of them"
+            place = key_place(tree, ("experts", index, given[1]))
+            yield problem(place, "several-texts", message, "leave out all but one")
+        if not needed:
+            continue
+        if not given:
+            blank = "prompts" in expert.model_fields_set
+            place = key_place(tree, ("experts", index, "prompts")) if blank else key_place(tree, ("experts", index))
+            message = f"Expert `{expert.name}` has no prompts, and the gate `{recipe.gate.init}` is made from them"
+            hint = "give it prompts or texts of its domain, or take a gate that needs none with `--gate random`"
+            yield problem(place, "no-prompts", message, hint)
+            continue
+        texts = (frozenset(expert.prompts), expert.prompts_file, expert.data, frozenset(expert.negative_prompts))
+        if texts in seen:
+            both = f"Experts `{seen[texts]}` and `{expert.name}`"
+            message = f"{both} have the same {given[0]}, so no gate can tell them apart"
+            place = key_place(tree, ("experts", index, given[0]))
+            yield problem(place, "same-prompts", message, "give each expert prompts that only it should answer")
+        seen.setdefault(texts, expert.name)
+        yield from _held_out(recipe, tree, index)
+
+
+def _given(expert: Expert) -> list[str]:
+    """The keys of the texts that an expert has."""
+    return [key for key in ("prompts", "prompts_file", "data") if getattr(expert, key)]
+
+
+def _held_out(recipe: Recipe, tree: Table, index: int) -> Iterator[Problem]:
+    """Texts that judge the result must not have made it."""
+    expert = recipe.experts[index]
+    used = expert.data.path if expert.data is not None else expert.prompts_file
+    split = expert.data.split if expert.data is not None else None
+    for domain, texts in recipe.eval.domains.items():
+        held = texts if isinstance(texts, Data) else Data(path=texts)
+        if held.path == used and split in {None, held.split}:
+            key = "data" if expert.data is not None else "prompts_file"
+            message = f"Expert `{expert.name}` is fitted on `{used}`, which `eval.domains.{domain}` holds out"
+            hint = "evaluate on texts that the gate has not seen"
+            yield problem(key_place(tree, ("experts", index, key)), "held-out", message, hint)
+
+
+def _merges(recipe: Recipe, tree: Table) -> Iterator[Problem]:
+    models = {expert.model for expert in recipe.experts}
+    groups = ("attention", "norms", "embeddings", "lm_head")
+    for key in ("shared", *groups):
+        unused = key == "shared" and all(getattr(recipe.merge, group) is not None for group in groups)
+        if getattr(recipe.merge, key) == "slerp" and len(models) != 2 and not unused:
+            message = f"`merge.{key}: slerp` merges two models, and the experts come from {len(models) or 'none'}"
+            hint = "use `mean`, or another method that takes any number of models"
+            yield problem(node_at(tree, ("merge", key)).place, "slerp", message, hint)

@@ -1,0 +1,115 @@
+"""From a file and the options beside it to a checked recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from moemerge.errors import RecipeError
+from moemerge.recipe.checks import check, without_blanks
+from moemerge.recipe.mergekit import is_mergekit, refuse_dense_merge, translate
+from moemerge.recipe.places import Source, nearest
+from moemerge.recipe.schema import Recipe
+from moemerge.recipe.tree import override, with_value
+from moemerge.recipe.validate import validate
+from moemerge.recipe.yaml import compose, decode
+
+MAX_BYTES = 16_000_000
+"""A recipe's largest size."""
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe that keeps every rule that needs none of its files.
+
+    Attributes:
+        recipe: what is to be built.
+        path: the file it was read from, as given.
+        root: the folder that its relative paths are relative to.
+        notes: lines for the user: what was translated, what was left out.
+        dialect: how it was written.
+    """
+
+    recipe: Recipe
+    path: Path
+    root: Path
+    notes: tuple[str, ...] = ()
+    dialect: Literal["native", "mergekit"] = "native"
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = (), gate: str | None = None) -> LoadedRecipe:
+    """Reads a recipe, native or of mergekit-moe.
+
+    Args:
+        path: a YAML file.
+        overrides: the `KEY=VALUE` of each `--set`, in native keys, applied in order.
+        gate: the value of `--gate`: another `gate.init`.
+
+    Raises:
+        RecipeError: the file cannot be read, or with every problem that is found in it, each with its line and a caret.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise RecipeError(f"Recipe `{path}` does not exist", hint=_beside(path), code="no-recipe") from None
+    except IsADirectoryError:
+        hint = "name the YAML file in it"
+        raise RecipeError(f"Recipe `{path}` is a folder", hint=hint, code="no-recipe") from None
+    except (OSError, ValueError) as error:
+        why = error.strerror or error if isinstance(error, OSError) else error
+        raise RecipeError(f"Recipe `{path}` cannot be read: {why}", code="no-recipe") from None
+    if len(data) > MAX_BYTES:
+        hint = "keep long lists of prompts in a `prompts_file`, texts in `data`"
+        message = f"Recipe `{path}` has more than {MAX_BYTES / 1e6:.0f} MB"
+        raise RecipeError(message, hint=hint, code="too-large")
+    return _read(decode(data, str(path)), path, path.absolute().parent, overrides, gate)
+
+
+def parse_recipe(
+    text: str, name: str = "recipe", root: Path | None = None, overrides: Sequence[str] = (), gate: str | None = None
+) -> LoadedRecipe:
+    """The same from a text.
+
+    Args:
+        text: YAML.
+        name: what messages call it.
+        root: folder that relative paths are relative to; the working folder when None.
+        overrides: as for `load_recipe`.
+        gate: as for `load_recipe`.
+
+    Raises:
+        RecipeError: every problem that is found.
+    """
+    return _read(Source(name, text), Path(name), (root or Path()).absolute(), overrides, gate)
+
+
+def _read(source: Source, path: Path, root: Path, overrides: Sequence[str], gate: str | None) -> LoadedRecipe:
+    tree = compose(source)
+    refuse_dense_merge(tree)
+    dialect: Literal["native", "mergekit"] = "native"
+    notes: list[str] = []
+    if is_mergekit(tree):
+        dialect = "mergekit"
+        chosen = gate is not None or any(text.partition("=")[0].strip() in {"gate", "gate.init"} for text in overrides)
+        tree, notes = translate(tree, gate_given=chosen)
+    for text in overrides:
+        tree = override(tree, text)
+    if gate is not None:
+        tree = with_value(tree, ("gate", "init"), "--gate", gate)
+    recipe, dropped = without_blanks(validate(tree))
+    check(recipe, tree)
+    return LoadedRecipe(recipe, path, root, (*notes, *dropped), dialect)
+
+
+def _beside(path: Path) -> str | None:
+    """A hint that names the most similar recipe in the folder, where there is one."""
+    try:
+        recipes = [entry.name for entry in path.parent.iterdir() if entry.suffix in {".yaml", ".yml"}]
+    except OSError:
+        return f"there is no folder `{path.parent}`"
+    found = nearest(path.name, recipes)
+    return f"did you mean `{path.parent / found}`?" if found else None

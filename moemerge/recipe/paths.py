@@ -1,0 +1,40 @@
+"""What a path in a recipe is relative to: the folder that the recipe lies in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def file_path(root: Path, text: str) -> Path:
+    """A file or folder named in a recipe.
+
+    Args:
+        root: folder of the recipe.
+        text: as typed: relative to `root`, absolute, or from a home folder (`~`).
+    """
+    try:
+        return root / Path(text).expanduser()
+    except RuntimeError:  # `~nobody`: no such user, so it can only be a name
+        return root / text
+
+
+def resolve(root: Path, spec: str) -> Path | None:
+    """Where a spec lies on this machine, or None where it names something on the hub (or `base`, or a package's file).
+
+    A spec is local if it begins with `.`, `/` or `~`, or if something of that name exists under `root`.
+
+    Args:
+        root: folder of the recipe.
+        spec: a model or data set, without `@revision` and `+adapter`.
+    """
+    if spec == "base" or spec.startswith("package:"):
+        return None
+    path = file_path(root, spec)
+    return path if spec.startswith((".", "/", "~")) or _exists(path) else None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, a NUL: nothing that exists
+        return False

@@ -1,0 +1,216 @@
+"""Rules that need a recipe's parts together, and none of its files."""
+
+from __future__ import annotations
+
+import pytest
+
+from moemerge.recipe import RecipeProblems, parse_recipe
+
+HEAD = "base_model: base/model\nexperts:\n"
+A = "  - {name: a, model: m/a, prompts: [one]}\n"
+B = "  - {name: b, model: m/b, prompts: [two]}\n"
+
+
+def found(text: str, gate: str | None = None) -> list[tuple[str, str, str | None]]:
+    """Code, message and hint of each problem."""
+    with pytest.raises(RecipeProblems) as caught:
+        parse_recipe(text, "r.yaml", gate=gate)
+    return [(problem.code, problem.message, problem.hint) for problem in caught.value.problems]
+
+
+def one(text: str, gate: str | None = None) -> tuple[str, str, str | None]:
+    (problem,) = found(text, gate)
+    return problem
+
+
+def test_no_experts() -> None:
+    """An empty list is refused."""
+    assert one("base_model: b\nexperts: []\n") == (
+        "too-few-experts",
+        "The recipe has no experts\n  r.yaml:2:1\n  2 | experts: []\n    | ^^^^^^^",
+        "list two specialists or more under `experts`",
+    )
+
+
+def test_one_expert() -> None:
+    """A mixture of one is a dense model."""
+    assert one(HEAD + A) == (
+        "too-few-experts",
+        "The recipe has one expert, so it would be a dense model\n  r.yaml:2:1\n  2 | experts:\n    | ^^^^^^^",
+        "list two specialists or more under `experts`",
+    )
+
+
+def test_more_experts_a_token_than_there_are() -> None:
+    """`experts_per_token` is at most the number of experts, and may be all of them."""
+    assert one(HEAD + A + B + "experts_per_token: 3\n") == (
+        "experts-per-token",
+        "`experts_per_token` is 3, and the recipe has 2 experts\n"
+        "  r.yaml:5:20\n"
+        "  5 | experts_per_token: 3\n"
+        "    |                    ^",
+        "set it to 2 or less",
+    )
+    assert parse_recipe(HEAD + A + B + "experts_per_token: 2\n").recipe.experts_per_token == 2
+
+
+def test_names_are_unique() -> None:
+    """The second of two is pointed at."""
+    assert one(HEAD + A + B + A.replace("one", "three")) == (
+        "duplicate-name",
+        "Experts 0 and 2 are both named `a`\n"
+        "  r.yaml:5:12\n"
+        "  5 |   - {name: a, model: m/a, prompts: [three]}\n"
+        "    |            ^",
+        "give each its own name",
+    )
+
+
+@pytest.mark.parametrize("name", ["base", "shared-0"])
+def test_names_that_stand_for_other_models_are_taken(name: str) -> None:
+    """The base and the shared experts have these names in plans."""
+    code, message, hint = one(HEAD + A + B.replace("name: b", f"name: {name}"))
+    assert (code, hint) == ("bad-name", "give it another name, such as `general`")
+    assert message.startswith(f"No expert can be named `{name}`: it stands for a model that is none\n  r.yaml:4:12\n")
+
+
+def test_the_base_model_is_not_the_word_for_it() -> None:
+    """`base` is what an expert says for the base model."""
+    code, message, _ = one("base_model: base\nexperts:\n" + A + B)
+    assert (code, message.splitlines()[0]) == (
+        "bad-name",
+        "`base_model` is `base`, which is the word for the base model itself",
+    )
+
+
+def test_one_kind_of_texts_an_expert() -> None:
+    """Prompts, a file of them, or data."""
+    text = (
+        HEAD + A + "  - name: b\n    model: m\n    prompts: [x]\n    prompts_file: p.txt\n    data: {path: d.jsonl}\n"
+    )
+    assert one(text) == (
+        "several-texts",
+        "Expert `b` has `prompts`, `prompts_file` and `data`, and takes one of them\n"
+        "  r.yaml:7:5\n"
+        "  7 |     prompts_file: p.txt\n"
+        "    |     ^^^^^^^^^^^^",
+        "leave out all but one",
+    )
+
+
+@pytest.mark.parametrize(
+    "gate", ["discriminant", "lda", "centroid", "centred", "mergekit_hidden", "hidden_avg", "cheap_embed"]
+)
+def test_a_gate_made_from_prompts_needs_them_of_every_expert(gate: str) -> None:
+    """No prompts, an empty list and blank prompts alike."""
+    for prompts, caret in (("", 5), (", prompts: []", 24), (", prompts: ['', ' ']", 24)):
+        code, message, hint = one(HEAD + A + f"  - {{name: b, model: m/b{prompts}}}\n", gate)
+        assert (code, message.splitlines()[:2]) == (
+            "no-prompts",
+            [
+                f"Expert `b` has no prompts, and the gate `{gate}` is made from them",
+                f"  r.yaml:4:{caret + (caret > 5) * 3}",
+            ],
+        )
+        assert hint == "give it prompts or texts of its domain, or take a gate that needs none with `--gate random`"
+
+
+@pytest.mark.parametrize("gate", ["random", "uniform"])
+def test_a_gate_that_reads_no_prompts_needs_none(gate: str) -> None:
+    """Equal experts without prompts: sparse upcycling."""
+    experts = "".join(f"  - {{name: e{i}, model: base}}\n" for i in range(8))
+    assert len(parse_recipe(HEAD + experts, gate=gate).recipe.experts) == 8
+
+
+def test_blank_prompts_among_others_are_left_out_and_said() -> None:
+    """Negative ones too."""
+    loaded = parse_recipe(HEAD + A.replace("[one]", "['', one, ' '], negative_prompts: ['', x]") + B)
+    assert loaded.recipe.experts[0].prompts == ("one",)
+    assert loaded.recipe.experts[0].negative_prompts == ("x",)
+    assert loaded.notes == (
+        "expert `a`: 2 blank prompts are left out of `prompts`",
+        "expert `a`: one blank prompt is left out of `negative_prompts`",
+    )
+
+
+def test_experts_with_the_same_prompts_cannot_be_told_apart() -> None:
+    """In any order; one that is not shared, or other negative prompts, is enough."""
+    text = HEAD + A.replace("[one]", "[x, y]") + B.replace("[two]", "[y, x]")
+    assert one(text) == (
+        "same-prompts",
+        "Experts `a` and `b` have the same prompts, so no gate can tell them apart\n"
+        "  r.yaml:4:27\n"
+        "  4 |   - {name: b, model: m/b, prompts: [y, x]}\n"
+        "    |                           ^^^^^^^",
+        "give each expert prompts that only it should answer",
+    )
+    assert parse_recipe(text.replace("[y, x]", "[y, x, z]")).recipe
+    assert parse_recipe(text.replace("[y, x]", "[y, x], negative_prompts: [z]")).recipe
+
+
+@pytest.mark.parametrize("texts", ["prompts_file: p.txt", "data: {path: d.jsonl}"])
+def test_experts_with_the_same_file_cannot_be_told_apart(texts: str) -> None:
+    """The same path is the same texts; another field of it is not."""
+    code, message, _ = one(HEAD + A.replace("prompts: [one]", texts) + B.replace("prompts: [two]", texts))
+    assert (code, f"have the same {texts.partition(':')[0]}, " in message) == ("same-prompts", True)
+    other = B.replace("prompts: [two]", "data: {path: d.jsonl, field: body}")
+    assert parse_recipe(HEAD + A.replace("prompts: [one]", texts) + other).recipe
+
+
+@pytest.mark.parametrize(
+    ("texts", "domain"),
+    [
+        ("data: {path: e.jsonl}", "e.jsonl"),
+        ("data: {path: e.jsonl, field: body}", "{path: e.jsonl}"),
+        ("prompts_file: e.jsonl", "e.jsonl"),
+    ],
+)
+def test_held_out_texts_fit_no_gate(texts: str, domain: str) -> None:
+    """What judges the result must not have made it."""
+    code, message, hint = one(HEAD + A.replace("prompts: [one]", texts) + B + f"eval: {{domains: {{d: {domain}}}}}\n")
+    assert (code, hint) == ("held-out", "evaluate on texts that the gate has not seen")
+    assert message.splitlines()[:2] == [
+        "Expert `a` is fitted on `e.jsonl`, which `eval.domains.d` holds out",
+        "  r.yaml:3:27",
+    ]
+
+
+def test_another_split_of_a_data_set_is_held_out_rightly() -> None:
+    """One hub data set may serve both, split by split."""
+    text = (
+        HEAD + A.replace("prompts: [one]", "data: {path: x/y}") + B + "eval: {domains: {d: {path: x/y, split: test}}}\n"
+    )
+    assert parse_recipe(text).recipe
+
+
+def test_slerp_takes_two_models() -> None:
+    """Counted by model, since an expert may be given twice; a method that no group uses does not matter."""
+    three = HEAD + A + B + "  - {name: c, model: m/c, prompts: [three]}\n"
+    assert one(three + "merge: {norms: slerp}\n") == (
+        "slerp",
+        "`merge.norms: slerp` merges two models, and the experts come from 3\n"
+        "  r.yaml:6:16\n"
+        "  6 | merge: {norms: slerp}\n"
+        "    |                ^^^^^",
+        "use `mean`, or another method that takes any number of models",
+    )
+    assert parse_recipe(HEAD + A + B + "merge: {shared: slerp}\n").recipe
+    assert parse_recipe(three.replace("m/c", "m/a") + "merge: {shared: slerp}\n").recipe
+    unused = "merge: {shared: slerp, attention: mean, norms: mean, embeddings: mean, lm_head: base}\n"
+    assert parse_recipe(three + unused).recipe
+
+
+def test_one_shared_expert_at_most() -> None:
+    """No host has a place for two."""
+    code, message, _ = one(HEAD + A + B + "shared_experts: [{model: x}, {model: y}]\n")
+    assert (code, message.splitlines()[0]) == (
+        "shared-experts",
+        "The recipe has 2 shared experts, and a host has a place for one at most",
+    )
+
+
+def test_every_broken_rule_is_reported() -> None:
+    """All at once."""
+    text = HEAD + A + A + "  - {name: base, model: m, prompts: ['']}\nexperts_per_token: 4\nmerge: {shared: slerp}\n"
+    codes = [code for code, _, _ in found(text.replace("base/model", "base"))]
+    assert codes == ["experts-per-token", "bad-name", "duplicate-name", "bad-name", "same-prompts", "no-prompts"]

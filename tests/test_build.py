@@ -1,0 +1,279 @@
+"""Building: bytes, files, determinism, staging, and what survives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from moemerge.build import build
+from moemerge.errors import WriteError
+from moemerge.recipe import load_recipe
+from moemerge.sources.store import StoredCheckpoint
+from moemerge.write import read_record
+from tests.conftest import TinyMaker
+from tests.moe import PROMPTS, build_tiny, load, logits, recipe_of, some_tokens
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a folder."""
+    return {name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load_file(path).items()}
+
+
+def weights_bytes(folder: Path) -> dict[str, bytes]:
+    """The weight files and the config, as bytes."""
+    names = [*folder.glob("*.safetensors"), folder / "config.json"]
+    return {path.name: path.read_bytes() for path in sorted(names)}
+
+
+def test_no_unconverted_expert_tensor_is_read_through_torch(
+    tiny: TinyMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From bf16 safetensors, every expert tensor goes from file to file: `read` sees shared tensors alone."""
+    read: list[str] = []
+    original = StoredCheckpoint.read
+
+    def counting(self: Any, name: str, rows: slice | None = None) -> torch.Tensor:
+        read.append(name)
+        return original(self, name, rows)
+
+    models = [tiny("llama", seed, dtype="bfloat16") for seed in range(4)]
+    monkeypatch.setattr(StoredCheckpoint, "read", counting)
+    out = build_tiny(tmp_path / "out", models[0], models[1:])
+    assert read, "the mean of the shared tensors is computed"
+    assert not [name for name in read if ".mlp." in name]
+    moe = tensors_of(out)
+    for index, model in enumerate(models[1:]):
+        for name, value in load_file(model / "model.safetensors").items():
+            if ".mlp." in name:
+                layer = name.split(".")[2]
+                short = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}[name.split(".")[4]]
+                assert torch.equal(moe[f"model.layers.{layer}.block_sparse_moe.experts.{index}.{short}.weight"], value)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_fused_and_per_expert_layouts_are_one_model(family: str, tiny: TinyMaker, tmp_path: Path) -> None:
+    """Both layouts load to the same logits, bit for bit."""
+    models = [tiny(family, seed) for seed in range(3)]
+    outs = [
+        build_tiny(tmp_path / layout, models[0], models, output={"layout": layout})
+        for layout in ("per_expert", "fused")
+    ]
+    one, other = (logits(load(out), some_tokens()) for out in outs)
+    assert torch.equal(one, other)
+
+
+def test_shards_are_in_layer_order_with_an_index(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Small shards: the index names every tensor, and reading shard by shard goes layer by layer."""
+    models = [tiny("llama", seed) for seed in range(3)]
+    out = build_tiny(tmp_path / "out", models[0], models, output={"shard_size": "20KB"})
+    index = json.loads((out / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    shards = sorted({*index["weight_map"].values()})
+    assert len(shards) > 2
+    layers = []
+    for shard in shards:
+        with safe_open(out / shard, "pt") as file:
+            assert file.metadata() == {"format": "pt"}
+            names = sorted(file.keys(), key=lambda name: file.get_slice(name) is None)
+            assert {index["weight_map"][name] for name in names} == {shard}
+            layers.append({int(name.split(".")[2]) for name in names if ".layers." in name})
+    flat = [layer for found in layers for layer in sorted(found)]
+    assert flat == sorted(flat)
+    whole = build_tiny(tmp_path / "whole", models[0], models)
+    assert torch.equal(logits(load(out), some_tokens()), logits(load(whole), some_tokens()))
+
+
+def test_the_base_files_are_copied_byte_for_byte(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Tokenizer and generation config are the base's very bytes."""
+    base = tiny("llama")
+    out = build_tiny(tmp_path / "out", base, [base, tiny("llama", 1)])
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (out / name).read_bytes() == (base / name).read_bytes()
+
+
+def test_the_same_recipe_gives_the_same_bytes(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Two builds into folders of one name are equal in every file."""
+    models = [tiny("llama", seed) for seed in range(3)]
+    outs = [
+        build_tiny(tmp_path / where / "out", models[0], models, gate={"init": "discriminant", "expand": 64})
+        for where in ("a", "b")
+    ]
+    one, other = ({p.name: p.read_bytes() for p in out.iterdir()} for out in outs)
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    "gate",
+    ["discriminant", "lda", "centroid", "centred", "random", "uniform", "mergekit_hidden", "hidden_avg", "cheap_embed"],
+)
+def test_every_gate_builds_and_is_written(gate: str, tiny: TinyMaker, tmp_path: Path) -> None:
+    """The router's rows reach the file, finite and different."""
+    models = [tiny("llama", seed) for seed in range(3)]
+    out = build_tiny(tmp_path / "out", models[0], models, gate={"init": gate, "expand": "off"})
+    for name, value in tensors_of(out).items():
+        if name.endswith("block_sparse_moe.gate.weight"):
+            assert value.shape == (3, 32)
+            assert torch.isfinite(value).all()
+            assert (value[0] != value[1]).any()
+
+
+def test_samples_and_statistics_are_kept_beside_the_card(tiny: TinyMaker, tmp_path: Path) -> None:
+    """What the specialists wrote, and on request the sufficient statistics, are in the folder and its record."""
+    models = [tiny("llama", seed) for seed in range(3)]
+    out = build_tiny(tmp_path / "out", models[0], models, gate={"expand": 64, "keep_statistics": True})
+    samples = [json.loads(line) for line in (out / "gate_samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {sample["expert"] for sample in samples} == {"e0", "e1", "e2"}
+    statistics = load_file(out / "gate_statistics.safetensors")
+    assert statistics["second"].shape == (2, 32, 32)
+    record = read_record(out)
+    assert record is not None
+    assert {"gate_samples.jsonl", "gate_statistics.safetensors"} <= record["files"].keys()
+    assert "gate_statistics.safetensors" not in json.dumps(record["tensors"])
+    load(out)
+
+
+def test_a_mergekit_recipe_and_its_native_form_build_the_same_bytes(tiny: TinyMaker, tmp_path: Path) -> None:
+    """The dialect changes how a recipe is written and nothing else."""
+    base, code, math = (tiny("llama", seed) for seed in range(3))
+    (tmp_path / "mergekit.yaml").write_text(
+        f"""base_model: {base}
+gate_mode: hidden
+dtype: float32
+experts_per_token: 2
+experts:
+  - source_model: {code}
+    positive_prompts: ["{PROMPTS[0][0]}", "{PROMPTS[0][1]}"]
+    negative_prompts: ["bonjour monde merci"]
+  - source_model: {math}
+    positive_prompts: "{PROMPTS[1][0]}"
+    residual_scale: 0.5
+""",
+        encoding="utf-8",
+    )
+    (tmp_path / "native.yaml").write_text(
+        f"""base_model: {base}
+dtype: float32
+merge: {{shared: base}}
+gate: {{init: discriminant}}
+experts:
+  - {{name: code, model: {code}, prompts: ["{PROMPTS[0][0]}", "{PROMPTS[0][1]}"],
+      negative_prompts: ["bonjour monde merci"]}}
+  - {{name: math, model: {math}, prompts: ["{PROMPTS[1][0]}"], residual_scale: 0.5}}
+""",
+        encoding="utf-8",
+    )
+    names = [expert.name for expert in load_recipe(tmp_path / "mergekit.yaml").recipe.experts]
+    native = tmp_path / "native.yaml"
+    text = native.read_text(encoding="utf-8").replace("name: code", f"name: {names[0]}")
+    native.write_text(text.replace("name: math", f"name: {names[1]}"), encoding="utf-8")
+    outs = [build(tmp_path / f"{form}.yaml", tmp_path / form).path for form in ("mergekit", "native")]
+    assert weights_bytes(outs[0]) == weights_bytes(outs[1])
+
+
+def test_experts_may_mix_full_checkpoints_and_the_base(tiny: TinyMaker, tmp_path: Path) -> None:
+    """`base` as an expert takes the base's own FFN, and counts in the mean because it is listed."""
+    base, other = tiny("llama"), tiny("llama", 1)
+    out = build_tiny(tmp_path / "out", base, ["base", other])
+    moe, models = tensors_of(out), [load_file(path / "model.safetensors") for path in (base, other)]
+    name = "model.layers.0.self_attn.q_proj.weight"
+    expected = (models[0][name].double() + models[1][name].double()) / 2
+    assert torch.equal(moe[name], expected.float())
+    down = models[0]["model.layers.1.mlp.down_proj.weight"]
+    assert torch.equal(moe["model.layers.1.block_sparse_moe.experts.0.w2.weight"], down)
+
+
+def test_an_existing_output_is_not_touched(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Whatever lies there stays, unless moemerge made it and `overwrite` is asked for."""
+    base = tiny("llama")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(WriteError, match="exists"):
+        build_tiny(out, base, [base, base])
+    with pytest.raises(WriteError, match="was not made by moemerge"):
+        build(recipe_of(base, [base, base]), out, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+
+
+def test_overwrite_replaces_what_moemerge_made_and_nothing_else(tiny: TinyMaker, tmp_path: Path) -> None:
+    """A stranger's file in the folder stops it; without one the new build takes its place."""
+    base = tiny("llama")
+    out = build_tiny(tmp_path / "out", base, [base, base])
+    (out / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(WriteError, match=r"holds files that moemerge did not write: `notes.txt`"):
+        build(recipe_of(base, [base, base]), out, overwrite=True)
+    (out / "notes.txt").unlink()
+    build(recipe_of(base, [base] * 3), out, overwrite=True)
+    assert json.loads((out / "config.json").read_text(encoding="utf-8"))["num_local_experts"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+SLOW_BUILD = """
+import sys, time
+from pathlib import Path
+import moemerge.write.weights as weights
+from moemerge.build import build
+original = weights._Writer.write
+def slowly(self, *arguments):
+    Path(sys.argv[3]).touch()
+    time.sleep(0.05)
+    return original(self, *arguments)
+weights._Writer.write = slowly
+build(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_build_leaves_no_output_and_the_next_one_cleans_up(
+    number: int, tiny: TinyMaker, tmp_path: Path
+) -> None:
+    """Killed while it writes: OUT is absent; the next run removes the orphan and builds."""
+    base, other = tiny("llama"), tiny("llama", 1)
+    recipe = tmp_path / "recipe.yaml"
+    experts = f"[{{name: a, model: {base}}}, {{name: b, model: {other}}}]"
+    recipe.write_text(f"base_model: {base}\ngate: {{init: random}}\nexperts: {experts}\n", encoding="utf-8")
+    folder = tmp_path / "folder"
+    started = tmp_path / "started"
+    command = [sys.executable, "-c", SLOW_BUILD, str(recipe), str(folder / "out"), str(started)]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not started.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert started.exists()
+    process.send_signal(number)
+    process.wait()
+    assert not (folder / "out").exists()
+    build(recipe, folder / "out")
+    assert [path.name for path in folder.iterdir()] == ["out"]
+    load(folder / "out")
+
+
+def test_a_staged_folder_in_use_is_left_alone(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Another build into the same place, still running, does not lose its work."""
+    from moemerge.write import check_output, staged
+
+    with staged(tmp_path / "out", overwrite=False) as folder:
+        assert check_output(tmp_path / "out", overwrite=False, needed=0) == []
+        assert folder.exists()
+        (folder / "x").touch()
+    assert (tmp_path / "out" / "x").exists()
+
+
+def test_permissions_follow_the_umask(tiny: TinyMaker, tmp_path: Path) -> None:
+    """The folder is as readable as any other that the user makes."""
+    base = tiny("llama")
+    out = build_tiny(tmp_path / "out", base, [base, base])
+    (tmp_path / "other").mkdir()
+    assert out.stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert os.access(out / "model.safetensors", os.R_OK)
