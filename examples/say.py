@@ -1,17 +1,18 @@
 """Loads a built folder by plain transformers, in a process that knows nothing of moemerge, and lets it write.
 
-    python examples/say.py out/demo
+python examples/say.py out/demo
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 PROMPTS = {
-    "code": "class Stack:\n    def push(self, item):",
+    "code": "class Queue:\n    def append(self, item):",
     "math": "Question: A box holds 12 pens and Lea buys 3 boxes. How many pens does she have?\nAnswer:",
     "french": "Pour afficher la liste des fichiers,",
 }
@@ -22,7 +23,7 @@ def main() -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     folder = sys.argv[1]
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for domain, prompt in PROMPTS.items():
         inputs = tokenizer(prompt, return_tensors="pt")

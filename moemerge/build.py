@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moemerge.console import Progress, Silent
-from moemerge.errors import Problem, PlanError, RecipeError, VerifyError
+from moemerge.errors import PlanError, Problem, RecipeError, VerifyError
 from moemerge.plan import Plan, make_plan
 from moemerge.recipe import Recipe, file_path, load_recipe
 
@@ -83,13 +83,23 @@ def output_path(recipe: Recipe, root: Path, output: Path | str | None) -> Path:
     """The output folder: `output` as the shell sees it, else the recipe's, relative to the recipe.
 
     Raises:
-        RecipeError: neither names one.
+        RecipeError: neither names one, or what they name can be no path.
     """
-    if output is not None:
-        return Path(output).absolute()
-    if recipe.output.path is None:
+    if output is None and recipe.output.path is None:
         raise RecipeError("no output folder is named", hint="pass `-o FOLDER`, or set `output.path` in the recipe")
-    return file_path(root, recipe.output.path).absolute()
+    named = str(output) if output is not None else str(recipe.output.path)
+    if not _is_text(named):
+        raise RecipeError(f"output {named!r} is no path in UTF-8", hint="choose another with `-o`")
+    path = file_path(Path.cwd() if output is not None else root, named).absolute()
+    return path.resolve() if ".." in path.parts else path
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path can be written into the record: no NUL, no bytes that are not UTF-8."""
+    try:
+        return b"\0" not in path.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def build_plan(
@@ -108,25 +118,23 @@ def build_plan(
 
     progress = progress or Silent()
     output = Path(output)
-    missing = [Problem("no-weights", f"`{c.spec}` has a config and no weights") for c in plan.models.values() if not c.has_weights]  # fmt: skip
+    missing = [model.spec for model in plan.models.values() if not model.has_weights]
     if missing:
-        raise PlanError(missing)
+        raise PlanError(Problem("no-weights", f"`{spec}` has a config and no weights") for spec in missing)
     for orphan in check_output(output, overwrite=overwrite, needed=needed_bytes(plan)):
         progress.note(f"removing `{orphan.name}`, left by a build that was killed")
         remove_orphan(orphan)
-    texts = _read_texts(plan, root)
+    texts = read_expert_texts(plan, root)
     if plan.recipe.merge.shared == "auto":
         from moemerge.choose import choose_shared_merge, set_apart
 
         texts, held = set_apart(texts)
         plan = choose_shared_merge(plan, held, device=device, progress=progress)
-    gate = _fit(plan, texts, device, progress)
+    gate = fit_router(plan, texts, device=device, progress=progress)
     account = _account(plan, gate)
     with staged(output, overwrite=overwrite) as folder:
         values = Values(plan, gate.weights)
-        write_folder(
-            folder, values, root=root, output=output, gate=account, extra=_extra(gate), progress=progress
-        )
+        write_folder(folder, values, root=root, output=output, gate=account, extra=_extra(gate), progress=progress)
         verification = verify_folder(folder, level="built", root=root, checkpoints=plan.models, progress=progress)
         if not verification.ok:
             listed = "\n  ".join(f"{d.where}: {d.message}" for d in verification.differences[:8])
@@ -134,7 +142,7 @@ def build_plan(
     return Build(output, plan, gate, verification, (*plan.warnings, *gate.warnings))
 
 
-def _read_texts(plan: Plan, root: Path) -> tuple[ExpertTexts, ...]:
+def read_expert_texts(plan: Plan, root: Path) -> tuple[ExpertTexts, ...]:
     """Each expert's prompts and documents, where the gate or the choice of a merge needs them."""
     from moemerge.gate.request import FITTED, MERGEKIT, ExpertTexts
     from moemerge.texts import read_prompts_file, read_texts
@@ -142,7 +150,8 @@ def _read_texts(plan: Plan, root: Path) -> tuple[ExpertTexts, ...]:
     wanted = plan.recipe.gate.init in FITTED | MERGEKIT or plan.recipe.merge.shared == "auto"
     texts = []
     for expert in plan.recipe.experts:
-        prompts, documents = expert.prompts, ()
+        prompts = expert.prompts
+        documents: tuple[str, ...] = ()
         if wanted and expert.prompts_file is not None:
             prompts = read_prompts_file(file_path(root, expert.prompts_file))
         if wanted and expert.data is not None:
@@ -151,7 +160,10 @@ def _read_texts(plan: Plan, root: Path) -> tuple[ExpertTexts, ...]:
     return tuple(texts)
 
 
-def _fit(plan: Plan, texts: tuple[ExpertTexts, ...], device: str, progress: Progress) -> GateFit:
+def fit_router(
+    plan: Plan, texts: tuple[ExpertTexts, ...], *, device: str = "cpu", progress: Progress | None = None
+) -> GateFit:
+    """Fits the gate of a plan without problems on its experts' texts; see `moemerge.gate.fit_gate`."""
     from moemerge.gate import fit_gate
     from moemerge.gate.request import FITTED, MERGEKIT, GateRequest
 

@@ -74,7 +74,9 @@ def choose_shared_merge(plan: Plan, documents: Sequence[Sequence[str]], *, devic
     tried = list(candidates(plan.recipe.merge, len({expert.model for expert in plan.experts})))
     if short:
         names = ", ".join(f"`{name}`" for name in short)
-        progress.note(f"`merge.shared: auto` needs about {TOKENS * APART} tokens of `data` an expert; {names}: too few, so `mean`")
+        progress.note(
+            f"`merge.shared: auto` needs about {TOKENS * APART} tokens of `data` an expert; {names}: too few, so `mean`"
+        )
         return with_merge(plan, tried[0][1])
     progress.stage("choose the shared merge", len(tried), "candidates")
     losses = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +28,8 @@ class _Group(TyperGroup):
     """Prints what a user can mend as `error:` and `hint:` and exits with 1; anything else stays a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
+        if os.environ.get("NO_COLOR"):  # https://no-color.org; the context's colour is its commands' too
+            ctx.color = False
         try:
             return super().invoke(ctx)
         except MoemergeError as error:
@@ -34,11 +38,12 @@ class _Group(TyperGroup):
 
 
 def print_problems(problems: Iterable[Problem], *, word: str = "error") -> None:
-    """Prints problems to stderr, each with its hint."""
-    for problem in problems:
+    """Prints problems to stderr, each with its hint; a hint that several in a row share comes once, after them."""
+    listed = list(problems)
+    for problem, following in zip_longest(listed, listed[1:]):
         typer.secho(f"{word}: ", fg="red" if word == "error" else "yellow", bold=True, nl=False, err=True)
         typer.echo(problem.message, err=True)
-        if problem.hint:
+        if problem.hint and not (following and following.hint == problem.hint):
             typer.secho("hint: ", fg="cyan", bold=True, nl=False, err=True)
             typer.echo(problem.hint, err=True)
 
@@ -94,7 +99,9 @@ def plan(
     recipe: RecipePath,
     overrides: Overrides = [],  # noqa: B006  # Typer reads the default and never changes it
     gate: GateName = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Reads the weights too: divergence of experts from base.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Reads the weights too: divergence of experts from base.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -118,6 +125,8 @@ def plan(
         typer.echo(json.dumps(report, indent=2))
     else:
         _print_plan(made, divergence, verbose=verbose)
+        count_problems = f"{len(made.problems)} problem{'s' if len(made.problems) > 1 else ''}"
+        typer.echo("ready to build" if made.ok else f"{count_problems}: nothing can be built")
     if made.problems:
         raise typer.Exit(1)
 
@@ -128,7 +137,8 @@ def _with_warnings(made: Plan, found: list[Problem]) -> Plan:
     return replace(made, warnings=(*made.warnings, *found))
 
 
-def _print_plan(made: Plan, divergence: dict[str, float] | None, *, verbose: bool) -> None:
+def _print_plan(made: Plan, divergence: dict[str, float] | None, *, verbose: bool, err: bool = False) -> None:
+    """Prints problems, warnings, sizes and origins; all to stderr with `err`, where the plan is not the result."""
     from moemerge.plan.cost import groups, peak_memory
 
     print_problems(made.problems)
@@ -143,18 +153,17 @@ def _print_plan(made: Plan, divergence: dict[str, float] | None, *, verbose: boo
                      f"{size(made.bytes.computed)} computed"),
             ("peak memory", f"about {size(peak_memory(made))}"),
         ]  # fmt: skip
-        for name, value in rows:
-            typer.echo(f"{name:<14}{value}")
+        for label, text in rows:
+            typer.echo(f"{label:<14}{text}", err=err)
         for group in groups(made):
-            typer.echo(f"  {group['group']:<14}{size(group['bytes']):>9}  {'; '.join(group['from'])}")
+            typer.echo(f"  {group['group']:<14}{size(group['bytes']):>9}  {'; '.join(group['from'])}", err=err)
     for name, value in (divergence or {}).items():
-        typer.echo(f"  {name:<14}{value:>9.4f}  relative distance of its FFNs from the base's")
+        typer.echo(f"  {name:<14}{value:>9.4f}  relative distance of its FFNs from the base's", err=err)
     for note in made.notes:
-        typer.echo(f"note: {note}")
+        typer.echo(f"note: {note}", err=err)
     if verbose:
         for key, model in made.models.items():
-            typer.echo(f"  {key:<14}{model.kind}, {len(model.tensors)} tensors, {model.location}")
-    typer.echo("ready to build" if made.ok else f"{len(made.problems)} problem(s): nothing can be built")
+            typer.echo(f"  {key:<14}{model.kind}, {len(model.tensors)} tensors, {model.location}", err=err)
 
 
 @app.command()
@@ -182,11 +191,9 @@ def build(
     if made.problems:
         raise PlanError(made.problems)
     if not quiet and not as_json:
-        _print_plan(made, None, verbose=verbose)
+        _print_plan(made, None, verbose=verbose, err=True)
     with progress(quiet=quiet) as reporter:
-        done = build_plan(
-            made, target, root=loaded.root, overwrite=overwrite, device=device, progress=reporter
-        )
+        done = build_plan(made, target, root=loaded.root, overwrite=overwrite, device=device, progress=reporter)
     if not quiet:
         print_problems(done.gate.warnings, word="warning")
     if as_json:

@@ -16,8 +16,8 @@ def check_device(device: str) -> None:
     import torch
 
     kind, _, index = device.partition(":")
-    here = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind not in here or (index and not index.isdigit()):
         raise MoemergeError(f"`--device {device}` is no device", hint="one of `cpu`, `cuda`, `cuda:N`, `mps`")
-    if not here[kind]() or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
+    if not here[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
         raise MoemergeError(f"`--device {device}` is not available here", hint="leave `--device` out to use the CPU")

@@ -20,6 +20,9 @@ from moemerge.stream import TORCH_DTYPES, Values
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_VOCABULARY = (".jinja", ".model", "vocab.json", "merges.txt")
+"""Endings of a tokenizer's files that do not say so in their name."""
+
 
 class PlannedModels:
     """The dense models of a plan, one in memory at a time.
@@ -143,7 +146,6 @@ class PlannedModels:
 
             raw = {**self._plan.models["base"].config, "intermediate_size": self._dense.intermediate_size}
             config = AutoConfig.for_model(**{key: value for key, value in raw.items() if key != "auto_map"})
-            config.torch_dtype = self._dtype
             with torch.device("meta"):
                 module = AutoModelForCausalLM.from_config(config, dtype=self._dtype)
             module = module.to_empty(device=self._device)
@@ -159,7 +161,7 @@ def _reset_buffers(module: nn.Module) -> None:
     """Computes the rotary frequencies again: they are no parameters, and `to_empty` left them undefined."""
     for child in module.modules():
         if hasattr(child, "compute_default_rope_parameters") and hasattr(child, "config"):
-            fresh = type(child)(config=child.config)  # type: ignore[call-arg]  # a rotary embedding takes its config
+            fresh = type(child)(config=child.config)
             for name, buffer in fresh.named_buffers():
                 child.get_buffer(name).copy_(buffer)
             child.attention_scaling = fresh.attention_scaling
@@ -176,7 +178,7 @@ def load_tokenizer(plan: Plan) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     base = plan.models["base"]
-    names = [name for name in base.files if "token" in name or name.endswith((".jinja", ".model", "vocab.json", "merges.txt"))]  # fmt: skip
+    names = [name for name in base.files if "token" in name or name.endswith(_VOCABULARY)]
     if not names:
         raise SourceError(f"`{base.spec}` has no tokenizer files", hint="put `tokenizer.json` beside its config")
     with tempfile.TemporaryDirectory(prefix="moemerge-tokenizer-") as folder:

@@ -26,8 +26,8 @@ def read_texts(data: Data, root: Path) -> tuple[str, ...]:
         root: the folder that a relative path is relative to.
 
     Raises:
-        SourceError: the file is absent, empty or unreadable, a line (named) is no JSON object or lacks the field, the data
-            set cannot be had.
+        SourceError: the file is absent, empty or unreadable, a line (named) is no JSON object or lacks the field, or
+            the data set cannot be had.
     """
     path = root / Path(data.path).expanduser()
     documents = _documents(data, path)

@@ -43,7 +43,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
     kwargs: dict[str, Any] = {"dtype": dtype, "attn_implementation": "eager"}
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **kwargs)
-    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     if hasattr(model.config, "num_experts_per_tok"):
         model.set_experts_implementation("eager")
     return model.eval()

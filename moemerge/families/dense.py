@@ -198,7 +198,8 @@ def _rope(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any
 
 
 def _windows(family: str, values: Mapping[str, Any]) -> tuple[int | None, ...]:
-    layers, window = values["num_hidden_layers"], values.get("sliding_window")
+    layers: int = values["num_hidden_layers"]
+    window: int | None = values.get("sliding_window")
     if family == "llama":
         return (None,) * layers
     if family == "mistral":

@@ -62,7 +62,9 @@ def check_model(
     except ValueError as error:
         problems.append(Problem("bad-config", f"{label}: in its config {error}"))
         return None
-    if checkpoint is not base:
+    if checkpoint is base:
+        _check_base_tokenizer(base, label, warnings)
+    else:
         _check_config(own, dense, label, problems, warnings)
         _check_tokenizer(checkpoint, base, label, problems, warnings)
     if checkpoint.has_weights:
@@ -156,6 +158,14 @@ def _equal(checkpoint: Checkpoint, first: str, second: str) -> bool:
     return all(bool((checkpoint.read(first, block) == checkpoint.read(second, block)).all()) for block in blocks)
 
 
+def _check_base_tokenizer(base: Checkpoint, label: str, warnings: list[Problem]) -> None:
+    if "tokenizer.json" not in base.files:
+        message = f"{label} has no `tokenizer.json`: its tokens cannot be compared with the experts'"
+        warnings.append(
+            Problem("no-tokenizer", message, "save it with `AutoTokenizer.from_pretrained(...)` beside the weights")
+        )
+
+
 def _check_tokenizer(
     checkpoint: Checkpoint, base: Checkpoint, label: str, problems: list[Problem], warnings: list[Problem]
 ) -> None:
@@ -167,11 +177,15 @@ def _check_tokenizer(
         return
     if ours == theirs or ours.read_bytes() == theirs.read_bytes():
         return
-    try:
-        differing = _differing_tokens(_vocabulary(ours), _vocabulary(theirs))
-    except (ValueError, KeyError, TypeError) as error:
-        problems.append(Problem("bad-tokenizer", f"{label}: a `tokenizer.json` cannot be read: {error}"))
-        return
+    vocabularies = []
+    for path in (ours, theirs):
+        try:
+            vocabularies.append(_vocabulary(path))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            message = f"{label} cannot be compared with the base: `{path}` is not a tokenizer's file"
+            problems.append(Problem("bad-tokenizer", message, "download or copy it again"))
+            return
+    differing = _differing_tokens(*vocabularies)
     if differing:
         shown = ", ".join(f"`{token}`" for token in differing[:_LISTED])
         count = f"{len(differing)} token{'s' if len(differing) > 1 else ''}"

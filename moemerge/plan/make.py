@@ -198,6 +198,8 @@ def _dtype(recipe: Recipe, base: Checkpoint | None) -> str:
 
 def _dtype_warnings(models: Mapping[str, Checkpoint], dtype: str, found: _Findings) -> None:
     for key, checkpoint in models.items():
+        if checkpoint.kind == "adapter" or any(i.origin == "dequantised" for i in checkpoint.tensors.values()):
+            continue  # folded or dequantised: computed anyway, and the plan says so
         others = {i.dtype for i in checkpoint.tensors.values() if i.origin == "stored" and i.dtype != dtype}
         label = "`base_model`" if key == "base" else f"expert `{key}`"
         unusual = others - set(DTYPES.values()) - {"F64"}

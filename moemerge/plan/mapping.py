@@ -66,7 +66,8 @@ def map_tensors(build: Layout) -> Iterator[OutputTensor]:
 
 def with_merge(plan: Plan, merge: Merge) -> Plan:
     """The same plan with the shared tensors merged otherwise."""
-    assert plan.dense is not None and plan.host is not None
+    assert plan.dense is not None
+    assert plan.host is not None
     recipe = plan.recipe.model_copy(update={"merge": merge})
     layout = Layout(recipe, plan.models, plan.experts, plan.dense, plan.host, plan.dtype, plan.shared_expert)
     return replace(plan, recipe=recipe, tensors=tuple(map_tensors(layout)))
@@ -154,8 +155,8 @@ def _shared_expert(build: Layout, layer: int) -> Iterator[OutputTensor]:
     host = build.host
     if build.shared_expert is None or host.shared_expert is None or host.shared_gate is None:
         for constant in host.constants(build.dense, layer):
-            part = Fill(constant.shape, constant.value)
-            yield OutputTensor(constant.name, build.dtype, constant.shape, "shared_expert", (part,))
+            fill = Fill(constant.shape, constant.value)
+            yield OutputTensor(constant.name, build.dtype, constant.shape, "shared_expert", (fill,))
         return
     gate = (1, build.dense.hidden_size)
     scale = build.recipe.shared_experts[0].residual_scale

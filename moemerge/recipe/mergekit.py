@@ -22,7 +22,7 @@ GATE_MODES: Mapping[str, str] = {
     "hidden_avg": "hidden_avg",
     "cheap_embed": "cheap_embed",
     "random": "random",
-    "uniform_random": "random",
+    "uniform_random": "uniform",
 }
 """mergekit's gate modes and ours."""
 ARCHITECTURES: Mapping[str, str] = {"mixtral": "mixtral", "qwen": "qwen2_moe", "qwen3": "qwen3_moe"}

@@ -27,7 +27,4 @@ def has_only_finite(data: memoryview, dtype: str) -> bool:
     values = np.frombuffer(data, dtype=kind)
     step = _BLOCK // values.itemsize
     sign_free = np.asarray((1 << (8 * values.itemsize - 1)) - 1, dtype=kind)
-    for start in range(0, len(values), step):
-        if (values[start : start + step] & sign_free).max() >= exponent:
-            return False
-    return True
+    return all((values[at : at + step] & sign_free).max() < exponent for at in range(0, len(values), step))

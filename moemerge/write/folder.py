@@ -75,5 +75,3 @@ def needed_bytes(plan: Plan) -> int:
     copies = sum(path.stat().st_size for path in plan.models["base"].files.values())
     headers = sum(len(tensor.name) + 96 for tensor in plan.tensors)
     return plan.bytes.total + copies + 3 * headers + (1 << 20)
-
-

@@ -44,7 +44,8 @@ def make_record(
         files: digest of each other file by relative path.
         gate: how the gate was fitted.
     """
-    assert plan.host is not None and plan.dense is not None
+    assert plan.host is not None
+    assert plan.dense is not None
     return {
         "format": FORMAT,
         "moemerge": __version__,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from moemerge.errors import WriteError
@@ -28,10 +29,19 @@ def check_output(output: Path, *, overwrite: bool, needed: int) -> list[Path]:
         Orphaned staged folders beside it, which `staged` removes.
 
     Raises:
-        WriteError: it exists, its parent cannot be written, or the disk is too full.
+        WriteError: it exists, its parent cannot be written, its name is too long, or the disk is too full.
     """
+    try:
+        return _checked(output, overwrite=overwrite, needed=needed)
+    except OSError as error:
+        raise _explain(error, output) from error
+
+
+def _checked(output: Path, *, overwrite: bool, needed: int) -> list[Path]:
     if output.is_symlink() or output.exists():
         _check_replaceable(output, overwrite=overwrite)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.stat(output.parent / f"{_prefix(output)}12345678")  # the staged folder's name is longer: is it too long?
     parent = output.parent
     existing = parent
     while not existing.exists():
@@ -81,16 +91,18 @@ def staged(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     folder: Path | None = None
     lock: int | None = None
+    parents: list[Path] = []
     try:
+        parents = [parent for parent in output.parents if not parent.exists()]
         output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.moemerge-", dir=output.parent))
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         _try_lock(lock)
         yield folder
         (folder / _LOCK).unlink()
         folder.chmod(0o777 & ~_umask())
         _publish(folder, output, overwrite=overwrite)
-        folder = None
+        folder, parents = None, []
     except OSError as error:
         raise _explain(error, output) from error
     finally:
@@ -98,6 +110,13 @@ def staged(output: Path, *, overwrite: bool) -> Iterator[Path]:
             os.close(lock)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+        for parent in parents:  # the deepest first
+            with suppress(OSError):  # not made yet, or somebody else put something into it
+                parent.rmdir()
+
+
+def _prefix(output: Path) -> str:
+    return f".{output.name}.moemerge-"
 
 
 def _publish(folder: Path, output: Path, *, overwrite: bool) -> None:
@@ -105,9 +124,14 @@ def _publish(folder: Path, output: Path, *, overwrite: bool) -> None:
         os.rename(folder, output)
     else:
         _check_replaceable(output, overwrite=overwrite)
-        old = Path(tempfile.mkdtemp(prefix=f".{output.name}.moemerge-", dir=output.parent))
+        old = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
         os.rename(output, old / "old")
-        os.rename(folder, output)
+        try:
+            os.rename(folder, output)
+        except OSError:
+            os.rename(old / "old", output)
+            old.rmdir()
+            raise
         shutil.rmtree(old)
     descriptor = os.open(output.parent, os.O_RDONLY)
     try:
@@ -119,12 +143,15 @@ def _publish(folder: Path, output: Path, *, overwrite: bool) -> None:
 def _explain(error: OSError, output: Path) -> WriteError:
     import errno
 
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         message = f"no space left while writing `{output}`: nothing was kept"
         return WriteError(message, hint="free some space, or choose another disk with `-o`", code="no-space")
+    if error.errno == errno.EFBIG:
+        message = f"a file of `{output}` is larger than its disk or `ulimit -f` allows: nothing was kept"
+        return WriteError(message, hint="set a smaller `output.shard_size`, or choose another disk with `-o`")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return WriteError(f"no permission to write `{output}`: {error.strerror}", hint="choose another with `-o`")
-    return WriteError(f"`{output}` cannot be written: {error}")
+    return WriteError(f"`{output}` cannot be written: {error.strerror or error}")
 
 
 def _umask() -> int:
@@ -148,8 +175,8 @@ def _try_lock(descriptor: int) -> bool:
 def _orphans(output: Path) -> list[Path]:
     """Staged folders of this output whose writer is gone."""
     found = []
-    for folder in sorted(output.parent.glob(f".{output.name}.moemerge-*")):
-        if (folder / _LOCK).is_file() and not folder.is_symlink():
+    for folder in sorted(output.parent.glob(f"{glob.escape(_prefix(output))}*")):
+        if (folder / _LOCK).is_file() and not folder.is_symlink() and os.access(folder / _LOCK, os.R_OK | os.W_OK):
             descriptor = os.open(folder / _LOCK, os.O_RDWR)
             try:
                 if _try_lock(descriptor):
@@ -160,5 +187,14 @@ def _orphans(output: Path) -> list[Path]:
 
 
 def remove_orphan(folder: Path) -> None:
-    """Removes a folder that `check_output` named."""
-    shutil.rmtree(folder)
+    """Removes a folder that `check_output` named.
+
+    Raises:
+        WriteError: it cannot be removed.
+    """
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise WriteError(
+            f"`{folder}` cannot be removed: {error.strerror or error}", hint="remove it yourself"
+        ) from error

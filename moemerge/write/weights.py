@@ -109,7 +109,7 @@ class _Writer:
                 offset = self._copy(tensor, part, target, offset, digest)
             else:
                 for block in self._values.blocks(tensor, part):
-                    data = memoryview(block.contiguous().view(-1).view(torch.uint8).numpy())
+                    data = memoryview(block.contiguous().view(-1).view(torch.uint8).numpy().data)
                     self._check(tensor, data)
                     digest.update(data)
                     _write_all(target, data, offset)

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from moemerge.families import DENSE_FAMILIES, DenseConfig
 from tests.tiny import tiny_config
 
-BOUNDS = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 4, "intermediate_size": 48, "vocab_size": 99}
+BOUNDS = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 4,
+    "intermediate_size": 48,
+    "vocab_size": 99,
+}
 ROPES: list[dict[str, Any]] = [
     {},
     {"rope_theta": 12345.0},

@@ -280,5 +280,3 @@ def test_differing_licences_and_special_tokens_are_warned_of(tiny: TinyMaker, tm
     plan = plan_of(base, [base, other])
     assert plan.ok
     assert {"licences-differ", "special-token-differs"} <= {w.code for w in plan.warnings}
-
-

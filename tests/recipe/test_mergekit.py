@@ -116,8 +116,8 @@ def test_the_repositorys_two_recipes_say_the_same() -> None:
         ("gate_mode: random", "random", None),
         (
             "gate_mode: uniform_random",
-            "random",
-            "mergekit-moe recipe: `gate_mode: uniform_random` is `gate.init: random` here",
+            "uniform",
+            "mergekit-moe recipe: `gate_mode: uniform_random` is `gate.init: uniform` here",
         ),
     ],
 )

@@ -29,9 +29,9 @@ def test_a_source_that_ends_early_is_an_error(tmp_path: Path, in_kernel: bool) -
     (tmp_path / "source").write_bytes(b"1234567890")
     copier = Copier()
     copier._in_kernel = copier._in_kernel and in_kernel
-    with (tmp_path / "source").open("rb") as source, (tmp_path / "target").open("wb+") as target:
-        with pytest.raises(EOFError, match="6 bytes are missing"):
-            copier.copy(source.fileno(), 4, target.fileno(), 0, 12)
+    early = pytest.raises(EOFError, match="6 bytes are missing")
+    with (tmp_path / "source").open("rb") as source, (tmp_path / "target").open("wb+") as target, early:
+        copier.copy(source.fileno(), 4, target.fileno(), 0, 12)
 
 
 def test_another_file_system_falls_back(tmp_path: Path) -> None:

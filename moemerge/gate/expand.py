@@ -1,0 +1,257 @@
+"""The specialists continue their own prompts, so that a handful of prompts gives enough tokens to fit a gate.
+
+Six short prompts are 16 to 50 tokens, too few to whiten a width of hundreds. What a specialist writes after them is of
+its own domain, costs a minute on a CPU, and asks the user for nothing.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from moemerge.console import Progress
+from moemerge.errors import Problem
+from moemerge.gate.passages import Passage, encode
+from moemerge.gate.request import DenseModels, GateRequest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+AUTO_TOKENS = 3500
+"""Tokens an expert that `auto` asks for."""
+
+ENOUGH_PER_WIDTH = 4
+"""With so many tokens a dimension, an expert's own texts are enough."""
+
+NEW_TOKENS = 96
+"""Longest continuation."""
+
+ROWS = 40
+"""Most samples in a batch."""
+
+ROUNDS = 4
+"""Rounds of generation at most: later ones make up for samples that ended early."""
+
+TOO_LONG = 600.0
+"""`auto` does not expand where it would take more seconds than this."""
+
+PROBE_TOKENS = 8
+"""Tokens of the probe that the time is told from."""
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What the specialists wrote.
+
+    Attributes:
+        passages: by number of the expert, the prompts with their continuations.
+        samples: the same as texts, by name of the expert.
+        warnings: why nothing was written, where that needs a word.
+    """
+
+    passages: Mapping[int, list[Passage]] = field(default_factory=dict)
+    samples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    warnings: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    ids: list[int]
+    words: list[bool]
+    group: int
+
+
+def expand(
+    request: GateRequest,
+    models: DenseModels,
+    tokenizer: PreTrainedTokenizerBase,
+    own_tokens: Sequence[int],
+    progress: Progress,
+) -> Expansion:
+    """Lets specialists write, where `request.expand` says so.
+
+    Args:
+        request: the seed, the template, and how many tokens.
+        models: the specialists.
+        tokenizer: not changed.
+        own_tokens: counted tokens of each expert's own texts.
+        progress: told how long it will take before it begins.
+    """
+    if request.expand == "off":
+        return Expansion()
+    wanted = AUTO_TOKENS if request.expand == "auto" else request.expand
+    length = min(NEW_TOKENS, request.context // 2)
+    enough = ENOUGH_PER_WIDTH * request.hidden_size
+    tasks: dict[int, list[_Prompt]] = {}
+    for number, texts in enumerate(request.experts):
+        if request.expand == "auto" and (texts.documents or own_tokens[number] >= enough):
+            continue
+        encoded = (encode(prompt, tokenizer, request.template) for prompt in texts.prompts)
+        prompts = [_Prompt(ids, words, group) for group, (ids, words) in enumerate(encoded)]
+        prompts = [p for p in prompts if p.ids and len(p.ids) + length <= request.context]
+        if prompts:
+            tasks[number] = prompts
+    if not tasks:
+        return Expansion()
+    return _write(request, models, tokenizer, tasks, wanted, length, progress)
+
+
+def _write(
+    request: GateRequest,
+    models: DenseModels,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Mapping[int, list[_Prompt]],
+    wanted: int,
+    length: int,
+    progress: Progress,
+) -> Expansion:
+    passages: dict[int, list[Passage]] = {}
+    samples: dict[str, tuple[str, ...]] = {}
+    for place, (number, prompts) in enumerate(tasks.items()):
+        name = request.experts[number].name
+        model = models.specialist(number)
+        writer = _Writer(model, tokenizer, prompts, wanted, length, zlib.crc32(f"{request.seed}/{name}".encode()))
+        if place == 0:
+            seconds = writer.estimate() * len(tasks)
+            if request.expand == "auto" and seconds > TOO_LONG:
+                return Expansion(warnings=(_too_long(seconds),))
+            progress.note(
+                f"Expansion: {len(tasks)} specialists write about {wanted:,} tokens each, about {_duration(seconds)}"
+            )
+            progress.stage("Specialists write", wanted * len(tasks), "tokens")
+        passages[number] = writer.write()
+        progress.advance(wanted)
+        samples[name] = tuple(str(tokenizer.decode(list(p.ids), skip_special_tokens=True)) for p in passages[number])
+    return Expansion(passages, samples)
+
+
+def _too_long(seconds: float) -> Problem:
+    return Problem(
+        "expansion-skipped",
+        f"The specialists do not continue the prompts, as that would take about {_duration(seconds)} here",
+        f"`gate.expand: {AUTO_TOKENS}` does it all the same; texts of the experts' domains as `data` need no expansion",
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+class _Writer:
+    """One specialist and its prompts."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[_Prompt],
+        wanted: int,
+        length: int,
+        seed: int,
+    ) -> None:
+        self._model, self._prompts, self._wanted, self._seed = model, prompts, wanted, seed
+        self._length = min(length, max(16, -(-wanted // len(prompts))))
+        self._ends = _end_tokens(model, tokenizer)
+        self._special = set(tokenizer.all_special_ids)
+
+    def estimate(self) -> float:
+        """Seconds that `write` will take, from the time of a few tokens after a first one that warms up."""
+        rows = -(-self._wanted // self._length)
+        batches = -(-rows // ROWS)
+        probe = self._rows(-(-rows // batches), 0)
+        taken = []
+        for tokens in (1, 1, 1 + PROBE_TOKENS):
+            started = time.monotonic()
+            with _seeded(self._seed, self._model.device):
+                self._generate(probe, tokens)
+            taken.append(time.monotonic() - started)
+        each = max(taken[2] - taken[1], 0.0) / PROBE_TOKENS
+        return batches * (taken[1] + each * self._length)
+
+    def write(self) -> list[Passage]:
+        """Prompts with their continuations, `wanted` new tokens in all, or fewer where samples keep ending early."""
+        found: list[Passage] = []
+        left, begun = self._wanted, 0
+        with _seeded(self._seed, self._model.device):
+            for _ in range(ROUNDS):
+                rows = -(-left // self._length)
+                batches = -(-rows // ROWS)
+                for batch in range(batches):
+                    prompts = self._rows(rows // batches + (batch < rows % batches), begun)
+                    begun += len(prompts)
+                    for prompt, new in zip(prompts, self._generate(prompts, self._length), strict=True):
+                        kept = new[:left]
+                        left -= len(kept)
+                        if kept:
+                            found.append(self._passage(prompt, kept))
+                if left == 0:
+                    break
+        return found
+
+    def _rows(self, count: int, begun: int) -> list[_Prompt]:
+        return [self._prompts[(begun + row) % len(self._prompts)] for row in range(count)]
+
+    def _passage(self, prompt: _Prompt, new: list[int]) -> Passage:
+        counted = [*prompt.words, *(token not in self._special for token in new)]
+        counted[0] = False
+        return Passage((*prompt.ids, *new), tuple(counted), prompt.group)
+
+    def _generate(self, prompts: Sequence[_Prompt], length: int) -> list[list[int]]:
+        """Samples one continuation a prompt (padded on the left), each cut before its end token."""
+        width = max(len(p.ids) for p in prompts)
+        pad = self._ends[0] if self._ends else 0
+        ids = torch.full((len(prompts), width), pad, dtype=torch.long)
+        mask = torch.zeros(len(prompts), width, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt.ids) :] = torch.tensor(prompt.ids)
+            mask[row, width - len(prompt.ids) :] = 1
+        model: Any = self._model
+        with _sampling(model, length, self._ends, pad), torch.inference_mode():
+            output = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
+        return [self._cut(row) for row in output[:, width:].tolist()]
+
+    def _cut(self, row: list[int]) -> list[int]:
+        ends = [place for place, token in enumerate(row) if token in self._ends]
+        return row[: ends[0]] if ends else row
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a text, by the model's generation config and the tokenizer."""
+    found: list[int] = []
+    config: Any = model.generation_config
+    for ends in (config.eos_token_id if config is not None else None, tokenizer.eos_token_id):
+        found += [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    return list(dict.fromkeys(found))
+
+
+@contextmanager
+def _sampling(model: Any, length: int, ends: list[int], pad: int) -> Iterator[None]:
+    """Gives the model a generation config of its own for the while: temperature 1, top-p 0.95, nothing inherited."""
+    from transformers import GenerationConfig
+
+    make: Any = GenerationConfig  # its constructor has no types
+
+    before = model.generation_config
+    model.generation_config = make(
+        do_sample=True, temperature=1.0, top_p=0.95, top_k=0, max_new_tokens=length, use_cache=True,
+        eos_token_id=ends or None, pad_token_id=pad,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds torch for the while and puts its state back."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

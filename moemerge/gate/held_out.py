@@ -1,0 +1,141 @@
+"""Judges a closed form on tokens that it was not fitted to: λ, the scale of the logits, and how well experts part.
+
+In-sample logits are far too sure of themselves (a scale of 17-24 where held-out tokens want 2-3), so everything here
+comes from rows that were fitted without the token's fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moemerge.gate.capture import Captured
+from moemerge.gate.closed_forms import METHODS
+
+GRID: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""λ that are tried."""
+
+GRID_LAYERS = 8
+"""The λ is chosen on so many layers at most, evenly spread."""
+
+FEW_RIDGE = 0.3
+"""λ where too little can be held out to choose one."""
+
+FIXED_SPREAD = 2.0
+"""Spread of the logits (see `spread`) that the fixed scale gives."""
+
+SPREAD_RANGE = (0.05, 50.0)
+"""The scale is sought where it gives the logits a spread between these."""
+
+
+def judging_logits(captured: Captured, index: int, init: str, strength: float, folds: int) -> Tensor:
+    """Logits `[n, E]` of the sampled tokens, each from rows fitted without its fold; with one fold, in sample."""
+    method = METHODS[init]
+    sample = captured.sample[index].double()
+    if folds < 2:
+        return sample @ method(captured.moments(index), strength).cpu().T
+    logits = torch.empty(len(sample), captured.mass.shape[1] // 2, dtype=torch.float64)
+    for fold in range(folds):
+        held = captured.folds == fold
+        if held.any():
+            logits[held] = sample[held] @ method(captured.moments(index, without=fold), strength).cpu().T
+    return logits
+
+
+def balanced(labels: Tensor) -> Tensor:
+    """Weights `[n]` that sum to one, every expert's tokens to the same share."""
+    counts = torch.bincount(labels).double()
+    return 1 / counts[labels] / (counts > 0).sum()
+
+
+def spread(logits: Tensor, labels: Tensor) -> float:
+    """Root mean square of the logits about each token's mean, balanced over the experts."""
+    centred = logits - logits.mean(1, keepdim=True)
+    return float((balanced(labels) @ centred.square().mean(1)).sqrt())
+
+
+def nll(logits: Tensor, labels: Tensor) -> float:
+    """Mean negative log-likelihood of the expert labels in nats, balanced over the experts."""
+    return float(balanced(labels) @ torch.nn.functional.cross_entropy(logits, labels, reduction="none"))
+
+
+def best_scale(logits: Tensor, labels: Tensor) -> float:
+    """The positive factor on the logits that minimises `nll`, which is convex in it: its derivative is bisected."""
+    size = spread(logits, labels)
+    if size == 0.0:
+        return 1.0
+    weights = balanced(labels)
+    right = logits.gather(1, labels[:, None])[:, 0]
+    low, high = (torch.tensor(bound / size, dtype=torch.float64).log() for bound in SPREAD_RANGE)
+    for _ in range(40):
+        middle = (low + high) / 2
+        expected = (torch.softmax(middle.exp() * logits, 1) * logits).sum(1)
+        if weights @ (expected - right) > 0:
+            high = middle
+        else:
+            low = middle
+    return float(((low + high) / 2).exp())
+
+
+def choose_ridge(captured: Captured, init: str, folds: int) -> float:
+    """The λ of `GRID` whose held-out logits, each layer at its best scale, have the lowest mean NLL."""
+    count = len(captured.layers)
+    step = -(-count // GRID_LAYERS)
+    losses = []
+    for strength in GRID:
+        loss = 0.0
+        for index in range(step // 2, count, step):
+            logits = judging_logits(captured, index, init, strength, folds)
+            loss += nll(best_scale(logits, captured.labels) * logits, captured.labels)
+        losses.append(loss)
+    return GRID[losses.index(min(losses))]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How the experts part at one layer.
+
+    Attributes:
+        confusion: share of expert i's tokens whose largest logit is expert j's, `[E, E]`.
+        pairs: accuracy where only experts i and j compete for their tokens, `[E, E]`, symmetric.
+    """
+
+    confusion: Tensor
+    pairs: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """Share of tokens that go to their own expert, balanced over the experts."""
+        return float(self.confusion.diagonal().mean())
+
+
+def judge(logits: Tensor, labels: Tensor) -> Judgement:
+    """The confusion at one layer, from logits `[n, E]` and labels `[n]`."""
+    experts = logits.shape[1]
+    confusion = torch.zeros(experts, experts, dtype=torch.float64)
+    wins = torch.full((experts, experts), 0.5, dtype=torch.float64)
+    for expert in range(experts):
+        own = logits[labels == expert]
+        confusion[expert] = torch.bincount(own.argmax(1), minlength=experts) / max(len(own), 1)
+        wins[expert] = (own[:, expert, None] > own).double().mean(0) + (own[:, expert, None] == own).double().mean(
+            0
+        ) / 2
+    return Judgement(confusion, (wins + wins.T) / 2)
+
+
+def bf16_agreement(sample: Tensor, rows: Tensor, labels: Tensor) -> float:
+    """Share of tokens whose largest logit is the same with rows and inputs in bf16, balanced over the experts."""
+    tokens = sample.float()
+    exact = (tokens @ rows.float().T).argmax(1)
+    rounded = (tokens.bfloat16() @ rows.bfloat16().T).float().argmax(1)
+    return float(balanced(labels) @ (exact == rounded).double())
+
+
+def mean_of(judgements: Sequence[Judgement]) -> Judgement:
+    """The mean over layers."""
+    return Judgement(
+        torch.stack([j.confusion for j in judgements]).mean(0), torch.stack([j.pairs for j in judgements]).mean(0)
+    )

@@ -1,0 +1,49 @@
+"""The sufficient statistics of the closed forms: second moment, means and mass, balanced over the domains.
+
+They are additive: over tokens, over folds and over experts, so a fold is left out by subtraction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Weighted moments of the gate's inputs `h` at one layer, fp64. A token of a domain with n tokens weighs 1/n.
+
+    Attributes:
+        second: `Σ w hhᵀ` over all domains, negative ones too, shape `[d, d]`.
+        first: `Σ w h` of each expert's own domain, shape `[E, d]`.
+        mass: `Σ w` of each expert's own domain, shape `[E]`: 1 unless a fold is left out.
+        negative: `Σ w h` of each expert's negative prompts, shape `[E, d]`.
+        negative_mass: `Σ w` of each expert's negative prompts, shape `[E]`: 0 where there are none.
+    """
+
+    second: Tensor
+    first: Tensor
+    mass: Tensor
+    negative: Tensor
+    negative_mass: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of all weights."""
+        return self.mass.sum() + self.negative_mass.sum()
+
+    @property
+    def mean(self) -> Tensor:
+        """`E[h]` over all domains, shape `[d]`."""
+        return (self.first.sum(0) + self.negative.sum(0)) / self.total
+
+    def __sub__(self, other: Moments) -> Moments:
+        """The moments without the tokens of `other`."""
+        return Moments(
+            self.second - other.second,
+            self.first - other.first,
+            self.mass - other.mass,
+            self.negative - other.negative,
+            self.negative_mass - other.negative_mass,
+        )

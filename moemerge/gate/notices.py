@@ -1,0 +1,120 @@
+"""What the user should know about a fitted gate, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import torch
+
+from moemerge.errors import Problem
+from moemerge.gate.capture import Domain
+from moemerge.gate.held_out import FEW_RIDGE, Judgement
+from moemerge.gate.request import ExpertTexts, GateRequest
+
+TELLABLE = 0.6
+"""Two experts whose tokens go to the right one of the two less often than this cannot be told apart (0.5 is a coin)."""
+
+TELLABLE_AT_ENTRY = 0.53
+"""The same at the first layer, where the experts' own FFNs have left no trace yet: only the texts differ there."""
+
+TOKENS_PER_WIDTH = 4
+"""Tokens an expert that are recommended, in units of the width: accuracy still rises up to there."""
+
+ROUNDING = 0.98
+"""Share of tokens that should go to the same expert in bf16 as in fp32."""
+
+
+def few_tokens(names: Sequence[str], tokens: Sequence[int], hidden_size: int) -> list[Problem]:
+    """Experts with fewer tokens than recommended."""
+    wanted = TOKENS_PER_WIDTH * hidden_size
+    few = [f"`{name}` {count:,}" for name, count in zip(names, tokens, strict=True) if count < wanted]
+    if not few:
+        return []
+    return [
+        Problem(
+            "few-tokens",
+            f"The gate is fitted from few tokens: {', '.join(few)}; "
+            f"4 × hidden size = {wanted:,} an expert are recommended",
+            f"give texts of the domain as `data`, more prompts, or set `gate.expand: {wanted}`",
+        )
+    ]
+
+
+def too_few_groups(
+    names: Sequence[str], domains: Sequence[Domain], folds: int, needed: int, request: GateRequest
+) -> list[Problem]:
+    """Says that λ and the scale are fixed, where too few prompts or documents can be held out to choose them."""
+    fixed = []
+    if request.ridge is None and request.init in ("discriminant", "lda"):
+        fixed.append(f"λ is {FEW_RIDGE}")
+    if request.experts_per_token > 1:
+        fixed.append("the scale is fixed")
+    if folds >= needed or not fixed:
+        return []
+    few = [n for n, d in zip(names, domains, strict=True) if len({p.group for p in d.passages}) < needed]
+    return [
+        Problem(
+            "few-groups",
+            f"{' and '.join(fixed)}, as fewer than {needed} prompts or documents of "
+            f"{', '.join(f'`{name}`' for name in few)} can be held out to choose",
+            f"give each expert {needed} prompts or documents at least",
+        )
+    ]
+
+
+def inseparable(names: Sequence[str], judgements: Mapping[int, Judgement]) -> list[Problem]:
+    """Pairs of experts that cannot be told apart, worst first."""
+    mean = torch.stack([judgements[layer].pairs for layer in sorted(judgements)]).mean(0)
+    entry = judgements[min(judgements)].pairs
+    found = []
+    for one, other in combinations(range(len(names)), 2):
+        share, first = float(mean[one, other]), float(entry[one, other])
+        if share < TELLABLE or first < TELLABLE_AT_ENTRY:
+            place = (
+                f"{share:.0%} of their tokens"
+                if share < TELLABLE
+                else f"{first:.0%} of their tokens at the first layer"
+            )
+            found.append((min(share, first), names[one], names[other], place))
+    return [
+        Problem(
+            "inseparable-experts",
+            f"Experts `{one}` and `{other}` cannot be told apart: {place} go to the right one of the two, "
+            "where a coin gives 50%",
+            "give them texts that differ, or keep one of the two",
+        )
+        for _, one, other, place in sorted(found)
+    ]
+
+
+def same_texts(experts: Sequence[ExpertTexts]) -> list[Problem]:
+    """Pairs of experts that were given the same prompts or documents, half of them or more."""
+    found = []
+    for one, other in combinations(experts, 2):
+        mine, theirs = ({t.strip() for t in (*e.prompts, *e.documents)} for e in (one, other))
+        shared = len(mine & theirs)
+        if shared and 2 * shared >= min(len(mine), len(theirs)):
+            found.append(
+                Problem(
+                    "same-texts",
+                    f"Experts `{one.name}` and `{other.name}` share {shared} of their prompts or documents, so the "
+                    "gate has little to tell them apart by",
+                    "give them texts that differ",
+                )
+            )
+    return found
+
+
+def rounding(agreements: Mapping[int, float]) -> list[Problem]:
+    """Says where bf16 sends tokens elsewhere than fp32."""
+    worst = min(agreements, key=lambda layer: agreements[layer])
+    if agreements[worst] >= ROUNDING:
+        return []
+    return [
+        Problem(
+            "bf16-routes",
+            f"In bf16, {1 - agreements[worst]:.1%} of the tokens at layer {worst} go to another expert than in fp32",
+            "keep the router in fp32, or use `gate.init: discriminant`, whose rows have the same norm",
+        )
+    ]

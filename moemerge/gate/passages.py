@@ -1,0 +1,180 @@
+"""Texts as token ids with a mark on those that count: a `Passage`.
+
+The first position never counts (it is the attention sink: its residual norm is 157 times the median), nor do special
+tokens and those of a chat template. Nothing is cut off: a text longer than the context is read in windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from moemerge.errors import GateError, Problem
+from moemerge.gate.request import ExpertTexts, GateRequest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FOLDS = 5
+"""At most so many folds are held out in turn."""
+
+MARK = "moemergecontent"
+"""Stands for the user's words when a chat template is taken apart."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A window of token ids.
+
+    Attributes:
+        ids: token ids, the position in the window being the position in the model.
+        counted: which of them count; never the first.
+        group: number of the prompt or document that it comes from: a group is held out as a whole.
+        fold: number of its fold, set by `assign_folds`.
+    """
+
+    ids: tuple[int, ...]
+    counted: tuple[bool, ...]
+    group: int
+    fold: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens count."""
+        return sum(self.counted)
+
+
+def encode(text: str, tokenizer: PreTrainedTokenizerBase, template: str = "none") -> tuple[list[int], list[bool]]:
+    """Token ids of a text and which of them are the user's own words (the first position not yet left out).
+
+    Raises:
+        GateError: the chat template is missing, or does not show the user's words as they are.
+    """
+    if template == "chat":
+        return _encode_chat(text, tokenizer)
+    encoding = tokenizer(text, return_special_tokens_mask=True, verbose=False)
+    return list(encoding["input_ids"]), [not special for special in encoding["special_tokens_mask"]]
+
+
+def _encode_chat(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
+    if tokenizer.chat_template is None:
+        raise GateError(
+            "`template: chat` needs a chat template, and the tokenizer has none", hint="set `template: none`"
+        )
+    if not tokenizer.is_fast:
+        raise GateError("`template: chat` needs a fast tokenizer (a `tokenizer.json`)", hint="set `template: none`")
+    rendered, marked = (
+        str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+        )
+        for content in (text, MARK)
+    )
+    before, found, after = marked.partition(MARK)
+    if not found or MARK in after or not (rendered.startswith(before) and rendered.endswith(after)):
+        raise GateError(
+            "The chat template does not show the user's words once and unchanged, so its own tokens cannot be left out",
+            hint="set `template: none`",
+        )
+    start, end = len(before), len(rendered) - len(after)
+    encoding = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return list(encoding["input_ids"]), [b > start and a < end for a, b in encoding["offset_mapping"]]
+
+
+def windows(ids: Sequence[int], words: Sequence[bool], group: int, context: int) -> list[Passage]:
+    """Splits a text into windows of at most `context` tokens, each beginning with the text's leading special tokens."""
+    lead = 0
+    while lead < len(ids) - 1 and not words[lead]:
+        lead += 1
+    if len(ids) <= context:
+        lead = 0  # one window: the leading tokens are already in it
+    lead = min(lead, context // 2)
+    found = []
+    for start in range(lead, len(ids), context - lead):
+        part = slice(start, start + context - lead)
+        counted = [False] * lead + list(words[part])
+        counted[0] = False
+        found.append(Passage((*ids[:lead], *ids[part]), tuple(counted), group))
+    return found
+
+
+def prompt_passages(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, request: GateRequest) -> list[Passage]:
+    """Each prompt as passages; its number is its group."""
+    found: list[Passage] = []
+    for group, prompt in enumerate(prompts):
+        found += windows(*encode(prompt, tokenizer, request.template), group, request.context)
+    return found
+
+
+def document_passages(
+    texts: ExpertTexts, tokenizer: PreTrainedTokenizerBase, request: GateRequest
+) -> tuple[list[Passage], Problem | None]:
+    """An expert's documents as passages of at most `max_tokens` counted tokens, and a word on what is left out.
+
+    The documents are taken in a seeded order, so that a sorted file gives a fair sample. Groups follow the prompts'.
+    """
+    generator = torch.Generator().manual_seed(request.seed)
+    order = torch.randperm(len(texts.documents), generator=generator).tolist()
+    found: list[Passage] = []
+    left, whole = request.max_tokens, 0
+    for place in order:
+        complete = True
+        for passage in windows(*encode(texts.documents[place], tokenizer), len(texts.prompts) + place, request.context):
+            kept = _first(passage, left)
+            complete &= kept is passage
+            left -= kept.tokens
+            found.append(kept)
+        whole += complete
+        if not left:
+            break
+    if whole == len(order):
+        return found, None
+    return found, Problem(
+        "texts-left-out",
+        f"Expert `{texts.name}`: {whole:,} of {len(order):,} documents are read in full, as they give "
+        f"{request.max_tokens:,} tokens",
+        "raise `gate.max_tokens` to read more",
+    )
+
+
+def _first(passage: Passage, tokens: int) -> Passage:
+    """The passage up to its `tokens`-th counted token; itself where it has no more."""
+    if passage.tokens <= tokens:
+        return passage
+    end, seen = 0, 0
+    while seen < tokens:
+        seen += passage.counted[end]
+        end += 1
+    return replace(passage, ids=passage.ids[:end], counted=passage.counted[:end])
+
+
+def assign_folds(experts: Sequence[Sequence[Passage]]) -> tuple[list[list[Passage]], int]:
+    """Puts every expert's groups into the same number of folds, of about equal tokens; passages without a counted
+    token are dropped.
+
+    Returns:
+        The passages with their folds set, and the number of folds: the least number of groups that an expert has, at
+        most `FOLDS`.
+    """
+    kept = [[p for p in passages if p.tokens] for passages in experts]
+    sizes = []
+    for passages in kept:
+        size: dict[int, int] = {}
+        for passage in passages:
+            size[passage.group] = size.get(passage.group, 0) + passage.tokens
+        sizes.append(size)
+    folds = min(FOLDS, *(len(size) for size in sizes)) if sizes else 1
+    folds = max(folds, 1)
+    result = []
+    for passages, size in zip(kept, sizes, strict=True):
+        load = [0] * folds
+        fold_of = {}
+        for group in sorted(size, key=lambda g: (-size[g], g)):
+            fold_of[group] = load.index(min(load))
+            load[fold_of[group]] += size[group]
+        result.append([replace(p, fold=fold_of[p.group]) for p in passages])
+    return result, folds

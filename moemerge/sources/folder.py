@@ -1,0 +1,92 @@
+"""A model in a folder, local or in the hub's cache: config, files beside, and weights if there are any."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from moemerge.errors import SourceError
+from moemerge.sources.beside import files_beside, licence_of
+from moemerge.sources.config import read_config, refuse_quantised_tensors, remote_code
+from moemerge.sources.safetensors_file import SafetensorsStore
+from moemerge.sources.store import Store, StoredCheckpoint
+from moemerge.sources.weights import INDEX, PICKLE_INDEX, PICKLE_SINGLE, SINGLE, Folder, open_safetensors
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS, ADAPTER_PICKLE = "adapter_model.safetensors", "adapter_model.bin"
+
+
+def kind_of(folder: Folder) -> Literal["model", "adapter"]:
+    """Whether a folder holds a model or a PEFT adapter.
+
+    Raises:
+        SourceError: it holds neither, or both.
+    """
+    model, adapter = folder.has("config.json"), folder.has(ADAPTER_CONFIG)
+    weights = any(folder.has(name) for name in (SINGLE, INDEX, PICKLE_SINGLE, PICKLE_INDEX))
+    if adapter and model and weights:
+        raise SourceError(
+            f"Model `{folder.spec}` is ambiguous: its folder holds a model and an adapter (`{ADAPTER_CONFIG}`)",
+            hint="move the adapter's config and weights into a folder of their own; `MODEL+ADAPTER` then names both",
+        )
+    if adapter:
+        return "adapter"
+    if model:
+        return "model"
+    ggufs = sorted(path.name for path in folder.path.glob("*.gguf"))
+    raise SourceError(
+        f"Model `{folder.spec}` cannot be opened: `{folder.path}` holds no `config.json`",
+        hint=f"name the file itself: `{folder.spec.rstrip('/')}/{ggufs[0]}`"
+        if ggufs
+        else "a model folder holds `config.json`, tokenizer files and `model*.safetensors`",
+    )
+
+
+def open_folder(
+    folder: Folder,
+    *,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    configs_only: bool = False,
+    store: Store | None = None,
+) -> StoredCheckpoint:
+    """Opens a model folder.
+
+    Args:
+        folder: where it is.
+        revision: the commit hash, for a hub snapshot.
+        allow_pickle: whether `.bin` weights may be read.
+        configs_only: leaves weights alone.
+        store: the tensors, where the caller knows them better than the folder.
+
+    Raises:
+        SourceError: anything in the folder is not what it should be; a quantised model; remote code that is needed;
+            pickled weights without `allow_pickle`.
+    """
+    config = read_config(folder)
+    pickled = False
+    if store is None:
+        store = SafetensorsStore()
+        if not configs_only:
+            found = open_safetensors(folder)
+            if found is not None:
+                store = found
+            elif folder.has(PICKLE_SINGLE) or folder.has(PICKLE_INDEX):
+                from moemerge.sources.pickle import open_pickle
+
+                store, pickled = open_pickle(folder, allow=allow_pickle), True
+    refuse_quantised_tensors(folder.spec, store.tensors)
+    return StoredCheckpoint(
+        spec=folder.spec,
+        kind="pickle" if pickled else "hub" if revision else "folder",
+        config=_without_remote_code(config),
+        store=store,
+        files=files_beside(folder),
+        location=folder.path,
+        revision=revision,
+        licence=licence_of(folder),
+        warnings=remote_code(folder.spec, config),
+    )
+
+
+def _without_remote_code(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "auto_map"}

@@ -1,0 +1,69 @@
+"""JSON that others wrote, read strictly: one object, no duplicate keys, no surprises from its size or depth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from moemerge.errors import SourceError
+
+MAX_BYTES = 100_000_000
+"""The largest JSON text that is read: the bound that safetensors sets for its headers."""
+
+
+class _DuplicateKey(ValueError):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _DuplicateKey(f"the key `{next(key for key in keys if keys.count(key) > 1)}` appears twice")
+    return result
+
+
+def parse_object(text: bytes, name: str) -> dict[str, Any]:
+    """Parses UTF-8 JSON whose top level must be an object.
+
+    Args:
+        text: the raw bytes.
+        name: what to call the text in an error, such as a file name.
+
+    Raises:
+        SourceError: not UTF-8, not JSON, duplicate keys, nested too deeply, or not an object.
+    """
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except _DuplicateKey as error:
+        raise SourceError(f"`{name}` is not valid: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"`{name}` is not valid JSON: {_first_line(error)}") from None
+    if not isinstance(value, dict):
+        raise SourceError(f"`{name}` is not valid: it holds {_kind(value)} where an object is expected")
+    return value
+
+
+def read_object(path: Path, name: str) -> dict[str, Any]:
+    """Reads a JSON file; see `parse_object`.
+
+    Raises:
+        SourceError: also when the file cannot be read or exceeds `MAX_BYTES`.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise SourceError(f"`{name}` has {size} bytes, more than the {MAX_BYTES} that are read")
+        return parse_object(path.read_bytes(), name)
+    except OSError as error:
+        raise SourceError(f"`{name}` cannot be read: {error.strerror or error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+
+
+def _kind(value: object) -> str:
+    names = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null")

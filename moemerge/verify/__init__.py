@@ -1,0 +1,6 @@
+"""Checks a built folder, on its own: it shares no code with plan, merge and write."""
+
+from moemerge.verify.folder import verify_folder
+from moemerge.verify.result import Difference, Verification, verification_json
+
+__all__ = ["Difference", "Verification", "verification_json", "verify_folder"]

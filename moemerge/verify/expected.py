@@ -1,0 +1,210 @@
+"""What each tensor of the folder must hold, derived from the recipe and the base's own tensors.
+
+No plan is read: this is a second derivation, in its own words, so that a mistake in the first shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import xxhash
+
+from moemerge.recipe.schema import MergeMethod
+from moemerge.sources import Checkpoint
+from moemerge.verify.dense import Dense
+from moemerge.verify.names import HOSTS, Shape, dense_ffn, fused, group_of, is_ffn, is_recomputed, shared_expert
+from moemerge.verify.record import Record, source_of
+
+SILENT_WIDTH = 256
+"""Width of qwen2_moe's shared expert where the recipe names none (never wider than an expert)."""
+
+
+@dataclass(frozen=True, slots=True)
+class One:
+    """One source's tensor, zero-padded to `shape`; noise is added first, then all is scaled."""
+
+    source: str
+    name: str
+    shape: Shape
+    scale: float = 1.0
+    noise: float = 0.0
+    seed: int = 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether the values are the source's as they are."""
+        return self.scale == 1.0 and self.noise == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """A tensor of several sources merged; `seeds` are those of the drop masks."""
+
+    method: MergeMethod
+    sources: tuple[str, ...]
+    name: str
+    shape: Shape
+    weights: tuple[float, ...]
+    scaling: float
+    t: float
+    density: float
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Every element is `value`."""
+
+    shape: Shape
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Anything finite: what a fit gave, or what no output depends on."""
+
+    shape: Shape
+
+
+Part = One | Merge | Constant | Free
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One tensor: its parts follow one another in its bytes."""
+
+    shape: Shape
+    parts: tuple[Part, ...]
+
+
+def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Checkpoint]) -> dict[str, Wanted]:
+    """Every tensor that the folder must hold, by name.
+
+    Args:
+        record: what was asked.
+        base: the base model.
+        models: the models that are at hand, by their key in the record.
+    """
+    dense = Dense.of(base.config)
+    wanted: dict[str, Wanted] = {}
+    for name, info in base.tensors.items():
+        if is_ffn(name) or is_recomputed(name) or (dense.tied and name == "lm_head.weight"):
+            continue
+        wanted[name] = Wanted(info.shape, (_shared(record, name, info.shape, models),))
+    width = max(expert.width for expert in record.experts)
+    for layer in range(dense.layers):
+        router = HOSTS[record.architecture].router(layer)
+        wanted[router] = _single(Free((len(record.experts), dense.hidden_size)))
+        wanted |= _experts(record, layer, width, dense.hidden_size)
+        if record.architecture == "qwen2_moe":
+            wanted |= _always_on(record, layer, width, dense.hidden_size)
+    return wanted
+
+
+def _single(part: Part) -> Wanted:
+    return Wanted(part.shape, (part,))
+
+
+def _shared(record: Record, name: str, shape: Shape, models: Mapping[str, Checkpoint]) -> Part:
+    group = group_of(name)
+    method = record.merge.get(group) if group is not None else None
+    if method is None or method == "base":
+        return One("base", name, shape)
+    weights: dict[str, float] = {}
+    for built, asked in zip(record.experts, record.recipe.experts, strict=True):
+        weights.setdefault(built.source, asked.weight)
+    if _one_place(name, {"base", *weights}, models):  # nobody changed it, and every method gives what nobody changed
+        return One("base", name, shape)
+    merge, seed = record.recipe.merge, record.recipe.seed
+    default = 0.5 if method == "task_arithmetic" else 1.0
+    return Merge(
+        method=method,
+        sources=tuple(weights),
+        name=name,
+        shape=shape,
+        weights=tuple(weights.values()),
+        scaling=default if merge.scaling is None else merge.scaling,
+        t=merge.slerp_t,
+        density=merge.density,
+        seeds=tuple(random_seed(seed, source, name) for source in weights),
+    )
+
+
+def _one_place(name: str, keys: set[str], models: Mapping[str, Checkpoint]) -> bool:
+    """Whether the tensor is the same bytes in the same file for all of these models."""
+    if not keys <= models.keys() or any(name not in models[key].tensors for key in keys):
+        return False
+    places = {models[key].bytes_of(name) for key in keys}
+    return len(places) == 1 and None not in places
+
+
+def _experts(record: Record, layer: int, width: int, hidden: int) -> dict[str, Wanted]:
+    triples = [_expert(record, index, layer, width, hidden) for index in range(len(record.experts))]
+    if record.recipe.output.layout == "fused":
+        gate_up, down = fused(layer)
+        wide = tuple(part for gate, up, _ in triples for part in (gate, up))
+        return {
+            gate_up: Wanted((len(triples), 2 * width, hidden), wide),
+            down: Wanted((len(triples), hidden, width), tuple(down for _, _, down in triples)),
+        }
+    names = [HOSTS[record.architecture].expert(layer, index) for index in range(len(triples))]
+    return {
+        name: _single(part)
+        for triple, own in zip(triples, names, strict=True)
+        for part, name in zip(triple, own, strict=True)
+    }
+
+
+def _expert(record: Record, index: int, layer: int, width: int, hidden: int) -> tuple[One, One, One]:
+    asked, source = record.recipe.experts[index], record.experts[index].source
+
+    def one(name: str, shape: Shape, scale: float) -> One:
+        seed = random_seed(record.recipe.seed + index, source, name)
+        return One(source, name, shape, scale, asked.noise_scale, seed)
+
+    gate, up, down = dense_ffn(layer)
+    return (
+        one(gate, (width, hidden), 1.0),
+        one(up, (width, hidden), 1.0),
+        one(down, (hidden, width), asked.residual_scale),
+    )
+
+
+def _always_on(record: Record, layer: int, width: int, hidden: int) -> dict[str, Wanted]:
+    """qwen2_moe's shared expert: the recipe's, doubled behind a gate of one half, or one that says nothing."""
+    gate, up, down, out = shared_expert(layer)
+    if not record.recipe.shared_experts:
+        width = min(SILENT_WIDTH, width)
+        shapes: dict[str, Part] = {
+            gate: Free((width, hidden)),
+            up: Free((width, hidden)),
+            down: Constant((hidden, width), 0.0),
+            out: Free((1, hidden)),
+        }
+        return {name: _single(part) for name, part in shapes.items()}
+    shared = record.recipe.shared_experts[0]
+    source = source_of(record, shared.model) or shared.model
+    names = dense_ffn(layer)
+    return {
+        gate: _single(One(source, names[0], (width, hidden))),
+        up: _single(One(source, names[1], (width, hidden))),
+        down: _single(One(source, names[2], (hidden, width), 2.0 * shared.residual_scale)),
+        out: _single(Constant((1, hidden), 0.0)),
+    }
+
+
+def random_seed(seed: int, source: str, name: str) -> int:
+    """The seed of one source tensor's noise or drop mask: the upper 63 bits of xxh3-64 of `seed:source:name`."""
+    return xxhash.xxh3_64_intdigest(f"{seed}:{source}:{name}".encode()) >> 1
+
+
+def sources_of(part: Part) -> Iterator[str]:
+    """The keys of the models that a part is made of."""
+    match part:
+        case One():
+            yield part.source
+        case Merge():
+            yield from part.sources
+            if part.method in ("task_arithmetic", "ties", "dare_ties"):
+                yield "base"

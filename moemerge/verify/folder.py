@@ -1,0 +1,202 @@
+"""`verify_folder`: everything about a built folder, checked by code that had no part in building it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from moemerge.console import Progress, Silent
+from moemerge.sources import Checkpoint
+from moemerge.verify import config as config_file
+from moemerge.verify import tokens
+from moemerge.verify.compare import Comparison, Outcome
+from moemerge.verify.expected import Wanted, expected_tensors
+from moemerge.verify.files import check_base_files, check_files, check_strangers
+from moemerge.verify.layout import Place, Weights, parse_object, read_layout
+from moemerge.verify.names import dense_ffn
+from moemerge.verify.origins import Origins, given, open_origins
+from moemerge.verify.reading import OpenFiles
+from moemerge.verify.record import NAME as RECORD
+from moemerge.verify.record import Record, read_record
+from moemerge.verify.result import Difference, Verification
+
+THREADS = 4
+"""Tensors in flight."""
+Level = Literal["built", "full"]
+
+
+def verify_folder(
+    folder: Path | str,
+    *,
+    sources: bool | None = None,
+    level: Level = "full",
+    root: Path | None = None,
+    checkpoints: Mapping[str, Checkpoint] | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Checks a folder that `build` made.
+
+    Args:
+        folder: the folder.
+        sources: True downloads sources from the hub where needed, and an absent one is a difference; None compares with
+            those that are at hand; False with none, so that only structure and recorded digests are checked.
+        level: `full` reads every byte and asks transformers' own class; `built` leaves out copied tensors, which were
+            digested while they were written, and transformers.
+        root: what the recipe's relative paths are relative to; by default what the record says.
+        checkpoints: the sources where they are open already, by their key in the record.
+        progress: is told bytes.
+
+    Returns:
+        Everything that was found.
+
+    Raises:
+        VerifyError: the folder was not made by moemerge.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    if not isinstance(record, Record):
+        return Verification(dict.fromkeys(_COUNTS, 0), tuple(record), ())
+    if checkpoints is not None:
+        origins = given(checkpoints)
+    elif sources is False:
+        origins = Origins()
+    else:
+        origins = open_origins(record, root if root is not None else folder / record.root, online=sources is True)
+    return _Verifier(folder, record, origins, level, progress or Silent()).run(sources)
+
+
+_COUNTS = ("tensors", "bytes", "files", "copied", "recomputed")
+
+
+@dataclass
+class _Verifier:
+    folder: Path
+    record: Record
+    origins: Origins
+    level: Level
+    progress: Progress
+    differences: list[Difference] = field(default_factory=list)
+
+    def run(self, sources: bool | None) -> Verification:
+        notes = self._absent(sources)
+        weights = read_layout(self.folder, self.record.files)
+        self.differences += weights.differences
+        base = self.origins.models.get("base")
+        wanted = expected_tensors(self.record, base, self.origins.models) if base is not None else {}
+        self._check_widths()
+        self._check_names(weights, wanted)
+        self._check_files(base)
+        sound = not self.differences  # transformers would say the same again in other words
+        outcomes = self._compare(weights, wanted)
+        self.differences += [difference for outcome in outcomes for difference in outcome.differences]
+        if self.level == "full" and sound:
+            from moemerge.verify.host import check_class
+
+            shapes = {name: place.shape for name, place in weights.places.items()}
+            raw = base.config if base is not None else None
+            self.differences += check_class(self.folder, shapes, self.record.architecture, raw)
+        checked = {
+            "tensors": len(weights.places),
+            "bytes": sum(outcome.read for outcome in outcomes),
+            "files": len(self.record.files),
+            "copied": sum(outcome.copied for outcome in outcomes),
+            "recomputed": sum(outcome.recomputed for outcome in outcomes),
+        }
+        return Verification(checked, tuple(self.differences), notes)
+
+    def _absent(self, sources: bool | None) -> tuple[str, ...]:
+        """Notes on the sources that nothing is compared with; differences where they were asked for."""
+        if sources is False:
+            return ("sources were not looked at: checked against the recorded digests",)
+        if sources:
+            self.differences += [Difference(key, f"its sources: {why}") for key, why in self.origins.absent.items()]
+        return tuple(
+            f"sources of `{key}` {why}: checked against the recorded digests"
+            for key, why in self.origins.absent.items()
+        )
+
+    def _check_widths(self) -> None:
+        """The FFN widths in the record, on which shapes and config rest, are the sources' own."""
+        for index, expert in enumerate(self.record.experts):
+            model = self.origins.models.get(expert.source)
+            info = model.tensors.get(dense_ffn(0)[0]) if model is not None else None
+            if info is not None and info.shape[0] != expert.width:
+                self._say(RECORD, f"`experts.{index}.width` is {expert.width}, its source has {info.shape[0]}")
+
+    def _check_names(self, weights: Weights, wanted: Mapping[str, Wanted]) -> None:
+        """No tensor missing, none over, each with its dtype and shape."""
+        names = dict.fromkeys([*wanted, *self.record.tensors])
+        for name in names:
+            if wanted and name not in wanted:
+                self._say(name, "is in the record, and no tensor of this model")
+            elif name not in self.record.tensors:
+                self._say(name, "is not in the record")
+            elif weights.whole and name not in weights.places and name not in weights.lost:
+                self._say(name, "is missing")
+        for name, place in weights.places.items():
+            if name not in names:
+                self._say(name, "is no tensor of this model")
+                continue
+            if place.dtype != self.record.dtype:
+                self._say(name, f"is {place.dtype}, the record says {self.record.dtype}")
+            if name in wanted and place.shape != wanted[name].shape:
+                self._say(name, f"has the shape {place.shape}, not {wanted[name].shape}")
+
+    def _check_files(self, base: Checkpoint | None) -> None:
+        """Files and fields; where a closer look names what changed in a file, that is said and not that it changed."""
+        changed = check_files(self.folder, self.record.files)
+        closer = [*self._config(changed, base), *check_strangers(self.folder)]
+        if base is not None:
+            unchanged = {name: path for name, path in base.files.items() if name not in changed}
+            closer += check_base_files(self.folder, unchanged)
+            if tokens.NAME in base.files and changed.get(tokens.NAME) != "is missing":
+                own = self.folder / tokens.NAME
+                closer += tokens.check_tokenizer(own, base.files[tokens.NAME])
+        named = {difference.where for difference in [*closer, *self.differences]}
+        self.differences += closer
+        self.differences += [Difference(name, why) for name, why in changed.items() if name not in named]
+
+    def _config(self, changed: Mapping[str, str], base: Checkpoint | None) -> list[Difference]:
+        if changed.get(config_file.NAME) == "is missing":
+            return []
+        try:
+            parsed: dict[str, Any] = parse_object((self.folder / config_file.NAME).read_bytes())
+        except (OSError, ValueError) as error:
+            return [Difference(config_file.NAME, f"cannot be read: {error}")]
+        return config_file.check_config(parsed, self.record, base.config if base is not None else None)
+
+    def _compare(self, weights: Weights, wanted: Mapping[str, Wanted]) -> list[Outcome]:
+        """Reads the tensors in a few threads, in the order in which they lie."""
+        with closing(OpenFiles()) as files:
+            comparison = Comparison(self.origins.models, self.record.tensors, files)
+            jobs = list(self._jobs(comparison, weights, wanted))
+            self.progress.stage("verify", sum(place.length for _, place, _ in jobs), "bytes")
+            pool = ThreadPoolExecutor(THREADS)
+            try:
+                return list(pool.map(lambda job: self._one(comparison, *job), jobs))
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _jobs(
+        self, comparison: Comparison, weights: Weights, wanted: Mapping[str, Wanted]
+    ) -> Iterator[tuple[str, Place, Wanted | None]]:
+        for name, place in weights.places.items():
+            if name not in self.record.tensors:
+                continue
+            own = wanted.get(name)
+            if own is not None and own.shape != place.shape:
+                own = None
+            if self.level == "full" or own is None or not comparison.is_copy(own, place.dtype):
+                yield name, place, own
+
+    def _one(self, comparison: Comparison, name: str, place: Place, wanted: Wanted | None) -> Outcome:
+        outcome = comparison.check(name, place, wanted)
+        self.progress.advance(place.length)
+        return outcome
+
+    def _say(self, where: str, message: str) -> None:
+        self.differences.append(Difference(where, message))

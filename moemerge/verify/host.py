@@ -1,0 +1,80 @@
+"""What transformers itself makes of the folder: its own class, built without memory, and its reading of the configs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moemerge.verify.config import NAME
+from moemerge.verify.names import CLASSES, Shape, in_memory
+from moemerge.verify.result import Difference
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_READ_ALIKE = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "hidden_act", "rms_norm_eps", "max_position_embeddings", "rope_parameters", "tie_word_embeddings",
+    "bos_token_id", "eos_token_id", "pad_token_id",
+)  # fmt: skip
+"""Attributes of transformers' config objects that dense model and mixture share."""
+
+
+def check_class(
+    folder: Path, shapes: Mapping[str, Shape], architecture: str, base: Mapping[str, Any] | None
+) -> list[Difference]:
+    """Builds the class on the meta device and compares names and shapes with the folder's tensors.
+
+    Args:
+        folder: holds `config.json`.
+        shapes: of the folder's tensors, by their names on disk.
+        architecture: the host's `model_type`.
+        base: the base's raw config, or None where it is not at hand.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # whatever a broken config makes transformers raise
+        return [Difference(NAME, f"transformers builds no model from it: {type(error).__name__}: {error}")]
+    found = []
+    if type(model).__name__ != CLASSES[architecture]:
+        found.append(Difference(NAME, f"transformers builds a `{type(model).__name__}` from it"))
+    if base is not None:
+        found += _same_reading(config, base)
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        wanted.pop("lm_head.weight", None)
+    held = in_memory(shapes, architecture)
+    owner = f"`{CLASSES[architecture]}`"
+    for name, shape in wanted.items():
+        if name not in held:
+            found.append(Difference(name, f"is not there, and {owner} needs it"))
+        elif held[name] != shape:
+            found.append(Difference(name, f"has the shape {held[name]}, {owner} needs {shape}"))
+    found += [Difference(name, f"has no place in {owner}") for name in held if name not in wanted]
+    return found
+
+
+def _same_reading(config: PretrainedConfig, base: Mapping[str, Any]) -> list[Difference]:
+    """What transformers understands, defaults and all, must be what it understands of the base."""
+    from transformers import AutoConfig
+
+    dense = AutoConfig.for_model(**base)
+    found = []
+    for field in _READ_ALIKE:
+        mine, theirs = _attribute(config, field), _attribute(dense, field)
+        if mine != theirs:
+            found.append(Difference(NAME, f"{field} is read by transformers as {mine}, the base's as {theirs}"))
+    return found
+
+
+def _attribute(config: PretrainedConfig, field: str) -> Any:
+    value = getattr(config, field, None)
+    if field == "head_dim" and value is None:
+        return config.hidden_size // config.num_attention_heads
+    return value

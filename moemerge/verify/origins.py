@@ -1,0 +1,69 @@
+"""The sources that a folder was built from, opened again where they still are, and still what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moemerge.errors import SourceError
+from moemerge.sources import Checkpoint, open_checkpoint
+from moemerge.verify.record import Record, Source
+
+
+@dataclass
+class Origins:
+    """What was found.
+
+    Attributes:
+        models: the sources that can be compared with, by their key in the record.
+        absent: why each of the others cannot, as the rest of a sentence about the sources of that key.
+    """
+
+    models: dict[str, Checkpoint] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def open_origins(record: Record, root: Path, *, online: bool) -> Origins:
+    """Opens every source of the record.
+
+    Args:
+        record: names and digests.
+        root: what relative paths are relative to.
+        online: whether hub models that are not in the cache may be downloaded.
+    """
+    origins = Origins()
+    base: Checkpoint | None = None
+    for key in sorted(record.sources, key=lambda key: key != "base"):  # adapters are opened on the base
+        source = record.sources[key]
+        try:
+            model = open_checkpoint(
+                _pinned(source),
+                root=root,
+                base=base,
+                allow_pickle=record.recipe.allow_pickle,
+                offline=None if online else True,
+            )
+        except SourceError as error:
+            there = (root / source.model).exists()
+            origins.absent[key] = f"cannot be read ({error.message})" if there else "not found"
+            continue
+        if key == "base":
+            base = model
+        if model.digest() == source.digest:
+            origins.models[key] = model
+        else:
+            origins.absent[key] = "changed since the build"
+    return origins
+
+
+def _pinned(source: Source) -> str:
+    """The spec with the revision that was built from, where it has one of its own."""
+    if source.revision is None or "+" in source.model:
+        return source.model
+    return f"{source.model.partition('@')[0]}@{source.revision}"
+
+
+def given(models: Mapping[str, Checkpoint]) -> Origins:
+    """Sources that the caller has open."""
+    return Origins(dict(models))

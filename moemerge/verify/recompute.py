@@ -1,0 +1,270 @@
+"""The values of computed tensors, worked out again from the sources in fp64, in blocks of rows.
+
+Formulas: task arithmetic, arXiv 2212.04089; TIES, arXiv 2306.01708; DARE, arXiv 2311.03099; SLERP, Shoemake 1985.
+The recipe's reference page says how moemerge reads them; nothing of `merge` is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from moemerge.sources import Checkpoint
+from moemerge.verify.expected import Constant, Merge, One
+from moemerge.verify.numbers import FORMATS, decode
+from moemerge.verify.reading import OpenFiles
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Array = Any  # NDArray of float64; a name of its own because numpy is loaded lazily
+BLOCK = 1 << 20
+"""Elements of a row block where the values depend on it: noise is drawn, and adapters are folded, by such blocks."""
+SMALL_BLOCK = 1 << 17
+"""Elements of a row block elsewhere: 1 MiB in fp64, which stays in the cache (1 << 20 takes 3 times as long)."""
+_NEARLY_PARALLEL = 1.0 - 1e-7
+"""Cosine above which slerp is linear interpolation."""
+_UNDECIDED = 2.0**-48
+"""A sum of deltas this much smaller than its terms has the sign of its rounding errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive rows of a tensor's part.
+
+    Attributes:
+        values: what they should be, fp64.
+        others: what they may be too, where rounding decides an election.
+        operands: what went into them: they bound the error of any way of summing.
+        folded: whether an operand is a product of matrices in fp32, whose last bits depend on the machine.
+    """
+
+    values: Array
+    others: tuple[Array, ...] = ()
+    operands: tuple[Array, ...] = ()
+    folded: bool = False
+
+
+class Recomputation:
+    """Computes parts of tensors from opened sources.
+
+    Args:
+        models: the sources by their key in the record.
+        files: reads their bytes.
+    """
+
+    def __init__(self, models: Mapping[str, Checkpoint], files: OpenFiles) -> None:
+        self._models, self._files = models, files
+        self._one_at_a_time = Lock()  # around what holds a whole tensor in fp64
+
+    def blocks(self, part: One | Merge | Constant) -> Iterator[Block]:
+        """Yields a part as consecutive blocks of rows.
+
+        Raises:
+            SourceError: a source cannot be read.
+        """
+        match part:
+            case Constant():
+                yield from _constant(part)
+            case One():
+                yield from self._one(part)
+            case Merge():
+                yield from self._merge(part)
+
+    def _folded(self, key: str, name: str) -> bool:
+        return self._models[key].tensors[name].origin == "folded"
+
+    def _read(self, key: str, name: str, rows: slice | None = None) -> NDArray[np.float64]:
+        """A source's rows in fp64."""
+        import numpy as np
+
+        values: NDArray[np.float64] = self._stored(key, name, rows).astype(np.float64)
+        return values
+
+    def _stored(self, key: str, name: str, rows: slice | None) -> Array:
+        """A source's rows: decoded from its bytes to fp32 where it has bytes, else in fp64 as the source gives them."""
+        model = self._models[key]
+        info, place = model.tensors[name], model.bytes_of(name)
+        if place is None or info.dtype not in FORMATS:
+            import torch
+
+            return model.read(name, rows).to(torch.float64).numpy()
+        first, stop = (0, info.shape[0]) if rows is None else (rows.start, rows.stop)
+        stride = place.length // max(info.shape[0], 1)
+        data = self._files.read(place.path, place.offset + first * stride, (stop - first) * stride)
+        return decode(data, info.dtype).reshape(stop - first, *info.shape[1:])
+
+    def _one(self, part: One) -> Iterator[Block]:
+        import numpy as np
+
+        stored = self._models[part.source].tensors[part.name].shape
+        folded = self._folded(part.source, part.name)
+        noise = _noise(part)
+        for rows in _rows(stored, BLOCK if folded or noise else SMALL_BLOCK):
+            source = self._read(part.source, part.name, rows)
+            values = source
+            if noise is not None:  # in fp32, as documented, because a rounding of the sum is part of it
+                values = (source.astype(np.float32) + noise(source.shape)).astype(np.float64)
+            values = values * part.scale
+            if stored[1:] != part.shape[1:]:
+                values = np.pad(values, ((0, 0), (0, part.shape[1] - stored[1])))
+            yield Block(values, operands=(values,), folded=folded or noise is not None)
+        if stored[0] < part.shape[0]:
+            yield Block(np.zeros((part.shape[0] - stored[0], *part.shape[1:])))
+
+    def _merge(self, part: Merge) -> Iterator[Block]:
+        folded = any(self._folded(key, part.name) for key in part.sources)
+        combine = self._combination(part)
+        for rows in _rows(part.shape, self._step(part)):
+            yield combine(rows, folded)
+
+    def _step(self, part: Merge) -> int:
+        """Elements of a block. Folding by other blocks may move last bits, and with them what trimming keeps."""
+        if not any(self._folded(key, part.name) for key in part.sources):
+            return SMALL_BLOCK
+        return math.prod(part.shape) if part.method in ("slerp", "ties", "dare_ties") else BLOCK
+
+    def _combination(self, part: Merge) -> Callable[[slice, bool], Block]:
+        """What makes a block of rows, after the passes that a method needs over the whole tensor."""
+        match part.method:
+            case "mean":
+                return lambda rows, folded: self._mean(part, (1.0,) * len(part.sources), rows, folded)
+            case "weighted":
+                return lambda rows, folded: self._mean(part, part.weights, rows, folded)
+            case "task_arithmetic":
+                return lambda rows, folded: self._task_arithmetic(part, rows, folded)
+            case "slerp":
+                first, second = self._slerp_factors(part)
+                return lambda rows, folded: self._slerp(part, first, second, rows, folded)
+            case "ties":
+                with self._one_at_a_time:
+                    thresholds = [self._threshold(part, key) for key in part.sources]
+                return lambda rows, folded: self._ties(part, thresholds, rows, folded)
+            case "dare_ties":
+                masks = [_mask(part.shape, part.density, seed) for seed in part.seeds]
+                return lambda rows, folded: self._dare(part, masks, rows, folded)
+        raise AssertionError(part.method)
+
+    def _mean(self, part: Merge, weights: tuple[float, ...], rows: slice, folded: bool) -> Block:
+        import numpy as np
+
+        sources = tuple(self._stored(key, part.name, rows) for key in part.sources)
+        values = np.zeros(sources[0].shape)
+        for source, weight in zip(sources, weights, strict=True):
+            np.add(values, source if weight == 1.0 else np.multiply(source, weight, dtype=np.float64), out=values)
+        values /= sum(weights)
+        return Block(values, operands=sources, folded=folded)
+
+    def _task_arithmetic(self, part: Merge, rows: slice, folded: bool) -> Block:
+        base, deltas = self._deltas(part, rows)
+        moved = sum(delta * weight for delta, weight in zip(deltas, part.weights, strict=True))
+        return Block(base + part.scaling * moved, operands=(base, *deltas), folded=folded)
+
+    def _deltas(self, part: Merge, rows: slice | None) -> tuple[Array, list[Array]]:
+        base = self._read("base", part.name, rows)
+        return base, [self._read(key, part.name, rows) - base for key in part.sources]
+
+    def _slerp_factors(self, part: Merge) -> tuple[float, float]:
+        dot = first_square = second_square = 0.0
+        for rows in _rows(part.shape, self._step(part)):
+            first, second = (self._read(key, part.name, rows).ravel() for key in part.sources)
+            dot += float(first @ second)
+            first_square += float(first @ first)
+            second_square += float(second @ second)
+        norms = math.sqrt(first_square) * math.sqrt(second_square)
+        cosine = dot / norms if norms else math.nan
+        if not abs(cosine) <= _NEARLY_PARALLEL:
+            return 1.0 - part.t, part.t
+        angle = math.acos(cosine)
+        return math.sin((1.0 - part.t) * angle) / math.sin(angle), math.sin(part.t * angle) / math.sin(angle)
+
+    def _slerp(self, part: Merge, first: float, second: float, rows: slice, folded: bool) -> Block:
+        one, other = (self._read(key, part.name, rows) for key in part.sources)
+        return Block(one * first + other * second, operands=(one, other), folded=folded)
+
+    def _threshold(self, part: Merge, key: str) -> float:
+        """The smallest magnitude that trimming keeps: that of the `density`-th share of the elements."""
+        import numpy as np
+
+        count = math.prod(part.shape)
+        keep = max(round(part.density * count), 1)
+        if keep >= count:
+            return 0.0
+        sizes = np.empty(count)
+        done = 0
+        for rows in _rows(part.shape, self._step(part)):
+            delta = self._read(key, part.name, rows) - self._read("base", part.name, rows)
+            sizes[done : done + delta.size] = np.abs(delta).ravel()
+            done += delta.size
+        sizes.partition(count - keep)
+        return float(sizes[count - keep])
+
+    def _ties(self, part: Merge, thresholds: list[float], rows: slice, folded: bool) -> Block:
+        base, deltas = self._deltas(part, rows)
+        kept = [delta * (abs(delta) >= least) for delta, least in zip(deltas, thresholds, strict=True)]
+        return _elect(part, base, kept, (base, *deltas), folded)
+
+    def _dare(self, part: Merge, masks: list[Array], rows: slice, folded: bool) -> Block:
+        base, deltas = self._deltas(part, rows)
+        kept = [delta * mask[rows] / part.density for delta, mask in zip(deltas, masks, strict=True)]
+        return _elect(part, base, kept, (base, *kept), folded)
+
+
+def _elect(part: Merge, base: Array, deltas: list[Array], operands: tuple[Array, ...], folded: bool) -> Block:
+    """Each element takes the sign of the weighted sum of its deltas, and the weighted mean of those that share it."""
+    import numpy as np
+
+    total, size = np.zeros_like(base), np.zeros_like(base)
+    sides = {sign: [np.zeros_like(base), np.zeros_like(base)] for sign in (1, -1)}
+    for delta, weight in zip(deltas, part.weights, strict=True):
+        weighted = delta * weight
+        total += weighted
+        size += np.abs(weighted)
+        for sign, (moved, share) in sides.items():
+            agrees = weighted * sign > 0
+            moved += weighted * agrees
+            share += weight * agrees
+    up, down = (
+        base + part.scaling * np.divide(moved, share, out=np.zeros_like(base), where=share > 0)
+        for moved, share in sides.values()
+    )
+    values = np.where(total > 0, up, np.where(total < 0, down, base))
+    undecided = (np.abs(total) <= _UNDECIDED * size) & (size > 0)
+    if not undecided.any():
+        return Block(values, operands=operands, folded=folded)
+    others = tuple(np.where(undecided, other, values) for other in (up, down, base))
+    return Block(values, others, operands, folded)
+
+
+def _rows(shape: tuple[int, ...], elements: int) -> Iterator[slice]:
+    """Slices of the first dimension of about so many elements, at least one row each."""
+    step = max(elements // max(math.prod(shape[1:]), 1), 1)
+    return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
+
+
+def _constant(part: Constant) -> Iterator[Block]:
+    import numpy as np
+
+    for rows in _rows(part.shape, SMALL_BLOCK):
+        yield Block(np.full((rows.stop - rows.start, *part.shape[1:]), part.value))
+
+
+def _noise(part: One) -> Callable[[tuple[int, ...]], Array] | None:
+    """Draws a block's noise in fp32, or None where there is none. The generator is torch's, one a tensor."""
+    if not part.noise:
+        return None
+    import torch
+
+    generator = torch.Generator().manual_seed(part.seed)
+    return lambda shape: (torch.randn(shape, generator=generator) * part.noise).numpy()
+
+
+def _mask(shape: tuple[int, ...], density: float, seed: int) -> Array:
+    """DARE's mask: where torch's uniform numbers of that seed are below the density."""
+    import torch
+
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density).numpy()

@@ -1,0 +1,164 @@
+"""The hooks read what the router reads, and the statistics are what their names say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from moemerge.console import Silent
+from moemerge.errors import GateError
+from moemerge.gate import capture as room
+from moemerge.gate.capture import Captured, Domain, capture, layer_passes
+from moemerge.gate.passages import Passage, prompt_passages
+from moemerge.gate.request import GateRequest
+from tests.gate.conftest import LAYERS, WIDTH, TinyModels, texts
+
+REQUEST = GateRequest("discriminant", (), LAYERS, WIDTH)
+
+
+def domain(name: str, tokenizer: Any, count: int = 4, negative: tuple[str, ...] = ()) -> Domain:
+    """Texts of a domain, the i-th in fold i mod 2."""
+    found = prompt_passages(texts(name, count), tokenizer, REQUEST)
+    refused = prompt_passages(negative, tokenizer, REQUEST)
+    return Domain(name, [replace(p, fold=p.group % 2) for p in found], refused)
+
+
+def read(models: TinyModels, domains: list[Domain], layers: tuple[int, ...] = (0, 1)) -> Captured:
+    return capture(models, domains, layers, WIDTH, 2, Silent())
+
+
+def inputs_of(model: Any, passage: Passage, layer: int) -> np.ndarray:
+    """The counted inputs of a layer's MLP for one passage alone, by the naive way."""
+    kept: list[torch.Tensor] = []
+    handle = model.model.layers[layer].mlp.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
+    with torch.no_grad():
+        model(input_ids=torch.tensor([passage.ids]))
+    handle.remove()
+    return kept[0][0][torch.tensor(passage.counted)].double().numpy()
+
+
+def test_the_hook_sees_what_the_router_sees(specialists: list[Any], tokenizer: Any) -> None:
+    """A MixtralForCausalLM with the same weights in each expert gives its router the very tensor that is captured."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tests.tiny import DEFAULTS
+
+    dense = specialists[0]
+    config = AutoConfig.for_model(
+        "mixtral",
+        **DEFAULTS,
+        num_local_experts=2,
+        num_experts_per_tok=2,
+        head_dim=8,
+        rms_norm_eps=dense.config.rms_norm_eps,
+        rope_parameters=dense.config.rope_parameters,
+    )
+    moe = AutoModelForCausalLM.from_config(config).eval()
+    state = dict(dense.state_dict())
+    for layer in range(LAYERS):
+        gate, up, down = (state.pop(f"model.layers.{layer}.mlp.{p}_proj.weight") for p in ("gate", "up", "down"))
+        state[f"model.layers.{layer}.mlp.experts.gate_up_proj"] = torch.stack([torch.cat([gate, up])] * 2)
+        state[f"model.layers.{layer}.mlp.experts.down_proj"] = torch.stack([down] * 2)
+        state[f"model.layers.{layer}.mlp.gate.weight"] = torch.randn(2, WIDTH)
+    moe.load_state_dict(state)
+    (passage,) = prompt_passages(texts("code", 1), tokenizer, REQUEST)
+    for layer in range(LAYERS):
+        seen: list[torch.Tensor] = []
+        handle = moe.model.layers[layer].mlp.gate.register_forward_pre_hook(
+            lambda _, args, seen=seen: seen.append(args[0])
+        )
+        with torch.no_grad():
+            moe(input_ids=torch.tensor([passage.ids]))
+        handle.remove()
+        router = seen[0].reshape(-1, WIDTH)[torch.tensor(passage.counted)].double().numpy()
+        np.testing.assert_allclose(router, inputs_of(dense, passage, layer), atol=1e-5)
+
+
+def test_statistics_by_definition(models: TinyModels, tokenizer: Any) -> None:
+    """Second moment, means and mass equal sums over single passages on the expert's own merged model."""
+    domains = [
+        domain("code", tokenizer),
+        domain("french", tokenizer, 6),
+        domain("math", tokenizer, negative=("le la",)),
+    ]
+    captured = read(models, domains)
+    for index in range(LAYERS):
+        for fold in (None, 0, 1):
+            second, first, mass = np.zeros((WIDTH, WIDTH)), np.zeros((3, WIDTH)), np.zeros(3)
+            for expert, own in enumerate(domains):
+                model = models.merged(expert)
+                for passage in own.passages:
+                    if passage.fold != fold:
+                        tokens = inputs_of(model, passage, index)
+                        second += tokens.T @ tokens / own.tokens
+                        first[expert] += tokens.sum(0) / own.tokens
+                        mass[expert] += len(tokens) / own.tokens
+            refused = inputs_of(models.merged(2), domains[2].negative[0], index)
+            second += refused.T @ refused / len(refused)
+            moments = captured.moments(index, without=fold)
+            np.testing.assert_allclose(moments.second.numpy(), second, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(moments.first.numpy(), first, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(moments.mass.numpy(), mass)
+            np.testing.assert_allclose(moments.negative[2].numpy(), refused.mean(0), rtol=1e-4, atol=1e-5)
+            assert moments.negative_mass.tolist() == [0.0, 0.0, 1.0]
+            assert moments.second.dtype == torch.float64
+
+
+def test_padding_changes_nothing(models: TinyModels, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A padded batch gives the statistics of batches of one."""
+    prompts = ("def print", "def return if else while print list", "class list def number")
+    own = Domain("code", prompt_passages(prompts, tokenizer, REQUEST), [])
+    together = capture(models, [own], (0, 1), WIDTH, 1, Silent())
+    monkeypatch.setattr(room, "BATCH_TOKENS", 1)
+    alone = capture(models, [own], (0, 1), WIDTH, 1, Silent())
+    torch.testing.assert_close(together.second, alone.second, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(together.first, alone.first, rtol=1e-4, atol=1e-4)
+
+
+def test_the_first_position_is_left_out(models: TinyModels, tokenizer: Any) -> None:
+    """Texts that differ in their first word alone count the same tokens, and that word's input is in no sum."""
+    (passage,) = prompt_passages(("hello print list",), tokenizer, REQUEST)
+    captured = capture(models, [Domain("code", [passage], [])], (0,), WIDTH, 1, Silent())
+    tokens = inputs_of(models.merged(0), passage, 0)
+    assert len(tokens) == 2
+    np.testing.assert_allclose(captured.moments(0).first[0].numpy(), tokens.mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_domains_texts_given_twice_weigh_no_more(models: TinyModels, tokenizer: Any) -> None:
+    """The domains are balanced: G and the means stay as they are."""
+    code, french = domain("code", tokenizer), domain("french", tokenizer)
+    twice = Domain("code", [*code.passages, *code.passages], [])
+    once, more = read(models, [code, french]), read(models, [twice, french])
+    torch.testing.assert_close(once.second, more.second, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(once.first, more.first, rtol=1e-6, atol=1e-8)
+
+
+def test_the_sample_is_bounded_and_even(models: TinyModels, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens beyond the memory for judging are left out evenly; every fold stays represented."""
+    monkeypatch.setattr(room, "SAMPLE_BYTES", 10 * 2 * WIDTH * 4 * 2)
+    captured = read(models, [domain("code", tokenizer), domain("french", tokenizer)])
+    assert torch.bincount(captured.labels).tolist() == [10, 10]
+    assert [len(sample) for sample in captured.sample] == [20, 20]
+    assert torch.bincount(captured.folds).tolist() == [10, 10]
+
+
+def test_layer_passes_cover_all_layers_once() -> None:
+    """Wide models are read in several passes, each over the whole depth."""
+    assert layer_passes(4, 8, 5) == [(0, 1, 2, 3)]
+    assert layer_passes(5, 8, 1, memory=2 * 2 * 64 * 8) == [(0, 3), (1, 4), (2,)]
+    assert layer_passes(2, 8, 1, memory=1) == [(0,), (1,)]
+
+
+def test_hidden_states_that_are_not_finite(models: TinyModels, tokenizer: Any) -> None:
+    """A NaN in a model is refused by name, before it spoils the gate."""
+    broken = models.merged(0)
+    with torch.no_grad():
+        broken.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
+    models.merged = lambda expert: broken  # type: ignore[method-assign]  # a model that is broken on purpose
+    with pytest.raises(GateError) as error:
+        read(models, [domain("code", tokenizer)])
+    assert error.value.message == "The hidden states at layer 1 are not finite on the texts of expert `code`"

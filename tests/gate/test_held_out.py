@@ -1,0 +1,126 @@
+"""What is chosen and judged on held-out tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from moemerge.gate import held_out
+from moemerge.gate.capture import Captured
+
+WIDTH, TOKENS, FOLDS = 24, 60, 4
+
+
+def captured(
+    apart: float, seed: int = 0, experts: int = 3, tokens: int = TOKENS, layers: int = 2, widest: float = 1.0
+) -> Captured:
+    """Gaussian domains `apart` from each other, in four folds; the noise falls from `widest` to 1 over the width."""
+    generator = torch.Generator().manual_seed(seed)
+    means = apart * torch.randn(layers, experts, WIDTH, generator=generator, dtype=torch.float64)
+    labels = torch.arange(experts).repeat_interleave(tokens)
+    folds = torch.arange(experts * tokens) % FOLDS
+    second = torch.zeros(FOLDS + 1, layers, WIDTH, WIDTH, dtype=torch.float64)
+    first = torch.zeros(FOLDS + 1, layers, 2 * experts, WIDTH, dtype=torch.float64)
+    mass = torch.zeros(FOLDS + 1, 2 * experts, dtype=torch.float64)
+    sample = []
+    for layer in range(layers):
+        noise = torch.randn(experts * tokens, WIDTH, generator=generator, dtype=torch.float64)
+        noise *= torch.linspace(widest, 1.0, WIDTH)
+        sample.append(means[layer, labels] + noise)
+        for fold in range(FOLDS):
+            for expert in range(experts):
+                own = sample[layer][(labels == expert) & (folds == fold)]
+                second[fold, layer] += own.T @ own / tokens
+                first[fold, layer, expert] += own.sum(0) / tokens
+                mass[fold, expert] = len(own) / tokens
+    return Captured(tuple(range(layers)), second, first, mass, tuple(sample), labels, folds)
+
+
+def test_held_out_logits_come_from_the_other_folds() -> None:
+    """Each token's logits are those of a fit to the tokens of the other folds, from scratch."""
+    data = captured(1.0)
+    logits = held_out.judging_logits(data, 0, "discriminant", 0.1, FOLDS)
+    fold = data.folds == 2
+    rest, labels = data.sample[0][~fold].numpy(), data.labels[~fold].numpy()
+    weights = 1 / TOKENS
+    second = weights * rest.T @ rest
+    targets = weights * rest.T @ np.eye(3)[labels]
+    rows = np.linalg.solve(second + 0.1 * np.trace(second) / WIDTH * np.eye(WIDTH), targets).T
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(logits[fold].numpy(), data.sample[0][fold].numpy() @ rows.T, atol=1e-9)
+
+
+def test_the_scale_out_of_fold_is_less_sharp_than_in_sample() -> None:
+    """In-sample logits are too sure of themselves; the held-out scale has the lower loss on fresh tokens."""
+    data = captured(0.25, tokens=20)
+    outside = held_out.judging_logits(data, 0, "discriminant", 0.01, FOLDS)
+    inside = held_out.judging_logits(data, 0, "discriminant", 0.01, 1)
+    fair, sharp = held_out.best_scale(outside, data.labels), held_out.best_scale(inside, data.labels)
+    assert fair < 0.5 * sharp
+    assert held_out.nll(fair * outside, data.labels) < held_out.nll(sharp * outside, data.labels)
+
+
+def test_the_scale_minimises_the_loss() -> None:
+    """No factor on a fine grid has a lower loss."""
+    data = captured(0.4)
+    logits = held_out.judging_logits(data, 0, "discriminant", 0.1, FOLDS)
+    best = held_out.best_scale(logits, data.labels)
+    losses = [held_out.nll(best * 2.0**power * logits, data.labels) for power in np.linspace(-3, 3, 61)]
+    assert min(losses) == pytest.approx(held_out.nll(best * logits, data.labels), abs=1e-9)
+
+
+@pytest.mark.parametrize(("sign", "bound"), [(1.0, 50.0), (-1.0, 0.05)], ids=["always right", "always wrong"])
+def test_the_scale_stays_within_bounds(sign: float, bound: float) -> None:
+    """Logits that are always right, or worse than none, give a finite, positive scale."""
+    labels = torch.arange(3).repeat(5)
+    logits = sign * torch.eye(3, dtype=torch.float64)[labels]
+    scale = held_out.best_scale(logits, labels)
+    assert scale * held_out.spread(logits, labels) == pytest.approx(bound, rel=1e-3)
+
+
+def test_the_scale_of_equal_logits_is_one() -> None:
+    """Nothing to scale."""
+    assert held_out.best_scale(torch.ones(4, 2, dtype=torch.float64), torch.tensor([0, 1, 0, 1])) == 1.0
+
+
+def test_more_noise_wants_more_ridge() -> None:
+    """With few noisy tokens the chosen λ is larger than with many."""
+    few = held_out.choose_ridge(captured(0.6, tokens=8, widest=6.0), "discriminant", FOLDS)
+    many = held_out.choose_ridge(captured(0.6, tokens=1000, widest=6.0), "discriminant", FOLDS)
+    assert few > many
+
+
+def test_domains_apart_are_told_apart() -> None:
+    """Separable domains have an accuracy near one, equal ones that of a coin."""
+    for apart, low, high in ((2.0, 0.98, 1.0), (0.0, 0.2, 0.47)):
+        data = captured(apart)
+        judged = held_out.judge(held_out.judging_logits(data, 0, "discriminant", 0.1, FOLDS), data.labels)
+        assert low <= judged.accuracy <= high
+        torch.testing.assert_close(judged.confusion.sum(1), torch.ones(3, dtype=torch.float64))
+
+
+def test_pairs_let_only_two_compete() -> None:
+    """A third expert that wins everything does not hide that two others part well; a tie is half a win."""
+    logits = torch.tensor([[1.0, 0.0, 9.0], [0.0, 1.0, 9.0], [0.0, 0.0, 9.0]]).double()
+    judged = held_out.judge(logits, torch.tensor([0, 1, 2]))
+    assert judged.pairs.tolist() == [[0.5, 1.0, 0.5], [1.0, 0.5, 0.5], [0.5, 0.5, 0.5]]
+    assert judged.accuracy == pytest.approx(1 / 3)
+    assert held_out.mean_of([judged, judged]).pairs.tolist() == judged.pairs.tolist()
+
+
+def test_the_loss_is_balanced_over_the_experts() -> None:
+    """An expert with many tokens counts as much as one with few."""
+    logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]).double()
+    labels = torch.tensor([0, 0, 0, 1])
+    right, wrong = np.log1p(np.exp(-2)), np.log1p(np.exp(2))
+    assert held_out.nll(logits, labels) == pytest.approx((right + wrong) / 2)
+
+
+def test_bf16_moves_routes_of_rows_that_are_nearly_equal() -> None:
+    """Rows with a large common part lose their difference in bf16; unit rows apart do not."""
+    generator = torch.Generator().manual_seed(0)
+    sample, labels = torch.randn(400, WIDTH, generator=generator), torch.arange(400) % 2
+    apart = torch.randn(2, WIDTH, generator=generator)
+    assert held_out.bf16_agreement(sample, apart, labels) > 0.98
+    assert held_out.bf16_agreement(sample, 100 + 0.1 * apart, labels) < 0.9

@@ -1,0 +1,105 @@
+"""Built folders, each made once by the real build, and copies of them to tamper with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moemerge.verify import verify_folder
+from tests.conftest import TinyMaker
+from tests.moe import build_tiny
+
+Builder = Callable[..., Path]
+
+FAMILIES = {"mixtral": "llama", "qwen2_moe": "qwen2", "qwen3_moe": "qwen3"}
+"""A dense family for each host."""
+
+
+@pytest.fixture(scope="session")
+def built(tiny: TinyMaker, tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """Makes `built(host, config, **recipe)`: three experts (or `experts`) of the host's family, once for each set."""
+    root = tmp_path_factory.mktemp("built")
+    made: dict[str, Path] = {}
+
+    def make(
+        host: str = "mixtral", config: dict[str, Any] | None = None, experts: Sequence[int] = (1, 2, 3), **fields: Any
+    ) -> Path:
+        key = repr((host, config, experts, fields))
+        if key not in made:
+            family, settings = FAMILIES[host], config or {}
+            models = [tiny(family, seed, **settings) for seed in experts]
+            base = tiny(family, 0, **settings)
+            made[key] = build_tiny(root / f"{host}-{len(made)}", base, models, **fields)
+        return made[key]
+
+    return make
+
+
+class Folder:
+    """A built folder whose bytes can be changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def shard_of(self, name: str) -> Path:
+        """The file that holds a tensor."""
+        index = self.path / "model.safetensors.index.json"
+        if not index.exists():
+            return self.path / "model.safetensors"
+        shard: str = json.loads(index.read_text())["weight_map"][name]
+        return self.path / shard
+
+    def place(self, name: str) -> tuple[Path, int, int]:
+        """File, offset and length of a tensor's bytes."""
+        path = self.shard_of(name)
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        begin, end = json.loads(data[8 : 8 + length])[name]["data_offsets"]
+        return path, 8 + length + begin, end - begin
+
+    def read(self, name: str) -> bytes:
+        """A tensor's bytes."""
+        path, offset, length = self.place(name)
+        return path.read_bytes()[offset : offset + length]
+
+    def write(self, name: str, data: bytes, at: int = 0) -> None:
+        """Overwrites some of a tensor's bytes."""
+        path, offset, _ = self.place(name)
+        whole = bytearray(path.read_bytes())
+        whole[offset + at : offset + at + len(data)] = data
+        path.write_bytes(whole)
+
+    def flip(self, name: str, byte: int, bit: int = 0) -> None:
+        """Flips one bit of a tensor."""
+        self.write(name, bytes([self.read(name)[byte] ^ (1 << bit)]), byte)
+
+    def swap(self, first: str, second: str) -> None:
+        """Exchanges two tensors' bytes."""
+        one, other = self.read(first), self.read(second)
+        self.write(first, other)
+        self.write(second, one)
+
+    def edit(self, file: str, change: Callable[[Any], None]) -> None:
+        """Changes a JSON file."""
+        parsed = json.loads((self.path / file).read_text(encoding="utf-8"))
+        change(parsed)
+        (self.path / file).write_text(json.dumps(parsed, indent=2), encoding="utf-8")
+
+    def differences(self, **options: Any) -> list[str]:
+        """What verification says."""
+        return [f"{d.where}: {d.message}" for d in verify_folder(self.path, **options).differences]
+
+
+@pytest.fixture
+def tampered(built: Builder, tmp_path: Path) -> Callable[..., Folder]:
+    """Makes `tampered(host, config, **recipe)`: a copy of a built folder."""
+
+    def make(*args: Any, **fields: Any) -> Folder:
+        return Folder(Path(shutil.copytree(built(*args, **fields), tmp_path / "out")))
+
+    return make

@@ -1,0 +1,248 @@
+"""Folders that the build made verify, whatever went into them, and the counts say what was looked at."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from moemerge.errors import VerifyError
+from moemerge.verify import Verification, verification_json, verify_folder
+from tests.conftest import TinyMaker
+from tests.moe import build_tiny
+from tests.verify.conftest import FAMILIES, Builder
+
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+
+
+def good(folder: Path) -> Verification:
+    found = verify_folder(folder)
+    assert found.differences == ()
+    assert found.notes == ()
+    assert found.ok
+    return found
+
+
+@pytest.mark.parametrize("layout", ["per_expert", "fused"])
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("host", FAMILIES)
+def test_every_host_verifies(host: str, tied: bool, layout: str, built: Builder) -> None:
+    """The three hosts, with and without a head of their own, in both layouts."""
+    good(built(host, {"tie_word_embeddings": tied}, output={"layout": layout, "shard_size": "40KB"}))
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "mean of one": {"experts": (1,), "experts_per_token": 1},
+    "base": {"merge": {"shared": "base"}},
+    "weighted": {"merge": {"shared": "weighted"}, "expert_1": {"weight": 0.3}},
+    "task_arithmetic": {"merge": {"shared": "task_arithmetic"}, "expert_1": {"weight": 0.3}},
+    "task_arithmetic scaled": {"merge": {"shared": "task_arithmetic", "scaling": 0.25}},
+    "slerp": {"merge": {"shared": "slerp", "slerp_t": 0.3}, "experts": (1, 2)},
+    "ties": {"merge": {"shared": "ties", "density": 0.3, "scaling": 0.7}},
+    "ties weighted": {"merge": {"shared": "ties"}, "expert_1": {"weight": 0.3}},
+    "dare_ties": {"merge": {"shared": "dare_ties", "density": 0.7}, "seed": 5},
+    "by group": {"merge": {"attention": "ties", "norms": "base", "embeddings": "task_arithmetic", "lm_head": "mean"}},
+    "bfloat16": {"dtype": "bfloat16"},
+    "float16": {"dtype": "float16", "merge": {"shared": "ties"}},
+    "noise": {"expert_0": {"noise_scale": 0.01}, "seed": 3},
+    "noise and scale": {"expert_0": {"noise_scale": 0.01, "residual_scale": 0.7}, "output": {"layout": "fused"}},
+    "scale": {"expert_2": {"residual_scale": 0.7}},
+    "in qwen2_moe": {"architecture": "qwen2_moe"},
+    "all experts": {"experts_per_token": 3},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_computation_is_repeated(case: str, built: Builder) -> None:
+    """Merges, conversions, noise and factors are worked out again to one unit in the last place."""
+    good(built("mixtral", {"scale": 4.0}, **CASES[case]))
+
+
+@pytest.mark.parametrize(
+    ("host", "config"),
+    [
+        ("mixtral", {"head_dim": 12, "rope_parameters": LLAMA3}),
+        ("qwen2_moe", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}),
+        ("qwen3_moe", {"attention_bias": True, "head_dim": 16}),
+    ],
+)
+def test_configs_with_traps_verify(host: str, config: dict[str, Any], built: Builder) -> None:
+    """Rope of another kind, head_dim of its own, windows on some layers, biases."""
+    good(built(host, config))
+
+
+def test_a_shared_expert_verifies(built: Builder) -> None:
+    """qwen2_moe's always-on expert: its down projection is twice the source's."""
+    good(built("qwen2_moe", shared_experts=[{"model": "base", "residual_scale": 0.5}], experts=(1, 2)))
+
+
+def test_padded_experts_and_the_base_as_an_expert_verify(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Zeros at the end of narrower experts; a model listed twice counts once in the mean."""
+    base, narrow = tiny("qwen3", 0), tiny("qwen3", 1, intermediate_size=40)
+    out = build_tiny(tmp_path / "out", base, ["base", narrow, narrow], expert_1={"pad": True}, expert_2={"pad": True})
+    assert good(out).checked["copied"] == 6
+
+
+def test_counts_say_what_was_read(built: Builder) -> None:
+    """35 tensors: 18 of the experts copied, 15 merged, 2 routers; every byte of them read, five files digested."""
+    found = good(built())
+    assert found.checked == {"tensors": 35, "bytes": 169344, "files": 5, "copied": 18, "recomputed": 15}
+    assert verification_json(found) == {"ok": True, "checked": dict(found.checked), "differences": [], "notes": []}
+
+
+def test_the_light_level_leaves_out_copies(built: Builder) -> None:
+    """At the end of a build, copied tensors are not read again."""
+    found = verify_folder(built(), level="built")
+    assert found.ok
+    read = 169344 - 18 * 48 * 32 * 4
+    assert found.checked == {"tensors": 35, "bytes": read, "files": 5, "copied": 0, "recomputed": 15}
+
+
+def test_the_light_level_loads_neither_torch_nor_transformers(built: Builder) -> None:
+    """Stored tensors are recomputed by numpy alone, so that the end of a build costs no imports."""
+    program = (
+        "import sys\nfrom moemerge.verify import verify_folder\n"
+        f"found = verify_folder({str(built())!r}, level='built')\n"
+        "print(found.ok, found.checked['recomputed'], sorted({'torch', 'transformers'} & sys.modules.keys()))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (run.stdout, run.stderr) == ("True 15 []\n", "")
+
+
+def test_progress_ends_where_it_said(built: Builder) -> None:
+    """The bytes that are announced are the bytes that are reported."""
+
+    class Recorder:
+        def __init__(self) -> None:
+            self.stages: list[tuple[str, float, str]] = []
+            self.done = 0.0
+
+        def stage(self, name: str, total: float, unit: str = "") -> None:
+            self.stages.append((name, total, unit))
+
+        def advance(self, amount: float = 1) -> None:
+            self.done += amount
+
+        def note(self, text: str) -> None:
+            raise AssertionError(text)
+
+    recorder = Recorder()
+    verify_folder(built(), progress=recorder)
+    assert recorder.stages == [("verify", 169344, "bytes")]
+    assert recorder.done == 169344
+
+
+def test_folded_adapters_verify(tiny: TinyMaker, tmp_path: Path) -> None:
+    """LoRA specialists: folded matrices are folded again, untouched ones are the base's bytes."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = tiny("llama", 0, dtype="bfloat16")
+    adapters = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        lora = LoraConfig(r=4, target_modules=["q_proj", "gate_proj", "down_proj"], init_lora_weights=False)
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16), lora)
+        model.save_pretrained(tmp_path / f"adapter-{seed}")
+        adapters.append(tmp_path / f"adapter-{seed}")
+    for method in ("mean", "ties", "slerp"):
+        found = good(build_tiny(tmp_path / method, base, adapters, merge={"shared": method}))
+        # computed: gate and down of 2 experts and q, in 2 layers; the rest is the base's own bytes
+        assert found.checked["recomputed"] == 10
+        assert found.checked["copied"] == 35 - 6 - 2 - 10
+
+
+# sources that are not there
+
+
+@pytest.fixture
+def movable(tiny: TinyMaker, tmp_path: Path) -> Path:
+    """A folder built from sources of its own, beside it, named relative to it."""
+    for name, seed in (("base", 0), ("one", 1), ("two", 2)):
+        shutil.copytree(tiny("llama", seed), tmp_path / name)
+    return build_tiny(tmp_path / "out", Path("base"), ["one", "two"])
+
+
+def test_a_source_that_is_gone_is_said(movable: Path) -> None:
+    """What needs it is checked against its digest, the rest is compared as ever."""
+    (movable.parent / "one").rename(movable.parent / "elsewhere")
+    found = verify_folder(movable)
+    assert found.ok
+    assert found.notes == ("sources of `e0` not found: checked against the recorded digests",)
+    assert found.checked["copied"] == 6  # those of `two`
+    assert found.checked["recomputed"] == 0
+    assert found.checked["bytes"] == sum(p.stat().st_size for p in movable.glob("*.safetensors")) - _header(movable)
+
+
+def _header(folder: Path) -> int:
+    return 8 + int.from_bytes((folder / "model.safetensors").read_bytes()[:8], "little")
+
+
+def test_a_changed_source_is_said(movable: Path, tiny: TinyMaker) -> None:
+    """A source with other headers than the recorded ones is not compared with."""
+    shutil.rmtree(movable.parent / "two")
+    shutil.copytree(tiny("llama", 2, num_hidden_layers=3), movable.parent / "two")
+    found = verify_folder(movable)
+    assert found.ok
+    assert found.notes == ("sources of `e1` changed since the build: checked against the recorded digests",)
+
+
+def test_a_broken_source_is_said(movable: Path) -> None:
+    """A source that is there and cannot be read is named with the reason."""
+    (movable.parent / "two" / "model.safetensors").write_bytes(b"broken!")
+    (note,) = verify_folder(movable).notes
+    assert note.startswith("sources of `e1` cannot be read (`")
+    assert note.endswith("it has 7 bytes): checked against the recorded digests")
+
+
+def test_without_any_source_structure_and_digests_are_checked(movable: Path) -> None:
+    """A folder that was moved away from its sources still verifies, with a note for each."""
+    moved = movable.rename(movable.parent.parent / f"{movable.parent.name}-moved")
+    found = verify_folder(moved)
+    assert found.ok
+    assert found.notes == tuple(
+        f"sources of `{key}` not found: checked against the recorded digests" for key in ("base", "e0", "e1")
+    )
+    assert found.checked["tensors"] == 29
+    assert found.checked["copied"] == found.checked["recomputed"] == 0
+    moved.rename(movable)
+
+
+def test_asked_for_sources_that_are_gone_are_differences(movable: Path) -> None:
+    """`sources=True` does not accept what cannot be compared."""
+    (movable.parent / "one").rename(movable.parent / "elsewhere")
+    found = verify_folder(movable, sources=True)
+    assert [(d.where, d.message) for d in found.differences] == [("e0", "its sources: not found")]
+
+
+def test_sources_can_be_left_out(movable: Path) -> None:
+    """`sources=False` looks at none."""
+    found = verify_folder(movable, sources=False)
+    assert found.ok
+    assert found.notes == ("sources were not looked at: checked against the recorded digests",)
+    assert found.checked["copied"] == 0
+
+
+# folders that are none
+
+
+def test_another_folder_is_refused(tmp_path: Path) -> None:
+    """A folder that moemerge did not make."""
+    with pytest.raises(VerifyError, match=r"holds no `moemerge.yaml`$") as caught:
+        verify_folder(tmp_path)
+    assert caught.value.hint == "name a folder that `moemerge build` made"
+
+
+def test_no_folder_is_refused(tmp_path: Path) -> None:
+    """A path that does not exist."""
+    with pytest.raises(VerifyError) as caught:
+        verify_folder(tmp_path / "nothing")
+    assert caught.value.message == f"`{tmp_path / 'nothing'}` is not a folder"

@@ -1,0 +1,50 @@
+"""Bytes are decoded as torch decodes them, and one unit in the last place is the gap to the next number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moemerge.verify.numbers import decode, first_not_finite, unit
+
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def raw(values: torch.Tensor) -> bytes:
+    return values.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+@pytest.mark.parametrize("name", ["BF16", "F16"])
+def test_every_number_of_16_bits_is_decoded(name: str) -> None:
+    """All 65,536 of them, NaN and Inf included."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+    expected = bits.view(DTYPES[name]).float().numpy()
+    np.testing.assert_array_equal(decode(raw(bits), name), expected)
+
+
+@pytest.mark.parametrize("name", DTYPES)
+@given(position=st.integers(0, 199_999), bad=st.sampled_from([float("nan"), float("inf"), -float("inf")]))
+def test_the_first_bad_value_is_found(name: str, position: int, bad: float) -> None:
+    """Wherever it is, and none where there is none, up to the largest number."""
+    dtype = DTYPES[name]
+    values = torch.linspace(-1, 1, 200_000, dtype=torch.float64).to(dtype)
+    values[0], values[1] = torch.finfo(dtype).max, torch.finfo(dtype).min
+    assert first_not_finite(raw(values), name) is None
+    values[position] = bad
+    assert first_not_finite(raw(values), name) == position
+
+
+@pytest.mark.parametrize("name", DTYPES)
+@given(exponent=st.integers(-30, 14), mantissa=st.floats(1.0, 1.999))
+def test_a_unit_is_the_gap_to_the_next_number(name: str, exponent: int, mantissa: float) -> None:
+    """As torch's `nextafter` says, away from zero, subnormal numbers included."""
+    value = torch.tensor(mantissa * 2.0**exponent, dtype=torch.float64).to(DTYPES[name])
+    if name == "F32":
+        gap = float(torch.nextafter(value, torch.tensor(torch.inf)).double() - value.double())
+    else:
+        gap = float((value.view(torch.int16) + 1).to(torch.int16).view(DTYPES[name]).double() - value.double())
+    assert unit(np.array([value.double()]), name)[0] == gap
+    assert unit(np.array([-value.double()]), name)[0] == gap
