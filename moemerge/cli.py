@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from moemerge.recipe import LoadedRecipe
 
 
+_CIRCUMSTANCES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE})
+"""What the system may refuse anywhere (a full disk for temporary files, say) and the user can mend."""
+
+
 class _Group(TyperGroup):
     """Prints what a user can mend as `error:` and `hint:` and exits with 1; anything else stays a traceback."""
 
@@ -34,6 +39,12 @@ class _Group(TyperGroup):
             return super().invoke(ctx)
         except MoemergeError as error:
             print_problems(error.problems)
+            raise typer.Exit(1) from error
+        except OSError as error:
+            if error.errno not in _CIRCUMSTANCES:
+                raise
+            where = f": `{error.filename}`" if error.filename else ""
+            print_problems([Problem("system", f"{error.strerror}{where}")])
             raise typer.Exit(1) from error
 
 
@@ -106,7 +117,7 @@ def plan(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Checks a recipe and says what a build would cost; reads configs and headers, no weights."""
+    """Checks a recipe and says what a build would cost. Reads configs and headers, no weights."""
     from moemerge.plan import make_plan, plan_json
 
     loaded = _load(recipe, overrides, gate, quiet=quiet or as_json)
@@ -125,10 +136,17 @@ def plan(
         typer.echo(json.dumps(report, indent=2))
     else:
         _print_plan(made, divergence, verbose=verbose)
-        count_problems = f"{len(made.problems)} problem{'s' if len(made.problems) > 1 else ''}"
-        typer.echo("ready to build" if made.ok else f"{count_problems}: nothing can be built")
+        typer.echo(_verdict(made))
     if made.problems:
         raise typer.Exit(1)
+
+
+def _verdict(made: Plan) -> str:
+    if made.problems:
+        return f"{len(made.problems)} problem{'s' if len(made.problems) > 1 else ''}: nothing can be built"
+    if any(warning.code == "no-weights" for warning in made.warnings):
+        return "nothing is wrong; a build needs the weights too"
+    return "ready to build"
 
 
 def _with_warnings(made: Plan, found: list[Problem]) -> Plan:
@@ -238,7 +256,7 @@ def verify(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Reads every byte of a built folder and compares it with its sources and its record."""
+    """Compares a built folder with its sources and its record. Reads every byte."""
     from moemerge.verify import verification_json, verify_folder
 
     with progress(quiet=quiet or as_json) as reporter:

@@ -69,6 +69,8 @@ def check_model(
         _check_tokenizer(checkpoint, base, label, problems, warnings)
     if checkpoint.has_weights:
         _check_tensors(checkpoint, own, label, problems)
+    elif checkpoint.kind == "folder":
+        warnings.append(Problem("no-weights", f"{label} has a config and no weights: it can be planned, not built"))
     return own.intermediate_size
 
 

@@ -49,7 +49,8 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
     check_licences(models, found.warnings)
     check_prompts(recipe, root, found.problems, found.warnings)
     dtype = _dtype(recipe, base)
-    _dtype_warnings(models, dtype, found)
+    if base is not None:  # whose dtype is the output's
+        _dtype_warnings(models, dtype, found)
     tensors: tuple[OutputTensor, ...] = ()
     config: dict[str, object] = {}
     shared: str | None = None

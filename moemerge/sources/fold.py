@@ -3,8 +3,7 @@
 How peft 0.21 casts, which is what makes the results equal to the last bit on a CPU: `PeftModel.from_pretrained` turns
 the factors into fp32 whatever dtype they were saved in (fp64 where the base is fp64); the product B·A is taken in that
 dtype, times the scaling; a linear layer's weight gets it added in place, so that a bf16 weight is widened to fp32,
-added and rounded once; an embedding gets it rounded to the weight's dtype first. Blocks of rows take the same steps on
-those rows; a matrix product of another height may differ in the last bit of fp32.
+added and rounded once; an embedding gets it rounded to the weight's dtype first.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from moemerge.errors import SourceError
@@ -47,7 +48,7 @@ def open_folder(
     revision: str | None = None,
     allow_pickle: bool = False,
     configs_only: bool = False,
-    store: Store | None = None,
+    headers: Callable[[], Store | None] | None = None,
 ) -> StoredCheckpoint:
     """Opens a model folder.
 
@@ -56,24 +57,23 @@ def open_folder(
         revision: the commit hash, for a hub snapshot.
         allow_pickle: whether `.bin` weights may be read.
         configs_only: leaves weights alone.
-        store: the tensors, where the caller knows them better than the folder.
+        headers: finds the tensors of a model whose weights are elsewhere, with `configs_only`; None where it cannot.
 
     Raises:
         SourceError: anything in the folder is not what it should be; a quantised model; remote code that is needed;
             pickled weights without `allow_pickle`.
     """
     config = read_config(folder)
+    store: Store = SafetensorsStore()
     pickled = False
-    if store is None:
-        store = SafetensorsStore()
-        if not configs_only:
-            found = open_safetensors(folder)
-            if found is not None:
-                store = found
-            elif folder.has(PICKLE_SINGLE) or folder.has(PICKLE_INDEX):
-                from moemerge.sources.pickle import open_pickle
+    if configs_only:
+        store = (headers() if headers else None) or store
+    elif (found := open_safetensors(folder)) is not None:
+        store = found
+    elif folder.has(PICKLE_SINGLE) or folder.has(PICKLE_INDEX):
+        from moemerge.sources.pickle import open_pickle
 
-                store, pickled = open_pickle(folder, allow=allow_pickle), True
+        store, pickled = open_pickle(folder, allow=allow_pickle), True
     refuse_quantised_tensors(folder.spec, store.tensors)
     return StoredCheckpoint(
         spec=folder.spec,

@@ -6,6 +6,7 @@ import errno
 import glob
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,20 +113,16 @@ def _names(hub: Hub, access: Access, revision: str) -> list[str]:
         return list(HfApi(token=access.token).list_repo_files(hub.id, revision=revision))
 
 
-class _explained:
+@contextmanager
+def _explained(hub: Hub, access: Access) -> Iterator[None]:
     """Turns the hub library's exceptions into ours, in the user's words."""
-
-    def __init__(self, hub: Hub, access: Access) -> None:
-        self.hub, self.access = hub, access
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception):
-            explained = explain(error, self.hub, self.access)
-            if explained is not None:
-                raise explained from error
+    try:
+        yield
+    except Exception as error:
+        explained = explain(error, hub, access)
+        if explained is None:
+            raise
+        raise explained from error
 
 
 def explain(error: Exception, hub: Hub, access: Access) -> SourceError | None:
@@ -230,7 +227,9 @@ def remote_headers(hub: Hub, access: Access, revision: str) -> HeaderStore | Non
     tensors, shards = {}, {}
     for shard, file in metadata.files_metadata.items():
         for name, info in file.tensors.items():
-            if info.dtype in ITEM_SIZE:
-                tensors[name] = TensorInfo(name, info.dtype, tuple(info.shape))
-                shards[name] = shard
+            if info.dtype not in ITEM_SIZE:
+                raise SourceError(
+                    f"Model `{hub.spec}` holds tensor `{name}` of dtype `{info.dtype}`, which is not supported"
+                )
+            tensors[name], shards[name] = TensorInfo(name, info.dtype, tuple(info.shape)), shard
     return HeaderStore(hub.spec, tensors, shards)

@@ -90,8 +90,13 @@ def _open_hub(
         if configs_only:  # an adapter is small, and its headers say whether it fits
             snapshot = fetch(hub, access, allow_pickle=allow_pickle)
         return _open_adapter(folder, base, revision, allow_pickle)
-    headers = remote_headers(hub, access, revision) if configs_only else None
-    return open_folder(folder, revision=revision, allow_pickle=allow_pickle, configs_only=configs_only, store=headers)
+    return open_folder(
+        folder,
+        revision=revision,
+        allow_pickle=allow_pickle,
+        configs_only=configs_only,
+        headers=lambda: remote_headers(hub, access, revision),
+    )
 
 
 def _open_adapter(folder: Folder, base: Checkpoint | None, revision: str | None, allow_pickle: bool) -> Checkpoint:

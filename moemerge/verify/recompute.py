@@ -218,26 +218,35 @@ def _elect(part: Merge, base: Array, deltas: list[Array], operands: tuple[Array,
     """Each element takes the sign of the weighted sum of its deltas, and the weighted mean of those that share it."""
     import numpy as np
 
+    weighted = [delta * weight for delta, weight in zip(deltas, part.weights, strict=True)]
     total, size = np.zeros_like(base), np.zeros_like(base)
-    sides = {sign: [np.zeros_like(base), np.zeros_like(base)] for sign in (1, -1)}
-    for delta, weight in zip(deltas, part.weights, strict=True):
-        weighted = delta * weight
-        total += weighted
-        size += np.abs(weighted)
-        for sign, (moved, share) in sides.items():
-            agrees = weighted * sign > 0
-            moved += weighted * agrees
-            share += weight * agrees
-    up, down = (
-        base + part.scaling * np.divide(moved, share, out=np.zeros_like(base), where=share > 0)
-        for moved, share in sides.values()
-    )
-    values = np.where(total > 0, up, np.where(total < 0, down, base))
+    for delta in weighted:
+        total += delta
+        size += np.abs(delta)
+    values = base + part.scaling * _agreed(weighted, part.weights, np.sign(total))
     undecided = (np.abs(total) <= _UNDECIDED * size) & (size > 0)
     if not undecided.any():
         return Block(values, operands=operands, folded=folded)
-    others = tuple(np.where(undecided, other, values) for other in (up, down, base))
-    return Block(values, others, operands, folded)
+    others = []
+    for sign in (1.0, -1.0, 0.0):
+        other = values.copy()
+        moved = _agreed([delta[undecided] for delta in weighted], part.weights, sign)
+        other[undecided] = base[undecided] + part.scaling * moved
+        others.append(other)
+    return Block(values, tuple(others), operands, folded)
+
+
+def _agreed(weighted: list[Array], weights: tuple[float, ...], sign: Any) -> Array:
+    """The weighted mean of the deltas (weights are in them already) that have the sign; 0 where none has it."""
+    import numpy as np
+
+    moved, share = np.zeros_like(weighted[0]), np.zeros_like(weighted[0])
+    for delta, weight in zip(weighted, weights, strict=True):
+        agrees = delta * sign > 0
+        np.add(moved, delta, out=moved, where=agrees)
+        np.add(share, weight, out=share, where=agrees)
+    np.divide(moved, share, out=moved, where=share > 0)
+    return moved
 
 
 def _rows(shape: tuple[int, ...], elements: int) -> Iterator[slice]:

@@ -13,8 +13,8 @@ import xxhash
 
 from moemerge.console import Progress
 from moemerge.errors import SourceError, WriteError
-from moemerge.plan.model import Copy, OutputTensor
-from moemerge.stream import Values
+from moemerge.plan.model import Compute, Copy, Merged, OutputTensor, Plan, TensorSource
+from moemerge.stream import Values, row_blocks
 from moemerge.write.copy import CHUNK, Copier
 from moemerge.write.finite import has_only_finite
 from moemerge.write.shards import Shard
@@ -140,17 +140,31 @@ class _Writer:
 
     def _check(self, tensor: OutputTensor, data: memoryview) -> None:
         if not has_only_finite(data, tensor.dtype):
-            origin = ", ".join(sorted(_models(tensor, self._values)))
-            message = f"`{tensor.name}` holds NaN or Inf, from {origin}"
-            raise SourceError(message, hint="the source is damaged: check or download it again", code="not-finite")
+            raise _not_finite(tensor, self._values.plan)
 
 
-def _models(tensor: OutputTensor, values: Values) -> set[str]:
-    keys = set()
+def _not_finite(tensor: OutputTensor, plan: Plan) -> SourceError:
+    """Names the sources that hold NaN or Inf; where none does, the values were too large for the dtype."""
+    damaged = {f"`{plan.models[source.model].spec}`" for source in _sources(tensor) if not _is_finite(plan, source)}
+    if damaged:
+        message = f"`{tensor.name}` holds NaN or Inf, from {', '.join(sorted(damaged))}"
+        return SourceError(message, hint="the source is damaged: check or download it again", code="not-finite")
+    message = f"`{tensor.name}` holds NaN or Inf, and its sources do not: a value is too large for {tensor.dtype}"
+    return SourceError(message, hint="set a `dtype` with a larger range, such as `bfloat16`", code="not-finite")
+
+
+def _sources(tensor: OutputTensor) -> Iterator[TensorSource]:
     for part in tensor.parts:
-        one = getattr(part, "source", None)
-        keys |= {source.model for source in (getattr(part, "sources", ()) or ((one,) if one else ()))}
-    return {f"`{values.plan.models[key].spec}`" for key in keys} or {"the gate"}
+        if isinstance(part, Copy | Compute):
+            yield part.source
+        elif isinstance(part, Merged):
+            yield from (part.base, *part.sources)
+
+
+def _is_finite(plan: Plan, source: TensorSource) -> bool:
+    model = plan.models[source.model]
+    blocks = (model.read(source.name, rows) for rows in row_blocks(model.tensors[source.name].shape))
+    return all(bool(torch.isfinite(block).all()) for block in blocks)
 
 
 def _write_all(target: int, data: memoryview, offset: int) -> None:

@@ -83,6 +83,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, path: str) -> None:
         parts = path.split("/")
+        if len(parts) < 5:  # what the library asks of its own accord, such as `api/agent-harnesses`
+            self._error(404, "EntryNotFound")
+            return
         model, revision, name = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
         folder = self._folder(model, revision)
         if folder is None:

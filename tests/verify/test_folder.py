@@ -151,7 +151,7 @@ def test_folded_adapters_verify(tiny: TinyMaker, tmp_path: Path) -> None:
         torch.manual_seed(seed)
         lora = LoraConfig(r=4, target_modules=["q_proj", "gate_proj", "down_proj"], init_lora_weights=False)
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16), lora)
-        model.save_pretrained(tmp_path / f"adapter-{seed}")
+        model.save_pretrained(str(tmp_path / f"adapter-{seed}"))
         adapters.append(tmp_path / f"adapter-{seed}")
     for method in ("mean", "ties", "slerp"):
         found = good(build_tiny(tmp_path / method, base, adapters, merge={"shared": method}))

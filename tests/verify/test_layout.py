@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from moemerge.verify.layout import INDEX, SINGLE, Place, read_layout
 
-GOOD = {"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "b": {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]}}  # fmt: skip
+GOOD = {
+    "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+    "b": {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]},
+}
 
 
 def file_of(header: Any, data: bytes = b"\0" * 32) -> bytes:
@@ -91,7 +94,7 @@ entries = st.fixed_dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(header=st.dictionaries(st.text(max_size=5), entries | json_values, max_size=3), data=st.binary(max_size=40))
 def test_no_header_is_a_traceback(header: dict[str, Any], data: bytes, tmp_path: Path) -> None:
     """Any JSON in a header gives a difference, or tensors that lie within the file."""
@@ -101,7 +104,7 @@ def test_no_header_is_a_traceback(header: dict[str, Any], data: bytes, tmp_path:
     assert weights.differences or all(p.offset + p.length <= len(content) for p in weights.places.values())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(index=json_values | st.fixed_dictionaries({"weight_map": json_values, "metadata": json_values}))
 def test_no_index_is_a_traceback(index: Any, tmp_path: Path) -> None:
     """Any JSON as an index gives a difference: there are no shards."""
@@ -109,7 +112,7 @@ def test_no_index_is_a_traceback(index: Any, tmp_path: Path) -> None:
     assert said(tmp_path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(data=st.binary(max_size=64))
 def test_no_bytes_are_a_traceback(data: bytes, tmp_path: Path) -> None:
     """Any file gives a difference; a good one is not found by chance."""

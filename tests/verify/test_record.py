@@ -113,7 +113,7 @@ def test_a_newer_record_is_refused(tampered: Tamper) -> None:
     assert caught.value.hint == "use the version of moemerge that built it, named in its `moemerge.yaml`"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(text=st.text(max_size=60))
 def test_no_text_is_a_traceback(text: str, tmp_path: Path) -> None:
     """Any text as a record gives differences or says that it is none of this version."""
@@ -128,7 +128,7 @@ def _attempt(folder: Path) -> object:
         return error
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20)
 @given(
     key=st.sampled_from(["architecture", "root", "sources", "experts", "merge", "recipe", "files", "tensors"]),
     value=st.none() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)

@@ -148,7 +148,7 @@ def test_nan_in_copied_and_merged_tensors(tampered: Tamper) -> None:
 
 
 def test_the_silent_shared_expert_must_be_silent(tampered: Tamper) -> None:
-    """qwen2_moe's shared expert adds nothing only where its down projection is exactly zero: no unit is allowed here."""
+    """qwen2_moe's shared expert adds nothing only where its down projection is exactly zero."""
     folder = tampered("qwen2_moe")
     name = f"{QWEN}.shared_expert.down_proj.weight"
     folder.write(name, b"\x01\x00\x00\x00", at=4 * 50)

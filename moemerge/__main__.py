@@ -1,0 +1,5 @@
+"""`python -m moemerge` is `moemerge`."""
+
+from moemerge.cli import main
+
+main()
