@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moemerge.console import Progress, Silent
-from moemerge.errors import PlanError, Problem, RecipeError, VerifyError
+from moemerge.errors import GateError, PlanError, Problem, RecipeError, VerifyError
 from moemerge.plan import Plan, make_plan
 from moemerge.recipe import Recipe, file_path, load_recipe
 
@@ -165,7 +165,7 @@ def fit_router(
 ) -> GateFit:
     """Fits the gate of a plan without problems on its experts' texts; see `moemerge.gate.fit_gate`."""
     from moemerge.gate import fit_gate
-    from moemerge.gate.request import FITTED, MERGEKIT, GateRequest
+    from moemerge.gate.request import CONTEXT, FITTED, MERGEKIT, GateRequest
 
     assert plan.dense is not None
     recipe = plan.recipe
@@ -180,13 +180,20 @@ def fit_router(
         expand=recipe.gate.expand,
         template=recipe.template,
         max_tokens=recipe.gate.max_tokens,
+        context=min(CONTEXT, plan.dense.max_position_embeddings),
         keep_statistics=recipe.gate.keep_statistics,
     )
     if recipe.gate.init not in FITTED | MERGEKIT:
         return fit_gate(request, None, None, progress)
+    import torch
+
     from moemerge.models import PlannedModels, load_tokenizer
 
-    return fit_gate(request, PlannedModels(plan, device), load_tokenizer(plan), progress)
+    try:
+        return fit_gate(request, PlannedModels(plan, device), load_tokenizer(plan), progress)
+    except torch.OutOfMemoryError as error:
+        message = f"`--device {device}` has too little memory for one dense model: {str(error).splitlines()[0]}"
+        raise GateError(message, hint="leave `--device` out to use the CPU") from error
 
 
 def _account(plan: Plan, gate: GateFit) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def load_tokenizer(plan: Plan) -> PreTrainedTokenizerBase:
 
     base = plan.models["base"]
     names = [name for name in base.files if "token" in name or name.endswith(_VOCABULARY)]
-    if not names:
+    if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & set(names):
         raise SourceError(f"`{base.spec}` has no tokenizer files", hint="put `tokenizer.json` beside its config")
     with tempfile.TemporaryDirectory(prefix="moemerge-tokenizer-") as folder:
         for name in names:

@@ -277,3 +277,18 @@ def test_permissions_follow_the_umask(tiny: TinyMaker, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     assert out.stat().st_mode == (tmp_path / "other").stat().st_mode
     assert os.access(out / "model.safetensors", os.R_OK)
+
+
+def test_a_kill_between_the_renames_of_an_overwrite_loses_nothing(tiny: TinyMaker, tmp_path: Path) -> None:
+    """The old output, moved aside and not yet replaced, comes back before the next build looks."""
+    base = tiny("llama")
+    out = build_tiny(tmp_path / "out", base, [base, base])
+    aside = tmp_path / ".out.moemerge-12345678"
+    aside.mkdir()
+    (aside / ".moemerge-staged").touch()
+    out.rename(aside / "replaced")
+    with pytest.raises(WriteError, match="exists"):
+        build_tiny(out, base, [base, base, base])
+    load(out)
+    build(recipe_of(base, [base] * 3), out, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

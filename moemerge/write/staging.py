@@ -13,6 +13,8 @@ from pathlib import Path
 from moemerge.errors import WriteError
 from moemerge.write.record import NAME, read_record
 
+_REPLACED = "replaced"
+"""Where an overwriting build moves the old output until the new one is in its place."""
 _LOCK = ".moemerge-staged"
 """Held locked by the process that writes a staged folder; a staged folder without a holder is an orphan."""
 
@@ -38,6 +40,7 @@ def check_output(output: Path, *, overwrite: bool, needed: int) -> list[Path]:
 
 
 def _checked(output: Path, *, overwrite: bool, needed: int) -> list[Path]:
+    _restore(output)
     if output.is_symlink() or output.exists():
         _check_replaceable(output, overwrite=overwrite)
     with suppress(FileNotFoundError, NotADirectoryError):
@@ -125,12 +128,13 @@ def _publish(folder: Path, output: Path, *, overwrite: bool) -> None:
     else:
         _check_replaceable(output, overwrite=overwrite)
         old = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
-        os.rename(output, old / "old")
+        (old / _LOCK).touch()  # held by nobody: were this process killed here, the next run finds the folder
+        os.rename(output, old / _REPLACED)
         try:
             os.rename(folder, output)
         except OSError:
-            os.rename(old / "old", output)
-            old.rmdir()
+            os.rename(old / _REPLACED, output)
+            shutil.rmtree(old)
             raise
         shutil.rmtree(old)
     descriptor = os.open(output.parent, os.O_RDONLY)
@@ -138,6 +142,17 @@ def _publish(folder: Path, output: Path, *, overwrite: bool) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _restore(output: Path) -> None:
+    """Puts back what an overwriting build had moved aside when it was killed between its two renames."""
+    if output.is_symlink() or output.exists() or not output.parent.is_dir():
+        return
+    for folder in output.parent.iterdir():
+        replaced = folder / _REPLACED
+        if folder.name.startswith(_prefix(output)) and replaced.is_dir() and read_record(replaced) is not None:
+            os.rename(replaced, output)
+            return
 
 
 def _explain(error: OSError, output: Path) -> WriteError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,9 +63,11 @@ def write_weights(folder: Path, shards: Sequence[Shard], values: Values, progres
 
 
 def _allocate(target: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
+    try:
         os.posix_fallocate(target, 0, size)  # a full disk is found here, before anything is computed
-    else:
+    except (AttributeError, OSError) as error:  # macOS has no such call, and some file systems refuse it
+        if getattr(error, "errno", None) not in (None, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
         os.ftruncate(target, size)
 
 
