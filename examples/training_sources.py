@@ -6,16 +6,18 @@ problems. The texts themselves are not kept in the repository, only the hashes o
 """
 
 import gzip
+import random
 import re
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from math_problems import worked_problems
 
 DOMAINS = ("code", "math", "french", "spanish")
+HELD_OUT_PASSAGES = 24
 
 # Modules with plain, commented code on varied subjects. Tables of data and test modules are left out.
 STDLIB_MODULES = (
@@ -127,18 +129,17 @@ def code_passages() -> Iterator[str]:
             yield from packed(iter(re.split(r"\n{2,}", source.strip())), "\n\n", 900)
 
 
-def math_passages(seed: int) -> Iterator[str]:
-    """Worked problems of the generator's training templates."""
-    for document in worked_problems("train", documents=3000, seed=seed):
-        yield document.text
+def split_passages(domain: str, seed: int) -> tuple[list[str], list[str]]:
+    """The passages of a domain to train on, and a few held out to choose the rate and the length of the training.
 
-
-def training_passages(domain: str, seed: int) -> list[str]:
-    """All passages of a domain that are long enough to learn from."""
-    sources: dict[str, Callable[[], Iterator[str]]] = {
-        "code": code_passages,
-        "math": lambda: math_passages(seed),
-        "french": lambda: manual_passages("french"),
-        "spanish": lambda: manual_passages("spanish"),
-    }
-    return [passage for passage in sources[domain]() if len(passage) >= 200]
+    The held-out problems have templates of their own: those of a template that is trained on would only show how well
+    it is remembered.
+    """
+    if domain == "math":
+        made = [worked_problems("train", 3000, seed), worked_problems("held_out", HELD_OUT_PASSAGES, seed)]
+        training, held_out = ([document.text for document in documents] for documents in made)
+        return training, held_out
+    source = code_passages() if domain == "code" else manual_passages(domain)
+    passages = [passage for passage in source if len(passage) >= 200]
+    random.Random(0).shuffle(passages)
+    return passages[HELD_OUT_PASSAGES:], passages[:HELD_OUT_PASSAGES]

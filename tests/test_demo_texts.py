@@ -84,7 +84,7 @@ def test_the_families_of_templates_share_no_sentence() -> None:
     found = {family: all_ngrams(one.text for one in worked_problems(family, 1000, seed=7)) for family in families}
     for one, other in combinations(families, 2):
         assert found[one] & found[other] == set()
-        assert not {made.__name__ for made in templates(one)} & {made.__name__ for made in templates(other)}
+        assert not [made for made in templates(one) if made in templates(other)]
 
 
 def test_worked_problems_depend_on_the_seed_alone() -> None:

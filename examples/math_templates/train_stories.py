@@ -1,4 +1,4 @@
-"""More templates to train on: little stories, so that the specialist learns to reason and not to recite a few sentences."""
+"""More templates to train on: little stories, so that the specialist learns to reason, not to recite sentences."""
 
 from random import Random
 
@@ -10,8 +10,12 @@ PEOPLE = ("Alice", "Robert", "Maya", "Simon", "Clara", "Peter", "Julia", "Adam",
 def bus(rng: Random) -> Problem:
     start, off, on = rng.randint(20, 60), rng.randint(3, 18), rng.randint(3, 25)
     return Problem(
-        f"There are {start} passengers on a bus. At the market {off} get off and {on} get on. How many passengers ride on?",
-        (f"After some get off: {start} - {off} = {start - off}.", f"After others get on: {start - off} + {on} = {start - off + on}."),
+        f"There are {start} passengers on a bus. At the market {off} get off and {on} get on. How "
+        "many passengers ride on?",
+        (
+            f"After some get off: {start} - {off} = {start - off}.",
+            f"After others get on: {start - off} + {on} = {start - off + on}.",
+        ),
         f"{start - off + on}",
     )
 
@@ -29,7 +33,8 @@ def novel(rng: Random) -> Problem:
 def fuel(rng: Random) -> Problem:
     litres, hundreds, price = rng.randint(4, 9), rng.randint(2, 12), rng.randint(1, 3)
     return Problem(
-        f"A car burns {litres} litres per 100 km, and a litre costs {price} dollars. What does the fuel for {100 * hundreds} km cost?",
+        f"A car burns {litres} litres per 100 km, and a litre costs {price} dollars. What does the "
+        f"fuel for {100 * hundreds} km cost?",
         (
             f"{100 * hundreds} km are {hundreds} times 100 km.",
             f"Litres burnt: {hundreds} * {litres} = {hundreds * litres}.",
@@ -65,7 +70,8 @@ def pizza(rng: Random) -> Problem:
     who, other = rng.sample(PEOPLE, 2)
     pizzas, a, b = rng.randint(2, 5), rng.randint(3, 7), rng.randint(2, 8)
     return Problem(
-        f"{pizzas} pizzas are cut into 8 slices each. {who} eats {a} slices and {other} eats {b}. How many slices are over?",
+        f"{pizzas} pizzas are cut into 8 slices each. {who} eats {a} slices and {other} eats {b}. "
+        "How many slices are over?",
         (
             f"Slices: {pizzas} * 8 = {pizzas * 8}.",
             f"Eaten: {a} + {b} = {a + b}.",
@@ -87,9 +93,13 @@ def seats(rng: Random) -> Problem:
 def exchange(rng: Random) -> Problem:
     who, money, rate, fee = rng.choice(PEOPLE), rng.randint(20, 90), rng.randint(3, 12), rng.randint(2, 15)
     return Problem(
-        f"{who} changes {money} dollars into crowns. A dollar gives {rate} crowns, and the bank keeps a fee of {fee} crowns. "
+        f"{who} changes {money} dollars into crowns. A dollar gives {rate} crowns, and the bank "
+        f"keeps a fee of {fee} crowns. "
         "How many crowns are paid out?",
-        (f"Before the fee: {money} * {rate} = {money * rate}.", f"After the fee: {money * rate} - {fee} = {money * rate - fee}."),
+        (
+            f"Before the fee: {money} * {rate} = {money * rate}.",
+            f"After the fee: {money * rate} - {fee} = {money * rate - fee}.",
+        ),
         f"{money * rate - fee} crowns",
     )
 
@@ -98,7 +108,8 @@ def exam(rng: Random) -> Problem:
     who, questions, share = rng.choice(PEOPLE), 20 * rng.randint(1, 6), 5 * rng.randint(8, 19)
     right = questions * share // 100
     return Problem(
-        f"{who} answers {right} of {questions} questions correctly. What percentage is that, and how many answers are wrong?",
+        f"{who} answers {right} of {questions} questions correctly. What percentage is that, and "
+        "how many answers are wrong?",
         (
             f"The fraction is {right} / {questions} = {right / questions:g}.",
             f"As a percentage: {right / questions:g} * 100 = {share}.",
@@ -125,7 +136,8 @@ def tiles(rng: Random) -> Problem:
 def trees(rng: Random) -> Problem:
     gap, spaces = rng.randint(3, 12), rng.randint(6, 30)
     return Problem(
-        f"Trees stand along a road of {gap * spaces} metres, one at each end and one every {gap} metres. How many trees is that?",
+        f"Trees stand along a road of {gap * spaces} metres, one at each end and one every {gap} "
+        "metres. How many trees is that?",
         (f"Spaces: {gap * spaces} / {gap} = {spaces}.", f"One tree more than spaces: {spaces} + 1 = {spaces + 1}."),
         f"{spaces + 1} trees",
     )
@@ -135,7 +147,8 @@ def phone(rng: Random) -> Problem:
     fixed, rate, minutes = rng.randint(5, 20), rng.randint(2, 9), 10 * rng.randint(3, 20)
     total = 100 * fixed + rate * minutes
     return Problem(
-        f"A phone plan costs {fixed} dollars a month and {rate} cents for each minute. What is the bill for {minutes} minutes?",
+        f"A phone plan costs {fixed} dollars a month and {rate} cents for each minute. What is the "
+        f"bill for {minutes} minutes?",
         (
             f"Minutes: {minutes} * {rate} = {minutes * rate} cents.",
             f"Fixed part: {fixed} dollars = {100 * fixed} cents.",
@@ -148,7 +161,8 @@ def phone(rng: Random) -> Problem:
 def harvest(rng: Random) -> Problem:
     crate, crates, over = rng.randint(6, 24), rng.randint(5, 30), rng.randint(1, 5)
     return Problem(
-        f"A farmer picks {crate * crates + over} pears and packs {crate} in a crate. How many crates are full and what is over?",
+        f"A farmer picks {crate * crates + over} pears and packs {crate} in a crate. How many "
+        "crates are full and what is over?",
         (
             f"{crate} * {crates} = {crate * crates} pears fill {crates} crates.",
             f"{crate * crates + over} - {crate * crates} = {over} are over.",
@@ -160,7 +174,8 @@ def harvest(rng: Random) -> Problem:
 def profit(rng: Random) -> Problem:
     who, count, cost, gain = rng.choice(PEOPLE), rng.randint(5, 40), rng.randint(2, 20), rng.randint(1, 9)
     return Problem(
-        f"{who} makes {count} baskets for {cost} dollars each and sells each for {cost + gain} dollars. What is the profit?",
+        f"{who} makes {count} baskets for {cost} dollars each and sells each for {cost + gain} "
+        "dollars. What is the profit?",
         (f"Profit on one: {cost + gain} - {cost} = {gain}.", f"Profit on all: {gain} * {count} = {gain * count}."),
         f"{gain * count} dollars",
     )
@@ -169,8 +184,12 @@ def profit(rng: Random) -> Problem:
 def stairs(rng: Random) -> Problem:
     floors, steps, height = rng.randint(3, 12), rng.randint(12, 24), rng.randint(14, 20)
     return Problem(
-        f"A tower has {floors} floors with {steps} stairs between floors, each {height} cm high. How high is the tower in cm?",
-        (f"Stairs: {floors} * {steps} = {floors * steps}.", f"Height: {floors * steps} * {height} = {floors * steps * height}."),
+        f"A tower has {floors} floors with {steps} stairs between floors, each {height} cm high. "
+        "How high is the tower in cm?",
+        (
+            f"Stairs: {floors} * {steps} = {floors * steps}.",
+            f"Height: {floors * steps} * {height} = {floors * steps * height}.",
+        ),
         f"{floors * steps * height} cm",
     )
 
@@ -181,7 +200,10 @@ def runners(rng: Random) -> Problem:
     return Problem(
         f"{who} runs {fast} metres a second and {other} runs {slow}. They start together. "
         f"How far ahead is {who} after {seconds} seconds?",
-        (f"The lead grows by {fast} - {slow} = {fast - slow} metres a second.", f"{fast - slow} * {seconds} = {(fast - slow) * seconds}."),
+        (
+            f"The lead grows by {fast} - {slow} = {fast - slow} metres a second.",
+            f"{fast - slow} * {seconds} = {(fast - slow) * seconds}.",
+        ),
         f"{(fast - slow) * seconds} metres",
     )
 
@@ -213,6 +235,6 @@ def rounding(rng: Random) -> Problem:
 
 
 TEMPLATES: tuple[Template, ...] = (
-    bus, novel, fuel, thermometer, tournament, pizza, seats, exchange, exam, tiles, trees, phone, harvest, profit, stairs,
-    runners, digits, rounding,
+    bus, novel, fuel, thermometer, tournament, pizza, seats, exchange, exam, tiles, trees, phone, harvest, profit,
+    stairs, runners, digits, rounding,
 )  # fmt: skip
