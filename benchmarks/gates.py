@@ -1,6 +1,7 @@
 """The table of gates, shared merges and expansion on the demo: gain kept on the project's own evaluation texts.
 
     python benchmarks/gates.py                                  # the demo's three experts
+    python benchmarks/gates.py --set experts_per_token=2
     python benchmarks/gates.py --recipe recipes/near-pair.yaml --only discriminant centroid
     python benchmarks/gates.py --also-checkpoint "mergekit-moe 0.1.5=work/mergekit/moe"
 
@@ -50,10 +51,10 @@ SHARED: Mapping[str, tuple[str, ...]] = {
 PROMPTS = ("gate.expand=off",)
 ROWS: tuple[Row, ...] = (
     Row("random", "mean", ("gate.init=random",)),
+    Row("uniform", "mean", ("gate.init=uniform",)),
     Row("cheap_embed", "mean", ("gate.init=cheap_embed",)),
     Row("hidden_avg", "mean", ("gate.init=hidden_avg",)),
     Row("mergekit_hidden", "mean", ("gate.init=mergekit_hidden",)),
-    Row("mergekit_hidden", "base", ("gate.init=mergekit_hidden",)),
     Row("centroid, prompts only", "mean", ("gate.init=centroid", *PROMPTS)),
     Row("centred, prompts only", "mean", ("gate.init=centred", *PROMPTS)),
     Row("lda, prompts only", "mean", ("gate.init=lda", *PROMPTS)),
@@ -63,20 +64,20 @@ ROWS: tuple[Row, ...] = (
     Row("discriminant, expand auto", "mean", ("gate.init=discriminant", "gate.expand=auto")),
     Row("centroid, expand auto", "mean", ("gate.init=centroid", "gate.expand=auto")),
     Row("lda, expand auto", "mean", ("gate.init=lda", "gate.expand=auto")),
-    Row("discriminant top-1, expand auto", "mean", ("experts_per_token=1", "gate.expand=auto")),
-    Row("discriminant, expand auto", "base", ("gate.init=discriminant", "gate.expand=auto")),
-    Row("discriminant, expand auto", "task_arithmetic 0.5", ("gate.init=discriminant", "gate.expand=auto")),
-    Row("discriminant, expand auto", "ties", ("gate.init=discriminant", "gate.expand=auto")),
+    Row("mergekit_hidden", "base", ("gate.init=mergekit_hidden",)),
+    Row("discriminant, prompts only", "base", ("gate.init=discriminant", *PROMPTS)),
+    Row("discriminant, prompts only", "task_arithmetic 0.5", ("gate.init=discriminant", *PROMPTS)),
+    Row("discriminant, prompts only", "ties", ("gate.init=discriminant", *PROMPTS)),
 )
 
 
 class Bench:
     """What all rows share: the texts, the baselines, and one sparse model a shared merge."""
 
-    def __init__(self, recipe: Path, work: Path, texts: Path) -> None:
+    def __init__(self, recipe: Path, work: Path, texts: Path, overrides: Sequence[str] = ()) -> None:
         from transformers import AutoTokenizer
 
-        self.recipe, self.work = recipe, work
+        self.recipe, self.work, self.overrides = recipe, work, tuple(overrides)
         plan = self.plan(())
         self.domains = [expert.name for expert in plan.experts if expert.model != "base"]
         self.texts = read_texts(texts, self.domains)
@@ -91,7 +92,7 @@ class Bench:
 
     def plan(self, overrides: Sequence[str]) -> Plan:
         """The plan of the recipe with overrides."""
-        loaded = load_recipe(self.recipe, overrides)
+        loaded = load_recipe(self.recipe, (*self.overrides, *overrides))
         return make_plan(loaded.recipe, loaded.root)
 
     def indexed(self, plan: Plan) -> list[tuple[int, str]]:
@@ -108,7 +109,7 @@ class Bench:
 
     def _built(self, shared: str) -> Path:
         folder = self.work / shared.replace(" ", "-")
-        loaded = load_recipe(self.recipe, (*SHARED[shared], "gate.init=random"))
+        loaded = load_recipe(self.recipe, (*self.overrides, *SHARED[shared], "gate.init=random"))
         build_plan(make_plan(loaded.recipe, loaded.root), folder, root=loaded.root, overwrite=True)
         return folder
 
@@ -126,7 +127,7 @@ class Bench:
 
     def row(self, row: Row) -> tuple[Losses, float]:
         """Fits the row's gate, puts it into the sparse model, and measures; also the seconds that fitting took."""
-        loaded = load_recipe(self.recipe, (*SHARED[row.shared], *row.overrides))
+        loaded = load_recipe(self.recipe, (*self.overrides, *SHARED[row.shared], *row.overrides))
         plan = make_plan(loaded.recipe, loaded.root)
         started = time.monotonic()
         fit = fit_router(plan, read_expert_texts(plan, loaded.root))
@@ -162,9 +163,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "gates")
     parser.add_argument("--only", nargs="*", metavar="WORD", help="rows whose name begins with one of these")
     parser.add_argument("--also-checkpoint", action="append", default=[], metavar="NAME=FOLDER", help="measure it too")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `moemerge build`")
     arguments = parser.parse_args()
 
-    bench = Bench(arguments.recipe, arguments.work, arguments.texts)
+    bench = Bench(arguments.recipe, arguments.work, arguments.texts, arguments.set)
     lines = [
         "| gate | shared | " + " | ".join(bench.domains) + " | gain kept | of ceiling | fit, s |",
         "| --- | --- |" + " --- |" * (len(bench.domains) + 3),

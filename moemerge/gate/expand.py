@@ -198,9 +198,8 @@ class _Writer:
         return [self._prompts[(begun + row) % len(self._prompts)] for row in range(count)]
 
     def _passage(self, prompt: _Prompt, new: list[int]) -> Passage:
-        counted = [*prompt.words, *(token not in self._special for token in new)]
-        counted[0] = False
-        return Passage((*prompt.ids, *new), tuple(counted), prompt.group)
+        counted = (*prompt.words, *(token not in self._special for token in new))
+        return Passage((*prompt.ids, *new), counted, prompt.group)
 
     def _generate(self, prompts: Sequence[_Prompt], length: int) -> list[list[int]]:
         """Samples one continuation a prompt (padded on the left), each cut before its end token."""

@@ -109,8 +109,7 @@ def _domains(
     empty = [t.name for t, count in zip(request.experts, own_tokens, strict=True) if not count]
     if empty:
         raise GateError(
-            f"No token to fit the gate from for {', '.join(f'`{name}`' for name in empty)}: the texts are empty, "
-            "or so short that only the first position is left, which never counts",
+            f"No token to fit the gate from for {', '.join(f'`{name}`' for name in empty)}: the texts are empty",
             hint="give `prompts` of several words or `data`, or use `gate.init: random`",
         )
     expansion = expand(request, models, tokenizer, own_tokens, progress)

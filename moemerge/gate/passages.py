@@ -1,7 +1,8 @@
 """Texts as token ids with a mark on those that count: a `Passage`.
 
-The first position never counts (it is the attention sink: its residual norm is 157 times the median), nor do special
-tokens and those of a chat template. Nothing is cut off: a text longer than the context is read in windows.
+Special tokens and those of a chat template never count. The text's own first token does, although it is the attention
+sink: every later token reads from it, so which expert it goes to matters more than for any other token (measured in
+docs/decisions.md). Nothing is cut off: a text longer than the context is read in windows.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Passage:
 
     Attributes:
         ids: token ids, the position in the window being the position in the model.
-        counted: which of them count; never the first.
+        counted: which of them count.
         group: number of the prompt or document that it comes from: a group is held out as a whole.
         fold: number of its fold, set by `assign_folds`.
     """
@@ -48,7 +49,7 @@ class Passage:
 
 
 def encode(text: str, tokenizer: PreTrainedTokenizerBase, template: str = "none") -> tuple[list[int], list[bool]]:
-    """Token ids of a text and which of them are the user's own words (the first position not yet left out).
+    """Token ids of a text and which of them are the user's own words.
 
     Raises:
         GateError: the chat template is missing, or does not show the user's words as they are.
@@ -96,9 +97,7 @@ def windows(ids: Sequence[int], words: Sequence[bool], group: int, context: int)
     found = []
     for start in range(lead, len(ids), context - lead):
         part = slice(start, start + context - lead)
-        counted = [False] * lead + list(words[part])
-        counted[0] = False
-        found.append(Passage((*ids[:lead], *ids[part]), tuple(counted), group))
+        found.append(Passage((*ids[:lead], *ids[part]), (*[False] * lead, *words[part]), group))
     return found
 
 

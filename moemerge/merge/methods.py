@@ -88,5 +88,5 @@ def _elect(base: Tensor, deltas: Sequence[Tensor], weights: Sequence[float], sca
     for delta, weight in zip(weighted, weights, strict=True):
         agrees = (torch.sign(delta) == sign) & (delta != 0)
         total += torch.where(agrees, delta, 0.0)
-        count += agrees * weight
+        count += agrees.to(count.dtype) * weight
     return base + scaling * total / count.clamp(min=torch.finfo(count.dtype).tiny)

@@ -119,12 +119,12 @@ def test_padding_changes_nothing(models: TinyModels, tokenizer: Any, monkeypatch
     torch.testing.assert_close(together.first, alone.first, rtol=1e-4, atol=1e-4)
 
 
-def test_the_first_position_is_left_out(models: TinyModels, tokenizer: Any) -> None:
-    """Texts that differ in their first word alone count the same tokens, and that word's input is in no sum."""
+def test_every_token_of_a_text_counts(models: TinyModels, tokenizer: Any) -> None:
+    """The first one too: later tokens read from it."""
     (passage,) = prompt_passages(("hello print list",), tokenizer, REQUEST)
     captured = capture(models, [Domain("code", [passage], [])], (0,), WIDTH, 1, Silent())
     tokens = inputs_of(models.merged(0), passage, 0)
-    assert len(tokens) == 2
+    assert len(tokens) == 3
     np.testing.assert_allclose(captured.moments(0).first[0].numpy(), tokens.mean(0), rtol=1e-4, atol=1e-6)
 
 

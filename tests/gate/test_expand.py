@@ -48,7 +48,7 @@ def run(
 
 
 def test_a_number_forces_so_many_tokens(models: TinyModels, tokenizer: Any) -> None:
-    """Each expert with prompts gets N new tokens, all its prompts are continued, the first position stays out."""
+    """Each expert with prompts gets N new tokens, and all its prompts are continued."""
     found = run(models, tokenizer, expand=200)
     assert sorted(found.passages) == [0, 1]
     for number, passages in found.passages.items():
@@ -56,10 +56,9 @@ def test_a_number_forces_so_many_tokens(models: TinyModels, tokenizer: Any) -> N
         assert {p.group for p in passages} == set(range(len(prompts)))
         lengths = [len(tokenizer(prompts[p.group])["input_ids"]) for p in passages]
         assert sum(len(p.ids) - n for p, n in zip(passages, lengths, strict=True)) == 200
-        assert not any(p.counted[0] for p in passages)
         for passage, length in zip(passages, lengths, strict=True):
             assert list(passage.ids[:length]) == tokenizer(prompts[passage.group])["input_ids"]
-            assert all(passage.counted[1:length])
+            assert all(passage.counted[:length])
             special = [token in tokenizer.all_special_ids for token in passage.ids[length:]]
             assert [not s for s in special] == list(passage.counted[length:])
     assert models.calls == ["specialist 0", "specialist 1"]

@@ -25,11 +25,11 @@ def request(**settings: Any) -> GateRequest:
     return GateRequest("discriminant", (), LAYERS, WIDTH, **settings)
 
 
-def test_the_first_position_never_counts(tokenizer: Any) -> None:
-    """It is the attention sink, with or without a beginning-of-sequence token."""
+def test_the_first_token_of_a_text_counts(tokenizer: Any) -> None:
+    """It is the attention sink that all others read from, so its route matters."""
     (passage,) = prompt_passages(("def print list",), tokenizer, request())
     assert tokenizer.convert_ids_to_tokens(list(passage.ids)) == ["def", "print", "list"]
-    assert passage.counted == (False, True, True)
+    assert passage.counted == (True, True, True)
 
 
 def test_special_tokens_never_count(tokenizer: Any) -> None:
@@ -52,7 +52,6 @@ def test_windows_lose_no_token(length: int, lead: int, context: int) -> None:
     words = [place >= lead for place in range(length)]
     found = windows(list(range(length)), words, 7, context)
     assert all(len(p.ids) <= context and len(p.ids) == len(p.counted) for p in found)
-    assert not any(p.counted[0] for p in found)
     assert all(p.group == 7 for p in found)
     seen = {token for p in found for token in p.ids}
     assert seen == set(range(length))
