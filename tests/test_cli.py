@@ -218,7 +218,7 @@ def test_build_prints_the_gate() -> None:
         r"gate: \d+\.\d% of held-out tokens go to their own expert, by layer:\n   0: \d\.\d\d   1: \d\.\d\d\n", stdout
     )
     assert "2 (code, math), 1 a token" in stderr
-    assert "warning: The gate is fitted from few tokens: `code` 10, `math` 13" in stderr
+    assert "warning: The gate is fitted from few tokens: `code` 12, `math` 15" in stderr
     assert json.loads(Path("out/config.json").read_text(encoding="utf-8"))["num_experts_per_tok"] == 1
 
 
