@@ -38,14 +38,14 @@ class Bar:
 
 
 def read_bars(table: str) -> list[Bar]:
-    """The rows of the last Markdown table in the text that have a gain kept, on the `mean` or mergekit's `base`."""
+    """The rows of the last Markdown table in the text that are on the mean, and mergekit-moe's own."""
     bars = []
     for line in table.strip().split("\n\n")[-1].splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         found = re.fullmatch(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]", cells[-3]) if len(cells) > 4 else None
-        if found and cells[0] not in ("base model", "own specialist"):
-            shared = "" if cells[1] in ("", "mean") else f", shared: {cells[1]}"
-            bars.append(Bar(cells[0] + shared, *(float(value) for value in found.groups())))
+        shown = cells[1:2] in ([""], ["mean"]) or cells[0].startswith("mergekit-moe")
+        if found and shown and cells[0] not in ("base model", "own specialist"):
+            bars.append(Bar(cells[0], *(float(value) for value in found.groups())))
     return bars
 
 
