@@ -5,7 +5,6 @@ The gate is fitted on what these compute, so they are made of the very values th
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +43,7 @@ class PlannedModels:
         self._dtype = TORCH_DTYPES[plan.dtype]
         self._module: PreTrainedModel | None = None
         self._loaded: dict[str, Any] = {}
+        self._shapes = dict(self._dense.tensors())
 
     def merged(self, expert: int) -> PreTrainedModel:
         """The merged shared weights with one expert's FFNs: what the MoE is when it routes to that expert alone."""
@@ -89,7 +89,7 @@ class PlannedModels:
         return module
 
     def _names(self) -> list[str]:
-        return [name for name, _ in self._dense.tensors()]
+        return list(self._shapes)
 
     def _expert(self, expert: int) -> list[tuple[str, Tensor]]:
         """One expert's FFN matrices by their dense names, with the plan's padding, noise and scale."""
@@ -130,10 +130,6 @@ class PlannedModels:
         padding = [extent for have, want in zip(reversed(value.shape), reversed(target), strict=True)
                    for extent in (0, want - have)]  # fmt: skip
         return nn.functional.pad(value, padding)
-
-    @property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return dict(self._dense.tensors())
 
     def _put(self, name: str, value: Tensor) -> None:
         parameter = self._parameters[name]
@@ -190,4 +186,4 @@ def load_tokenizer(plan: Plan) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except (ValueError, OSError, KeyError) as error:
             raise SourceError(f"the tokenizer of `{base.spec}` cannot be read: {error}") from error
-        return copy.deepcopy(tokenizer)
+        return tokenizer

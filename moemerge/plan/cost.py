@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from moemerge.plan.model import Merged, Plan
+from moemerge.plan.model import Compute, Copy, Fill, Merged, Part, Plan, Router
 from moemerge.recipe.schema import MergeMethod
 from moemerge.sources.checkpoint import ITEM_SIZE
 
@@ -35,16 +36,9 @@ def peak_memory(plan: Plan) -> int:
     if plan.dense is None or plan.recipe.gate.init in WITHOUT_ACTIVATIONS:
         return streaming
     dense = plan.dense
-    parameters = sum(_size(shape) for _, shape in dense.tensors())
+    parameters = sum(math.prod(shape) for _, shape in dense.tensors())
     statistics = 8 * dense.hidden_size**2 * dense.layers * 6
     return GATE_IMPORTS + parameters * ITEM_SIZE[plan.dtype] + statistics + whole
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    total = 1
-    for extent in shape:
-        total *= extent
-    return total
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -80,9 +74,7 @@ def groups(plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def _way(plan: Plan, part: Any) -> str:
-    from moemerge.plan.model import Compute, Copy, Fill, Router
-
+def _way(plan: Plan, part: Part) -> str:
     match part:
         case Copy(source):
             return f"copied from {source.model}"
@@ -96,4 +88,3 @@ def _way(plan: Plan, part: Any) -> str:
             return f"gate: {plan.recipe.gate.init}"
         case Fill(value=value):
             return f"filled with {value:g}"
-    raise AssertionError(part)

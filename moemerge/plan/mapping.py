@@ -18,7 +18,7 @@ from moemerge.plan.model import (
     Router,
     TensorSource,
 )
-from moemerge.recipe.schema import Expert, Merge, MergeMethod, Recipe
+from moemerge.recipe.schema import Merge, MergeMethod, Recipe
 from moemerge.sources.checkpoint import ByteRange, Checkpoint
 
 _DEFAULT_SCALING: Mapping[str, float] = {"task_arithmetic": 0.5}
@@ -122,14 +122,10 @@ def _expert_part(build: Layout, index: int, layer: int, projection: Projection) 
     shape = build.dense.ffn_shape(projection)
     scale = asked.residual_scale if projection == "down" else 1.0
     if asked.noise_scale:
-        return Compute(source, shape, scale, asked.noise_scale, _noise_seed(build.recipe, asked, index))
+        return Compute(source, shape, scale, asked.noise_scale, build.recipe.seed + index)
     if planned.width != build.dense.intermediate_size:
         return Compute(source, shape, scale)
     return _one(build, source, shape, scale=scale)
-
-
-def _noise_seed(recipe: Recipe, asked: Expert, index: int) -> int:
-    return recipe.seed + index
 
 
 def _separate(build: Layout, layer: int) -> Iterator[OutputTensor]:
