@@ -97,3 +97,9 @@ class VerifyError(MoemergeError):
     """A built folder is not what its record says."""
 
     code = "verify"
+
+
+class EvalError(MoemergeError):
+    """A built model cannot be measured with what was given."""
+
+    code = "eval"

@@ -1,0 +1,127 @@
+"""The routers of a mixture: found by what they are, watched, and replaced for the time of a measurement.
+
+transformers 5 gives every top-k router the same shape: a module with `weight [E, d]`, `top_k` and `num_experts`, whose
+output is (logits `[N, E]`, weights `[N, k]`, indices `[N, k]`) for N tokens in row-major order. So nothing here depends
+on the family, and a folder that moemerge did not build can be read too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moemerge.errors import EvalError
+
+RouterOutput = tuple[Tensor, Tensor, Tensor]
+"""Logits `[N, E]`, weights `[N, k]`, indices `[N, k]`."""
+Watcher = Callable[[int, RouterOutput], None]
+"""Is told the place of a router among the routers (from 0) and what it gave."""
+
+
+@dataclass(frozen=True)
+class Routers:
+    """The routers of one model, in layer order.
+
+    Attributes:
+        modules: the router of each MoE layer.
+        layers: the number of each one's decoder layer.
+        experts: E.
+        experts_per_token: k.
+    """
+
+    modules: tuple[Any, ...]
+    layers: tuple[int, ...]
+    experts: int
+    experts_per_token: int
+
+    @contextmanager
+    def watched(self, watcher: Watcher) -> Iterator[None]:
+        """Tells `watcher` the output of every router while the model runs."""
+
+        def hook(place: int) -> Callable[[nn.Module, Any, RouterOutput], None]:
+            return lambda _module, _inputs, output: watcher(place, output)
+
+        with _hooks(self.modules, [hook(place) for place in range(len(self.modules))]):
+            yield
+
+    @contextmanager
+    def forced(self, expert: int) -> Iterator[None]:
+        """Every token goes to `expert` alone, with weight 1, in every layer."""
+
+        def replace(_module: nn.Module, _inputs: Any, output: RouterOutput) -> RouterOutput:
+            logits, weights, indices = output
+            return logits, torch.ones_like(weights[:, :1]), torch.full_like(indices[:, :1], expert)
+
+        with _hooks(self.modules, [replace] * len(self.modules)):
+            yield
+
+    @contextmanager
+    def randomised(self, seed: int) -> Iterator[None]:
+        """Normal rows of the mean norm of the layer's own, so that the logits have the spread that they had.
+
+        Raises:
+            EvalError: the routers' weights are offloaded, so that they cannot be replaced.
+        """
+        if any(router.weight.is_meta for router in self.modules):
+            raise EvalError("a random gate cannot be put into a model whose routers are offloaded")
+        generator = torch.Generator().manual_seed(seed)
+        kept = [router.weight.detach().clone() for router in self.modules]
+        try:
+            with torch.no_grad():
+                for router, weight in zip(self.modules, kept, strict=True):
+                    rows = torch.randn(weight.shape, generator=generator)
+                    rows *= weight.float().norm(dim=1).mean().cpu() / rows.norm(dim=1, keepdim=True)
+                    router.weight.copy_(rows)
+            yield
+        finally:
+            with torch.no_grad():
+                for router, weight in zip(self.modules, kept, strict=True):
+                    router.weight.copy_(weight)
+
+
+def find_routers(model: nn.Module) -> Routers:
+    """The routers of a model of transformers.
+
+    Raises:
+        EvalError: it has none that can be read, or its layers differ in the number of experts.
+    """
+    found = [(_layer(name), module) for name, module in model.named_modules() if _is_router(module)]
+    if not found:
+        kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+        raise EvalError(
+            f"the model (`{kind}`) has no router that can be read: it is no mixture of experts, or one with another kind "
+            "of router",
+            hint="name a folder that `moemerge build` made, or another top-k mixture of transformers",
+        )
+    sizes = {(module.num_experts, module.top_k) for _, module in found}
+    if len(sizes) > 1:
+        raise EvalError(f"the layers' routers differ in (experts, experts a token): {sorted(sizes)}")
+    experts, experts_per_token = sizes.pop()
+    return Routers(tuple(m for _, m in found), tuple(layer for layer, _ in found), experts, experts_per_token)
+
+
+def _is_router(module: Any) -> bool:
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or not hasattr(module, "top_k") or not hasattr(module, "num_experts"):
+        return False
+    return weight.ndim == 2 and weight.shape[0] == module.num_experts
+
+
+def _layer(name: str) -> int:
+    """The number in a module's name, such as 3 in `model.layers.3.mlp.gate`."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), 0)
+
+
+@contextmanager
+def _hooks(modules: Sequence[Any], hooks: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    handles = [module.register_forward_hook(hook) for module, hook in zip(modules, hooks, strict=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
