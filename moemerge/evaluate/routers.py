@@ -94,8 +94,8 @@ def find_routers(model: nn.Module) -> Routers:
     if not found:
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         raise EvalError(
-            f"the model (`{kind}`) has no router that can be read: it is no mixture of experts, or one with another kind "
-            "of router",
+            f"the model (`{kind}`) has no router that can be read: it is no mixture of experts, or its routers are of "
+            "another kind",
             hint="name a folder that `moemerge build` made, or another top-k mixture of transformers",
         )
     sizes = {(module.num_experts, module.top_k) for _, module in found}
