@@ -5,6 +5,7 @@ The gate is fitted on what these compute, so they are made of the very values th
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from moemerge.errors import SourceError
 from moemerge.families import PROJECTIONS, DenseConfig
 from moemerge.plan.model import OutputTensor, Plan
+from moemerge.sources import Checkpoint
 from moemerge.stream import TORCH_DTYPES, Values
 
 if TYPE_CHECKING:
@@ -21,6 +23,70 @@ if TYPE_CHECKING:
 
 _VOCABULARY = (".jinja", ".model", "vocab.json", "merges.txt")
 """Endings of a tokenizer's files that do not say so in their name."""
+
+
+class DenseModule:
+    """One dense module of transformers, into which a model's tensors are put; nothing is loaded until then.
+
+    Args:
+        config: a raw dense `config.json`; its `auto_map` is never followed.
+        dense: the same, resolved. Its FFN width is the module's; narrower ones are padded with zeros.
+        dtype: of the parameters.
+        device: a torch device, such as `cpu` or `cuda`.
+    """
+
+    def __init__(self, config: Mapping[str, Any], dense: DenseConfig, dtype: torch.dtype, device: str = "cpu") -> None:
+        self._config = {key: value for key, value in config.items() if key != "auto_map"}
+        self._config["intermediate_size"] = dense.intermediate_size
+        self._dtype, self._device = dtype, device
+        self._shapes = dict(dense.tensors())
+        self._module: PreTrainedModel | None = None
+        self._parameters: dict[str, nn.Parameter] = {}
+
+    def model(self) -> PreTrainedModel:
+        """The module, in eval mode; its parameters are undefined until something is put into them."""
+        if self._module is None:
+            from transformers import AutoConfig, AutoModelForCausalLM
+
+            with torch.device("meta"):
+                module = AutoModelForCausalLM.from_config(AutoConfig.for_model(**self._config), dtype=self._dtype)
+            module = module.to_empty(device=self._device)
+            module.tie_weights()
+            _reset_buffers(module)
+            module.eval().requires_grad_(False)
+            self._module, self._parameters = module, dict(module.named_parameters())
+        return self._module
+
+    def put(self, name: str, value: Tensor) -> None:
+        """Puts one tensor in, rounded to the module's dtype."""
+        self.model()
+        with torch.no_grad():
+            self._parameters[name].copy_(value.to(self._dtype))
+
+    def load(self, checkpoint: Checkpoint) -> PreTrainedModel:
+        """Puts all tensors of one model in."""
+        for name in self._shapes:
+            self.put(name, self._padded(checkpoint, name))
+        return self.model()
+
+    def load_mean(self, checkpoints: Sequence[Checkpoint]) -> PreTrainedModel:
+        """Puts the mean of several models in, FFNs too."""
+        from moemerge.merge import mean
+
+        for name in self._shapes:
+            sources = [self._padded(checkpoint, name).double() for checkpoint in checkpoints]
+            self.put(name, mean(sources, (1.0,) * len(sources)))
+        return self.model()
+
+    def _padded(self, checkpoint: Checkpoint, name: str) -> Tensor:
+        """A model's own tensor, zero-padded to the module's shape where it is narrower."""
+        value = checkpoint.read(name)
+        target = self._shapes[name]
+        if tuple(value.shape) == target:
+            return value
+        padding = [extent for have, want in zip(reversed(value.shape), reversed(target), strict=True)
+                   for extent in (0, want - have)]  # fmt: skip
+        return nn.functional.pad(value, padding)
 
 
 class PlannedModels:
@@ -39,26 +105,22 @@ class PlannedModels:
         self._plan = plan
         self._dense: DenseConfig = plan.dense
         self._values = Values(plan)
-        self._device = device
-        self._dtype = TORCH_DTYPES[plan.dtype]
-        self._module: PreTrainedModel | None = None
+        self._module = DenseModule(plan.models["base"].config, plan.dense, TORCH_DTYPES[plan.dtype], device)
         self._loaded: dict[str, Any] = {}
-        self._shapes = dict(self._dense.tensors())
 
     def merged(self, expert: int) -> PreTrainedModel:
         """The merged shared weights with one expert's FFNs: what the MoE is when it routes to that expert alone."""
-        module = self._empty()
         if self._loaded.get("shared") != "merged":
             shared = {name for name, _, _ in self._dense.shared_tensors()}
             for tensor in self._plan.tensors:
                 if tensor.name in shared:
-                    self._put(tensor.name, self._values.whole(tensor))
+                    self._module.put(tensor.name, self._values.whole(tensor))
             self._loaded["shared"] = "merged"
         if self._loaded.get("ffn") != expert:
             for name, value in self._expert(expert):
-                self._put(name, value)
+                self._module.put(name, value)
             self._loaded["ffn"] = expert
-        return module
+        return self._module.model()
 
     def specialist(self, expert: int) -> PreTrainedModel:
         """The specialist itself, as its user would run it."""
@@ -70,26 +132,17 @@ class PlannedModels:
 
     def linear_merge(self) -> PreTrainedModel:
         """The dense mean of the distinct models listed as experts, FFNs too: the baseline that a MoE must beat."""
-        from moemerge.merge import mean
-
-        module = self._empty()
-        models = list(dict.fromkeys(planned.model for planned in self._plan.experts))
-        for name in self._names():
-            sources = [self._padded(model, name).double() for model in models]
-            self._put(name, mean(sources, (1.0,) * len(sources)))
+        models = dict.fromkeys(planned.model for planned in self._plan.experts)
+        if self._loaded.get("ffn") != "linear":
+            self._module.load_mean([self._plan.models[model] for model in models])
         self._loaded = {"shared": "linear", "ffn": "linear"}
-        return module
+        return self._module.model()
 
     def _dense_model(self, key: str) -> PreTrainedModel:
-        module = self._empty()
         if self._loaded.get("shared") != key or self._loaded.get("ffn") != f"of {key}":
-            for name in self._names():
-                self._put(name, self._padded(key, name))
+            self._module.load(self._plan.models[key])
             self._loaded = {"shared": key, "ffn": f"of {key}"}
-        return module
-
-    def _names(self) -> list[str]:
-        return list(self._shapes)
+        return self._module.model()
 
     def _expert(self, expert: int) -> list[tuple[str, Tensor]]:
         """One expert's FFN matrices by their dense names, with the plan's padding, noise and scale."""
@@ -120,37 +173,6 @@ class PlannedModels:
                 value = torch.cat(list(self._values.blocks(owner, part)))
                 result.append((self._dense.ffn(layer, projection), value))
         return result
-
-    def _padded(self, key: str, name: str) -> Tensor:
-        """A model's own tensor, zero-padded to the plan's FFN width where it is narrower."""
-        value = self._plan.models[key].read(name)
-        target = self._shapes[name]
-        if tuple(value.shape) == target:
-            return value
-        padding = [extent for have, want in zip(reversed(value.shape), reversed(target), strict=True)
-                   for extent in (0, want - have)]  # fmt: skip
-        return nn.functional.pad(value, padding)
-
-    def _put(self, name: str, value: Tensor) -> None:
-        parameter = self._parameters[name]
-        with torch.no_grad():
-            parameter.copy_(value.to(self._dtype))
-
-    def _empty(self) -> PreTrainedModel:
-        if self._module is None:
-            from transformers import AutoConfig, AutoModelForCausalLM
-
-            raw = {**self._plan.models["base"].config, "intermediate_size": self._dense.intermediate_size}
-            config = AutoConfig.for_model(**{key: value for key, value in raw.items() if key != "auto_map"})
-            with torch.device("meta"):
-                module = AutoModelForCausalLM.from_config(config, dtype=self._dtype)
-            module = module.to_empty(device=self._device)
-            module.tie_weights()
-            _reset_buffers(module)
-            module.eval().requires_grad_(False)
-            self._module = module
-            self._parameters = dict(module.named_parameters())
-        return self._module
 
 
 def _reset_buffers(module: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moemerge.recipe.load import LoadedRecipe, load_recipe, parse_recipe
+from moemerge.recipe.load import LoadedRecipe, load_evaluation, load_recipe, parse_recipe
 from moemerge.recipe.paths import file_path, resolve
 from moemerge.recipe.places import RecipeProblems
 from moemerge.recipe.schema import Data, Evaluation, Expert, Gate, GateInit, Merge, Output, Recipe, SharedExpert
@@ -20,6 +20,7 @@ __all__ = [
     "RecipeProblems",
     "SharedExpert",
     "file_path",
+    "load_evaluation",
     "load_recipe",
     "parse_recipe",
     "resolve",

@@ -11,10 +11,10 @@ from moemerge.errors import RecipeError
 from moemerge.recipe.checks import check, without_blanks
 from moemerge.recipe.mergekit import is_mergekit, refuse_dense_merge, translate
 from moemerge.recipe.places import Source, nearest
-from moemerge.recipe.schema import Recipe
+from moemerge.recipe.schema import Evaluation, Recipe
 from moemerge.recipe.tree import override, with_value
-from moemerge.recipe.validate import validate
-from moemerge.recipe.yaml import compose, decode
+from moemerge.recipe.validate import validate, validate_evaluation
+from moemerge.recipe.yaml import Entry, Table, compose, decode
 
 MAX_BYTES = 16_000_000
 """A recipe's largest size."""
@@ -51,22 +51,46 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), gate: str | None = No
         RecipeError: the file cannot be read, or with every problem that is found in it, each with its line and a caret.
     """
     path = Path(path)
+    source = _source(path, "recipe")
+    return _read(source, path, path.absolute().parent, overrides, gate)
+
+
+def load_evaluation(path: Path) -> tuple[Evaluation, Path]:
+    """Reads what a recipe would say under `eval` from a file of its own: `domains` and `questions`, or domains alone.
+
+    Args:
+        path: a YAML file.
+
+    Returns:
+        What it says, and the folder that its relative paths are relative to.
+
+    Raises:
+        RecipeError: the file cannot be read, or with every problem that is found in it, each with its line and a caret.
+    """
+    path = Path(path)
+    tree = compose(_source(path, "file of domains"))
+    if not tree.entries.keys() & Evaluation.model_fields.keys():
+        tree = Table({"domains": Entry(tree.place, tree)}, tree.place)
+    return validate_evaluation(tree), path.absolute().parent
+
+
+def _source(path: Path, what: str) -> Source:
+    name = f"{what[0].upper()}{what[1:]} `{path}`"
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise RecipeError(f"Recipe `{path}` does not exist", hint=_beside(path), code="no-recipe") from None
+        raise RecipeError(f"{name} does not exist", hint=_beside(path), code="no-recipe") from None
     except IsADirectoryError:
         hint = "name the YAML file in it"
-        raise RecipeError(f"Recipe `{path}` is a folder", hint=hint, code="no-recipe") from None
+        raise RecipeError(f"{name} is a folder", hint=hint, code="no-recipe") from None
     except (OSError, ValueError) as error:
         why = error.strerror or error if isinstance(error, OSError) else error
-        raise RecipeError(f"Recipe `{path}` cannot be read: {why}", code="no-recipe") from None
+        raise RecipeError(f"{name} cannot be read: {why}", code="no-recipe") from None
     if len(data) > MAX_BYTES:
         hint = "keep long lists of prompts in a `prompts_file`, texts in `data`"
-        message = f"Recipe `{path}` has more than {MAX_BYTES / 1e6:.0f} MB"
-        raise RecipeError(message, hint=hint, code="too-large")
-    return _read(decode(data, str(path)), path, path.absolute().parent, overrides, gate)
+        raise RecipeError(f"{name} has more than {MAX_BYTES / 1e6:.0f} MB", hint=hint, code="too-large")
+    return decode(data, str(path), what)
 
 
 def parse_recipe(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -12,9 +12,11 @@ from pydantic_core import ErrorDetails
 
 from moemerge.errors import Problem
 from moemerge.recipe.places import Place, RecipeProblems, did_you_mean, listed, nearest, problem
-from moemerge.recipe.schema import Recipe
+from moemerge.recipe.schema import Evaluation, Recipe
 from moemerge.recipe.tree import Trail, child, key_place, node_at, spelt
 from moemerge.recipe.yaml import Items, Node, Scalar, Table, plain
+
+Model = TypeVar("Model", bound=BaseModel)
 
 _EXPECTED: Mapping[str, str] = {
     "string_type": "text",
@@ -69,16 +71,31 @@ def validate(tree: Table) -> Recipe:
     Raises:
         RecipeProblems: everything that is wrong with its keys and values.
     """
+    return _validated(Recipe, tree, ())
+
+
+def validate_evaluation(tree: Table) -> Evaluation:
+    """What a recipe says under `eval`, where it stands alone.
+
+    Raises:
+        RecipeProblems: everything that is wrong with its keys and values.
+    """
+    return _validated(Evaluation, tree, ("eval",))
+
+
+def _validated(model: type[Model], tree: Table, under: Trail) -> Model:
+    """A tree as the model that stands at the path `under` of a recipe."""
     try:
-        return Recipe.model_validate(plain(tree))
+        return model.model_validate(plain(tree))
     except ValidationError as error:
         details = error.errors(include_url=False)
     groups: dict[Trail, list[ErrorDetails]] = {}  # where a value may be of several kinds, each says what it misses
     for detail in details:
         groups.setdefault(_trail(tree, detail), []).append(detail)
-    meant = {(*trail[:-1], _meant(trail)) for trail, errors in groups.items() if errors[0]["type"] == "extra_forbidden"}
+    unknown = [trail for trail, errors in groups.items() if errors[0]["type"] == "extra_forbidden"]
+    meant = {(*trail[:-1], _meant(trail, under)) for trail in unknown}
     found = [
-        _explain(tree, trail, errors)
+        _explain(tree, trail, errors, under)
         for trail, errors in groups.items()
         if not (errors[0]["type"] == "missing" and trail in meant)  # it is missing because it is misspelt
         and not (errors[0]["type"] == "string_type" and any(_is_below(other, trail) for other in groups))
@@ -104,18 +121,18 @@ def _trail(tree: Table, detail: ErrorDetails) -> Trail:
     return tuple(trail)
 
 
-def _explain(tree: Table, trail: Trail, errors: list[ErrorDetails]) -> tuple[Place, Problem]:
+def _explain(tree: Table, trail: Trail, errors: list[ErrorDetails], under: Trail) -> tuple[Place, Problem]:
     kind = errors[0]["type"]
     if kind == "missing":
         place = key_place(tree, trail[:-1]) if trail[:-1] else Place(tree.place.source, *tree.place.order)
-        text = _fields(trail[:-1])[str(trail[-1])].description or ""
+        text = _fields((*under, *trail[:-1]))[str(trail[-1])].description or ""
         hint = f"`{trail[-1]}`: {' '.join(text.split()).rstrip('.')}"
         return place, problem(place, "missing-key", f"`{spelt(trail)}` is missing", hint)
     if kind == "extra_forbidden":
         place, key = key_place(tree, trail), str(trail[-1])
         where = f" in `{spelt(trail[:-1])}`" if trail[:-1] else ""
-        meant = _meant(trail)
-        hint = f"did you mean `{meant}`?" if meant else did_you_mean(key, _fields(trail[:-1]))
+        meant = _meant(trail, under)
+        hint = f"did you mean `{meant}`?" if meant else did_you_mean(key, _fields((*under, *trail[:-1])))
         return place, problem(place, "unknown-key", f"Unknown key `{key}`{where}", hint)
     node = node_at(tree, trail)
     return node.place, _explain_value(node, trail, errors)
@@ -167,14 +184,14 @@ def _way_out(node: Node, key: str, expected: str) -> str | None:
     return None
 
 
-def _meant(trail: Trail) -> str | None:
+def _meant(trail: Trail, under: Trail) -> str | None:
     """The key that an unknown one stands for, if there is one like it."""
     *above, last = trail
-    key, fields = str(last), _fields(tuple(above))
+    key, fields = str(last), _fields((*under, *above))
     foreign = _FOREIGN.get(key)
-    if foreign is not None and (foreign in fields or not above):
+    if foreign is not None and (foreign in fields or not (above or under)):
         return foreign
-    if not any(isinstance(part, int) for part in above) and key in _HOMES:
+    if not under and not any(isinstance(part, int) for part in above) and key in _HOMES:
         return _HOMES[key]
     return nearest(key, fields)
 

@@ -24,6 +24,15 @@ MAX_VALUES = 250_000
 MAX_DEPTH = 64
 """Levels of nesting that a recipe may have."""
 
+_NEEDS: Mapping[str, str] = {
+    "recipe": "it needs at least `base_model` and `experts`",
+    "file of domains": "it needs a file of texts a domain, such as `code: texts/code.jsonl`",
+}
+_BEGINS: Mapping[str, str] = {
+    "recipe": "begin with a key, such as `base_model: ...`",
+    "file of domains": "begin with a domain, such as `code: texts/code.jsonl`",
+}
+
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE, _FALSE = frozenset({"true", "True", "TRUE"}), frozenset({"false", "False", "FALSE"})
@@ -72,8 +81,8 @@ class Table:
 Node = Scalar | Items | Table
 
 
-def decode(data: bytes, name: str) -> Source:
-    """A file's bytes as text: UTF-8, or UTF-16 with a byte order mark.
+def decode(data: bytes, name: str, what: str = "recipe") -> Source:
+    """A file's bytes as text: UTF-8, or UTF-16 with a byte order mark; `what` it is, for messages.
 
     Raises:
         RecipeError: the bytes are neither.
@@ -81,13 +90,13 @@ def decode(data: bytes, name: str) -> Source:
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = "utf-16" if utf16 else "utf-8-sig"
     try:
-        return Source(name, data.decode(encoding))
+        return Source(name, data.decode(encoding), what)
     except UnicodeDecodeError as error:
         before = Source(name, data[: error.start].decode(encoding, "replace")).lines
         source = Source(name, data.decode(encoding, "replace"))
         place = Place(source, len(before) - 1, len(before[-1]))
         byte = f"byte 0x{error.object[error.start]:02x}"
-        message = f"The recipe is not {'UTF-16' if utf16 else 'UTF-8'}: {byte} is no character"
+        message = f"The {what} is not {'UTF-16' if utf16 else 'UTF-8'}: {byte} is no character"
         raise recipe_error(place, "encoding", message, "save the file as UTF-8") from None
 
 
@@ -100,11 +109,11 @@ def compose(source: Source) -> Table:
     node = compose_value(source)
     if node is None or (isinstance(node, Scalar) and node.value is None):
         place = Place(source, 0, 0)
-        raise recipe_error(place, "empty", "The recipe is empty", "it needs at least `base_model` and `experts`")
+        raise recipe_error(place, "empty", f"The {source.what} is empty", _NEEDS.get(source.what))
     if not isinstance(node, Table):
         what = "a list" if isinstance(node, Items) else "a single value"
-        message = f"The recipe is {what}, and must be a mapping of keys to values"
-        raise recipe_error(node.place, "not-a-mapping", message, "begin with a key, such as `base_model: ...`")
+        message = f"The {source.what} is {what}, and must be a mapping of keys to values"
+        raise recipe_error(node.place, "not-a-mapping", message, _BEGINS.get(source.what))
     return node
 
 

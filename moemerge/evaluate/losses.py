@@ -1,0 +1,78 @@
+"""Next-token losses of documents, by plain forward passes: what one model gives on one domain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moemerge.console import Progress
+from moemerge.errors import EvalError
+from moemerge.evaluate.processes import Processes
+from moemerge.evaluate.windows import LOGITS, Batch, Encoded, batches
+
+ROWS = 512
+"""Positions whose logits are held in fp32 at once."""
+
+Before = Callable[[Batch], None]
+"""Is told each batch before the model sees it."""
+
+
+@torch.inference_mode()
+def document_losses(
+    model: Any,
+    encoded: Encoded,
+    progress: Progress,
+    processes: Processes | None = None,
+    before: Before | None = None,
+) -> Tensor:
+    """Sums of the scored tokens' losses.
+
+    Args:
+        model: a causal language model of transformers, in eval mode.
+        encoded: the documents.
+        progress: is told scored tokens.
+        processes: those that share the work; all get the same result.
+        before: is told each of this process' batches.
+
+    Returns:
+        `[documents]`, nats, fp64.
+
+    Raises:
+        EvalError: a loss is not finite.
+    """
+    processes = processes or Processes()
+    sums = torch.zeros(len(encoded.texts), dtype=torch.float64)
+    positions = LOGITS // model.config.get_text_config().vocab_size
+    for batch in processes.share(batches(encoded.windows, positions)):
+        batch = batch.to(model.device)
+        if before is not None:
+            before(batch)
+        logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+        wanted = batch.scored[:, 1:]  # [B, S - 1]: the logits at s predict the token at s + 1
+        rows = wanted.nonzero()[:, 0].cpu()
+        losses = _losses(logits[:, :-1], batch.ids[:, 1:], wanted)
+        sums.index_add_(0, torch.tensor(batch.documents)[rows], losses)
+        progress.advance(len(rows))
+    sums = processes.total(sums)
+    if not torch.isfinite(sums).all():
+        worst = int((~torch.isfinite(sums)).nonzero()[0])
+        raise EvalError(
+            f"the loss of document {worst + 1} is not finite: the model's weights or its dtype cannot be right",
+            hint="`moemerge verify` looks for NaN in the weights; `--dtype float32` rules out an overflow",
+        )
+    return sums
+
+
+def _losses(logits: Tensor, targets: Tensor, wanted: Tensor) -> Tensor:
+    """Losses of the wanted positions in row-major order, `[wanted]`, fp64 on the CPU, from fp32 logits."""
+    places = wanted.nonzero()
+    found = [torch.zeros(0, dtype=torch.float64)]
+    for chunk in places.split(ROWS):
+        rows, columns = chunk[:, 0], chunk[:, 1]
+        scores = logits[rows, columns].float()
+        loss = torch.nn.functional.cross_entropy(scores, targets[rows, columns], reduction="none")
+        found.append(loss.double().cpu())
+    return torch.cat(found)

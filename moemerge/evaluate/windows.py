@@ -1,0 +1,156 @@
+"""Documents as windows of token ids: every token is predicted exactly once, padding and special tokens never.
+
+A document longer than the context is read in windows that overlap: each begins `stride` tokens after the one before,
+and only the tokens that no earlier window has seen are scored, each with at least `context - stride` tokens before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import xxhash
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LOGITS = 1 << 27
+"""Elements of a batch's logits: with a vocabulary of 49,152, about 2,700 positions."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a document.
+
+    Attributes:
+        document: number of the document.
+        ids: token ids; the position here is the position in the model.
+        own: for each, whether it is the text's own, not one that the tokenizer adds.
+        new: the first position that no earlier window has.
+    """
+
+    document: int
+    ids: tuple[int, ...]
+    own: tuple[bool, ...]
+    new: int
+
+    @property
+    def scored(self) -> tuple[bool, ...]:
+        """Which tokens are predicted here: the new ones, but the very first, which nothing comes before."""
+        return tuple(own and place >= max(self.new, 1) for place, own in enumerate(self.own))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The documents of a domain, ready to be scored by a model with this tokenizer.
+
+    Attributes:
+        windows: all windows, in the order of the documents.
+        tokens: scored tokens of each document.
+        bytes: bytes of UTF-8 that these tokens stand for.
+        texts: the documents.
+    """
+
+    windows: tuple[Window, ...]
+    tokens: tuple[int, ...]
+    bytes: tuple[int, ...]
+    texts: tuple[str, ...]
+
+    def digest(self) -> str:
+        """xxh3-128 (hex) of what is scored: ids, windows and which tokens count."""
+        state = xxhash.xxh3_128()
+        for window in self.windows:
+            state.update(f"{window.document} {window.new} {window.ids} {window.own}\n".encode())
+        return state.hexdigest()
+
+
+def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, context: int, stride: int) -> Encoded:
+    """Turns documents into windows.
+
+    Args:
+        texts: the documents; each is read as it is, with the special tokens that the tokenizer adds by itself.
+        tokenizer: the model's own.
+        context: the longest window in tokens.
+        stride: tokens from the beginning of a window to that of the next, at most `context`.
+    """
+    windows: list[Window] = []
+    tokens, sizes = [], []
+    for number, text in enumerate(texts):
+        encoding = tokenizer(
+            text, return_special_tokens_mask=True, return_offsets_mapping=tokenizer.is_fast, verbose=False
+        )
+        ids = tuple(encoding["input_ids"])
+        own = tuple(not special for special in encoding["special_tokens_mask"])
+        mine = list(_windows(number, ids, own, context, stride))
+        windows += mine
+        tokens.append(sum(sum(window.scored) for window in mine))
+        unread = 1 if own and own[0] else 0  # nothing comes before it, so it is not predicted
+        skipped = encoding["offset_mapping"][0][1] if tokenizer.is_fast else len(tokenizer.decode(list(ids[:1])))
+        sizes.append(len(text[skipped * unread :].encode("utf-8", "surrogatepass")))
+    return Encoded(tuple(windows), tuple(tokens), tuple(sizes), tuple(texts))
+
+
+def _windows(number: int, ids: tuple[int, ...], own: tuple[bool, ...], context: int, stride: int) -> Iterator[Window]:
+    read = 0
+    for start in range(0, max(len(ids), 1), stride):
+        part = slice(start, start + context)
+        if ids[part]:
+            yield Window(number, ids[part], own[part], read - start)
+        read = start + len(ids[part])
+        if read >= len(ids):
+            return
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of similar length, padded on the right; all tensors are `[B, S]`.
+
+    Attributes:
+        documents: the document of each row.
+        ids: token ids.
+        real: where there is a token and not padding.
+        scored: which tokens are predicted.
+        new: which tokens are the text's own and in no earlier window: those whose routes count.
+    """
+
+    documents: tuple[int, ...]
+    ids: Tensor
+    real: Tensor
+    scored: Tensor
+    new: Tensor
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The attention mask, None where nothing is padded."""
+        return None if bool(self.real.all()) else self.real.long()
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(self.documents, *(part.to(device) for part in (self.ids, self.real, self.scored, self.new)))
+
+
+def batches(windows: Sequence[Window], positions: int) -> list[Batch]:
+    """Batches of at most `positions` positions, or of one window; the same whatever process asks."""
+    groups: list[list[Window]] = []
+    for window in sorted(windows, key=lambda window: (len(window.ids), window.document, window.new)):
+        if groups and (len(groups[-1]) + 1) * len(window.ids) <= positions:
+            groups[-1].append(window)
+        else:
+            groups.append([window])
+    return [_batch(group) for group in groups]
+
+
+def _batch(rows: Sequence[Window]) -> Batch:
+    width = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    real, scored, new = (torch.zeros(len(rows), width, dtype=torch.bool) for _ in range(3))
+    for number, row in enumerate(rows):
+        length = len(row.ids)
+        ids[number, :length] = torch.tensor(row.ids)
+        real[number, :length] = True
+        scored[number, :length] = torch.tensor(row.scored)
+        new[number, row.new : length] = torch.tensor(row.own[row.new :])
+    return Batch(tuple(row.document for row in rows), ids, real, scored, new)
