@@ -86,9 +86,9 @@ class RouteCounter:
             torch.stack([scalar.double() for scalar in scalars]),
         ]).cpu()  # fmt: skip
 
-    def result(self, processes: Processes) -> RouteCounts:
-        """The sums over all processes."""
-        return RouteCounts.from_sums(processes.total(self._sums))
+    def sums(self, processes: Processes) -> Tensor:
+        """The sums over all processes, `[L, 2 E + 5]`; `RouteCounts.from_sums` takes them apart."""
+        return processes.total(self._sums)
 
 
 def routing_account(

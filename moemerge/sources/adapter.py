@@ -41,7 +41,8 @@ class AdapterCheckpoint(Checkpoint):
         self, folder: Folder, base: Checkpoint, store: Store, lora: LoraConfig, fitted: Fit, revision: str | None
     ) -> None:
         self.spec, self.location, self.revision = folder.spec, folder.path, revision
-        self._base, self._store, self._lora, self._changes = base, store, lora, fitted.changes
+        self.base = base
+        self._store, self._lora, self._changes = store, lora, fitted.changes
         self._factors: dict[str, torch.Tensor] = {}
         self.config: Mapping[str, Any] = {**base.config, "tie_word_embeddings": False} if fitted.untied else base.config
         self.tensors: Mapping[str, TensorInfo] = self._tensors(fitted)
@@ -63,7 +64,7 @@ class AdapterCheckpoint(Checkpoint):
         info = self.tensors[name]
         change = self._changes.get(name)
         if change is None:
-            return self._base.bytes_of(self._name_in_base(name))
+            return self.base.bytes_of(self._name_in_base(name))
         if info.origin == "stored" and change.replaced is not None:
             return self._store.bytes_of(change.replaced)
         return None
@@ -71,7 +72,7 @@ class AdapterCheckpoint(Checkpoint):
     def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
         change = self._changes.get(name)
         if change is None:
-            return self._base.read(self._name_in_base(name), rows)
+            return self.base.read(self._name_in_base(name), rows)
         info = self.tensors[name]
         start, stop = row_bounds(info, rows)
         if rows is None or not change.folds or stop - start >= TALL:
@@ -84,17 +85,17 @@ class AdapterCheckpoint(Checkpoint):
         return digest_of(self._places())
 
     def _places(self) -> Iterator[str]:
-        yield f"base\t{self._base.digest()}"
+        yield f"base\t{self.base.digest()}"
         yield f"lora\t{self._lora}"
         for line in self._store.places():
             yield f"adapter\t{line}"
 
     def _name_in_base(self, name: str) -> str:
         # a head that the adapter unties is the base's embedding
-        return EMBEDDING if name == HEAD and HEAD not in self._base.tensors else name
+        return EMBEDDING if name == HEAD and HEAD not in self.base.tensors else name
 
     def _tensors(self, fitted: Fit) -> dict[str, TensorInfo]:
-        tensors = dict(self._base.tensors)
+        tensors = dict(self.base.tensors)
         if fitted.untied:
             tensors[HEAD] = replace(tensors[EMBEDDING], name=HEAD)
         for name, change in fitted.changes.items():
@@ -112,7 +113,7 @@ class AdapterCheckpoint(Checkpoint):
         from moemerge.sources.fold import add, delta, factor_dtype, rescale
 
         if change.replaced is None:
-            value = self._base.read(self._name_in_base(name), rows)
+            value = self.base.read(self._name_in_base(name), rows)
         else:
             value = self._store.read(change.replaced, rows).to(torch_dtype(self.tensors[name].dtype))
         for index, fold in enumerate(change.folds[:folds]):

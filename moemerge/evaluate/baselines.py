@@ -1,0 +1,197 @@
+"""The dense models that a mixture is measured against, put together from the sources that its record names.
+
+A source that is gone, or changed since the build, is missing with its reason; the others still count.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moemerge.errors import EvalError
+from moemerge.evaluate.content import checkpoint_content, joined
+from moemerge.evaluate.folder import MoeFolder, Placement, load_pretrained
+from moemerge.families import DENSE_FAMILIES, HOSTS, PROJECTIONS, DenseConfig, Projection
+from moemerge.models import DenseModule
+from moemerge.sources import Checkpoint
+from moemerge.stream import TORCH_DTYPES
+from moemerge.verify.origins import Origins, open_origins
+
+LINEAR = "linear merge"
+SAME = 2.0**-6
+"""Largest relative difference of two FFN matrices that are the same up to rounding to 8 bits of mantissa."""
+
+
+class Baselines:
+    """Base, specialists and linear merge of a folder, one in memory at a time.
+
+    Each call may put other weights into one module, so a model is valid until the next call.
+
+    Args:
+        folder: the mixture.
+        placement: where the models run; a dense checkpoint that is whole goes where the mixture's `device_map` says,
+            one that must be put together (adapter, GGUF, mean) goes through memory.
+        online: whether sources that are not in the hub's cache may be downloaded.
+
+    Attributes:
+        missing: why a baseline cannot be had, by what it is in words.
+    """
+
+    def __init__(self, folder: MoeFolder, placement: Placement, *, online: bool = False) -> None:
+        self._folder, self._placement = folder, placement
+        self._module: DenseModule | None = None
+        self._config: dict[str, Any] = {}
+        self._digests: dict[Path, str] = {}
+        self.missing: dict[str, str] = {}
+        record = folder.record
+        if record is None:
+            self._origins, self._keys = Origins(), {}
+            why = "moemerge did not build this folder, so it does not say what it was made of"
+            self.missing = {"base": why, "specialists": why, LINEAR: why}
+            return
+        self._origins = open_origins(record, folder.root, online=online)
+        self._keys = {expert.name: expert.source for expert in record.experts}
+        if (why_base := self._why("base")) is not None:
+            self.missing["base"] = why_base
+        for name, key in self._keys.items():
+            if (why_expert := self._why(key)) is not None:
+                self.missing[f"specialist of `{name}`"] = why_expert
+        gone = [name for name, key in self._keys.items() if key not in self._origins.models]
+        if gone:
+            self.missing[LINEAR] = f"it needs {', '.join(f'`{name}`' for name in gone)}"
+
+    def _why(self, key: str) -> str | None:
+        """Why a source is missing, None where it is not."""
+        if key in self._origins.models:
+            return None
+        record = self._folder.record
+        assert record is not None
+        why = self._origins.absent[key]
+        place = f"`{record.sources[key].model}`" if key in record.sources else f"`{key}`"
+        return f"{place}: {why}"
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the base is at hand."""
+        return "base" in self._origins.models
+
+    @property
+    def has_linear_merge(self) -> bool:
+        """Whether every expert's model is at hand."""
+        return bool(self._keys) and LINEAR not in self.missing
+
+    def has_specialist(self, name: str) -> bool:
+        """Whether an expert's model is at hand."""
+        return self._keys.get(name) in self._origins.models
+
+    def base(self) -> Any:
+        """The base model."""
+        return self._load("base")
+
+    def specialist(self, name: str) -> Any:
+        """An expert's own dense model."""
+        return self._load(self._keys[name])
+
+    def linear_merge(self) -> Any:
+        """The dense mean of the distinct models listed as experts, FFNs too."""
+        models = self._averaged()
+        return self._module_for(max(models, key=_width)).load_mean(models)
+
+    def base_parameters(self) -> int | None:
+        """Parameters of the base; None where it is missing."""
+        if not self.has_base:
+            return None
+        return sum(math.prod(info.shape) for info in self._origins.models["base"].tensors.values())
+
+    def content(self, key: str) -> str:
+        """The content digest of `base`, of the specialist of an expert, or of the linear merge."""
+        if key == LINEAR:
+            return joined(["mean", *(checkpoint_content(model, self._digests) for model in self._averaged())])
+        return checkpoint_content(self._origins.models["base" if key == "base" else self._keys[key]], self._digests)
+
+    def _averaged(self) -> list[Checkpoint]:
+        return [self._origins.models[key] for key in dict.fromkeys(self._keys.values())]
+
+    def _load(self, key: str) -> Any:
+        checkpoint = self._origins.models[key]
+        if self._placement.device_map is not None and checkpoint.kind in ("folder", "hub"):
+            return load_pretrained(checkpoint.location, self._placement)
+        return self._module_for(checkpoint).load(checkpoint)
+
+    def _module_for(self, checkpoint: Checkpoint) -> DenseModule:
+        """A module of this model's architecture; the last one where it is the same."""
+        config = dict(checkpoint.config)
+        if self._module is None or config != self._config:
+            self._module = None  # the old one's memory goes first
+            if config.get("model_type") not in DENSE_FAMILIES:
+                raise EvalError(f"`{checkpoint.spec}` is of a family that cannot be put together here")
+            dense = DenseConfig.resolve(config)
+            self._module = DenseModule(config, dense, self._dtype(), self._placement.device)
+            self._config = config
+        return self._module
+
+    def _dtype(self) -> torch.dtype:
+        record = self._folder.record
+        assert record is not None
+        if self._placement.dtype == "auto":
+            return TORCH_DTYPES[record.dtype]
+        dtype = getattr(torch, self._placement.dtype)
+        assert isinstance(dtype, torch.dtype)
+        return dtype
+
+    def strangers(self) -> list[str]:
+        """Experts whose FFN in the folder is not their source's: the source or the folder changed since the build.
+
+        One layer's matrices are compared, up to rounding. Experts that the recipe changes on purpose (noise, scale,
+        padding) and those whose source is missing are left out.
+        """
+        record = self._folder.record
+        if record is None:
+            return []
+        found = []
+        for number, (built, asked) in enumerate(zip(record.experts, record.recipe.experts, strict=True)):
+            changed = asked.noise_scale or asked.residual_scale != 1.0
+            if not changed and self.has_specialist(built.name) and not self._same(number, built.source):
+                found.append(built.name)
+        return found
+
+    def _same(self, expert: int, key: str) -> bool:
+        source = self._origins.models[key]
+        layers = source.config["num_hidden_layers"]
+        for projection in PROJECTIONS:
+            theirs = source.read(f"model.layers.{layers // 2}.mlp.{projection}_proj.weight").float()
+            ours = self._stored(layers // 2, expert, projection)
+            if ours.shape != theirs.shape:
+                if ours.numel() > theirs.numel():  # padded
+                    ours = ours[: theirs.shape[0], : theirs.shape[1]]
+                else:
+                    return False
+            if float((ours - theirs).abs().max()) > SAME * float(theirs.abs().max()):
+                return False
+        return True
+
+    def _stored(self, layer: int, expert: int, projection: Projection) -> Tensor:
+        """One matrix of one expert as the folder holds it, fp32."""
+        record, checkpoint = self._folder.record, self._folder.checkpoint
+        assert record is not None
+        host = HOSTS[record.architecture]
+        name = host.expert[projection].format(layer=layer, expert=expert)
+        if name in checkpoint.tensors:
+            return checkpoint.read(name).float()
+        fused = checkpoint.read(
+            host.fused["down" if projection == "down" else "gate_up"].format(layer=layer), slice(expert, expert + 1)
+        )[0].float()
+        if projection == "down":
+            return fused
+        half = fused.shape[0] // 2
+        return fused[:half] if projection == "gate" else fused[half:]
+
+
+def _width(checkpoint: Checkpoint) -> int:
+    """The FFN's width."""
+    width: int = checkpoint.config["intermediate_size"]
+    return width

@@ -1,0 +1,57 @@
+"""What a model *is*, as a digest of its bytes: losses are kept by it, never by a path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import xxhash
+
+from moemerge.sources import Checkpoint
+from moemerge.sources.adapter import AdapterCheckpoint
+
+CHUNK = 16 << 20
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
+_CONFIGS = ("config.json", "adapter_config.json")
+
+
+def joined(parts: Iterable[str]) -> str:
+    """xxh3-128 (hex) of several texts, in their order."""
+    state = xxhash.xxh3_128()
+    for part in parts:
+        state.update(f"{len(part)}:{part}".encode())
+    return state.hexdigest()
+
+
+def checkpoint_content(checkpoint: Checkpoint, known: dict[Path, str] | None = None) -> str:
+    """Digest of everything that decides what a model computes: its weights' and configs' bytes, an adapter's base too.
+
+    Reads every byte once; the page cache then has what a load needs.
+
+    Args:
+        checkpoint: the model.
+        known: digests of files that this run has read already; new ones are added.
+    """
+    known = {} if known is None else known
+    parts = []
+    for path in sorted(_files(checkpoint.location)):
+        if path not in known:
+            known[path] = _digest(path)
+        parts.append(f"{path.name} {known[path]}")
+    if isinstance(checkpoint, AdapterCheckpoint):
+        parts.append(checkpoint_content(checkpoint.base, known))
+    return joined(parts)
+
+
+def _files(location: Path) -> Iterable[Path]:
+    if location.is_file():
+        return [location]
+    return [p for p in location.iterdir() if p.is_file() and (p.suffix in _WEIGHTS or p.name in _CONFIGS)]
+
+
+def _digest(path: Path) -> str:
+    state = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            state.update(chunk)
+    return state.hexdigest()

@@ -1,0 +1,185 @@
+"""A mixture's folder as evaluation sees it: with moemerge's record, or without one."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moemerge.errors import EvalError
+from moemerge.sources import Checkpoint
+from moemerge.sources.folder import open_folder
+from moemerge.sources.weights import Folder
+from moemerge.verify.record import NAME as RECORD
+from moemerge.verify.record import Record, read_record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_EXPERT = re.compile(r"\.experts\.")
+"""What the names of all routed experts' tensors have in common, in both layouts and every family."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model runs.
+
+    Attributes:
+        dtype: torch's name of it, or `auto` for the stored one.
+        device: a torch device.
+        device_map: `auto` and the like, handed to transformers; None puts the whole model on `device`.
+        offload: folder for what fits neither on the devices nor in memory.
+    """
+
+    dtype: str = "auto"
+    device: str = "cpu"
+    device_map: str | None = None
+    offload: Path | None = None
+
+
+@dataclass(frozen=True)
+class MoeFolder:
+    """A folder with a mixture of experts.
+
+    Attributes:
+        path: the folder.
+        checkpoint: its config and tensors.
+        record: what `moemerge build` wrote down; None where it did not make the folder.
+        experts: the experts' names, in order.
+        experts_per_token: k.
+    """
+
+    path: Path
+    checkpoint: Checkpoint
+    record: Record | None
+    experts: tuple[str, ...]
+    experts_per_token: int
+
+    @property
+    def root(self) -> Path:
+        """What relative paths in the recipe are relative to."""
+        return self.path / self.record.root if self.record is not None else Path.cwd()
+
+    def parameters(self) -> tuple[int, int]:
+        """Total and active a token: k of E experts, and everything else."""
+        sizes = {name: math.prod(info.shape) for name, info in self.checkpoint.tensors.items()}
+        total = sum(sizes.values())
+        routed = sum(size for name, size in sizes.items() if _EXPERT.search(name))
+        return total, total - routed + routed * self.experts_per_token // len(self.experts)
+
+    def load(self, placement: Placement) -> Any:
+        """The model by plain transformers, in eval mode."""
+        return load_pretrained(self.path, placement)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The folder's tokenizer.
+
+        Raises:
+            EvalError: there is none that transformers can read.
+        """
+        return load_tokenizer(self.path)
+
+
+def open_moe(path: Path, names: Sequence[str] = ()) -> MoeFolder:
+    """Opens a mixture's folder; reads its config and headers.
+
+    Args:
+        path: the folder.
+        names: the experts' names, in order, for a folder that moemerge did not make.
+
+    Raises:
+        EvalError: it is no folder with a mixture of experts, its record is damaged, or `names` do not fit.
+        SourceError: its files cannot be read.
+    """
+    if not path.is_dir():
+        state = "is not a folder" if path.exists() else "does not exist"
+        raise EvalError(f"`{path}` {state}", hint="name a folder that `moemerge build` made")
+    record = _record(path)
+    checkpoint = open_folder(Folder.at(path, str(path)))
+    if not checkpoint.has_weights:
+        raise EvalError(f"`{path}` has a config and no weights", hint="name a folder that `moemerge build` made")
+    count, experts_per_token = _experts(checkpoint.config, path)
+    if record is not None:
+        known = tuple(expert.name for expert in record.experts)
+        if len(known) != count:
+            raise EvalError(f"`{path}` has {count} experts in its config and {len(known)} in its `{RECORD}`")
+        if names and tuple(names) != known:
+            listed = ", ".join(f"`{name}`" for name in known)
+            raise EvalError(f"`--experts`: the experts of `{path}` have names: {listed}", hint="leave the option out")
+    else:
+        known = tuple(names) or tuple(f"expert-{number}" for number in range(count))
+        if len(known) != count or len(set(known)) != count:
+            raise EvalError(f"`--experts` must give {count} different names, one an expert of `{path}`")
+    return MoeFolder(path, checkpoint, record, known, experts_per_token)
+
+
+def _record(path: Path) -> Record | None:
+    if not (path / RECORD).is_file():
+        return None
+    record = read_record(path)
+    if isinstance(record, Record):
+        return record
+    listed = "\n  ".join(f"{difference.where}: {difference.message}" for difference in record[:8])
+    raise EvalError(f"the record of `{path}` is damaged:\n  {listed}", hint="build the folder again")
+
+
+def _experts(config: Mapping[str, Any], path: Path) -> tuple[int, int]:
+    """E and k, by the names that transformers' mixtures use."""
+    counts = [config.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")]
+    count = next((value for value in counts if isinstance(value, int)), None)
+    top_k = next((config[key] for key in ("num_experts_per_tok", "moe_k", "moe_topk") if key in config), None)
+    if count is None or not isinstance(top_k, int) or not 1 <= top_k <= count:
+        kind = config.get("model_type")
+        raise EvalError(
+            f"`{path}` holds no mixture of experts: its `config.json` is that of `{kind}`",
+            hint="name a folder that `moemerge build` made",
+        )
+    return count, top_k
+
+
+def load_pretrained(path: Path, placement: Placement) -> Any:
+    """A model's folder by plain transformers, in eval mode, without remote code.
+
+    Raises:
+        EvalError: transformers cannot load it, or the device has too little memory.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    where: dict[str, Any] = {}
+    if placement.device_map is not None:
+        where = {"device_map": placement.device_map, "offload_folder": placement.offload}
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=placement.dtype, local_files_only=True, trust_remote_code=False, **where
+        )
+        if placement.device_map is None:
+            model = model.to(placement.device)
+    except torch.OutOfMemoryError as error:
+        message = f"`--device {placement.device}` has too little memory for `{path}`"
+        raise EvalError(message, hint="use `--device-map auto` (with `--offload FOLDER`), or the CPU") from error
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EvalError(f"transformers cannot load `{path}`: {first}", hint="`moemerge verify` looks closer") from error
+    return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """A folder's tokenizer by plain transformers, without remote code.
+
+    Raises:
+        EvalError: there is none that transformers can read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EvalError(f"the tokenizer of `{path}` cannot be read: {first}") from error
+    return tokenizer

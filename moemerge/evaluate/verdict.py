@@ -1,0 +1,92 @@
+"""The verdict: one line in plain words, from the report's figures alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Report = Mapping[str, Any]
+
+WORSE = 0.01
+"""Nats by which forced routing must be worse than the base for the expert to be called damaged."""
+
+
+def verdict(report: Report) -> str:
+    """What a user should take away.
+
+    Args:
+        report: everything but the verdict.
+    """
+    said = [_headline(report), *_diagnoses(report)]
+    return ". ".join(said)
+
+
+def _headline(report: Report) -> str:
+    standing = _standing(report)
+    kept, interval = report["gain_kept"], report["gain_kept_interval"]
+    if kept is None:
+        return f"No gain kept can be said ({_why(report)}){f': it is {standing}' if standing else ''}"
+    text = f"It keeps {kept:.0%} of the specialists' gain"
+    if interval:
+        text += f" (95 % interval {interval[0]:.0%} to {interval[1]:.0%})"
+    return f"{text}: {standing}" if standing else text
+
+
+def _why(report: Report) -> str:
+    if "base" in report["missing"]:
+        return "the base is missing"
+    notes = {domain["gain_kept_note"] for domain in report["domains"].values()}
+    return notes.pop() if len(notes) == 1 else "no domain has one"
+
+
+def _standing(report: Report) -> str:
+    """`ahead of the base and the linear merge, level with the best specialist (math)`."""
+    labels = {
+        "base": "the base",
+        "best_specialist": f"the best specialist (`{report['best_specialist']}`)",
+        "linear_merge": "the linear merge",
+    }
+    groups: dict[str, list[str]] = {}
+    for key, label in labels.items():
+        found = report["against"][key]
+        if found is not None:
+            groups.setdefault(found["standing"], []).append(label)
+    words = {"ahead": "ahead of", "level": "level with", "behind": "behind"}
+    return ", ".join(f"{words[s]} {_listed(groups[s])}" for s in words if s in groups)
+
+
+def _diagnoses(report: Report) -> list[str]:
+    """What is wrong, most telling first; empty where nothing is."""
+    found = []
+    if report["idle_experts"]:
+        idle = report["routing"]["idle"]
+        found.append(f"{_named(idle)} {'is' if len(idle) == 1 else 'are'} idle")
+    for name, domain in report["domains"].items():
+        expert = domain["expert"]
+        if expert is None:
+            continue
+        shares = report["routing"]["confusion"][name]
+        most = max(shares, key=lambda other: shares[other])
+        if most != expert:
+            found.append(f"most tokens of `{name}` go to `{most}`")
+        forced, base = domain["oracle_routed"], domain["base"]
+        if forced is not None and base is not None and forced > base + WORSE and _gains(domain):
+            found.append(f"expert `{expert}` is worse than the base on its own domain: swapped or damaged")
+    if report["mend"] == "routing":
+        found.append(f"routing loses {report['routing_loss']:.0%} of the gain: give the gate more text, or train it")
+    if report["mend"] == "merge":
+        found.append(f"the merge loses {report['merge_loss']:.0%} of the gain: try another `merge.shared`")
+    return [text[0].upper() + text[1:] for text in found]
+
+
+def _gains(domain: Mapping[str, Any]) -> bool:
+    """Whether the domain's specialist itself is better than the base."""
+    return domain["specialist"] is not None and domain["specialist"] < domain["base"]
+
+
+def _named(names: list[str]) -> str:
+    return f"expert{'s' if len(names) > 1 else ''} {_listed([f'`{name}`' for name in names])}"
+
+
+def _listed(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
