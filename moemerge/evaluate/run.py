@@ -128,8 +128,8 @@ class Evaluation:
         stride = options.stride if options.stride is not None else max(context // 2, 1)
         if context < 2:
             raise EvalError(f"`--context {context}` is too short: a token is predicted from the one before it")
-        if not 1 <= stride <= context:
-            raise EvalError(f"`--stride {stride}` must be between 1 and the context of {context} tokens")
+        if not 1 <= stride < context:
+            raise EvalError(f"`--stride {stride}` must be at least 1 and less than the context of {context} tokens")
         return context, stride
 
     def _setting(self, context: int, stride: int) -> str:

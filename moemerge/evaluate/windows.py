@@ -74,7 +74,7 @@ def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, context: in
         texts: the documents; each is read as it is, with the special tokens that the tokenizer adds by itself.
         tokenizer: the model's own.
         context: the longest window in tokens.
-        stride: tokens from the beginning of a window to that of the next, at most `context`.
+        stride: tokens from the beginning of a window to that of the next, less than `context`.
     """
     windows: list[Window] = []
     tokens, sizes = [], []
@@ -87,9 +87,10 @@ def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, context: in
         mine = list(_windows(number, ids, own, context, stride))
         windows += mine
         tokens.append(sum(sum(window.scored) for window in mine))
-        unread = 1 if own and own[0] else 0  # nothing comes before it, so it is not predicted
-        skipped = encoding["offset_mapping"][0][1] if tokenizer.is_fast else len(tokenizer.decode(list(ids[:1])))
-        sizes.append(len(text[skipped * unread :].encode("utf-8", "surrogatepass")))
+        skipped = 0
+        if own and own[0]:  # nothing comes before the first token, so it is not predicted
+            skipped = encoding["offset_mapping"][0][1] if tokenizer.is_fast else len(tokenizer.decode([ids[0]]))
+        sizes.append(len(text[skipped:].encode("utf-8", "surrogatepass")))
     return Encoded(tuple(windows), tuple(tokens), tuple(sizes), tuple(texts))
 
 
