@@ -1,16 +1,16 @@
-"""Reads texts: prompts, and the documents of `data`, from JSONL, plain text, Parquet or a hub data set."""
+"""Reads texts: prompts, the documents of `data`, and rows of several fields, from files or a hub data set."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from moemerge.errors import MoemergeError, SourceError
-from moemerge.recipe.schema import Data
+from moemerge.recipe.schema import Data, Rows
 
 JSON_LINES = (".jsonl", ".ndjson")
 PLAIN = (".txt", ".text", ".md")
@@ -26,18 +26,42 @@ def read_texts(data: Data, root: Path) -> tuple[str, ...]:
         root: the folder that a relative path is relative to.
 
     Raises:
-        SourceError: the file is absent, empty or unreadable, a line (named) is no JSON object or lacks the field, or
-            the data set cannot be had.
+        SourceError: as `read_rows` says, or there is no text.
     """
     path = root / Path(data.path).expanduser()
-    documents = _documents(data, path)
-    try:
-        found = tuple(itertools.islice((text for text in documents if text.strip()), data.limit))
-    except OSError as error:
-        raise SourceError(f"Cannot read `{path}`: {error.strerror or error}") from error
+    plain = path.is_file() and path.suffix.lower() in PLAIN
+    documents = ((text,) for text in _paragraphs(path)) if plain else _rows(data, path, {"field": data.field}, PLAIN)
+    found = tuple(text for (text,) in _taken(documents, data.limit, path))
     if not found:
         raise SourceError(f"`{data.path}` holds no text", hint="give a file with one document at least")
     return found
+
+
+def read_rows(rows: Rows, root: Path, fields: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
+    """Reads some fields of the rows that `rows` names, at most `rows.limit`; a row with a blank one is left out.
+
+    Args:
+        rows: a JSONL or Parquet file, by its suffix, or the id of a hub data set.
+        root: the folder that a relative path is relative to.
+        fields: the fields to read, by the recipe's key that names each, which a hint then names.
+
+    Returns:
+        The values of each row, in the order of `fields`.
+
+    Raises:
+        SourceError: the file is absent or unreadable, a row (named) is no JSON object or lacks a field, or the data
+            set cannot be had.
+    """
+    path = root / Path(rows.path).expanduser()
+    return tuple(_taken(_rows(rows, path, fields), rows.limit, path))
+
+
+def _taken(found: Iterable[tuple[str, ...]], limit: int | None, path: Path) -> Iterator[tuple[str, ...]]:
+    """The first `limit` rows without a blank value."""
+    try:
+        yield from itertools.islice((row for row in found if all(map(str.strip, row))), limit)
+    except OSError as error:
+        raise SourceError(f"Cannot read `{path}`: {error.strerror or error}") from error
 
 
 def read_prompts_file(path: Path) -> tuple[str, ...]:
@@ -57,27 +81,29 @@ def read_prompts_file(path: Path) -> tuple[str, ...]:
     return prompts
 
 
-def _documents(data: Data, path: Path) -> Iterator[str]:
+def _rows(rows: Rows, path: Path, fields: Mapping[str, str], plain: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The rows of whatever kind of file or data set it is; `plain` are suffixes that would do beside those of rows."""
+    suffixes = JSON_LINES + plain + PARQUET
     if path.is_file():
         suffix = path.suffix.lower()
         if suffix in JSON_LINES:
-            return _json_lines(path, data.field)
-        if suffix in PLAIN:
-            return _paragraphs(path)
+            return _json_lines(path, fields)
         if suffix in PARQUET:
-            return _parquet(path, data.field)
+            return _parquet(path, fields)
+        if suffix in PLAIN:
+            raise SourceError(f"`{rows.path}` is plain text, which has no fields", hint="give a JSONL or Parquet file")
         raise SourceError(
-            f"`{data.path}` is of an unknown kind, `{path.suffix}`",
-            hint=f"known are {', '.join(f'`{known}`' for known in JSON_LINES + PLAIN + PARQUET)}",
+            f"`{rows.path}` is of an unknown kind, `{path.suffix}`",
+            hint=f"known are {', '.join(f'`{known}`' for known in suffixes)}",
         )
     if path.is_dir():
-        known = sorted(p.name for p in path.iterdir() if p.suffix.lower() in JSON_LINES + PLAIN + PARQUET)
-        hint = f"such as `{data.path.rstrip('/')}/{known[0]}`" if known else None
-        raise SourceError(f"`{data.path}` is a folder: name one of its files", hint=hint)
+        known = sorted(p.name for p in path.iterdir() if p.suffix.lower() in suffixes)
+        hint = f"such as `{rows.path.rstrip('/')}/{known[0]}`" if known else None
+        raise SourceError(f"`{rows.path}` is a folder: name one of its files", hint=hint)
     suffixed = path.suffix.lower() in JSON_LINES + PLAIN + PARQUET
-    if suffixed or not HUB_ID.fullmatch(data.path):
+    if suffixed or not HUB_ID.fullmatch(rows.path):
         raise SourceError(f"`{path}` does not exist", hint="paths are relative to the recipe's folder")
-    return _hub(data)
+    return _hub(rows, fields)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -94,7 +120,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 raise SourceError(f"{path}:{number}: not UTF-8 ({error.reason})", hint="save it as UTF-8") from error
 
 
-def _json_lines(path: Path, field: str) -> Iterator[str]:
+def _json_lines(path: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -107,17 +133,25 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
             ) from error
         if not isinstance(row, dict):
             raise SourceError(f"{path}:{number}: not a JSON object", hint="JSONL has one JSON object a line")
-        yield _text(row, field, f"{path}:{number}")
+        yield _values(row, fields, f"{path}:{number}")
 
 
-def _text(row: dict[str, Any], field: str, place: str) -> str:
+def _values(row: Mapping[str, Any], fields: Mapping[str, str], place: str) -> tuple[str, ...]:
+    return tuple(_text(row, key, field, place) for key, field in fields.items())
+
+
+def _text(row: Mapping[str, Any], key: str, field: str, place: str) -> str:
     if field not in row:
-        have = ", ".join(f"`{key}`" for key in row) or "none"
-        raise SourceError(f"{place}: no field `{field}`", hint=f"set `field` to one of those that it has: {have}")
+        raise SourceError(f"{place}: no field `{field}`", hint=_one_of(key, row))
     value = row[field]
     if not isinstance(value, str):
-        raise SourceError(f"{place}: field `{field}` is no text", hint="set `field` to one that holds strings")
+        raise SourceError(f"{place}: field `{field}` is no text", hint=f"set `{key}` to one that holds strings")
     return value
+
+
+def _one_of(key: str, names: Iterable[str]) -> str:
+    have = ", ".join(f"`{name}`" for name in names) or "none"
+    return f"set `{key}` to one of those that it has: {have}"
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
@@ -133,7 +167,7 @@ def _paragraphs(path: Path) -> Iterator[str]:
         yield "".join(document).rstrip()
 
 
-def _parquet(path: Path, field: str) -> Iterator[str]:
+def _parquet(path: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -141,38 +175,37 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
         raise SourceError(f"`{path}` needs pyarrow to be read", hint="`pip install pyarrow`") from error
     try:
         with parquet.ParquetFile(path) as file:
-            if field not in file.schema_arrow.names:
-                have = ", ".join(f"`{name}`" for name in file.schema_arrow.names)
-                raise SourceError(
-                    f"{path}: no column `{field}`", hint=f"set `field` to one of those that it has: {have}"
-                )
+            names = file.schema_arrow.names
+            for key, field in fields.items():
+                if field not in names:
+                    raise SourceError(f"{path}: no column `{field}`", hint=_one_of(key, names))
             number = 0
-            for batch in file.iter_batches(columns=[field], batch_size=256):
-                for value in batch.column(0).to_pylist():
+            for batch in file.iter_batches(columns=list(dict.fromkeys(fields.values())), batch_size=256):
+                for row in batch.to_pylist():
                     number += 1
-                    yield _text({field: value}, field, f"{path}: row {number}")
+                    yield _values(row, fields, f"{path}: row {number}")
     except pyarrow.ArrowException as error:
         raise SourceError(f"{path} is not a Parquet file: {_first_line(error)}") from error
 
 
-def _hub(data: Data) -> Iterator[str]:
+def _hub(rows: Rows, fields: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
     try:
         import datasets
     except ImportError as error:
         raise SourceError(
-            f"`{data.path}` is no file here, and hub data sets need `datasets`", hint="`pip install datasets`"
+            f"`{rows.path}` is no file here, and hub data sets need `datasets`", hint="`pip install datasets`"
         ) from error
     try:
-        rows: Iterable[dict[str, Any]] = datasets.load_dataset(
-            data.path, name=data.name, split=data.split, revision=data.revision, streaming=True
+        found: Iterable[dict[str, Any]] = datasets.load_dataset(
+            rows.path, name=rows.name, split=rows.split, revision=rows.revision, streaming=True
         )
-        for number, row in enumerate(rows, start=1):
-            yield _text(row, data.field, f"{data.path}: row {number}")
+        for number, row in enumerate(found, start=1):
+            yield _values(row, fields, f"{rows.path}: row {number}")
     except MoemergeError:
         raise
     except Exception as error:  # datasets and its file systems raise many kinds; all mean that the texts cannot be had
         raise SourceError(
-            f"Data set `{data.path}` cannot be read, and no such file exists: {_first_line(error)}",
+            f"Data set `{rows.path}` cannot be read, and no such file exists: {_first_line(error)}",
             hint="check the id, `name`, `split` and `revision`; offline, give a local file",
         ) from error
 

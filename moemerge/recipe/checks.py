@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from moemerge.errors import Problem
 from moemerge.recipe.places import RecipeProblems, listed, problem, quoted
-from moemerge.recipe.schema import Data, Expert, Recipe
+from moemerge.recipe.schema import Data, Expert, Recipe, Rows
 from moemerge.recipe.tree import key_place, node_at
 from moemerge.recipe.yaml import Table
 
@@ -119,11 +119,15 @@ def _held_out(recipe: Recipe, tree: Table, index: int) -> Iterator[Problem]:
     expert = recipe.experts[index]
     used = expert.data.path if expert.data is not None else expert.prompts_file
     split = expert.data.split if expert.data is not None else None
-    for domain, texts in recipe.eval.domains.items():
-        held = texts if isinstance(texts, Data) else Data(path=texts)
+    held_out: dict[str, Rows] = {
+        f"domains.{domain}": texts if isinstance(texts, Data) else Data(path=texts)
+        for domain, texts in recipe.eval.domains.items()
+    }
+    held_out |= {f"questions.{domain}": questions for domain, questions in recipe.eval.questions.items()}
+    for where, held in held_out.items():
         if held.path == used and split in {None, held.split}:
             key = "data" if expert.data is not None else "prompts_file"
-            message = f"Expert `{expert.name}` is fitted on `{used}`, which `eval.domains.{domain}` holds out"
+            message = f"Expert `{expert.name}` is fitted on `{used}`, which `eval.{where}` holds out"
             hint = "evaluate on texts that the gate has not seen"
             yield problem(key_place(tree, ("experts", index, key)), "held-out", message, hint)
 

@@ -11,7 +11,7 @@ from typing import Any
 from moemerge.recipe.mergekit import ARCHITECTURES, GATE_MODES
 from moemerge.recipe.schema import Recipe
 
-_ORDER = ("Recipe", "Expert", "Data", "SharedExpert", "Gate", "Merge", "Output", "Evaluation")
+_ORDER = ("Recipe", "Expert", "Data", "SharedExpert", "Gate", "Merge", "Output", "Evaluation", "Questions")
 _TITLES: Mapping[str, str] = {
     "Recipe": "The top",
     "Expert": "`experts[]`",
@@ -21,6 +21,7 @@ _TITLES: Mapping[str, str] = {
     "Merge": "`merge`",
     "Output": "`output`",
     "Evaluation": "`eval`",
+    "Questions": "`eval.questions.NAME`",
 }
 _KINDS: Mapping[str, str] = {
     "string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": "nothing",
@@ -136,6 +137,8 @@ def _default(value: Any) -> str:
             return "see below"
         case bool():
             return f"`{str(value).lower()}`"
+        case str():
+            return "`" + value.replace("\n", r"\n") + "`"
         case _:
             return f"`{value}`"
 

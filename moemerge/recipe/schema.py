@@ -21,13 +21,11 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class Data(Strict):
-    """A set of texts: a file or a hub data set."""
+class Rows(Strict):
+    """Rows of a file or of a hub data set; what is read of each is said by the classes below."""
 
     path: str
-    """JSONL, plain text (one document a blank-line-separated paragraph), Parquet, or the id of a hub data set."""
-    field: str = "text"
-    """The JSON or Parquet field (or data set column) that holds the text."""
+    """JSONL, Parquet, or the id of a hub data set."""
     split: str = "train"
     """Split of a hub data set."""
     name: str | None = None
@@ -35,7 +33,37 @@ class Data(Strict):
     revision: str | None = None
     """Revision of a hub data set."""
     limit: int | None = Field(default=None, ge=1)
+    """Reads at most so many rows."""
+
+
+class Data(Rows):
+    """A set of texts: a file or a hub data set."""
+
+    path: str
+    """JSONL, plain text (one document a blank-line-separated paragraph), Parquet, or the id of a hub data set."""
+    field: str = "text"
+    """The JSON or Parquet field (or data set column) that holds the text."""
+    limit: int | None = Field(default=None, ge=1)
     """Reads at most so many documents."""
+
+
+class Questions(Rows):
+    """Questions with their answers: the model's replies are compared exactly, but for case, spaces, a full stop at the
+    end and the commas within large numbers."""
+
+    question: str = Field(default="question", min_length=1)
+    """The JSON or Parquet field (or data set column) that holds the question."""
+    answer: str = Field(default="answer", min_length=1)
+    """The field that holds the answer, as text."""
+    prompt: str = Field(default="Question: {question}\nAnswer:", pattern=r"\{question\}")
+    """What the model continues; `{question}` stands for the question, and any other brace for itself."""
+    after: str | None = Field(default=None, min_length=1)
+    """The answer follows the first such text in what the model writes, such as `Answer:`. Without it the answer begins
+    at once. It ends with its line."""
+    max_new_tokens: int = Field(default=96, ge=1)
+    """At most so many tokens are written for a question."""
+    limit: int | None = Field(default=None, ge=1)
+    """Asks at most so many questions."""
 
 
 class Expert(Strict):
@@ -127,6 +155,8 @@ class Evaluation(Strict):
 
     domains: dict[str, Data | str] = Field(default_factory=dict)
     """Texts by domain; a domain named as an expert is that expert's own."""
+    questions: dict[str, Questions] = Field(default_factory=dict)
+    """Questions by domain, which the model answers in its own words."""
 
 
 class Recipe(Strict):

@@ -61,6 +61,7 @@ _FOREIGN: Mapping[str, str] = {
 _PATTERNS: Mapping[str, str] = {
     "name": "a name that begins with a letter or digit and holds letters, digits, `.`, `_` and `-` alone",
     "shard_size": "a size such as `5GB` or `500MB`",
+    "prompt": "a text that holds `{question}`",
 }
 """What the fields with a pattern must be."""
 
@@ -181,6 +182,8 @@ def _way_out(node: Node, key: str, expected: str) -> str | None:
             return "begin each item with a dash and a space"
         case "a mapping", Scalar() if key in _SHORTHAND:
             return f"write `{key}: {{{_SHORTHAND[key]}: {node.text}}}`"
+        case _, Scalar() if key == "prompt" and expected == _PATTERNS[key]:
+            return "write `{question}` where the question belongs"
     return None
 
 

@@ -119,7 +119,7 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file() -> None:
             "eval: {zzz: 1}",
             "unknown-key",
             "Unknown key `zzz` in `eval`",
-            "known are `domains`",
+            "known are `domains` and `questions`",
         ),
         (
             "gate: {expand: of}",
