@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,6 +19,7 @@ from moemerge.console import Progress
 from moemerge.errors import Problem
 from moemerge.gate.passages import Passage, encode
 from moemerge.gate.request import DenseModels, GateRequest
+from moemerge.generation import continuations, end_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -157,7 +158,7 @@ class _Writer:
     ) -> None:
         self._model, self._prompts, self._wanted, self._seed = model, prompts, wanted, seed
         self._length = min(length, max(16, -(-wanted // len(prompts))))
-        self._ends = _end_tokens(model, tokenizer)
+        self._ends = end_tokens(model, tokenizer)
         self._special = set(tokenizer.all_special_ids)
 
     def estimate(self) -> float:
@@ -202,49 +203,12 @@ class _Writer:
         return Passage((*prompt.ids, *new), counted, prompt.group)
 
     def _generate(self, prompts: Sequence[_Prompt], length: int) -> list[list[int]]:
-        """Samples one continuation a prompt (padded on the left), each cut before its end token."""
-        width = max(len(p.ids) for p in prompts)
-        pad = self._ends[0] if self._ends else 0
-        ids = torch.full((len(prompts), width), pad, dtype=torch.long)
-        mask = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt.ids) :] = torch.tensor(prompt.ids)
-            mask[row, width - len(prompt.ids) :] = 1
-        model: Any = self._model
-        with _sampling(model, length, self._ends, pad), torch.inference_mode():
-            output = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
-        return [self._cut(row) for row in output[:, width:].tolist()]
-
-    def _cut(self, row: list[int]) -> list[int]:
-        ends = [place for place, token in enumerate(row) if token in self._ends]
-        return row[: ends[0]] if ends else row
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a text, by the model's generation config and the tokenizer."""
-    found: list[int] = []
-    config: Any = model.generation_config
-    for ends in (config.eos_token_id if config is not None else None, tokenizer.eos_token_id):
-        found += [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    return list(dict.fromkeys(found))
-
-
-@contextmanager
-def _sampling(model: Any, length: int, ends: list[int], pad: int) -> Iterator[None]:
-    """Gives the model a generation config of its own for the while: temperature 1, top-p 0.95, nothing inherited."""
-    from transformers import GenerationConfig
-
-    make: Any = GenerationConfig  # its constructor has no types
-
-    before = model.generation_config
-    model.generation_config = make(
-        do_sample=True, temperature=1.0, top_p=0.95, top_k=0, max_new_tokens=length, use_cache=True,
-        eos_token_id=ends or None, pad_token_id=pad,
-    )  # fmt: skip
-    try:
-        yield
-    finally:
-        model.generation_config = before
+        """Samples one continuation a prompt at temperature 1 and top-p 0.95, each without its end token."""
+        rows = continuations(
+            self._model, [p.ids for p in prompts], self._ends,
+            do_sample=True, temperature=1.0, top_p=0.95, top_k=0, max_new_tokens=length,
+        )  # fmt: skip
+        return [row[:-1] if row[-1] in self._ends else row for row in rows]
 
 
 @contextmanager

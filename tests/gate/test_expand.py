@@ -88,7 +88,7 @@ def test_samples_hang_on_the_name_not_the_place(models: TinyModels, tokenizer: A
 def test_samples_stop_at_the_end_token(models: TinyModels, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What follows an end token is dropped, and later rounds make up for it."""
     ends = list(range(4, 70))  # most tokens end the text
-    monkeypatch.setattr(room, "_end_tokens", lambda model, tokenizer: ends)
+    monkeypatch.setattr(room, "end_tokens", lambda model, tokenizer: ends)
     found = run(models, tokenizer, expand=60)
     for number in (0, 1):
         prompts = [tokenizer(p)["input_ids"] for p in EXPERTS[number].prompts]

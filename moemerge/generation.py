@@ -1,0 +1,84 @@
+"""Lets a model continue token ids: end tokens, batches padded on the left, and no settings but those given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of the tokens that end a text, by the model's generation config and the tokenizer."""
+    found: list[int] = []
+    config: Any = model.generation_config
+    for ends in (config.eos_token_id if config is not None else None, tokenizer.eos_token_id):
+        found += [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    return list(dict.fromkeys(found))
+
+
+def context_of(model: PreTrainedModel) -> int | None:
+    """Positions that a model has, or None where its config names no bound."""
+    found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(found) if found else None
+
+
+def device_of(model: PreTrainedModel) -> torch.device:
+    """Where a model's inputs belong: where its first weights are that are in memory."""
+    devices = (parameter.device for parameter in model.parameters())
+    return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
+
+
+def continuations(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    ends: Sequence[int],
+    *,
+    criterion: StoppingCriteria | None = None,
+    **settings: Any,
+) -> list[list[int]]:
+    """One continuation a prompt, as one batch; each ends with its end token where it came to one.
+
+    Args:
+        model: its own generation settings play no part.
+        prompts: token ids, at least one each; padded on the left.
+        ends: ids of the tokens that end a text.
+        criterion: ends rows earlier.
+        settings: of transformers' `GenerationConfig`, such as `max_new_tokens` and `do_sample`.
+    """
+    width = max(len(prompt) for prompt in prompts)
+    pad = ends[0] if ends else 0
+    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    generate: Any = model.generate
+    device = device_of(model)
+    criteria = {} if criterion is None else {"stopping_criteria": [criterion]}
+    with _generating(model, eos_token_id=list(ends) or None, pad_token_id=pad, **settings), torch.inference_mode():
+        output = generate(input_ids=ids.to(device), attention_mask=mask.to(device), **criteria)
+    return [_cut(row, ends) for row in output[:, width:].tolist()]
+
+
+def _cut(row: list[int], ends: Sequence[int]) -> list[int]:
+    """A row up to its first end token, which stays."""
+    return next((row[: place + 1] for place, token in enumerate(row) if token in ends), row)
+
+
+@contextmanager
+def _generating(model: Any, **settings: Any) -> Iterator[None]:
+    """Gives the model a generation config of its own for the while: `settings`, and nothing inherited."""
+    from transformers import GenerationConfig
+
+    make: Any = GenerationConfig  # its constructor has no types
+    before = model.generation_config
+    model.generation_config = make(use_cache=True, **settings)
+    try:
+        yield
+    finally:
+        model.generation_config = before
