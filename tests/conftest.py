@@ -37,3 +37,35 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyMaker:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a dense model that has learnt the texts of tests/evaluate/talker.py by heart."""
+    from tests.evaluate.talker import make_talker
+
+    return make_talker(tmp_path_factory.mktemp("talker"))
+
+
+@pytest.fixture(scope="session")
+def letters(talker: Path) -> Any:
+    """The talker's tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(talker)
+
+
+@pytest.fixture(scope="session")
+def talking_moe(talker: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a mixture of two copies of the talker: it says what the talker says."""
+    from tests.moe import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("talking") / "moe", talker, [talker, talker])
+
+
+@pytest.fixture
+def talking(talking_moe: Path) -> Any:
+    """That mixture, loaded."""
+    from tests.moe import load
+
+    return load(talking_moe)

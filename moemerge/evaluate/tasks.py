@@ -51,13 +51,16 @@ def run_tasks(
         filtered replies is named with its filter, as in `exact_match,strict-match`.
 
     Raises:
-        MoemergeError: lm-eval or the back end is not installed, a task is unknown, or `include` is no folder.
-        SourceError: a task's texts cannot be had.
+        MoemergeError: lm-eval or the back end is not installed, a task is unknown or runs code that the model writes,
+            or `include` is no folder.
+        SourceError: the folder holds no model, or a task's texts cannot be had.
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise MoemergeError("`--tasks` needs lm-evaluation-harness", hint="`pip install 'moemerge[eval]'`")
     if backend == "vllm" and importlib.util.find_spec("vllm") is None:
         raise MoemergeError("The back end `vllm` is not installed", hint="`pip install vllm`, or use the back end `hf`")
+    if not (folder / "config.json").is_file():
+        raise SourceError(f"`{folder}` holds no model", hint="name a folder with a `config.json`")
     if include is not None and not include.is_dir():
         raise MoemergeError(f"`{include}` is no folder", hint="`--include` names a folder with the YAML files of tasks")
     from lm_eval import simple_evaluate

@@ -26,8 +26,9 @@ def test_a_reply_that_never_ends_is_seen(talking: Any, letters: Any, monkeypatch
     """A template without an end of turn, and a model that writes on."""
     monkeypatch.setattr(letters, "chat_template", "{% for m in messages %}Q:{{ m.content }}\nS:{% endfor %}")
     reply = sample_reply(talking, letters, "ab", 12)
-    assert reply == Reply("ab", "so\nA: 1,20", 12, False, None)
-    assert sample_reply(talking, letters, "ab", 1000).tokens == 96 - len("Q:ab\nS:")
+    assert reply == Reply("ab", "so\nA: 1,200", 12, False, None)
+    long = sample_reply(talking, letters, "ab" * 43, 1000)  # of 96 positions 5 are left
+    assert (long.tokens, long.stopped) == (5, False)
     assert sample_reply(talking, letters, "f") == Reply("f", "never", 6, True, "</s>")
 
 
