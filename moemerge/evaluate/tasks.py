@@ -119,6 +119,13 @@ def _load(manager: TaskManager, names: Sequence[str]) -> list[Any]:
             f"The texts of {listed(quoted(names))} cannot be had: {lines[0].rstrip('.')}",
             hint="they come from the hub: check the connection and HF_HUB_OFFLINE, or the task's own files",
         ) from error
+    unsafe = [name for name, task in loaded["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]
+    if unsafe:
+        many = "run" if len(unsafe) > 1 else "runs"
+        raise MoemergeError(
+            f"{listed(quoted(unsafe))} {many} code that the model writes, and moemerge does not",
+            hint="run lm-eval itself on the folder, in a sandbox",
+        )
     groups = [group for name, group in loaded.get("groups", {}).items() if name in names]
     within = {task.task_name for group in groups for task in group.get_all_tasks()}
     return [*groups, *(task for name, task in loaded["tasks"].items() if name not in within)]

@@ -175,6 +175,15 @@ def test_held_out_texts_fit_no_gate(texts: str, domain: str) -> None:
     ]
 
 
+def test_questions_are_held_out_too() -> None:
+    """The texts that they stand in must not have made the gate."""
+    texts = HEAD + A.replace("prompts: [one]", "data: {path: e.jsonl}") + B
+    code, message, _ = one(texts + "eval: {questions: {d: {path: e.jsonl}}}\n")
+    assert (code, message.splitlines()[0]) == (
+        "held-out", "Expert `a` is fitted on `e.jsonl`, which `eval.questions.d` holds out",
+    )  # fmt: skip
+
+
 def test_another_split_of_a_data_set_is_held_out_rightly() -> None:
     """One hub data set may serve both, split by split."""
     text = (

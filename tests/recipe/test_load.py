@@ -18,7 +18,7 @@ from moemerge.errors import MoemergeError, RecipeError
 from moemerge.recipe import RecipeProblems, load_recipe, parse_recipe
 from moemerge.recipe.checks import RESERVED
 from moemerge.recipe.load import MAX_BYTES
-from moemerge.recipe.schema import Data, Evaluation, Expert, Gate, Merge, Output, Recipe
+from moemerge.recipe.schema import Data, Evaluation, Expert, Gate, Merge, Output, Questions, Recipe
 
 GOOD = """\
 base_model: base/model
@@ -156,6 +156,25 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file() -> None:
             "wrong-type",
             "`eval.domains.code` must be a mapping or text, not `3`",
             None,
+        ),
+        (
+            "eval: {questions: {math: {path: x, prompt: 'Question:'}}}",
+            "wrong-type",
+            "`eval.questions.math.prompt` must be a text that holds `{question}`, not `Question:`",
+            "write `{question}` where the question belongs",
+        ),
+        (
+            "eval: {questions: {math: q.jsonl}}",
+            "wrong-type",
+            "`eval.questions.math` must be a mapping, not `q.jsonl`",
+            None,
+        ),
+        ("eval: {questions: {math: {path: x, after: ''}}}", "no-value", "`eval.questions.math.after` is empty", None),
+        (
+            "eval: {questions: {math: {path: x, max_tokens: 9}}}",
+            "unknown-key",
+            "Unknown key `max_tokens` in `eval.questions.math`",
+            "did you mean `max_new_tokens`?",
         ),
         (
             "eval: {domains: {code: {pth: x}}}",
@@ -336,7 +355,12 @@ def recipes(draw: st.DrawFn) -> Recipe:
         gate=Gate.model_validate({"expand": draw(expansions), "ridge": draw(st.none() | scales)}),
         merge=Merge(shared=draw(st.sampled_from(["mean", "base", "ties", "auto"])), scaling=draw(st.none() | scales)),
         output=Output(path=draw(st.none() | words), shard_size=draw(st.sampled_from(["5GB", "1.5 MiB"]))),
-        eval=Evaluation(domains=draw(st.dictionaries(words, sets | words, max_size=2))),
+        eval=Evaluation(
+            domains=draw(st.dictionaries(words, sets | words, max_size=2)),
+            questions=draw(
+                st.dictionaries(words, st.builds(Questions, path=words, after=st.none() | words), max_size=2)
+            ),
+        ),
         seed=draw(st.integers(0, 2**63 - 1)),
     )
 

@@ -39,6 +39,7 @@ def test_texts_and_adapters_that_a_recipe_names_are_in_the_repository(path: Path
     named += [expert.prompts_file for expert in loaded.recipe.experts if expert.prompts_file]
     named += [expert.data.path for expert in loaded.recipe.experts if expert.data]
     named += [texts.path if isinstance(texts, Data) else texts for texts in loaded.recipe.eval.domains.values()]
+    named += [questions.path for questions in loaded.recipe.eval.questions.values()]
     kept = [text for text in named if text.startswith("../examples/") and not text.startswith("../examples/full/")]
     assert [text for text in kept if not file_path(loaded.root, text).exists()] == []
 
