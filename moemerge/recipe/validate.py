@@ -194,7 +194,7 @@ def _meant(trail: Trail, under: Trail) -> str | None:
     foreign = _FOREIGN.get(key)
     if foreign is not None and (foreign in fields or not (above or under)):
         return foreign
-    if not under and not any(isinstance(part, int) for part in above) and key in _HOMES:
+    if not under and len(above) < 2 and key in _HOMES:
         return _HOMES[key]
     return nearest(key, fields)
 
