@@ -1,0 +1,1 @@
+"""Shows what was measured: in the terminal and as pages."""
