@@ -1,0 +1,99 @@
+"""What is measured beside the losses: sample routes, chat replies, questions, speed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moemerge.console import Progress
+from moemerge.evaluate.chat import prompt_of, sample_reply
+from moemerge.evaluate.domains import Domain
+from moemerge.evaluate.questions import ask
+from moemerge.evaluate.routers import Routers
+from moemerge.evaluate.speed import measure_speed
+from moemerge.evaluate.trace import trace_text
+from moemerge.recipe.schema import Expert, Questions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SAMPLE_TOKENS = 200
+"""Tokens of each domain's first document whose routes the report shows."""
+
+Rows = tuple[tuple[str, str], ...]
+
+
+def sample_routes(
+    model: Any, tokenizer: PreTrainedTokenizerBase, routers: Routers, domains: Sequence[Domain], names: Sequence[str]
+) -> dict[str, Any]:
+    """The report's `samples`: the top-1 expert of each token of each domain's first document, and its gate weight."""
+    found = {}
+    for domain in domains:
+        trace = trace_text(model, tokenizer, routers, _beginning(tokenizer, domain.texts[0]), names)
+        found[domain.name] = {
+            "tokens": list(trace.tokens),
+            "experts": [[chosen[0] for chosen in layer] for layer in trace.chosen],
+            "weights": [[round(weights[0], 4) for weights in layer] for layer in trace.weights],
+        }
+    return found
+
+
+def _beginning(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """The text up to its `SAMPLE_TOKENS`-th token; slow tokenizers do not say where that is, so a guess serves."""
+    if not tokenizer.is_fast:
+        return text[: 3 * SAMPLE_TOKENS]
+    offsets = tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    return text[: offsets[SAMPLE_TOKENS - 1][1]] if len(offsets) > SAMPLE_TOKENS else text
+
+
+def chat_replies(
+    model: Any, tokenizer: PreTrainedTokenizerBase, domains: Sequence[Domain], experts: Sequence[Expert]
+) -> dict[str, Any]:
+    """The report's `chat`: a reply a domain through the chat template; nothing where there is none."""
+    if tokenizer.chat_template is None:
+        return {}
+    prompts = {expert.name: expert.prompts for expert in experts}
+    found = {}
+    for domain in domains:
+        prompt = prompt_of(prompts.get(domain.name, ()), domain.texts)
+        if prompt is not None:
+            found[domain.name] = sample_reply(model, tokenizer, prompt).to_json()
+    return found
+
+
+def answers(
+    model: Any,
+    base: Callable[[], Any] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: dict[str, tuple[Questions, Rows]],
+    progress: Progress,
+) -> dict[str, Any]:
+    """The report's `questions`: exact match of the mixture and, where it is at hand, of the base."""
+    found = {}
+    for domain, (asked, rows) in questions.items():
+        progress.stage(f"questions: {domain}", len(rows) * (2 if base is not None else 1), "questions")
+        ours = ask(model, tokenizer, asked, rows, progress)
+        theirs = ask(base(), tokenizer, asked, rows, progress) if base is not None else None
+        found[domain] = ours.to_json(theirs)
+    return found
+
+
+def speed(model: Any, base: Callable[[], Any] | None, progress: Progress) -> dict[str, Any]:
+    """The report's `tokens_per_second`."""
+    progress.stage("speed", 1, "measurement")
+    models = {"moe": model} if base is None else {"moe": model, "base": base()}
+    found = measure_speed(models).to_json()
+    progress.advance()
+    return found
+
+
+def read_all_questions(asked: dict[str, Questions], root: Path) -> dict[str, tuple[Questions, Rows]]:
+    """Every set of questions with its rows.
+
+    Raises:
+        SourceError: one cannot be read.
+    """
+    from moemerge.evaluate.questions import read_questions
+
+    return {domain: (questions, read_questions(questions, root)) for domain, questions in asked.items()}
