@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Literal
 
-from math_templates import Problem, Template, train, train_stories, train_wide
+from math_templates import Problem, Template, train, train_more, train_stories, train_topics, train_wide
 
 Family = Literal["train", "held_out", "calibration", "evaluation"]
 
@@ -32,7 +32,8 @@ class Document:
 def templates(family: Family) -> tuple[Template, ...]:
     """The templates of one family; every eighth one made for training is held out, to choose its rate and length."""
     if family in {"train", "held_out"}:
-        made = (*train.TEMPLATES, *train_stories.TEMPLATES, *train_wide.TEMPLATES)
+        modules = (train, train_stories, train_wide, train_more, train_topics)
+        made = [template for module in modules for template in module.TEMPLATES]
         return tuple(one for index, one in enumerate(made) if (index % 8 == 5) == (family == "held_out"))
     found: tuple[Template, ...] = import_module(f"math_templates.{family}").TEMPLATES
     return found

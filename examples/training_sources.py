@@ -1,23 +1,23 @@
 """Where the training texts of the demo's specialists come from.
 
 Each function gives short passages of one domain, in a fixed order, from something that any machine can get without the
-model hub: the Python standard library that runs the script, Debian's translated manual pages, and a generator of worked
-problems. The texts themselves are not kept in the repository, only the hashes of their word 8-grams.
+model hub: the Python standard library that runs the script, prose in Debian packages (`debian_prose.py`), and a
+generator of worked problems. The texts themselves are not kept in the repository, only the hashes of their word
+8-grams.
 """
 
-import gzip
 import random
 import re
-import subprocess
 import sysconfig
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from debian_prose import SOURCES, UNSEEN_SOURCE, Source, documents
 from math_problems import worked_problems
 
 DOMAINS = ("code", "math", "french", "spanish")
-HELD_OUT_PASSAGES = 24
+HELD_OUT_PASSAGES, MIN_CHARACTERS = 24, 200
+HELD_OUT = "held-out passages"
 
 # Modules with plain, commented code on varied subjects. Tables of data and test modules are left out.
 STDLIB_MODULES = (
@@ -33,58 +33,6 @@ STDLIB_MODULES = (
     "wave.py", "weakref.py", "xml/etree/ElementTree.py", "zipfile.py", "zipfile/__init__.py",
 )  # fmt: skip
 
-# Frequent little words, to leave out the paragraphs that a manual page has in English still.
-STOP_WORDS = {
-    "french": {"le", "la", "les", "de", "des", "du", "un", "une", "et", "est", "sont", "dans", "pour", "que", "par"},
-    "spanish": {"el", "la", "los", "las", "de", "del", "un", "una", "y", "es", "son", "en", "para", "que", "por"},
-}
-MIN_STOP_WORD_SHARE = 0.15
-
-# Sections of a manual page that say the same on every page.
-REPEATED_SECTIONS = re.compile(
-    r"TRADUC|AUTEUR|AUTOR|COPYRIGHT|DROITS|DERECHOS|BOGUES|BUGS|ERRORES|INFORM|SIGNAL|VOIR|VÉASE|NOM"
-)
-
-ROFF_CHARACTERS = {
-    "aq": "'", "dq": '"', "cq": "’", "oq": "‘", "lq": "“", "rq": "”", "Fo": "«", "Fc": "»", "em": "—", "en": "–",
-    "bu": "•", "co": "©", "ti": "~", "ha": "^", "rs": "\\", "ga": "`", "->": "→", "hy": "-", "mu": "×", "de": "°",
-}  # fmt: skip
-
-
-def plain_roff(line: str) -> str:
-    """One line of roff without its escapes: fonts, special characters, unbreakable spaces."""
-    line = re.sub(r"\\\".*", "", line)
-    line = re.sub(r"\\f(\[[^\]]*\]|\(..|.)", "", line)
-    line = re.sub(r"\\\((..)|\\\[([^\]]+)\]", lambda m: ROFF_CHARACTERS.get(m[1] or m[2], ""), line)
-    line = re.sub(r"\\s[+-]?\d|\\[&%/,|^:c]", "", line)
-    line = line.replace("\\-", "-").replace("\\ ", " ").replace("\\~", " ").replace("\\e", "\\")
-    return line.replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ").strip()
-
-
-def manual_paragraphs(source: str) -> Iterator[str]:
-    """The running text of a manual page, a paragraph at a time, without headings, examples and repeated sections."""
-    paragraph: list[str] = []
-    verbatim = skipped = False
-    for line in [*source.splitlines(), ".PP"]:
-        request = re.match(r"[.']\s*([A-Za-z]+)\s*(.*)", line)
-        if request is None:
-            if line.strip() and not line.startswith((".", "'")) and not (verbatim or skipped):
-                paragraph.append(plain_roff(line))
-            continue
-        name, rest = request.groups()
-        if name in {"B", "I", "BR", "BI", "IR", "IB", "RB", "RI"}:
-            if not (verbatim or skipped):
-                arguments = [quoted or bare for quoted, bare in re.findall(r'"((?:[^"]|"")*)"|(\S+)', rest)]
-                paragraph.append(plain_roff((" " if len(name) == 1 else "").join(arguments)))
-            continue
-        if name == "SH":
-            skipped = bool(REPEATED_SECTIONS.search(plain_roff(rest).upper()))
-        if name in {"nf", "EX", "fi", "EE"}:
-            verbatim = name in {"nf", "EX"}
-        if paragraph:
-            yield " ".join(part for part in paragraph if part)
-        paragraph = []
-
 
 def packed(blocks: Iterator[str], separator: str, characters: int) -> Iterator[str]:
     """Neighbouring blocks joined into passages of about `characters`, so that each fills a training row."""
@@ -98,26 +46,12 @@ def packed(blocks: Iterator[str], separator: str, characters: int) -> Iterator[s
         yield passage
 
 
-def manual_passages(language: str) -> Iterator[str]:
-    """Debian's `manpages-fr` or `manpages-es`, fetched with `apt-get download` and unpacked, not installed."""
-    code = {"french": "fr", "spanish": "es"}[language]
-    seen: set[str] = set()
-
-    def prose(page: Path) -> Iterator[str]:
-        for paragraph in manual_paragraphs(gzip.decompress(page.read_bytes()).decode()):
-            tokens = re.findall(r"\w+", paragraph.lower())
-            share = sum(token in STOP_WORDS[language] for token in tokens) / max(1, len(tokens))
-            if len(tokens) >= 12 and share >= MIN_STOP_WORD_SHARE and paragraph not in seen:
-                seen.add(paragraph)
-                yield paragraph
-
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        subprocess.run(["apt-get", "download", f"manpages-{code}"], cwd=folder, check=True, capture_output=True)
-        package = next(Path(folder).glob("*.deb"))
-        subprocess.run(["dpkg", "-x", str(package), folder], check=True)
-        for page in sorted(Path(folder, "usr/share/man", code).glob("man*/*.gz")):
-            yield from packed(prose(page), "\n\n", 800)
+def prose_passages(source: Source, language: str) -> list[str]:
+    """All passages of one Debian source, none of them across two files, in a drawn order that is always the same."""
+    passages = [one for paragraphs in documents(source, language) for one in packed(iter(paragraphs), "\n\n", 800)]
+    passages = [one for one in passages if len(one) >= MIN_CHARACTERS]
+    random.Random(0).shuffle(passages)
+    return passages
 
 
 def code_passages() -> Iterator[str]:
@@ -129,17 +63,25 @@ def code_passages() -> Iterator[str]:
             yield from packed(iter(re.split(r"\n{2,}", source.strip())), "\n\n", 900)
 
 
-def split_passages(domain: str, seed: int) -> tuple[list[str], list[str]]:
-    """The passages of a domain to train on, and a few held out to choose the rate and the length of the training.
+def split_passages(domain: str, seed: int) -> tuple[list[str], dict[str, list[str]]]:
+    """The passages of a domain to train on, and those held out to choose the rate and the length of the training.
 
     The held-out problems have templates of their own: those of a template that is trained on would only show how well
-    it is remembered.
+    it is remembered. A language has two sets: a few passages of each of its sources, and some of a source that is not
+    trained on at all.
     """
     if domain == "math":
         made = [worked_problems("train", 3000, seed), worked_problems("held_out", HELD_OUT_PASSAGES, seed)]
-        training, held_out = ([document.text for document in documents] for documents in made)
-        return training, held_out
-    source = code_passages() if domain == "code" else manual_passages(domain)
-    passages = [passage for passage in source if len(passage) >= 200]
-    random.Random(0).shuffle(passages)
-    return passages[HELD_OUT_PASSAGES:], passages[:HELD_OUT_PASSAGES]
+        training, held_out = ([document.text for document in family] for family in made)
+        return training, {HELD_OUT: held_out}
+    if domain == "code":
+        passages = [passage for passage in code_passages() if len(passage) >= MIN_CHARACTERS]
+        random.Random(0).shuffle(passages)
+        return passages[HELD_OUT_PASSAGES:], {HELD_OUT: passages[:HELD_OUT_PASSAGES]}
+    share, training, held_out = HELD_OUT_PASSAGES // len(SOURCES), [], []
+    for source in SOURCES:
+        passages = prose_passages(source, domain)
+        held_out += passages[:share]
+        training += passages[share : share + source.passages]
+    unseen = prose_passages(UNSEEN_SOURCE, domain)[:HELD_OUT_PASSAGES]
+    return training, {HELD_OUT: held_out, "passages of an unseen source": unseen}
