@@ -37,6 +37,10 @@ class LossCache:
         self.found = 0
         """How many were found."""
 
+    def under(self, setting: str) -> LossCache:
+        """The same folder for another setting."""
+        return LossCache(self._folder, setting)
+
     def get(self, *key: str) -> dict[str, Tensor] | None:
         """What was put under a key; None where there is nothing, or nothing that can be read."""
         path = self._path(key)

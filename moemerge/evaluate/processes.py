@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -43,15 +43,16 @@ class Processes:
             values.copy_(moved)
         return values
 
-    def agreed(self, value: Item) -> Item:
-        """The first process' value, in every process."""
+    def from_first(self, compute: Callable[[], Item]) -> Item:
+        """What the first process computes, in every process; the others do not compute it."""
         if self.count == 1:
-            return value
+            return compute()
         import torch.distributed
 
-        held: list[Item] = [value]
+        held: list[Any] = [compute() if self.first else None]
         torch.distributed.broadcast_object_list(held, src=0)
-        return held[0]
+        found: Item = held[0]
+        return found
 
 
 def join_processes() -> Processes:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +14,17 @@ from moemerge import __version__
 from moemerge.console import Progress
 from moemerge.errors import EvalError
 from moemerge.evaluate.baselines import LINEAR, Baselines
-from moemerge.evaluate.cache import LossCache, cache_folder
-from moemerge.evaluate.content import checkpoint_content
+from moemerge.evaluate.cache import LossCache
 from moemerge.evaluate.domains import Domain, find_evaluation, read_domains
-from moemerge.evaluate.folder import MoeFolder, Placement, open_moe
+from moemerge.evaluate.folder import MoeFolder, open_moe
 from moemerge.evaluate.measures import DomainLosses, Measures, domain_account, gain_account
+from moemerge.evaluate.options import PARTS, EvalOptions
 from moemerge.evaluate.processes import Processes
-from moemerge.evaluate.routers import Routers, find_routers
 from moemerge.evaluate.routing import RouteCounts, routing_account
 from moemerge.evaluate.scorer import Scorer
+from moemerge.evaluate.side import answers, chat_replies, read_all_questions, sample_routes, speed
+from moemerge.evaluate.subjects import Mixture, Other
+from moemerge.evaluate.tasks import run_tasks
 from moemerge.evaluate.verdict import verdict
 from moemerge.evaluate.windows import encode
 
@@ -34,64 +35,6 @@ CONTEXT = 2048
 """Longest window in tokens, unless the options say otherwise or the model is shorter."""
 FEW = 30
 """Documents of a domain below which its intervals are said to be rough."""
-
-
-@dataclass(frozen=True)
-class EvalOptions:
-    """What is measured, and how.
-
-    Attributes:
-        domains: a YAML file of texts by domain; the folder's own recipe when None.
-        experts: names of the experts, for a folder that moemerge did not make.
-        limit: at most so many documents a domain.
-        context: longest window in tokens.
-        stride: tokens between the beginnings of a long document's windows; half the context when None.
-        placement: dtype, device, device map, offload.
-        online: whether absent sources may be downloaded.
-        cache: where losses are kept; None keeps none.
-        seed: of the bootstrap and the random gate.
-    """
-
-    domains: Path | None = None
-    experts: tuple[str, ...] = ()
-    limit: int | None = None
-    context: int | None = None
-    stride: int | None = None
-    placement: Placement = field(default_factory=Placement)
-    online: bool = False
-    cache: Path | None = field(default_factory=cache_folder)
-    seed: int = 0
-
-
-class Mixture:
-    """The folder's model, loaded when it is first needed."""
-
-    def __init__(self, folder: MoeFolder, placement: Placement, processes: Processes) -> None:
-        self.folder, self._placement, self._processes = folder, placement, processes
-        self._model: Any = None
-        self._routers: Routers | None = None
-
-    def model(self) -> Any:
-        """The model."""
-        if self._model is None:
-            self._model = self.folder.load(self._placement)
-            self._routers = find_routers(self._model)
-        return self._model
-
-    def routers(self) -> Routers:
-        """Its routers."""
-        self.model()
-        assert self._routers is not None
-        return self._routers
-
-    @cached_property
-    def content(self) -> str:
-        """Its content digest, the same in all processes."""
-        return self._processes.agreed(checkpoint_content(self.folder.checkpoint) if self._processes.first else "")
-
-    def release(self) -> None:
-        """Lets its memory go."""
-        self._model = self._routers = None
 
 
 class Evaluation:
@@ -105,9 +48,10 @@ class Evaluation:
         self.options, self.progress, self.processes = options, progress, processes
         self.folder: MoeFolder = open_moe(path, options.experts)
         asked, root = find_evaluation(self.folder, options.domains)
+        self.questions = read_all_questions(asked.questions, root) if "questions" not in options.without else {}
         self.domains: tuple[Domain, ...] = read_domains(asked.domains, root, self.folder.experts, options.limit)
         self.tokenizer: PreTrainedTokenizerBase = self.folder.tokenizer()
-        context, stride = self._context()
+        context, stride = self._windows(self.folder.checkpoint.config, self.tokenizer)
         encoded = {domain.name: encode(domain.texts, self.tokenizer, context, stride) for domain in self.domains}
         silent = [f"`{name}`" for name, texts in encoded.items() if not sum(texts.tokens)]
         if silent:
@@ -116,12 +60,18 @@ class Evaluation:
         self.mixture = Mixture(self.folder, options.placement, processes)
         cache = LossCache(options.cache, self._setting(context, stride))
         self.scorer = Scorer(encoded, cache, progress, processes)
+        self.others = {name: Other(path, options.placement) for name, path in options.compare.items()}
         self.sums: dict[str, dict[str, Tensor]] = {domain.name: {} for domain in self.domains}
         """Sums of the documents' losses by domain and model."""
 
-    def _context(self) -> tuple[int, int]:
-        options, config = self.options, self.folder.checkpoint.config
-        limit = min(int(config.get("max_position_embeddings") or CONTEXT), self.tokenizer.model_max_length)
+    def _windows(self, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+        """Context and stride for a model.
+
+        Raises:
+            EvalError: the options ask for windows that it cannot read.
+        """
+        options = self.options
+        limit = min(int(config.get("max_position_embeddings") or CONTEXT), tokenizer.model_max_length)
         if options.context is not None and options.context > limit:
             raise EvalError(f"`--context {options.context}` is longer than the model reads: {limit} tokens")
         context = options.context or min(CONTEXT, limit)
@@ -171,7 +121,7 @@ class Evaluation:
             self._dense("linear_merge", LINEAR, baselines.linear_merge)
 
     def _dense(self, key: str, source: str, load: Callable[[], Any]) -> None:
-        content = self.processes.agreed(self.baselines.content(source) if self.processes.first else "")
+        content = self.processes.from_first(lambda: self.baselines.content(source))
         held: list[Any] = []
 
         def once() -> Any:
@@ -180,6 +130,55 @@ class Evaluation:
 
         for domain in self.domains:
             self.sums[domain.name][key] = self.scorer.losses(domain.name, content, once)
+
+    def measure_others(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """The report's `compared`, by domain: each with its own tokens, so that bits per byte compare."""
+        found: dict[str, dict[str, dict[str, float | None]]] = {domain.name: {} for domain in self.domains}
+        for name, other in self.others.items():
+            tokenizer = other.tokenizer()
+            context, stride = self._windows(other.checkpoint.config, tokenizer)
+            encoded = {domain.name: encode(domain.texts, tokenizer, context, stride) for domain in self.domains}
+            setting = self._setting(context, stride)
+            scorer = Scorer(encoded, self.scorer.cache.under(setting), self.progress, self.processes)
+            content = self.processes.from_first(other.content)
+            for domain, texts in encoded.items():
+                nats, tokens = float(scorer.losses(domain, content, other.model).sum()), sum(texts.tokens)
+                found[domain][name] = {
+                    "nats": nats / tokens if tokens else None,
+                    "bits_per_byte": nats / math.log(2) / sum(texts.bytes) if sum(texts.bytes) else None,
+                }
+            other.release()
+        return found
+
+    def measure_beside(self) -> dict[str, Any]:
+        """The parts of the report that are no losses, of the mixture and, where it is at hand, the base."""
+        model, routers, names = self.mixture.model, self.mixture.routers, self.folder.experts
+        base = self.baselines.base if self.baselines.has_base else None
+        wanted = set(PARTS) - self.options.without if self.processes.first else set()
+        found: dict[str, Any] = {"samples": {}, "chat": {}, "questions": {}, "tokens_per_second": None}
+        if "samples" in wanted:
+            found["samples"] = sample_routes(model(), self.tokenizer, routers(), self.domains, names)
+        if "chat" in wanted:
+            record = self.folder.record
+            experts = record.recipe.experts if record is not None else ()
+            self.progress.stage("chat", len(self.domains), "replies")
+            found["chat"] = chat_replies(model(), self.tokenizer, self.domains, experts)
+        if "questions" in wanted and self.questions:
+            found["questions"] = answers(model(), base, self.tokenizer, self.questions, self.progress)
+        if "speed" in wanted:
+            found["tokens_per_second"] = speed(model(), base, self.progress)
+        return found
+
+    def measure_tasks(self) -> dict[str, Any]:
+        """The report's `tasks`."""
+        asked, placement = self.options.tasks, self.options.placement
+        if asked is None or not self.processes.first:
+            return {}
+        self.progress.stage("tasks", len(asked.names), "tasks")
+        return run_tasks(
+            self.folder.path, asked.names, asked.backend, asked.include, self.options.limit, placement.device,
+            placement.dtype, asked.fewshot,
+        )  # fmt: skip
 
     def work(self) -> int:
         """Tokens that all losses together score."""
@@ -190,7 +189,7 @@ class Evaluation:
         own = sum(tokens[domain.name] for domain in self.domains if domain.expert is not None)
         return sum(tokens.values()) * (2 + dense) + own
 
-    def report(self, counts: dict[str, RouteCounts]) -> dict[str, Any]:
+    def report(self, counts: dict[str, RouteCounts], compared: Mapping[str, Any]) -> dict[str, Any]:
         """The figures; see docs/evaluation.md for their names."""
         experts, options, encoded = self.folder.experts, self.options, self.scorer.encoded
         measured = {
@@ -217,7 +216,10 @@ class Evaluation:
             "experts_per_token": self.folder.experts_per_token,
             "layers": len(routing["load_by_layer"]),
             **gain_account(measures, experts),
-            "domains": {name: domain_account(name, found, measures, experts) for name, found in measured.items()},
+            "domains": {
+                name: {**domain_account(name, found, measures, experts), "compared": compared[name]}
+                for name, found in measured.items()
+            },
             "routing": routing,
             "idle_experts": len(routing["idle"]),
             "parameters": {"total": total, "active": active, "base": self.baselines.base_parameters()},
@@ -251,7 +253,10 @@ def evaluate_folder(path: Path, options: EvalOptions, progress: Progress, proces
     run = Evaluation(path, options, progress, processes)
     progress.stage("losses", run.work(), "tokens")
     counts = run.measure_moe()
+    beside = run.measure_beside()
+    run.mixture.release()
     run.measure_dense()
-    report = run.report(counts)
+    compared = run.measure_others()
+    report = {**run.report(counts, compared), **beside, "tasks": run.measure_tasks()}
     report["verdict"] = verdict(report)
     return report

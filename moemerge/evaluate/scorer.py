@@ -74,13 +74,13 @@ class Scorer:
         return found["sums"], RouteCounts.from_sums(found["routes"])
 
     def _kept(self, domain: str, identity: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        encoded, first = self.encoded[domain], self._processes.first
+        encoded = self.encoded[domain]
         key = (identity, encoded.digest())
-        found = self._processes.agreed(self.cache.get(*key) if first else None)
+        found = self._processes.from_first(lambda: self.cache.get(*key))
         if found is not None:
             self._progress.advance(sum(encoded.tokens))
             return found
         computed = compute()
-        if first:
+        if self._processes.first:
             self.cache.put(computed, *key)
         return computed

@@ -15,8 +15,9 @@ import torch
 
 from moemerge.build import build
 from moemerge.console import Silent
+from moemerge.evaluate.options import PARTS, EvalOptions
 from moemerge.evaluate.processes import Processes
-from moemerge.evaluate.run import EvalOptions, evaluate_folder
+from moemerge.evaluate.run import evaluate_folder
 from moemerge.recipe import Recipe
 from tests.tiny import DEFAULTS, tiny_model, write_tokenizer
 
@@ -127,8 +128,9 @@ def moe(built: Path, trio: Trio) -> Iterator[Path]:
 
 
 def measure(folder: Path, **options: Any) -> dict[str, Any]:
-    """The report of a folder, without a cache unless `options` name one."""
-    return evaluate_folder(folder, EvalOptions(**{"cache": None, **options}), Silent(), Processes())
+    """The report of a folder: the losses alone, without a cache, unless `options` say otherwise."""
+    settings: dict[str, Any] = {"cache": None, "without": frozenset(PARTS), **options}
+    return evaluate_folder(folder, EvalOptions(**settings), Silent(), Processes())
 
 
 def host_config(host: str, experts: int, k: int, **config: Any) -> dict[str, Any]:

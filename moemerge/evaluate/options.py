@@ -1,0 +1,57 @@
+"""What an evaluation is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from moemerge.evaluate.cache import cache_folder
+from moemerge.evaluate.folder import Placement
+
+PARTS = ("samples", "chat", "questions", "speed")
+"""What is measured beside the losses."""
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Tasks of lm-evaluation-harness; see `tasks.run_tasks`."""
+
+    names: tuple[str, ...]
+    backend: Literal["hf", "vllm"] = "hf"
+    include: Path | None = None
+    fewshot: int | None = None
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What is measured, and how.
+
+    Attributes:
+        domains: a YAML file of texts by domain; the folder's own recipe when None.
+        experts: names of the experts, for a folder that moemerge did not make.
+        limit: at most so many documents a domain.
+        context: longest window in tokens.
+        stride: tokens between the beginnings of a long document's windows; half the context when None.
+        placement: dtype, device, device map, offload.
+        online: whether absent sources may be downloaded.
+        cache: where losses are kept; None keeps none.
+        seed: of the bootstrap and the random gate.
+        without: parts that are left out, of `PARTS`.
+        compare: other models' folders by a name for each, measured on the same texts with their own tokenizers.
+        tasks: what lm-evaluation-harness runs.
+    """
+
+    domains: Path | None = None
+    experts: tuple[str, ...] = ()
+    limit: int | None = None
+    context: int | None = None
+    stride: int | None = None
+    placement: Placement = field(default_factory=Placement)
+    online: bool = False
+    cache: Path | None = field(default_factory=cache_folder)
+    seed: int = 0
+    without: frozenset[str] = frozenset()
+    compare: Mapping[str, Path] = field(default_factory=dict)
+    tasks: TaskOptions | None = None
