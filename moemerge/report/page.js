@@ -33,11 +33,15 @@
     tip.style.left = `${clamp(box.left + box.width / 2 - tip.offsetWidth / 2, 8, innerWidth - tip.offsetWidth - 8)}px`;
     tip.style.top = `${above > 4 ? above : box.bottom + 8}px`;
   };
-  addEventListener("scroll", hideTip, { passive: true });
+  // A finger that lifts leaves the tip in place; moving the page or touching elsewhere takes it away.
+  const onMouseLeave = (element, leave) => {
+    element.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") leave(); });
+  };
+  for (const gone of ["wheel", "touchmove", "pointerdown"]) addEventListener(gone, hideTip, { passive: true, capture: true });
   addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
   for (const mark of all("[data-tip]")) {
     mark.addEventListener("pointerenter", () => showTip(mark.dataset.tip, mark.getBoundingClientRect()));
-    mark.addEventListener("pointerleave", hideTip);
+    onMouseLeave(mark, hideTip);
   }
 
   // Figures over layers: point, tap or use the arrow keys.
@@ -75,7 +79,7 @@
     };
     svg.addEventListener("pointermove", point);
     svg.addEventListener("pointerdown", point);
-    svg.addEventListener("pointerleave", leave);
+    onMouseLeave(svg, leave);
     svg.addEventListener("blur", leave);
     svg.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1],
@@ -159,7 +163,7 @@
     };
     block.addEventListener("pointerover", point);
     block.addEventListener("pointerdown", point);
-    block.addEventListener("pointerleave", hideTip);
+    onMouseLeave(block, hideTip);
     block.addEventListener("blur", leave);
     block.addEventListener("keydown", (event) => {
       const next = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: tokens.length - 1 }[event.key];

@@ -150,7 +150,8 @@ class Browser:
     def point(self, selector: str) -> None:
         """Moves the mouse to the middle of the first element that a selector finds, scrolled into view."""
         box = self.run(
-            f"(() => {{ const e = document.querySelector({selector!r}); e.scrollIntoView({{block: 'center'}});"
+            f"(async () => {{ const e = document.querySelector({selector!r}); e.scrollIntoView({{block: 'center'}});"
+            " await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));"
             " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=box[0], y=box[1])
