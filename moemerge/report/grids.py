@@ -71,13 +71,9 @@ def losses(report: Report) -> Grid | None:
 
 def _measured(report: Report, keys: tuple[str, ...], lists: tuple[str, ...]) -> list[str]:
     """Of some model keys those with a number in any domain, itself or in one of its lists, and the MoE's always."""
-    found = list(mapping(report, "domains").values())
-    paths = {key: [(name, key) for name in lists] or [(key,)] for key in keys}
-    return [
-        key
-        for key in keys
-        if key == "moe" or any(number(domain, *path) is not None for domain in found for path in paths[key])
-    ]
+    values = mapping(report, "domains").values()
+    found = [mapping(domain, name) for domain in values for name in lists] if lists else [*values]
+    return [key for key in keys if key == "moe" or any(number(each, key) is not None for each in found)]
 
 
 def _read(found: object) -> str:
@@ -193,8 +189,9 @@ def chat(report: Report) -> Grid | None:
     """A reply for each domain through the chat template, and whether it ended by itself."""
     rows = []
     for name, found in mapping(report, "chat").items():
-        ended = {True: "stopped", False: "NEVER STOPPED"}.get(at(found, "stopped"), NONE)
-        stop = text(found, "stop") if at(found, "stopped") is True else ""
+        stopped = at(found, "stopped")
+        ended = "stopped" if stopped is True else "NEVER STOPPED" if stopped is False else NONE
+        stop = text(found, "stop") if stopped is True else ""
         tokens = number(found, "tokens")
         end = Cell(f"{ended} by {stop}" if stop else ended, small="" if tokens is None else f"{whole(tokens)} tokens")
         rows.append((Cell(name), Cell(text(found, "prompt")), Cell(text(found, "reply")), end))

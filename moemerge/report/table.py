@@ -40,7 +40,7 @@ def print_report(report: Report, console: Console) -> None:
     _gains(console, gains(report))
     table = grids.losses(report)
     _grid(console, table, short=narrow)
-    if table is not None and narrow:
+    if table is not None and narrow and set(_SHORT) <= set(table.head):
         _line(console, "own: the domain's own specialist; oracle: oracle routing; random: random gate", "dim")
     _reasons(console, report)
     for other in (grids.density(report), grids.compared(report), grids.against(report)):
@@ -61,7 +61,7 @@ def print_report(report: Report, console: Console) -> None:
 def _gains(console: Console, found: list[Gain]) -> None:
     if not found:
         return
-    table = _table("Gain kept", ("model", "", "gain kept"))
+    table = _table(("model", "", "gain kept"))
     room = 24
     longest = max(1.0, *(entry.value or 0.0 for entry in found))
     for entry in found:
@@ -69,8 +69,7 @@ def _gains(console: Console, found: list[Gain]) -> None:
         style = "bold" if entry.key == "moe" else ""
         name, value = _words(entry.label, style), _words(gain(entry.value, entry.interval), style)
         table.add_row(name, _words(bar, "cyan" if entry.key == "moe" else "dim"), value)
-    console.print()
-    console.print(table)
+    _titled(console, "Gain kept", table)
 
 
 def _reasons(console: Console, report: Report) -> None:
@@ -107,14 +106,13 @@ def _load(console: Console, report: Report) -> None:
         found, title = [*ranked[:_MOST_ROWS], *ranked[-_MOST_ROWS:]], f"Load: busiest and idlest {_MOST_ROWS}"
     fair = 1 / len(experts(report))
     idle = items(report, "routing", "idle")
-    table = _table(title, ("expert", "", "share of tokens", ""))
+    table = _table(("expert", "", "share of tokens", ""))
     longest = max(fair, *(share or 0.0 for _, share in found))
     for name, share in found:
         bar = "━" * round(24 * max(0.0, share or 0.0) / longest)
         mark = "idle" if name in idle else ""
         table.add_row(_words(name), _words(bar, "cyan"), _words(percent(share)), _words(mark, "bold red"))
-    console.print()
-    console.print(table)
+    _titled(console, title, table)
     _line(console, f"fair share: {percent(fair)}", "dim")
 
 
@@ -149,26 +147,30 @@ def _line(console: Console, words: str, style: str = "") -> None:
         console.print(_words(words, style))
 
 
-def _table(title: str, head: Iterable[str], *, free: bool = False) -> Table:
+def _table(head: Iterable[str], *, free: bool = False) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    heading = _words(title, "bold")
-    table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index, name in enumerate(head):
         number_like = index > 0 and name and not free
         table.add_column(_words(name), justify="right" if number_like else "left", overflow="fold")
     return table
 
 
+def _titled(console: Console, title: str, table: Table) -> None:
+    console.print()
+    _line(console, title, "bold")
+    console.print(table)
+
+
 def _grid(console: Console, found: Grid | None, *, short: bool = False, free: bool = False) -> None:
     if found is None:
         return
-    table = _table(found.title, (_SHORT.get(name, name) if short else name for name in found.head), free=free)
+    table = _table((_SHORT.get(name, name) if short else name for name in found.head), free=free)
     for row in found.rows:
         table.add_row(*(_words(cell.text, "bold" if cell.own or cell.best else "") for cell in row))
-    console.print()
-    console.print(table)
+    _titled(console, found.title, table)
     _line(console, found.note, "dim")
 
 
