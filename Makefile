@@ -13,7 +13,7 @@ STAMP := $(VENV)/.moemerge-installed
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(PY) -m pip --disable-pip-version-check --no-input install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check lint types docs bench bench-rivals clean
+.PHONY: help install demo test test-slow test-browser check lint types docs bench bench-rivals clean
 
 help:  ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null \
@@ -42,11 +42,14 @@ $(STAMP): pyproject.toml constraints.txt | $(PY)
 demo: $(STAMP)  ## plans, builds, verifies and measures a real MoE from three specialists (under 5 minutes)
 	@$(PY) examples/demo.py
 
-test: $(STAMP)  ## the tests, but for those marked slow
+test: $(STAMP)  ## the tests, but for those marked slow or browser
 	@$(PY) -m pytest
 
 test-slow: $(STAMP)  ## the tests marked slow
 	@$(PY) -m pytest -m slow
+
+test-browser: $(STAMP)  ## the tests of the report's page, in headless Chromium (which they take from the PATH)
+	@$(PY) -m pytest -m browser
 
 check: lint types test  ## what CI runs: lint, types, tests
 

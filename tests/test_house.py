@@ -31,7 +31,7 @@ FORBIDDEN = {"verify": {"plan", "merge", "stream", "models", "divergence", "gate
 """A check that shared code with what it checks would share its mistakes."""
 HEAVY_ROOMS = {"merge", "stream", "models", "generation", "gate", "choose", "write", "evaluate"}
 """Rooms that may load torch with themselves, because only a verb at work imports them."""
-HEAVY = {"torch", "transformers", "peft", "datasets", "gguf", "numpy", "rich"}
+HEAVY = {"torch", "transformers", "peft", "datasets", "gguf", "numpy", "rich", "jinja2", "matplotlib"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

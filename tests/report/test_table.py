@@ -1,0 +1,82 @@
+"""The report in a terminal."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+from syrupy.assertion import SnapshotAssertion
+
+from moemerge.report import print_report
+from tests.report.conftest import make
+
+
+def printed(report: dict[str, Any], width: int = 80, **options: Any) -> str:
+    """What a console of that width shows, spaces at the ends of lines taken off."""
+    to = io.StringIO()
+    print_report(report, Console(file=to, width=width, **options))
+    return "\n".join(line.rstrip() for line in to.getvalue().splitlines())
+
+
+def test_a_whole_report_at_80_columns(report: dict[str, Any], snapshot: SnapshotAssertion) -> None:
+    """Verdict first, then losses, routing, cost, what it wrote, notes."""
+    assert printed(report) == snapshot
+
+
+def test_a_whole_report_at_120_columns(report: dict[str, Any], snapshot: SnapshotAssertion) -> None:
+    """With room, the models have their full names."""
+    assert printed(report, 120) == snapshot
+
+
+def test_a_foreign_folder_has_no_baselines(foreign: dict[str, Any], snapshot: SnapshotAssertion) -> None:
+    """What was not measured is left out or a dash, and the reason is said."""
+    assert printed(foreign) == snapshot
+
+
+def test_many_experts_are_cut_short(many: dict[str, Any], snapshot: SnapshotAssertion) -> None:
+    """With 64 experts the confusion lists the most frequent, the load the busiest and the idlest."""
+    assert printed(many) == snapshot
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+@pytest.mark.parametrize("kind", ["report", "foreign", "many", "hostile"])
+def test_no_line_is_wider_than_the_terminal(kind: str, width: int, request: pytest.FixtureRequest) -> None:
+    """Whatever the names are."""
+    lines = printed(request.getfixturevalue(kind), width).splitlines()
+    assert [line for line in lines if cell_len(line) > width] == []
+
+
+def test_texts_are_never_markup_nor_terminal_sequences(hostile: dict[str, Any]) -> None:
+    """Square brackets are shown as they are; escape sequences and direction marks are spelt out."""
+    shown = printed(hostile, 400, force_terminal=True, color_system="truecolor")
+    assert "[red]x[/red]" in shown
+    assert "\x1b[31m \u2028" not in shown
+    assert "\\x1b[31m" in shown
+    assert "\u202e" not in shown
+    assert shown.encode("utf-8")
+
+
+def test_no_colour_without_a_terminal(report: dict[str, Any]) -> None:
+    """A pipe gets plain text."""
+    assert "\x1b" not in printed(report)
+
+
+def test_an_empty_report_prints(snapshot: SnapshotAssertion) -> None:
+    """Nothing measured is a report too."""
+    assert printed({}) == snapshot
+
+
+def test_a_merge_to_mend_is_said(report: dict[str, Any]) -> None:
+    """The larger of the two losses is named."""
+    report.update(mend="merge", merge_loss=0.3)
+    assert "Mend the merge first: even perfect routing loses 30.0 % of the gain" in printed(report)
+    report.update(mend=None)
+    assert "Neither the merge nor the routing loses much" in printed(report)
+
+
+def test_one_expert_in_one_layer() -> None:
+    """The smallest MoE."""
+    assert "100.0 %" in printed(make(("alone",), layers=1))
