@@ -1,6 +1,7 @@
 """moemerge builds a sparse mixture-of-experts language model from dense fine-tunes of one base model.
 
-The API is the commands' verbs: `moemerge.plan(recipe)`, `moemerge.build(recipe)`, `moemerge.verify(folder)`.
+The API is the commands' verbs: `moemerge.plan(recipe)`, `moemerge.build(recipe)`, `moemerge.verify(folder)`,
+`moemerge.evaluate(folder)`.
 Importing the package loads none of them: each verb's room is imported when the verb is first asked for.
 """
 
@@ -12,9 +13,9 @@ from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build", "plan", "verify"]
+__all__ = ["__version__", "build", "evaluate", "plan", "verify"]
 
-_VERBS = {"build": "build", "plan": "make_plan", "verify": "verify_folder"}
+_VERBS = {"build": "build", "evaluate": "evaluate", "plan": "make_plan", "verify": "verify_folder"}
 """The function of each verb, in the room that has the verb's name."""
 
 

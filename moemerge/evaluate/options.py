@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from moemerge.errors import EvalError
 from moemerge.evaluate.cache import cache_folder
 from moemerge.evaluate.folder import Placement
 
@@ -55,3 +56,9 @@ class EvalOptions:
     without: frozenset[str] = frozenset()
     compare: Mapping[str, Path] = field(default_factory=dict)
     tasks: TaskOptions | None = None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(self.without - set(PARTS))
+        if unknown:
+            listed = ", ".join(f"`{name}`" for name in unknown)
+            raise EvalError(f"`--without`: there is no part {listed}", hint=f"the parts are {', '.join(PARTS)}")

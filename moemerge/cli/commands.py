@@ -1,73 +1,21 @@
-"""The command line: parse, call one function, print. Nothing heavy is imported until a command needs it."""
+"""`moemerge plan`, `build`, `verify` and `schema`: parse, call one function, print."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import sys
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from moemerge import __version__
+from moemerge.cli.app import AsJson, Quiet, Verbose, app, print_problems
 from moemerge.console import count, progress, size
-from moemerge.errors import MoemergeError, Problem
+from moemerge.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from moemerge.build import Build
     from moemerge.plan import Plan
     from moemerge.recipe import LoadedRecipe
-
-
-_CIRCUMSTANCES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE})
-"""What the system may refuse anywhere (a full disk for temporary files, say) and the user can mend."""
-
-
-class _Group(TyperGroup):
-    """Prints what a user can mend as `error:` and `hint:` and exits with 1; anything else stays a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        if os.environ.get("NO_COLOR"):  # https://no-color.org; the context's colour is its commands' too
-            ctx.color = False
-        try:
-            return super().invoke(ctx)
-        except MoemergeError as error:
-            print_problems(error.problems)
-            raise typer.Exit(1) from error
-        except OSError as error:
-            if error.errno not in _CIRCUMSTANCES:
-                raise
-            where = f": `{error.filename}`" if error.filename else ""
-            print_problems([Problem("system", f"{error.strerror}{where}")])
-            raise typer.Exit(1) from error
-
-
-def print_problems(problems: Iterable[Problem], *, word: str = "error") -> None:
-    """Prints problems to stderr, each with its hint; a hint that several in a row share comes once, after them."""
-    listed = list(problems)
-    for problem, following in zip_longest(listed, listed[1:]):
-        typer.secho(f"{word}: ", fg="red" if word == "error" else "yellow", bold=True, nl=False, err=True)
-        typer.echo(problem.message, err=True)
-        if problem.hint and not (following and following.hint == problem.hint):
-            typer.secho("hint: ", fg="cyan", bold=True, nl=False, err=True)
-            typer.echo(problem.hint, err=True)
-
-
-app = typer.Typer(
-    name="moemerge",
-    cls=_Group,
-    help="Builds a sparse mixture-of-experts language model from fine-tunes of one base model.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -75,24 +23,6 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Overrides a field of the recipe, such as `experts_per_token=1`."),
 ]
 GateName = Annotated[str | None, typer.Option("--gate", metavar="NAME", help="Overrides `gate.init`.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Prints JSON to stdout.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Says nothing but errors and results.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Says more.")]
-
-
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(f"moemerge {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Prints the version.")
-    ] = False,
-) -> None:
-    """Builds a sparse mixture-of-experts language model from fine-tunes of one base model."""
 
 
 def _load(path: Path, overrides: list[str], gate: str | None, *, quiet: bool) -> LoadedRecipe:
@@ -280,10 +210,3 @@ def schema() -> None:
     from moemerge.recipe.reference import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
-
-
-def main() -> None:
-    """The `moemerge` script."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
-    app()
