@@ -47,22 +47,27 @@ SHARED: Mapping[str, tuple[str, ...]] = {
     "base": ("merge.shared=base",),
     "task_arithmetic 0.5": ("merge.shared=task_arithmetic", "merge.scaling=0.5"),
     "ties": ("merge.shared=ties",),
+    "dare_ties": ("merge.shared=dare_ties",),
 }
 PROMPTS = ("gate.expand=off",)
 ROWS: tuple[Row, ...] = (
     Row("random", "mean", ("gate.init=random",)),
+    Row("uniform", "mean", ("gate.init=uniform",)),
     Row("cheap_embed", "mean", ("gate.init=cheap_embed",)),
     Row("hidden_avg", "mean", ("gate.init=hidden_avg",)),
     Row("mergekit_hidden", "mean", ("gate.init=mergekit_hidden",)),
     Row("centroid, prompts only", "mean", ("gate.init=centroid", *PROMPTS)),
+    Row("centred, prompts only", "mean", ("gate.init=centred", *PROMPTS)),
     Row("lda, prompts only", "mean", ("gate.init=lda", *PROMPTS)),
     Row("discriminant, prompts only", "mean", ("gate.init=discriminant", *PROMPTS)),
     Row("discriminant, expand 1000", "mean", ("gate.init=discriminant", "gate.expand=1000")),
     Row("discriminant, expand 4000", "mean", ("gate.init=discriminant", "gate.expand=4000")),
+    Row("lda, expand 1000", "mean", ("gate.init=lda", "gate.expand=1000")),
     Row("mergekit_hidden", "base", ("gate.init=mergekit_hidden",)),
     Row("discriminant, prompts only", "base", ("gate.init=discriminant", *PROMPTS)),
     Row("discriminant, prompts only", "task_arithmetic 0.5", ("gate.init=discriminant", *PROMPTS)),
     Row("discriminant, prompts only", "ties", ("gate.init=discriminant", *PROMPTS)),
+    Row("discriminant, prompts only", "dare_ties", ("gate.init=discriminant", *PROMPTS)),
 )
 
 
