@@ -29,7 +29,7 @@ def html_page(report: Report) -> str:
     """
     pooled = headline.gains(report)
     by_domain = headline.domain_gains(report)
-    return _environment().get_template("page.html").render(
+    page = _environment().get_template("page.html").render(
         report=report,
         name=text(report, "path") or "a model",
         verdict=headline.verdict(report),
@@ -59,6 +59,7 @@ def html_page(report: Report) -> str:
         notes=grids.notes(report),
         provenance=_provenance(report),
     )  # fmt: skip
+    return page.lstrip()  # the template begins with its macros
 
 
 def embedded(report: Report) -> str:
