@@ -33,6 +33,9 @@ DeviceMap = Annotated[
 Offload = Annotated[
     Path | None, typer.Option("--offload", metavar="FOLDER", help="With --device-map: holds what fits nowhere else.")
 ]
+MaxMemory = Annotated[
+    str, typer.Option("--max-memory", metavar="cpu=8GB,0=20GB", help="With --device-map: what each device may hold.")
+]
 Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="auto (as stored), float32, bfloat16 or float16.")]
 Experts = Annotated[
     str, typer.Option("--experts", metavar="A,B,...", help="Names the experts of a folder that moemerge did not make.")
@@ -82,6 +85,7 @@ def evaluate(
     device: Device = "cpu",
     device_map: DeviceMap = None,
     offload: Offload = None,
+    max_memory: MaxMemory = "",
     online: Annotated[bool, typer.Option("--online", help="Downloads sources that are not here.")] = False,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keeps losses by content for next time.")] = True,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seeds the bootstrap and the random gate.")] = 0,
@@ -90,10 +94,12 @@ def evaluate(
 ) -> None:
     """Measures a mixture on held-out texts against its base, specialists, linear merge and oracle routing."""
     from moemerge.evaluate.cache import cache_folder
-    from moemerge.evaluate.options import EvalOptions, TaskOptions
-    from moemerge.evaluate.require import check, parse_requirement
+    from moemerge.evaluate.options import REPORT, EvalOptions, TaskOptions
+    from moemerge.evaluate.require import check, check_name, parse_requirement
 
     requirements = [parse_requirement(text) for text in require]
+    for requirement in requirements:
+        check_name(requirement, REPORT)
     for path in (html, output):
         _check_target(path)
     if tasks_backend not in ("hf", "vllm"):
@@ -104,7 +110,7 @@ def evaluate(
         limit=limit,
         context=context,
         stride=stride,
-        placement=_placement(dtype, device, device_map, offload),
+        placement=_placement(dtype, device, device_map, offload, max_memory),
         online=online,
         cache=cache_folder() if cache else None,
         seed=seed,
@@ -171,6 +177,7 @@ def trace(
     device: Device = "cpu",
     device_map: DeviceMap = None,
     offload: Offload = None,
+    max_memory: MaxMemory = "",
     as_json: AsJson = False,
 ) -> None:
     """Shows which expert each token of a text goes to, in each layer."""
@@ -184,7 +191,7 @@ def trace(
     words = _text(text, file)
     _check_target(html)
     check_device(device)
-    placement = _placement(dtype, device, device_map, offload)
+    placement = _placement(dtype, device, device_map, offload, max_memory)
     opened = open_moe(folder, _names(experts))
     tokenizer = opened.tokenizer()
     logging.disable_progress_bar()
@@ -227,15 +234,22 @@ def _text(text: str | None, file: Path | None) -> str:
         raise EvalError(f"`{file or 'stdin'}` cannot be read: {why}") from error
 
 
-def _placement(dtype: str, device: str, device_map: str | None, offload: Path | None) -> Placement:
+def _placement(dtype: str, device: str, device_map: str | None, offload: Path | None, max_memory: str) -> Placement:
     from moemerge.evaluate.folder import Placement
 
     known = ("auto", "float32", "bfloat16", "float16")
     if dtype not in known:
         raise EvalError(f"`--dtype {dtype}` is not known", hint=f"one of {', '.join(f'`{name}`' for name in known)}")
-    if offload is not None and device_map is None:
-        raise EvalError("`--offload` needs `--device-map`", hint="add `--device-map auto`")
-    return Placement(dtype, device, device_map, offload)
+    for option, given in (("--offload", offload), ("--max-memory", max_memory)):
+        if given and device_map is None:
+            raise EvalError(f"`{option}` needs `--device-map`", hint="add `--device-map auto`")
+    limits: dict[int | str, str] = {}
+    for part in _names(max_memory):
+        where, equals, size = part.partition("=")
+        if not equals or not re.fullmatch(r"[0-9]+(\.[0-9]+)? ?[KMG]i?B", size):
+            raise EvalError(f"`--max-memory {part}` is not DEVICE=SIZE", hint="as in `--max-memory cpu=8GB,0=20GB`")
+        limits[int(where) if where.isdigit() else where] = size
+    return Placement(dtype, device, device_map, offload, limits or None)
 
 
 def _names(listed: str) -> tuple[str, ...]:

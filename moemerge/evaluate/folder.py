@@ -32,12 +32,14 @@ class Placement:
         device: a torch device.
         device_map: `auto` and the like, handed to transformers; None puts the whole model on `device`.
         offload: folder for what fits neither on the devices nor in memory.
+        max_memory: with `device_map`, how much each device may hold, such as `{"cpu": "8GB", 0: "20GB"}`.
     """
 
     dtype: str = "auto"
     device: str = "cpu"
     device_map: str | None = None
     offload: Path | None = None
+    max_memory: Mapping[int | str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ def load_pretrained(path: Path, placement: Placement) -> Any:
 
     where: dict[str, Any] = {}
     if placement.device_map is not None:
-        where = {"device_map": placement.device_map, "offload_folder": placement.offload}
+        limits = dict(placement.max_memory) if placement.max_memory else None
+        where = {"device_map": placement.device_map, "offload_folder": placement.offload, "max_memory": limits}
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=placement.dtype, local_files_only=True, trust_remote_code=False, **where

@@ -103,6 +103,19 @@ def parse_requirement(text: str) -> Requirement:
     return Requirement(path, found[1], value)
 
 
+def check_name(requirement: Requirement, names: Sequence[str]) -> None:
+    """Refuses a requirement whose first name no report has, before anything is measured.
+
+    Args:
+        requirement: what must be so.
+        names: the report's top-level names.
+
+    Raises:
+        MoemergeError: it has no such name.
+    """
+    _below({name: {} for name in names}, requirement.path[:1], {})
+
+
 def check(requirement: Requirement, report: Mapping[str, Any]) -> Failure | None:
     """Holds a report against a requirement.
 

@@ -23,6 +23,10 @@ Watcher = Callable[[int, RouterOutput], None]
 """Is told the place of a router among the routers (from 0) and what it gave."""
 
 
+class Offloaded(EvalError):
+    """The routers' weights are not in memory, so they cannot be replaced."""
+
+
 @dataclass(frozen=True)
 class Routers:
     """The routers of one model, in layer order.
@@ -65,10 +69,10 @@ class Routers:
         """Normal rows of the mean norm of the layer's own, so that the logits have the spread that they had.
 
         Raises:
-            EvalError: the routers' weights are offloaded, so that they cannot be replaced.
+            Offloaded: the routers' weights are not in memory.
         """
         if any(router.weight.is_meta for router in self.modules):
-            raise EvalError("a random gate cannot be put into a model whose routers are offloaded")
+            raise Offloaded("a random gate cannot be put into a model whose routers are offloaded")
         generator = torch.Generator().manual_seed(seed)
         kept = [router.weight.detach().clone() for router in self.modules]
         try:

@@ -20,6 +20,7 @@ from moemerge.evaluate.folder import MoeFolder, open_moe
 from moemerge.evaluate.measures import DomainLosses, Measures, domain_account, gain_account
 from moemerge.evaluate.options import PARTS, EvalOptions
 from moemerge.evaluate.processes import Processes
+from moemerge.evaluate.routers import Offloaded
 from moemerge.evaluate.routing import RouteCounts, routing_account
 from moemerge.evaluate.scorer import Scorer
 from moemerge.evaluate.side import answers, chat_replies, read_all_questions, sample_routes, speed
@@ -98,9 +99,12 @@ class Evaluation:
             sums["moe"], counts[name] = self.scorer.routed(name, mixture.content, mixture.model, mixture.routers)
             if domain.expert is not None:
                 sums["oracle_routed"] = self._forced(name, domain.expert)
-            sums["random_gate"] = self.scorer.losses(
-                name, f"{mixture.content} random {seed}", mixture.model, lambda: mixture.routers().randomised(seed)
-            )
+            try:
+                sums["random_gate"] = self.scorer.losses(
+                    name, f"{mixture.content} random {seed}", mixture.model, lambda: mixture.routers().randomised(seed)
+                )
+            except Offloaded as error:
+                self.baselines.missing["random gate"] = error.message
         return counts
 
     def _forced(self, domain: str, expert: int) -> Tensor:

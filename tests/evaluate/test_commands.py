@@ -121,6 +121,14 @@ def test_a_page_and_plots(trio: Trio) -> None:
             ["moe", "--dtype", "int8"],
             "error: `--dtype int8` is not known\nhint: one of `auto`, `float32`, `bfloat16`, `float16`\n",
         ),
+        (
+            ["moe", "--require", "gain_keep>=1"],
+            "error: The report has no `gain_keep`\nhint: did you mean `gain_kept`?\n",
+        ),
+        (
+            ["moe", "--device-map", "auto", "--max-memory", "cpu"],
+            "error: `--max-memory cpu` is not DEVICE=SIZE\nhint: as in `--max-memory cpu=8GB,0=20GB`\n",
+        ),
         (["moe", "--offload", "x"], "error: `--offload` needs `--device-map`\nhint: add `--device-map auto`\n"),
         (
             ["moe", "--compare", "x"],
@@ -169,6 +177,21 @@ def test_a_device_map_gives_the_same_figures(tmp_path: Path) -> None:
     mapped = json.loads(run("eval", "moe", *LOSSES, "--json", "-q", "--limit", "4", "--device-map", "cpu")[1])
     assert mapped["device"] == "cpu"
     assert mapped["mean"] == pytest.approx(plain["mean"], abs=1e-6)
+
+
+def test_a_model_larger_than_memory_is_offloaded(tmp_path: Path) -> None:
+    """With room for a part of it, the rest is read from the disk when it runs; the figures stay."""
+    plain = json.loads(run("eval", "moe", *LOSSES, "--json", "-q", "--limit", "2")[1])
+    status, out, _ = run(
+        "eval", "moe", *LOSSES, "--json", "-q", "--limit", "2",
+        "--device-map", "auto", "--max-memory", "cpu=60KB", "--offload", str(tmp_path / "offload"),
+    )  # fmt: skip
+    found = json.loads(out)
+    assert status == 0
+    assert list((tmp_path / "offload").iterdir()), "nothing was offloaded, so this shows nothing"
+    assert found["mean"]["moe"] == pytest.approx(plain["mean"]["moe"], abs=1e-6)
+    assert found["mean"]["base"] == pytest.approx(plain["mean"]["base"], abs=1e-6)
+    assert found["missing"] == {"random gate": "a random gate cannot be put into a model whose routers are offloaded"}
 
 
 def test_trace_shows_the_experts_of_a_text(snapshot: SnapshotAssertion) -> None:

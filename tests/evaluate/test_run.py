@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from moemerge.errors import EvalError, MoemergeError
+from moemerge.evaluate.options import REPORT
 from tests.conftest import TinyMaker
 from tests.evaluate.conftest import Trio, measure, sentences
 from tests.moe import build_tiny, forced
@@ -95,6 +96,11 @@ def test_a_good_mixture_is_called_good(report: dict[str, Any]) -> None:
     )
     assert report["verdict"].startswith("It keeps ")
     assert "ahead of the base, the best specialist (" in report["verdict"]
+
+
+def test_the_names_of_a_report_are_known_beforehand(report: dict[str, Any]) -> None:
+    """So that a misspelt `--require` is refused before the work."""
+    assert sorted(report) == sorted(REPORT)
 
 
 def test_routing_adds_up(report: dict[str, Any]) -> None:
