@@ -32,7 +32,7 @@ class Build:
         plan: what was done.
         gate: how the router was made.
         verification: what the check at the end found.
-        warnings: everything the user should know, the plan's and the gate's.
+        warnings: everything the user should know: the plan's, the gate's, and what could not be tidied up.
     """
 
     path: Path
@@ -118,12 +118,19 @@ def build_plan(
 
     progress = progress or Silent()
     output = Path(output)
+    untidy: list[Problem] = []
+
+    def warn(text: str) -> None:
+        progress.note(f"warning: {text}")
+        untidy.append(Problem("left-over", text))
+
     missing = [model.spec for model in plan.models.values() if not model.has_weights]
     if missing:
         raise PlanError(Problem("no-weights", f"`{spec}` has a config and no weights") for spec in missing)
     for orphan in check_output(output, overwrite=overwrite, needed=needed_bytes(plan)):
         progress.note(f"removing `{orphan.name}`, left by a build that was killed")
-        remove_orphan(orphan)
+        for text in remove_orphan(orphan, output):
+            warn(text)
     texts = read_expert_texts(plan, root)
     if plan.recipe.merge.shared == "auto":
         from moemerge.choose import choose_shared_merge, set_apart
@@ -132,14 +139,14 @@ def build_plan(
         plan = choose_shared_merge(plan, held, device=device, progress=progress)
     gate = fit_router(plan, texts, device=device, progress=progress)
     account = _account(plan, gate)
-    with staged(output, overwrite=overwrite) as folder:
+    with staged(output, overwrite=overwrite, warn=warn) as folder:
         values = Values(plan, gate.weights)
         write_folder(folder, values, root=root, output=output, gate=account, extra=_extra(gate), progress=progress)
         verification = verify_folder(folder, level="built", root=root, checkpoints=plan.models, progress=progress)
         if not verification.ok:
             listed = "\n  ".join(f"{d.where}: {d.message}" for d in verification.differences[:8])
             raise VerifyError(f"the build does not verify, so nothing was kept:\n  {listed}")
-    return Build(output, plan, gate, verification, (*plan.warnings, *gate.warnings))
+    return Build(output, plan, gate, verification, (*plan.warnings, *gate.warnings, *untidy))
 
 
 def read_expert_texts(plan: Plan, root: Path) -> tuple[ExpertTexts, ...]:

@@ -15,6 +15,8 @@ from moemerge.recipe.schema import Data, Rows
 JSON_LINES = (".jsonl", ".ndjson")
 PLAIN = (".txt", ".text", ".md")
 PARQUET = (".parquet",)
+_SAVE = "save its text in a file"
+"""Texts are read more than once, so a pipe does not do."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -70,6 +72,8 @@ def read_prompts_file(path: Path) -> tuple[str, ...]:
     Raises:
         SourceError: the file is absent, empty, or not UTF-8.
     """
+    if path.exists() and not path.is_file():
+        raise SourceError(f"Prompts file `{path}` is not a regular file", hint=_SAVE)
     if not path.is_file():
         raise SourceError(f"Prompts file `{path}` does not exist", hint="paths are relative to the recipe's folder")
     try:
@@ -100,6 +104,8 @@ def _rows(rows: Rows, path: Path, fields: Mapping[str, str], plain: tuple[str, .
         known = sorted(p.name for p in path.iterdir() if p.suffix.lower() in suffixes)
         hint = f"such as `{rows.path.rstrip('/')}/{known[0]}`" if known else None
         raise SourceError(f"`{rows.path}` is a folder: name one of its files", hint=hint)
+    if path.exists():
+        raise SourceError(f"`{path}` is not a regular file", hint=_SAVE)
     suffixed = path.suffix.lower() in JSON_LINES + PLAIN + PARQUET
     if suffixed or not HUB_ID.fullmatch(rows.path):
         raise SourceError(f"`{path}` does not exist", hint="paths are relative to the recipe's folder")

@@ -224,13 +224,13 @@ def test_build_prints_the_gate() -> None:
 
 def test_what_a_killed_build_left_is_named_and_removed() -> None:
     """Under a name that would be a pattern; what only looks like it stays."""
-    for name in (".out[1].moemerge-1234", ".out1.moemerge-1234"):
+    for name in (".out[1].moemerge-12345678", ".out1.moemerge-12345678"):
         Path(name).mkdir()
         Path(name, ".moemerge-staged").touch()
     status, _, stderr = run("build", "recipe.yaml", "-o", "out[1]")
     assert status == 0
-    assert "removing `.out[1].moemerge-1234`, left by a build that was killed" in stderr.splitlines()
-    assert sorted(path.name for path in Path().glob("*out*")) == [".out1.moemerge-1234", "out[1]"]
+    assert "removing `.out[1].moemerge-12345678`, left by a build that was killed" in stderr.splitlines()
+    assert sorted(path.name for path in Path().glob("*out*")) == [".out1.moemerge-12345678", "out[1]"]
 
 
 def test_a_mergekit_recipe_is_translated_aloud(snapshot: SnapshotAssertion) -> None:

@@ -183,6 +183,7 @@ def _print_build(done: Build) -> None:
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that moemerge built.", show_default=False)],
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Reads `.bin` sources, tensors only.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -190,7 +191,7 @@ def verify(
     from moemerge.verify import verification_json, verify_folder
 
     with progress(quiet=quiet or as_json) as reporter:
-        found = verify_folder(folder, progress=reporter)
+        found = verify_folder(folder, allow_pickle=allow_pickle, progress=reporter)
     if as_json:
         typer.echo(json.dumps(verification_json(found), indent=2))
     else:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from moemerge.sources.regular import regular_size
 from moemerge.sources.weights import Folder
 
 TOKENIZER_FILES = (
@@ -25,14 +26,17 @@ def files_beside(folder: Folder) -> dict[str, Path]:
     """What a checkpoint folder holds beside weights and config, by relative POSIX path, in a fixed order.
 
     Raises:
-        SourceError: one of them is a link that leaves the folder.
+        SourceError: one of them is a link that leaves the folder, or no regular file.
     """
     names = [name for name in (*TOKENIZER_FILES, *OTHER_FILES) if folder.has(name)]
     names += sorted(
         f"{TEMPLATE_FOLDER}/{path.name}" for path in (folder.path / TEMPLATE_FOLDER).glob("*.jinja") if path.is_file()
     )
     names += sorted({path.name for pattern in LICENCE_FILES for path in folder.path.glob(pattern) if path.is_file()})
-    return {name: folder.file(name) for name in names}
+    files = {name: folder.file(name) for name in names}
+    for path in files.values():
+        regular_size(path)
+    return files
 
 
 def is_tokenizer_file(name: str) -> bool:

@@ -14,7 +14,8 @@ from typing import Any
 
 from moemerge.errors import SourceError
 from moemerge.sources.checkpoint import ByteRange
-from moemerge.sources.safetensors_file import DOWNLOAD_AGAIN, read_bytes, regular_size
+from moemerge.sources.regular import regular_size
+from moemerge.sources.safetensors_file import DOWNLOAD_AGAIN, read_bytes
 
 MAX_HEADER = 512_000_000
 """Bytes of a file that may be header; a vocabulary of 256,000 tokens with its merges takes some 15 MB."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import SourceError
 from moemerge.sources.checkpoint import ByteRange, TensorInfo
-from moemerge.sources.safetensors_file import regular_size
+from moemerge.sources.regular import regular_size
 from moemerge.sources.store import TORCH_NAMES, place, row_bounds
 from moemerge.sources.weights import PICKLE_INDEX, PICKLE_SINGLE, Folder, shard_map
 
@@ -41,6 +41,10 @@ class PickleStore:
             yield place(info, files)
 
 
+REFUSED = "pickled"
+"""The code of the error for pickled weights that were not allowed."""
+
+
 def refuse_pickle(what: str, hint: str | None = None) -> SourceError:
     """The error for pickled weights that were not allowed."""
     return SourceError(
@@ -48,6 +52,7 @@ def refuse_pickle(what: str, hint: str | None = None) -> SourceError:
         hint=hint
         or "convert it to safetensors (`save_pretrained` does), or set `allow_pickle: true` if you trust its author: "
         "only tensors are then unpickled",
+        code=REFUSED,
     )
 
 

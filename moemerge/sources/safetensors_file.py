@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import SourceError
 from moemerge.sources.checkpoint import ITEM_SIZE, ByteRange, TensorInfo
+from moemerge.sources.regular import regular_size
 from moemerge.sources.store import place, row_bounds, torch_dtype
 from moemerge.sources.strict_json import MAX_BYTES, parse_object
 
@@ -96,21 +96,6 @@ def read_bytes(place: ByteRange) -> bytearray:
     except OSError as error:
         raise SourceError(f"`{place.path}` cannot be read: {error.strerror or error}") from error
     return buffer
-
-
-def regular_size(path: Path) -> int:
-    """Size in bytes of a regular file.
-
-    Raises:
-        SourceError: it is missing, cannot be read, or is something else (a folder, a pipe).
-    """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise SourceError(f"`{path}` cannot be read: {error.strerror or error}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise SourceError(f"`{path}` is not a regular file")
-    return status.st_size
 
 
 def read_file_header(path: Path) -> SafetensorsStore:

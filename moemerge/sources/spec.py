@@ -63,6 +63,8 @@ def parse(spec: str, root: Path) -> Local | Hub | WithAdapter:
     text = spec.strip()
     if not text:
         raise SourceError("A model is named by an empty string")
+    if "\0" in text:
+        raise SourceError(f"Model {spec!r} does not exist: no path holds a NUL")
     path = _path(text, root)
     if not text.startswith(PACKAGE) and _exists(path):
         return Local(spec, path)

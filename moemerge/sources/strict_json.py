@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moemerge.errors import SourceError
+from moemerge.sources.regular import regular_size
 
 MAX_BYTES = 100_000_000
 """The largest JSON text that is read: the bound that safetensors sets for its headers."""
@@ -49,12 +50,12 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
     """Reads a JSON file; see `parse_object`.
 
     Raises:
-        SourceError: also when the file cannot be read or exceeds `MAX_BYTES`.
+        SourceError: also when the file cannot be read, is no regular file, or exceeds `MAX_BYTES`.
     """
+    size = regular_size(path, name)
+    if size > MAX_BYTES:
+        raise SourceError(f"`{name}` has {size} bytes, more than the {MAX_BYTES} that are read")
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise SourceError(f"`{name}` has {size} bytes, more than the {MAX_BYTES} that are read")
         return parse_object(path.read_bytes(), name)
     except OSError as error:
         raise SourceError(f"`{name}` cannot be read: {error.strerror or error}") from error

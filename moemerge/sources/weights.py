@@ -9,7 +9,8 @@ from typing import Any
 
 from moemerge.errors import SourceError
 from moemerge.sources.checkpoint import ByteRange, TensorInfo
-from moemerge.sources.safetensors_file import SafetensorsStore, read_file_header, regular_size
+from moemerge.sources.regular import regular_size
+from moemerge.sources.safetensors_file import SafetensorsStore, read_file_header
 from moemerge.sources.strict_json import read_object
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

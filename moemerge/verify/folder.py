@@ -19,7 +19,7 @@ from moemerge.verify.files import check_base_files, check_files, check_strangers
 from moemerge.verify.layout import Place, Weights, parse_object, read_layout
 from moemerge.verify.names import dense_ffn
 from moemerge.verify.origins import Origins, given, open_origins
-from moemerge.verify.reading import OpenFiles
+from moemerge.verify.reading import OpenFiles, read_regular
 from moemerge.verify.record import NAME as RECORD
 from moemerge.verify.record import Record, read_record
 from moemerge.verify.result import Difference, Verification
@@ -36,6 +36,7 @@ def verify_folder(
     level: Level = "full",
     root: Path | None = None,
     checkpoints: Mapping[str, Checkpoint] | None = None,
+    allow_pickle: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
     """Checks a folder that `build` made.
@@ -48,6 +49,8 @@ def verify_folder(
             digested while they were written, and transformers.
         root: what the recipe's relative paths are relative to; by default what the record says.
         checkpoints: the sources where they are open already, by their key in the record.
+        allow_pickle: whether sources in pickled `.bin` files are read, tensors only; otherwise they count as absent,
+            whatever the folder says.
         progress: is told bytes.
 
     Returns:
@@ -65,7 +68,8 @@ def verify_folder(
     elif sources is False:
         origins = Origins()
     else:
-        origins = open_origins(record, root if root is not None else folder / record.root, online=sources is True)
+        place = root if root is not None else folder / record.root
+        origins = open_origins(record, place, online=sources is True, allow_pickle=allow_pickle)
     return _Verifier(folder, record, origins, level, progress or Silent()).run(sources)
 
 
@@ -149,7 +153,7 @@ class _Verifier:
     def _check_files(self, base: Checkpoint | None) -> None:
         """Files and fields; where a closer look names what changed in a file, that is said and not that it changed."""
         changed = check_files(self.folder, self.record.files)
-        closer = [*self._config(changed, base), *check_strangers(self.folder)]
+        closer = [*self._config(changed, base), *check_strangers(self.folder, self.record.files)]
         if base is not None:
             unchanged = {name: path for name, path in base.files.items() if name not in changed}
             closer += check_base_files(self.folder, unchanged)
@@ -164,7 +168,7 @@ class _Verifier:
         if changed.get(config_file.NAME) == "is missing":
             return []
         try:
-            parsed: dict[str, Any] = parse_object((self.folder / config_file.NAME).read_bytes())
+            parsed: dict[str, Any] = parse_object(read_regular(self.folder / config_file.NAME))
         except (OSError, ValueError) as error:
             return [Difference(config_file.NAME, f"cannot be read: {error}")]
         return config_file.check_config(parsed, self.record, base.config if base is not None else None)

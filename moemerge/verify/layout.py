@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moemerge.verify.reading import open_regular, read_regular
 from moemerge.verify.result import Difference
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -126,7 +127,7 @@ def _index(folder: Path, weights: Weights) -> _Index | None:
     if not path.exists():
         return None
     try:
-        index = parse_object(path.read_bytes())
+        index = parse_object(read_regular(path))
     except (OSError, ValueError) as error:
         weights.say(INDEX, f"cannot be read: {error}")
         return None
@@ -175,7 +176,7 @@ def _boundary(folder: Path) -> Path:
 
 def _read_header(path: Path, shard: str) -> dict[str, Place]:
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else MAX_HEADER + 1
         if length > MAX_HEADER:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moemerge.errors import SourceError
 from moemerge.sources import Checkpoint, open_checkpoint
+from moemerge.sources.pickle import REFUSED
 from moemerge.verify.record import Record, Source
 
 
@@ -24,13 +25,15 @@ class Origins:
     absent: dict[str, str] = field(default_factory=dict)
 
 
-def open_origins(record: Record, root: Path, *, online: bool) -> Origins:
+def open_origins(record: Record, root: Path, *, online: bool, allow_pickle: bool = False) -> Origins:
     """Opens every source of the record.
 
     Args:
         record: names and digests.
         root: what relative paths are relative to.
         online: whether hub models that are not in the cache may be downloaded.
+        allow_pickle: whether pickled sources are unpickled, tensors only; what the folder's own recipe says counts for
+            nothing, because anybody may have written it.
     """
     origins = Origins()
     base: Checkpoint | None = None
@@ -41,10 +44,13 @@ def open_origins(record: Record, root: Path, *, online: bool) -> Origins:
                 _pinned(source),
                 root=root,
                 base=base,
-                allow_pickle=record.recipe.allow_pickle,
+                allow_pickle=allow_pickle,
                 offline=None if online else True,
             )
         except SourceError as error:
+            if error.code == REFUSED:
+                origins.absent[key] = "are pickled, and read only where `--allow-pickle` asks for it"
+                continue
             there = (root / source.model).exists()
             origins.absent[key] = f"cannot be read ({error.message})" if there else "not found"
             continue

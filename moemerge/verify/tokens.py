@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moemerge.verify.reading import read_regular
 from moemerge.verify.result import Difference
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def check_tokenizer(own: Path, base: Path) -> list[Difference]:
     the ids of `SAMPLES`, which also show another normaliser, splitter or list of merges.
     """
     try:
-        if own.read_bytes() == base.read_bytes():
+        if read_regular(own) == base.read_bytes():
             return []
         from tokenizers import Tokenizer
 

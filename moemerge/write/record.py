@@ -22,6 +22,8 @@ from moemerge.sources import Checkpoint
 
 NAME = "moemerge.yaml"
 FORMAT = 1
+MAX_BYTES = 200_000_000
+"""The largest record that is read."""
 _PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "peft", "numpy")
 
 
@@ -101,15 +103,29 @@ def dump_record(record: Mapping[str, Any]) -> str:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a folder, or None where moemerge did not make it."""
+    """The record of a folder, or None where there is none, or none that this version writes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     path = folder / NAME
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
         return None
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         parsed = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         return None
-    if not isinstance(parsed, dict) or parsed.get("architecture") not in HOSTS or "tensors" not in parsed:
-        return None
-    return parsed
+    return parsed if isinstance(parsed, dict) and _is_record(parsed) else None
+
+
+def _is_record(parsed: dict[Any, Any]) -> bool:
+    """Whether it has the fields that the writer relies on, of the right kinds."""
+    architecture, format_ = parsed.get("architecture"), parsed.get("format")
+    digests = (parsed.get("files"), parsed.get("tensors"))
+    return (
+        format_ == FORMAT
+        and isinstance(architecture, str)
+        and architecture in HOSTS
+        and all(isinstance(d, dict) and all(isinstance(x, str) for item in d.items() for x in item) for d in digests)
+    )

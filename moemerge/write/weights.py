@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Lock
 
 import torch
 import xxhash
@@ -76,14 +77,17 @@ class _OpenFiles:
 
     def __init__(self) -> None:
         self._files: dict[Path, int] = {}
+        self._lock = Lock()
 
     def descriptor(self, path: Path) -> int:
-        found = self._files.get(path)
-        if found is None:
-            found = self._files.setdefault(path, os.open(path, os.O_RDONLY))
-        return found
+        """The one descriptor of a file, for any thread."""
+        with self._lock:
+            if path not in self._files:
+                self._files[path] = os.open(path, os.O_RDONLY)
+            return self._files[path]
 
     def close(self) -> None:
+        """Closes all."""
         for descriptor in self._files.values():
             os.close(descriptor)
 
@@ -134,7 +138,7 @@ class _Writer:
             except EOFError as error:
                 raise SourceError(f"`{place.path}` ended while it was read: {error}", code="truncated") from None
             view = memoryview(buffer)[:length]
-            os.preadv(target, [view], offset)
+            _read_all(target, view, offset)
             self._check(tensor, view)
             digest.update(view)
             offset += length
@@ -168,6 +172,16 @@ def _is_finite(plan: Plan, source: TensorSource) -> bool:
     model = plan.models[source.model]
     blocks = (model.read(source.name, rows) for rows in row_blocks(model.tensors[source.name].shape))
     return all(bool(torch.isfinite(block).all()) for block in blocks)
+
+
+def _read_all(target: int, view: memoryview, offset: int) -> None:
+    """Fills `view` with what was written at `offset`; one call may read less."""
+    done = 0
+    while done < len(view):
+        count = os.preadv(target, [view[done:]], offset + done)
+        if count == 0:
+            raise WriteError("the output became shorter while it was written", hint="let nothing else write into it")
+        done += count
 
 
 def _write_all(target: int, data: memoryview, offset: int) -> None:

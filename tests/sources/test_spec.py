@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from moemerge.errors import SourceError
@@ -99,6 +99,8 @@ def test_a_package_with_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @given(st.text(max_size=30))
+@example("\0/0")
+@example("package:torch/\0.gguf")
 def test_any_text_is_a_form_or_refused(text: str) -> None:
     """Whatever is typed, it is taken apart or refused in words."""
     with contextlib.suppress(SourceError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -201,6 +202,40 @@ def test_a_broken_source_is_said(movable: Path) -> None:
     (note,) = verify_folder(movable).notes
     assert note.startswith("sources of `e1` cannot be read (`")
     assert note.endswith("it has 7 bytes): checked against the recorded digests")
+
+
+def test_a_pickled_source_is_read_on_request_alone(movable: Path) -> None:
+    """What the folder says counts for nothing: it may come from anybody."""
+    import torch
+    from safetensors.torch import load_file
+
+    weights = movable.parent / "two" / "model.safetensors"
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+    out = build_tiny(movable.parent / "pickled", Path("base"), ["one", "two"], allow_pickle=True)
+    found = verify_folder(out)
+    assert found.ok
+    assert found.notes == (
+        "sources of `e1` are pickled, and read only where `--allow-pickle` asks for it: "
+        "checked against the recorded digests",
+    )
+    assert found.checked["recomputed"] == 0
+    found = verify_folder(out, allow_pickle=True)
+    assert (found.ok, found.notes) == (True, ())
+    assert found.checked["recomputed"] > 0
+    found = verify_folder(out, sources=True)
+    assert [d.where for d in found.differences] == ["e1"]
+
+
+def test_an_unasked_pickle_is_not_opened(movable: Path) -> None:
+    """A forged folder that names a pickle beside it, where reading it would show."""
+    (movable.parent / "one" / "model.safetensors").unlink()
+    os.mkfifo(movable.parent / "one" / "pytorch_model.bin")  # opened, it would be refused in other words
+    record = movable / "moemerge.yaml"
+    assert "allow_pickle: false" in record.read_text()
+    record.write_text(record.read_text().replace("allow_pickle: false", "allow_pickle: true"))
+    (note,) = verify_folder(movable).notes
+    assert note.startswith("sources of `e0` are pickled, and read only where")
 
 
 def test_without_any_source_structure_and_digests_are_checked(movable: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -306,6 +308,42 @@ def test_an_adapter_beside_the_model(tampered: Tamper) -> None:
     assert folder.differences() == [
         "adapter_config.json: does not belong in it: transformers would apply that adapter on loading"
     ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chat_template.jinja", "added_tokens.json", "special_tokens_map.json", "tokenizer.model", "vocab.json",
+        "additional_chat_templates/x.jinja",
+    ],
+)  # fmt: skip
+def test_a_file_that_transformers_takes_up(name: str, tampered: Tamper) -> None:
+    """Nothing of that kind may be added: prompts and ids would change with every tensor in its place."""
+    folder = tampered()
+    (folder.path / name).parent.mkdir(exist_ok=True)
+    (folder.path / name).write_text("{}")
+    (folder.path / "notes.txt").write_text("mine")  # nobody reads that
+    assert folder.differences() == [f"{name}: was added after the build: transformers may take it up"]
+
+
+def test_a_generation_config_that_the_base_has_not(tampered: Tamper) -> None:
+    """One that the build wrote is its own; one that the record forgot is somebody else's."""
+    folder = tampered()
+    path = folder.path / "moemerge.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith("  generation_config.json:")))
+    expected = "generation_config.json: was added after the build: transformers may take it up"
+    assert folder.differences() == [expected]
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md", "tokenizer.json", "model.safetensors"])
+def test_a_pipe_in_place_of_a_file(name: str, tampered: Tamper) -> None:
+    """It is a difference, where reading it would wait for ever."""
+    folder = tampered()
+    (folder.path / name).unlink()
+    os.mkfifo(folder.path / name)
+    (found,) = folder.differences()
+    assert re.fullmatch(rf"{name}: cannot be read: (\[Errno 22\] )?not a regular file", found)
 
 
 # shards

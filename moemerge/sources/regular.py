@@ -1,0 +1,28 @@
+"""Regular files alone: reading a pipe or a device would wait, or never end."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from moemerge.errors import SourceError
+
+
+def regular_size(path: Path, name: str | None = None) -> int:
+    """Size in bytes of a regular file.
+
+    Args:
+        path: where it is; links are followed.
+        name: what messages call it; its path when None.
+
+    Raises:
+        SourceError: it is missing, cannot be read, or is something else (a folder, a pipe).
+    """
+    name = str(path) if name is None else name
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise SourceError(f"`{name}` cannot be read: {error.strerror or error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceError(f"`{name}` is not a regular file")
+    return status.st_size

@@ -1,0 +1,58 @@
+"""Files that threads share, and short reads."""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from moemerge.errors import WriteError
+from moemerge.write.weights import _open_files, _read_all
+
+
+def test_threads_that_open_one_file_at_once_leave_no_descriptor(tmp_path: Path) -> None:
+    """All get the same one, and it is closed."""
+    open_ones = Path("/proc/self/fd")
+    if not open_ones.is_dir():
+        pytest.skip("no list of open files here")
+    threads, interval = 8, sys.getswitchinterval()
+    paths = [tmp_path / str(number) for number in range(50)]
+    for path in paths:
+        path.touch()
+    before = len(list(open_ones.iterdir()))
+    sys.setswitchinterval(1e-6)
+    try:
+        with _open_files() as files, ThreadPoolExecutor(threads) as pool:
+            barrier = Barrier(threads)
+
+            def all_of_them(_: int) -> list[int]:
+                found = []
+                for path in paths:
+                    barrier.wait()
+                    found.append(files.descriptor(path))
+                return found
+
+            first, *others = pool.map(all_of_them, range(threads))
+            assert others == [first] * (threads - 1)
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(list(open_ones.iterdir())) == before
+
+
+def test_a_short_read_is_an_error_and_no_digest_of_zeros(tmp_path: Path) -> None:
+    """A shard that somebody cuts while it is written."""
+    path = tmp_path / "shard"
+    path.write_bytes(b"0123456789")
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        view = memoryview(bytearray(6))
+        _read_all(descriptor, view, 4)
+        assert bytes(view) == b"456789"
+        with pytest.raises(WriteError, match="became shorter while it was written"):
+            _read_all(descriptor, view, 5)
+    finally:
+        os.close(descriptor)
