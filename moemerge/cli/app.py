@@ -62,6 +62,7 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Prints JSON to stdout.")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Reads `.bin` sources, tensors only.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Says nothing but errors and results.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Says more.")]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moemerge.cli.app import AsJson, Quiet, Verbose, app, print_problems
+from moemerge.cli.app import AllowPickle, AsJson, Quiet, Verbose, app, print_problems
 from moemerge.console import count, progress, size
 from moemerge.errors import Problem
 
@@ -183,7 +183,7 @@ def _print_build(done: Build) -> None:
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that moemerge built.", show_default=False)],
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Reads `.bin` sources, tensors only.")] = False,
+    allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

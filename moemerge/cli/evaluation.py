@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moemerge.cli.app import AsJson, Quiet, app
+from moemerge.cli.app import AllowPickle, AsJson, Quiet, app
 from moemerge.console import progress
 from moemerge.errors import EvalError, WriteError
 
@@ -87,6 +87,7 @@ def evaluate(
     offload: Offload = None,
     max_memory: MaxMemory = "",
     online: Annotated[bool, typer.Option("--online", help="Downloads sources that are not here.")] = False,
+    allow_pickle: AllowPickle = False,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keeps losses by content for next time.")] = True,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seeds the bootstrap and the random gate.")] = 0,
     as_json: AsJson = False,
@@ -112,6 +113,7 @@ def evaluate(
         stride=stride,
         placement=_placement(dtype, device, device_map, offload, max_memory),
         online=online,
+        allow_pickle=allow_pickle,
         cache=cache_folder() if cache else None,
         seed=seed,
         without=frozenset(_names(without)),

@@ -36,12 +36,15 @@ class Baselines:
         placement: where the models run; a dense checkpoint that is whole goes where the mixture's `device_map` says,
             one that must be put together (adapter, GGUF, mean) goes through memory.
         online: whether sources that are not in the hub's cache may be downloaded.
+        allow_pickle: whether sources in `.bin` files may be read, tensors only.
 
     Attributes:
         missing: why a baseline cannot be had, by what it is in words.
     """
 
-    def __init__(self, folder: MoeFolder, placement: Placement, *, online: bool = False) -> None:
+    def __init__(
+        self, folder: MoeFolder, placement: Placement, *, online: bool = False, allow_pickle: bool = False
+    ) -> None:
         self._folder, self._placement = folder, placement
         self._module: DenseModule | None = None
         self._config: dict[str, Any] = {}
@@ -53,7 +56,7 @@ class Baselines:
             why = "moemerge did not build this folder, so it does not say what it was made of"
             self.missing = {"base": why, "specialists": why, LINEAR: why}
             return
-        self._origins = open_origins(record, folder.root, online=online)
+        self._origins = open_origins(record, folder.root, online=online, allow_pickle=allow_pickle)
         self._keys = {expert.name: expert.source for expert in record.experts}
         if (why_base := self._why("base")) is not None:
             self.missing["base"] = why_base

@@ -12,6 +12,7 @@ from moemerge.console import Progress
 from moemerge.errors import EvalError
 from moemerge.evaluate.processes import Processes
 from moemerge.evaluate.windows import LOGITS, Batch, Encoded, batches
+from moemerge.generation import device_of
 
 ROWS = 512
 """Positions whose logits are held in fp32 at once."""
@@ -45,9 +46,10 @@ def document_losses(
     """
     processes = processes or Processes()
     sums = torch.zeros(len(encoded.texts), dtype=torch.float64)
+    device = device_of(model)
     positions = LOGITS // model.config.get_text_config().vocab_size
     for batch in processes.share(batches(encoded.windows, positions)):
-        batch = batch.to(model.device)
+        batch = batch.to(device)
         if before is not None:
             before(batch)
         logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits

@@ -45,6 +45,7 @@ class EvalOptions:
         stride: tokens between the beginnings of a long document's windows; half the context when None.
         placement: dtype, device, device map, offload.
         online: whether absent sources may be downloaded.
+        allow_pickle: whether sources in `.bin` files may be read, tensors only.
         cache: where losses are kept; None keeps none.
         seed: of the bootstrap and the random gate.
         without: parts that are left out, of `PARTS`.
@@ -59,6 +60,7 @@ class EvalOptions:
     stride: int | None = None
     placement: Placement = field(default_factory=Placement)
     online: bool = False
+    allow_pickle: bool = False
     cache: Path | None = field(default_factory=cache_folder)
     seed: int = 0
     without: frozenset[str] = frozenset()

@@ -57,7 +57,9 @@ class Evaluation:
         silent = [f"`{name}`" for name, texts in encoded.items() if not sum(texts.tokens)]
         if silent:
             raise EvalError(f"no token can be predicted in the texts of {', '.join(silent)}: they are too short")
-        self.baselines = Baselines(self.folder, options.placement, online=options.online)
+        self.baselines = Baselines(
+            self.folder, options.placement, online=options.online, allow_pickle=options.allow_pickle
+        )
         self.mixture = Mixture(self.folder, options.placement, processes)
         cache = LossCache(options.cache, self._setting(context, stride))
         self.scorer = Scorer(encoded, cache, progress, processes)
