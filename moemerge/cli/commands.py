@@ -91,7 +91,7 @@ def _print_plan(made: Plan, divergence: dict[str, float] | None, *, verbose: boo
 
     print_problems(made.problems)
     print_problems(made.warnings, word="warning")
-    if made.tensors and made.host is not None and made.dense is not None:
+    if not made.problems and made.host is not None and made.dense is not None:
         names = ", ".join(expert.name for expert in made.experts)
         rows = [
             ("architecture", f"{made.dense.family} -> {made.host.model_type}, {made.dense.layers} layers"),
@@ -176,8 +176,10 @@ def _print_build(done: Build) -> None:
         typer.echo(f"gate: {mean:.1%} of held-out tokens go to their own expert, by layer:")
         for start in range(0, len(known), 10):
             typer.echo("  " + "  ".join(f"{layer:>2}: {value:.2f}" for layer, value in known[start : start + 10]))
-    typer.echo(f"built {done.path} ({size(done.plan.bytes.total)}, verified)")
-    typer.echo(f'load it with: AutoModelForCausalLM.from_pretrained("{done.path}")')
+    here = Path.cwd()
+    path = done.path.relative_to(here) if done.path.is_relative_to(here) and done.path != here else done.path
+    typer.echo(f"built {path} ({size(done.plan.bytes.total)}, verified)")
+    typer.echo(f'load it with: AutoModelForCausalLM.from_pretrained("{path}")')
 
 
 @app.command()

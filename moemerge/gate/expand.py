@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AUTO_TOKENS = 3500
-"""Tokens an expert that `auto` asks for."""
+"""Most tokens an expert that `auto` asks for."""
 
 ENOUGH_PER_WIDTH = 4
-"""With so many tokens a dimension, an expert's own texts are enough."""
+"""With so many tokens a dimension an expert's texts are enough: `auto` asks for no more."""
 
 NEW_TOKENS = 96
 """Longest continuation."""
@@ -86,7 +86,7 @@ def expand(
     """
     if request.expand == "off":
         return Expansion()
-    wanted = AUTO_TOKENS if request.expand == "auto" else request.expand
+    wanted = min(AUTO_TOKENS, ENOUGH_PER_WIDTH * request.hidden_size) if request.expand == "auto" else request.expand
     length = min(NEW_TOKENS, request.context // 2)
     enough = ENOUGH_PER_WIDTH * request.hidden_size
     tasks: dict[int, list[_Prompt]] = {}
@@ -121,7 +121,9 @@ def _write(
         if place == 0:
             seconds = writer.estimate() * len(tasks)
             if request.expand == "auto" and seconds > TOO_LONG:
-                return Expansion(warnings=(_too_long(seconds),))
+                skipped = _too_long(seconds, wanted)
+                progress.note(f"{skipped.message}: the gate is fitted from the texts as they are")
+                return Expansion(warnings=(skipped,))
             progress.note(
                 f"Expansion: {len(tasks)} specialists write about {wanted:,} tokens each, about {_duration(seconds)}"
             )
@@ -132,11 +134,11 @@ def _write(
     return Expansion(passages, samples)
 
 
-def _too_long(seconds: float) -> Problem:
+def _too_long(seconds: float, wanted: int) -> Problem:
     return Problem(
         "expansion-skipped",
         f"The specialists do not continue the prompts, as that would take about {_duration(seconds)} here",
-        f"`gate.expand: {AUTO_TOKENS}` does it all the same; texts of the experts' domains as `data` need no expansion",
+        f"`gate.expand: {wanted}` does it all the same; texts of the experts' domains as `data` need no expansion",
     )
 
 

@@ -124,7 +124,12 @@ def _replaced(node: Node | None, steps: Sequence[Step], value: Node, trail: Trai
         if not isinstance(node, Items) or part >= len(node.nodes):
             why = f"it has {len(node.nodes)}, counted from 0" if isinstance(node, Items) else "it is no list"
             message = f"{where} has no item {part}: {'it is not there' if node is None else why}"
-            hint = f"give all of it: `--set '{spelt(trail)}=[...]'`"
+            last = len(node.nodes) - 1 if isinstance(node, Items) else -1
+            hint = (
+                f"the last is `{spelt((*trail, last))}`"
+                if last >= 0
+                else f"give all of it: `--set '{spelt(trail)}=[...]'`"
+            )
             raise recipe_error(place, "unknown-key", message, hint)
         items = list(node.nodes)
         items[part] = _replaced(items[part], rest, value, (*trail, part))

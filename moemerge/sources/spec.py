@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -82,7 +83,10 @@ def parse(spec: str, root: Path) -> Local | Hub | WithAdapter:
             hint=f"write `{name}`",
         )
     if not _HUB_ID.fullmatch(name) or name.endswith(".gguf"):
-        raise SourceError(f"Model `{spec}` does not exist: there is no `{_path(name, root)}`", hint=nearest(name, root))
+        raise SourceError(
+            f"Model `{spec}` does not exist: there is no `{os.path.normpath(_path(name, root))}`",
+            hint=nearest(name, root),
+        )
     return Hub(spec, name, revision or None, _path(name, root))
 
 

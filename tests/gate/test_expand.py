@@ -118,17 +118,22 @@ def test_auto_says_how_long_it_takes_first(models: TinyModels, tokenizer: Any, m
 def test_auto_is_skipped_where_it_takes_too_long(
     models: TinyModels, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The user reads why, and how to have it all the same."""
+    """The user reads why at once and again at the end, and how to have it all the same: four tokens a dimension."""
     monkeypatch.setattr(room._Writer, "estimate", lambda self: 3600.0)
-    assert run(models, tokenizer) == Expansion(
+    notes = Notes()
+    assert run(models, tokenizer, notes) == Expansion(
         warnings=(
             Problem(
                 "expansion-skipped",
                 "The specialists do not continue the prompts, as that would take about 120 min here",
-                "`gate.expand: 3500` does it all the same; texts of the experts' domains as `data` need no expansion",
+                "`gate.expand: 128` does it all the same; texts of the experts' domains as `data` need no expansion",
             ),
         )
     )
+    assert notes.said == [
+        "The specialists do not continue the prompts, as that would take about 120 min here: the gate is fitted from the "
+        "texts as they are"
+    ]
 
 
 def test_off_writes_nothing(models: TinyModels, tokenizer: Any) -> None:

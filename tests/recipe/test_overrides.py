@@ -113,7 +113,7 @@ def test_what_an_alias_shares_is_changed_in_one_place_only() -> None:
             "  --set:1:8\n"
             "  1 | experts[2].pad=true\n"
             "    |        ^^^",
-            "give all of it: `--set 'experts=[...]'`",
+            "the last is `experts[1]`",
         ),
         (
             "experts.pad=true",
