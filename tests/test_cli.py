@@ -194,7 +194,7 @@ def test_a_quiet_build_prints_its_result_alone() -> None:
     for out, options in (("sor tie", []), ("là/out", ["-o", "là/out"])):
         assert run("build", "élan vital/the recipe.yaml", "-q", *options) == (
             0,
-            f'built WORK/{out} (132 kB, verified)\nload it with: AutoModelForCausalLM.from_pretrained("{out}")\n',
+            f'built {out} (132 kB, verified)\nload it with: AutoModelForCausalLM.from_pretrained("{out}")\n',
             "",
         )
         assert run("verify", out, "-q")[0] == 0
