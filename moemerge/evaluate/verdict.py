@@ -26,9 +26,9 @@ def _headline(report: Report) -> str:
     kept, interval = report["gain_kept"], report["gain_kept_interval"]
     if kept is None:
         return f"No gain kept can be said ({_why(report)}){f': it is {standing}' if standing else ''}"
-    text = f"It keeps {kept:.0%} of the specialists' gain"
+    text = f"It keeps {_percent(kept)} of the specialists' gain"
     if interval:
-        text += f" (95 % interval {interval[0]:.0%} to {interval[1]:.0%})"
+        text += f" (95 % interval {_percent(interval[0])} to {_percent(interval[1])})"
     return f"{text}: {standing}" if standing else text
 
 
@@ -73,15 +73,19 @@ def _diagnoses(report: Report) -> list[str]:
         if forced is not None and base is not None and forced > base + WORSE and _gains(domain):
             found.append(f"expert `{expert}` is worse than the base on its own domain: swapped or damaged")
     if report["mend"] == "routing":
-        found.append(f"routing loses {report['routing_loss']:.0%} of the gain: give the gate more text, or train it")
+        found.append(f"routing loses {_percent(report['routing_loss'])} of the gain: give the gate more text, or train it")
     if report["mend"] == "merge":
-        found.append(f"the merge loses {report['merge_loss']:.0%} of the gain: try another `merge.shared`")
+        found.append(f"the merge loses {_percent(report['merge_loss'])} of the gain: try another `merge.shared`")
     return [text[0].upper() + text[1:] for text in found]
 
 
 def _gains(domain: Mapping[str, Any]) -> bool:
     """Whether the domain's specialist itself is better than the base."""
     return domain["specialist"] is not None and domain["specialist"] < domain["base"]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _named(names: list[str]) -> str:

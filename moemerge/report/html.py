@@ -32,7 +32,7 @@ def html_page(report: Report) -> str:
     page = _environment().get_template("page.html").render(
         report=report,
         name=text(report, "path") or "a model",
-        verdict=headline.verdict(report),
+        verdict=headline.verdict(report).replace("`", ""),
         facts=headline.facts(report),
         mend=headline.mend(report),
         gains=pooled,

@@ -49,7 +49,7 @@ def test_eval_prints_a_table(snapshot: SnapshotAssertion) -> None:
     status, out, err = run("eval", "moe", *LOSSES)
     assert status == 0
     assert err.splitlines()[0] == "losses: 15,544 tokens"
-    assert re.sub(r"[0-9.,]+", "N", " ".join(out.split()[:8])) == "It keeps N% of the specialists' gain (N"
+    assert re.sub(r"[0-9.,]+", "N", " ".join(out.split()[:9])) == "It keeps N % of the specialists' gain (N"
     heads = [line for line in out.splitlines() if re.fullmatch(r"[A-Z][A-Za-z× ·]+", line.strip()) and len(line) < 40]
     assert heads == snapshot
 
