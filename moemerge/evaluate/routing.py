@@ -57,7 +57,7 @@ class RouteCounter:
     def before(self, batch: Batch) -> None:
         """What the next forward pass holds."""
         self._new = batch.new.flatten()
-        self._follows = batch.new[:, 1:] & batch.real[:, :-1]
+        self._follows = batch.follows[:, 1:]
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -91,7 +91,12 @@ class Evaluation:
 
         placement = self.options.placement
         device = placement.device_map or placement.device.partition(":")[0]
-        return f"{placement.dtype} {device} {torch.__version__} {transformers.__version__} {context} {stride}"
+        return f"{self._dtype()} {device} {torch.__version__} {transformers.__version__} {context} {stride}"
+
+    def _dtype(self) -> str:
+        """The dtype that the mixture and its baselines run in."""
+        asked = self.options.placement.dtype
+        return asked if asked != "auto" else str(self.folder.checkpoint.config.get("dtype"))
 
     def measure_moe(self) -> dict[str, RouteCounts]:
         """The mixture as it is, oracle-routed and with a random gate; returns its routes by domain."""
@@ -216,7 +221,7 @@ class Evaluation:
             "moemerge": __version__,
             "path": str(self.folder.path),
             "architecture": config["model_type"],
-            "dtype": options.placement.dtype if options.placement.dtype != "auto" else str(config.get("dtype")),
+            "dtype": self._dtype(),
             "device": options.placement.device_map or options.placement.device,
             "experts": list(experts),
             "experts_per_token": self.folder.experts_per_token,

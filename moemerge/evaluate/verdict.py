@@ -73,7 +73,9 @@ def _diagnoses(report: Report) -> list[str]:
         if forced is not None and base is not None and forced > base + WORSE and _gains(domain):
             found.append(f"expert `{expert}` is worse than the base on its own domain: swapped or damaged")
     if report["mend"] == "routing":
-        found.append(f"routing loses {_percent(report['routing_loss'])} of the gain: give the gate more text, or train it")
+        found.append(
+            f"routing loses {_percent(report['routing_loss'])} of the gain: give the gate more text, or train it"
+        )
     if report["mend"] == "merge":
         found.append(f"the merge loses {_percent(report['merge_loss'])} of the gain: try another `merge.shared`")
     return [text[0].upper() + text[1:] for text in found]

@@ -115,6 +115,7 @@ class Batch:
         real: where there is a token and not padding.
         scored: which tokens are predicted.
         new: which tokens are the text's own and in no earlier window: those whose routes count.
+        follows: which of these come after a token of the text.
     """
 
     documents: tuple[int, ...]
@@ -122,6 +123,7 @@ class Batch:
     real: Tensor
     scored: Tensor
     new: Tensor
+    follows: Tensor
 
     @property
     def mask(self) -> Tensor | None:
@@ -130,7 +132,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        return Batch(self.documents, *(part.to(device) for part in (self.ids, self.real, self.scored, self.new)))
+        parts = (self.ids, self.real, self.scored, self.new, self.follows)
+        return Batch(self.documents, *(part.to(device) for part in parts))
 
 
 def batches(windows: Sequence[Window], positions: int) -> list[Batch]:
@@ -147,11 +150,15 @@ def batches(windows: Sequence[Window], positions: int) -> list[Batch]:
 def _batch(rows: Sequence[Window]) -> Batch:
     width = max(len(row.ids) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
-    real, scored, new = (torch.zeros(len(rows), width, dtype=torch.bool) for _ in range(3))
+    real, scored, new, own = (torch.zeros(len(rows), width, dtype=torch.bool) for _ in range(4))
     for number, row in enumerate(rows):
         length = len(row.ids)
         ids[number, :length] = torch.tensor(row.ids)
         real[number, :length] = True
         scored[number, :length] = torch.tensor(row.scored)
-        new[number, row.new : length] = torch.tensor(row.own[row.new :])
-    return Batch(tuple(row.document for row in rows), ids, real, scored, new)
+        own[number, :length] = torch.tensor(row.own)
+        new[number, row.new : length] = own[number, row.new : length]
+    follows = new.clone()
+    follows[:, 0] = False
+    follows[:, 1:] &= own[:, :-1]
+    return Batch(tuple(row.document for row in rows), ids, real, scored, new, follows)

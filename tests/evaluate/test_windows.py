@@ -59,6 +59,8 @@ def test_a_beginning_of_sequence_token_predicts_the_first_and_is_never_scored(tm
     encoded = encode(["le chat est là"], with_bos, 16, 8)
     (window,) = encoded.windows
     assert window.scored == (False, True, True, True, True, False)
+    (batch,) = batches(encoded.windows, 16)
+    assert batch.follows.tolist() == [[False, False, True, True, True, False]], "nor is it a neighbour"
     assert encoded.tokens == (4,)
     assert encoded.bytes == (len("le chat est là".encode()),)
 
@@ -82,6 +84,7 @@ def test_batches_pad_and_know_it() -> None:
     assert first.mask.tolist() == [[1, 1, 0], [1, 1, 1]]
     assert first.scored.tolist() == [[False, True, False], [False, True, True]]
     assert first.new.tolist() == [[False, True, False], [True, True, True]]
+    assert first.follows.tolist() == [[False, True, False], [False, True, True]]
     assert second.ids.shape == (1, 9), "a window longer than the limit is a batch of its own"
     assert second.mask is None
     assert first.to(torch.device("cpu")).ids.equal(first.ids)

@@ -131,8 +131,8 @@ def test_auto_is_skipped_where_it_takes_too_long(
         )
     )
     assert notes.said == [
-        "The specialists do not continue the prompts, as that would take about 120 min here: the gate is fitted from the "
-        "texts as they are"
+        "The specialists do not continue the prompts, as that would take about 120 min here: the gate is fitted from "
+        "the texts as they are"
     ]
 
 
