@@ -93,7 +93,7 @@ def test_the_page_asks_nothing_of_the_network(trace: Trace) -> None:
     assert "default-src 'none'" in page
 
 
-@pytest.mark.slow
+@pytest.mark.browser
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not here")
 def test_in_a_browser(trace: Trace, tmp_path: Path) -> None:
     """The page's script runs, here with the slider on the last layer, and a text's does not."""
