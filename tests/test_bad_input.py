@@ -354,10 +354,15 @@ def test_another_tokenizer() -> None:
 
 
 def test_a_damaged_tokenizer() -> None:
-    """The file is named, be it the base's or an expert's."""
+    """The file is named once, be it the base's or an expert's."""
+    whole = Path("models/base/tokenizer.json").read_text(encoding="utf-8")
     Path("models/base/tokenizer.json").write_text("{}", encoding="utf-8")
-    wrong = "cannot be compared with the base: `WORK/models/base/tokenizer.json` is not a tokenizer's file\n"
-    assert refused() == f"error: expert `code` {wrong}error: expert `math` {wrong}hint: download or copy it again\n"
+    wrong = "is not a tokenizer's file\nhint: download or copy it again\n"
+    assert refused() == f"error: `base_model`: `WORK/models/base/tokenizer.json` {wrong}"
+    Path("models/base/tokenizer.json").write_text(whole, encoding="utf-8")
+    Path("models/math/tokenizer.json").write_text("{}", encoding="utf-8")
+    path = "`WORK/models/math/tokenizer.json`"
+    assert refused() == f"error: expert `math` cannot be compared with the base: {path} {wrong}"
 
 
 def make_pipe(name: str) -> None:

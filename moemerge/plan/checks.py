@@ -10,6 +10,7 @@ from typing import Any
 from moemerge.errors import MoemergeError, Problem
 from moemerge.families import DENSE_FAMILIES, DenseConfig
 from moemerge.families.dense import IGNORED
+from moemerge.plan.tokens import check_base_tokenizer, check_tokenizer
 from moemerge.recipe import Recipe, file_path
 from moemerge.sources import Checkpoint
 from moemerge.texts import read_prompts_file
@@ -63,10 +64,10 @@ def check_model(
         problems.append(Problem("bad-config", f"{label}: in its config {error}"))
         return None
     if checkpoint is base:
-        _check_base_tokenizer(base, label, warnings)
+        check_base_tokenizer(base, dense.vocab_size, label, problems, warnings)
     else:
         _check_config(own, dense, label, problems, warnings)
-        _check_tokenizer(checkpoint, base, label, problems, warnings)
+        check_tokenizer(checkpoint, base, dense.vocab_size, label, problems, warnings)
     if checkpoint.has_weights:
         _check_tensors(checkpoint, own, label, problems)
     elif checkpoint.kind == "folder":
@@ -158,55 +159,6 @@ def _equal(checkpoint: Checkpoint, first: str, second: str) -> bool:
     rows, step = checkpoint.tensors[first].shape[0], 4096
     blocks = (slice(start, min(start + step, rows)) for start in range(0, rows, step))
     return all(bool((checkpoint.read(first, block) == checkpoint.read(second, block)).all()) for block in blocks)
-
-
-def _check_base_tokenizer(base: Checkpoint, label: str, warnings: list[Problem]) -> None:
-    if "tokenizer.json" not in base.files:
-        message = f"{label} has no `tokenizer.json`: its tokens cannot be compared with the experts'"
-        warnings.append(
-            Problem("no-tokenizer", message, "save it with `AutoTokenizer.from_pretrained(...)` beside the weights")
-        )
-
-
-def _check_tokenizer(
-    checkpoint: Checkpoint, base: Checkpoint, label: str, problems: list[Problem], warnings: list[Problem]
-) -> None:
-    ours, theirs = base.files.get("tokenizer.json"), checkpoint.files.get("tokenizer.json")
-    if ours is None or theirs is None:
-        if theirs is None and checkpoint.kind != "adapter":
-            message = f"{label} has no `tokenizer.json`: its tokens cannot be compared with the base's"
-            warnings.append(Problem("no-tokenizer", message))
-        return
-    if ours == theirs or ours.read_bytes() == theirs.read_bytes():
-        return
-    vocabularies = []
-    for path in (ours, theirs):
-        try:
-            vocabularies.append(_vocabulary(path))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            message = f"{label} cannot be compared with the base: `{path}` is not a tokenizer's file"
-            problems.append(Problem("bad-tokenizer", message, "download or copy it again"))
-            return
-    differing = _differing_tokens(*vocabularies)
-    if differing:
-        shown = ", ".join(f"`{token}`" for token in differing[:_LISTED])
-        count = f"{len(differing)} token{'s' if len(differing) > 1 else ''}"
-        message = f"{label} has another tokenizer than the base: {count} with another id or none, such as {shown}"
-        hint = "the experts see the base's token ids; use specialists that kept the base's tokenizer"
-        problems.append(Problem("tokenizer-differs", message, hint))
-
-
-def _vocabulary(path: Path) -> dict[str, int]:
-    parsed = json.loads(path.read_text(encoding="utf-8"))
-    vocabulary = parsed["model"].get("vocab", {})
-    if isinstance(vocabulary, list):  # a Unigram model lists [token, score]
-        vocabulary = {token: index for index, (token, _) in enumerate(vocabulary)}
-    return {**vocabulary, **{token["content"]: token["id"] for token in parsed.get("added_tokens", [])}}
-
-
-def _differing_tokens(ours: Mapping[str, int], theirs: Mapping[str, int]) -> list[str]:
-    changed = [token for token, index in theirs.items() if ours.get(token) != index]
-    return changed + [token for token in ours if token not in theirs]
 
 
 def check_licences(models: Mapping[str, Checkpoint], warnings: list[Problem]) -> None:

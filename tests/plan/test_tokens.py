@@ -1,0 +1,212 @@
+"""Tokenizers of base and specialists: what changes ids is refused, what a user may want otherwise is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moemerge.plan import Plan
+from tests.conftest import TinyMaker
+from tests.plan.test_plan import changed, plan_of
+
+
+@pytest.fixture
+def planned(tiny: TinyMaker, tmp_path: Path) -> Callable[..., Plan]:
+    """Plans a base and a specialist whose JSON files `edit` has changed."""
+
+    def make(edit: Callable[[dict[str, Any]], None], name: str = "tokenizer.json", *, both: bool = False) -> Plan:
+        base, other = changed(tiny("llama"), tmp_path / "base"), changed(tiny("llama", 1), tmp_path / "other")
+        for folder in (base, other) if both else (other,):
+            parsed = json.loads((folder / name).read_text(encoding="utf-8"))
+            edit(parsed)
+            (folder / name).write_text(json.dumps(parsed, indent=1), encoding="utf-8")
+        return plan_of(base, ["base", other])
+
+    return make
+
+
+def set_to(**values: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda parsed: parsed.update(values)
+
+
+def set_in_model(**values: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda parsed: parsed["model"].update(values)
+
+
+@pytest.mark.parametrize(
+    ("edit", "part"),
+    [
+        (set_to(normalizer={"type": "Lowercase"}), "`normalizer`"),
+        (set_to(pre_tokenizer={"type": "WhitespaceSplit"}), "`pre_tokenizer`"),
+        (set_in_model(unk_token="<s>"), "`model`"),
+        (set_to(normalizer={"type": "NFC"}, pre_tokenizer=None), "`normalizer` and `pre_tokenizer`"),
+    ],
+)
+def test_what_changes_ids_is_refused(edit: Callable[..., None], part: str, planned: Callable[..., Plan]) -> None:
+    """The same vocabulary is not the same tokenizer."""
+    (problem,) = planned(edit).problems
+    assert problem.code == "tokenizer-differs"
+    assert problem.message == (
+        f"expert `e1` has another tokenizer than the base: the vocabulary is the same, the {part} in its "
+        "`tokenizer.json` is not"
+    )
+
+
+@pytest.mark.parametrize(
+    ("edit", "part"),
+    [
+        (set_to(truncation={"direction": "Right", "max_length": 99, "strategy": "LongestFirst", "stride": 0}),
+         "truncation"),
+        (set_to(post_processor={"type": "TemplateProcessing", "single": [
+            {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}}), "post_processor"),
+        (set_to(decoder={"type": "Fuse"}), "decoder"),
+        (lambda parsed: parsed["added_tokens"][1].update(normalized=True), "added_tokens"),
+    ],
+)  # fmt: skip
+def test_settings_around_a_text_are_a_warning(edit: Any, part: str, planned: Callable[..., Plan]) -> None:
+    """The base's are kept, and that is said."""
+    plan = planned(edit)
+    assert plan.ok, plan.problems
+    messages = [w.message for w in plan.warnings if w.code == "tokenizer-part-differs"]
+    assert messages == [f"expert `e1` has another `{part}` in its `tokenizer.json`: the base's is kept"]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        set_to(pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}]}),
+        lambda parsed: [parsed.pop(key) for key in ("truncation", "padding", "normalizer", "post_processor")],
+        lambda parsed: parsed["model"].pop("type"),
+    ],
+)
+def test_the_same_tokenizer_in_other_words_fits(edit: Any, planned: Callable[..., Plan]) -> None:
+    """Files of another version of tokenizers: nothing is refused and nothing is said."""
+    plan = planned(edit)
+    assert plan.ok, plan.problems
+    assert not [w for w in plan.warnings if "token" in w.code]
+
+
+def bpe(merges: list[Any], **extra: Any) -> dict[str, Any]:
+    vocabulary = {token: index for index, token in enumerate(["<unk>", "a", "b", "c", "ab", "bc", "abc"])}
+    model = {"type": "BPE", "vocab": vocabulary, "merges": merges, **extra}
+    return {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "model": model}
+
+
+@pytest.mark.parametrize(
+    ("other", "fits"),
+    [
+        (bpe(["a b", "b c", "ab c"]), True),
+        (bpe([["a", "b"], ["b", "c"], ["ab", "c"]], ignore_merges=False, byte_fallback=False, dropout=None), True),
+        (bpe([["a", "b"], ["b", "c"], ["ab", "c"]], continuing_subword_prefix=""), True),
+        (bpe([["b", "c"], ["a", "b"], ["ab", "c"]]), False),
+        (bpe([["a", "b"], ["b", "c"], ["ab", "c"]], ignore_merges=True), False),
+        (bpe([["a", "b"], ["b", "c"], ["ab", "c"]], byte_fallback=True), False),
+    ],
+)
+def test_merges_are_compared_however_they_are_written(
+    other: dict[str, Any], fits: bool, tiny: TinyMaker, tmp_path: Path
+) -> None:
+    """Texts or pairs, defaults or none: only another order or another setting is another tokenizer."""
+    folders = [changed(tiny("llama", seed), tmp_path / str(seed)) for seed in range(2)]
+    for folder, parsed in zip(folders, (bpe([["a", "b"], ["b", "c"], ["ab", "c"]]), other), strict=True):
+        (folder / "tokenizer.json").write_text(json.dumps(parsed), encoding="utf-8")
+    assert plan_of(folders[0], ["base", folders[1]]).ok is fits
+
+
+def test_ids_without_a_row_in_the_embedding_are_refused(planned: Callable[..., Plan]) -> None:
+    """A token of id 128 in a model of 128 rows would index past its embedding."""
+    token = {"id": 128, "content": "<|im_start|>", "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": True}  # fmt: skip
+    plan = planned(lambda parsed: parsed["added_tokens"].append(token), both=True)
+    messages = [p.message for p in plan.problems]
+    assert messages == [
+        "`base_model` has 1 token with ids that its embedding of 128 rows has not, such as `<|im_start|>` (128)"
+    ]
+
+
+def test_ids_of_added_tokens_json_are_checked_too(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Old checkpoints keep added tokens in a file of their own."""
+    other = changed(tiny("llama", 1), tmp_path / "other")
+    (other / "added_tokens.json").write_text('{"[PAD]": 128}', encoding="utf-8")
+    (problem,) = plan_of(tiny("llama"), ["base", other]).problems
+    assert problem.code == "token-id"
+    assert problem.message == (
+        "expert `e1` has 1 token with ids that its embedding of 128 rows has not, such as `[PAD]` (128)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"eos_token": "<pad>"}, "expert `e1` has `eos_token` `<pad>`, the base's is `</s>`: the base's is kept"),
+        ({"eos_token": {"content": "<unk>"}},
+         "expert `e1` has `eos_token` `<unk>`, the base's is `</s>`: the base's is kept"),
+        ({"pad_token": None}, "expert `e1` has `pad_token` `null`, the base's is `<pad>`: the base's is kept"),
+        ({"chat_template": "{{ messages }}"},
+         "expert `e1` has a chat template, the base has none: the output keeps what the base has"),
+    ],
+)  # fmt: skip
+def test_special_tokens_and_templates_are_a_warning(
+    values: dict[str, Any], message: str, planned: Callable[..., Plan]
+) -> None:
+    """Whose is kept stands in the message."""
+    plan = planned(set_to(**values), name="tokenizer_config.json")
+    assert plan.ok, plan.problems
+    assert message in [w.message for w in plan.warnings]
+
+
+def test_the_same_settings_in_other_words_say_nothing(planned: Callable[..., Plan]) -> None:
+    """A token as text or as an object, a key left out."""
+
+    def edit(parsed: dict[str, Any]) -> None:
+        parsed.update(eos_token={"content": "</s>", "lstrip": False})
+        parsed.pop("pad_token")
+
+    assert not [w for w in planned(edit, name="tokenizer_config.json").warnings if "token" in w.code]
+
+
+def slow(source: Path, folder: Path, **files: bytes) -> Path:
+    """A copy of a model without `tokenizer.json`, with other tokenizer files (dots in names are `_dot_`)."""
+    changed(source, folder)
+    (folder / "tokenizer.json").unlink()
+    for name, data in files.items():
+        (folder / name.replace("_dot_", ".")).write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["tokenizer_dot_model", "vocab_dot_json", "merges_dot_txt"])
+def test_files_of_slow_tokenizers_are_compared(name: str, tiny: TinyMaker, tmp_path: Path) -> None:
+    """Without a `tokenizer.json` the files that it is made of must be equal."""
+    models = [slow(tiny("llama", i), tmp_path / f"m{i}", **{name: b'{"a": 0}'}) for i in range(2)]
+    assert plan_of(models[0], ["base", models[1]]).ok
+    (models[1] / name.replace("_dot_", ".")).write_bytes(b'{"a": 1}')
+    (problem,) = plan_of(models[0], ["base", models[1]]).problems
+    assert problem.message == (
+        f"expert `e1` has another tokenizer than the base: its `{name.replace('_dot_', '.')}` differs"
+    )
+
+
+def test_a_vocabulary_may_be_written_otherwise(tiny: TinyMaker, tmp_path: Path) -> None:
+    """JSON is compared as JSON."""
+    texts = (b'{"a": 0, "b": 1}', b'{"b":1,"a":0}')
+    models = [slow(tiny("llama", i), tmp_path / f"m{i}", vocab_dot_json=text) for i, text in enumerate(texts)]
+    assert plan_of(models[0], ["base", models[1]]).ok
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"model": []}', '{"model": {"vocab": {"a": "x"}}}', '{"model": {}}'])
+@pytest.mark.parametrize("where", ["base", "other"])
+def test_what_is_no_tokenizer_is_named(text: str, where: str, tiny: TinyMaker, tmp_path: Path) -> None:
+    """No traceback, and the file's path."""
+    base, other = changed(tiny("llama"), tmp_path / "base"), changed(tiny("llama", 1), tmp_path / "other")
+    path = tmp_path / where / "tokenizer.json"
+    path.write_text(text, encoding="utf-8")
+    plan = plan_of(base, ["base", other])
+    (problem,) = plan.problems
+    label = "`base_model`:" if where == "base" else "expert `e1` cannot be compared with the base:"
+    assert problem.message == f"{label} `{path}` is not a tokenizer's file"
