@@ -39,6 +39,18 @@ def read_texts(data: Data, root: Path) -> tuple[str, ...]:
     return found
 
 
+def check_texts(data: Data, root: Path) -> None:
+    """Reads the first document of a local file, to see that it is there and of the kind that its name says.
+
+    A hub data set is left alone: a plan fetches no texts.
+
+    Raises:
+        SourceError: as `read_texts`.
+    """
+    if not _is_hub(data, root / Path(data.path).expanduser()):
+        read_texts(data.model_copy(update={"limit": 1}), root)
+
+
 def read_rows(rows: Rows, root: Path, fields: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
     """Reads some fields of the rows that `rows` names, at most `rows.limit`; a row with a blank one is left out.
 
@@ -106,10 +118,14 @@ def _rows(rows: Rows, path: Path, fields: Mapping[str, str], plain: tuple[str, .
         raise SourceError(f"`{rows.path}` is a folder: name one of its files", hint=hint)
     if path.exists():
         raise SourceError(f"`{path}` is not a regular file", hint=_SAVE)
-    suffixed = path.suffix.lower() in JSON_LINES + PLAIN + PARQUET
-    if suffixed or not HUB_ID.fullmatch(rows.path):
+    if not _is_hub(rows, path):
         raise SourceError(f"`{path}` does not exist", hint="paths are relative to the recipe's folder")
     return _hub(rows, fields)
+
+
+def _is_hub(rows: Rows, path: Path) -> bool:
+    suffixed = path.suffix.lower() in JSON_LINES + PLAIN + PARQUET
+    return not path.exists() and not suffixed and HUB_ID.fullmatch(rows.path) is not None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

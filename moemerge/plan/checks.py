@@ -13,7 +13,7 @@ from moemerge.families.dense import IGNORED
 from moemerge.plan.tokens import check_base_tokenizer, check_tokenizer
 from moemerge.recipe import Recipe, file_path
 from moemerge.sources import Checkpoint
-from moemerge.texts import read_prompts_file
+from moemerge.texts import check_texts, read_prompts_file
 
 _SAME: Mapping[str, str] = {
     "family": "model type",
@@ -171,17 +171,17 @@ def check_licences(models: Mapping[str, Checkpoint], warnings: list[Problem]) ->
 
 
 def check_prompts(recipe: Recipe, root: Path, problems: list[Problem], warnings: list[Problem]) -> None:
-    """Reads prompt files and compares the prompts of different experts."""
+    """Reads prompt files, looks into local files of texts, and compares the prompts of different experts."""
     prompts: list[tuple[str, tuple[str, ...]]] = []
     for index, expert in enumerate(recipe.experts):
-        lines = expert.prompts
-        if expert.prompts_file is not None:
-            try:
+        lines, key = expert.prompts, "prompts_file" if expert.prompts_file is not None else "data"
+        try:
+            if expert.prompts_file is not None:
                 lines = read_prompts_file(file_path(root, expert.prompts_file))
-            except MoemergeError as error:
-                problems += [
-                    Problem(p.code, f"`experts[{index}].prompts_file`: {p.message}", p.hint) for p in error.problems
-                ]
+            if expert.data is not None:
+                check_texts(expert.data, root)
+        except MoemergeError as error:
+            problems += [Problem(p.code, f"`experts[{index}].{key}`: {p.message}", p.hint) for p in error.problems]
         prompts.append((expert.name, lines))
     for position, (name, lines) in enumerate(prompts):
         for other, others in prompts[position + 1 :]:

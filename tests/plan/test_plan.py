@@ -280,3 +280,31 @@ def test_differing_licences_and_special_tokens_are_warned_of(tiny: TinyMaker, tm
     plan = plan_of(base, [base, other])
     assert plan.ok
     assert {"licences-differ", "special-token-differs"} <= {w.code for w in plan.warnings}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.jsonl", None, "`ROOT/absent.jsonl` does not exist"),
+        ("texts.csv", "a,b", "`texts.csv` is of an unknown kind, `.csv`"),
+        ("texts.txt", "", "`texts.txt` holds no text"),
+        ("texts.jsonl", '{"body": "x"}', "ROOT/texts.jsonl:1: no field `text`"),
+        ("texts.parquet", "no", "ROOT/texts.parquet is not a Parquet file"),
+        (".", None, "`.` is a folder: name one of its files"),
+    ],
+)
+def test_files_of_texts_are_looked_into(
+    name: str, content: str | None, message: str, tiny: TinyMaker, tmp_path: Path
+) -> None:
+    """What a build could not read is a problem of the plan, at its place in the recipe."""
+    if content is not None:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    recipe = recipe_of(tiny("llama"), ["base", tiny("llama", 1)], expert_1={"prompts": (), "data": {"path": name}})
+    (problem,) = make_plan(recipe, tmp_path).problems
+    assert problem.message.startswith(f"`experts[1].data`: {message.replace('ROOT', str(tmp_path))}")
+
+
+def test_a_plan_fetches_no_data_set(tiny: TinyMaker, tmp_path: Path) -> None:
+    """An id on the hub is left to the build."""
+    data = {"prompts": (), "data": {"path": "somebody/some-texts"}}
+    assert make_plan(recipe_of(tiny("llama"), ["base", tiny("llama", 1)], expert_1=data), tmp_path).ok
