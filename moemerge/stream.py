@@ -5,14 +5,17 @@ The writer, and the loader that puts merged models together for fitting the gate
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
 
 import torch
 import xxhash
 from torch import Tensor
 
-from moemerge.merge import dare_ties, mean, slerp, task_arithmetic, ties
+from moemerge.merge import along_arc, angle_between, drop, elect, mean, task_arithmetic, trim, trim_threshold
 from moemerge.plan.model import Compute, Copy, Fill, Merged, OutputTensor, Part, Plan, Router, TensorSource
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -23,6 +26,14 @@ BLOCK_ELEMENTS = 1 << 20
 
 MERGE_ELEMENTS = 1 << 17
 """Elements of a row block that is merged: 1 MiB in fp64, several times a source and thread."""
+
+PASS_ELEMENTS = 1 << 19
+"""Elements of a row block in the passes that a whole tensor's angle or threshold is found in: 4 MiB in fp64."""
+
+SEVERAL_PASSES = frozenset({"slerp", "ties", "dare_ties"})
+"""Methods that read a tensor more than once, or whose result may hang on an operand's last bit."""
+
+_Read = Callable[[TensorSource, slice], Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class Values:
 
     plan: Plan
     gates: Tensor | None = None
+    _one_at_a_time: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def blocks(self, tensor: OutputTensor, part: Part) -> Iterator[Tensor]:
         """Yields a part of a tensor as consecutive row blocks in the output's dtype, on the CPU."""
@@ -45,8 +57,13 @@ class Values:
 
     def whole(self, tensor: OutputTensor) -> Tensor:
         """The tensor in memory, in the output's dtype."""
-        blocks = [block.reshape(-1) for part in tensor.parts for block in self.blocks(tensor, part)]
-        return torch.cat(blocks).reshape(tensor.shape)
+        result = torch.empty(tensor.size, dtype=TORCH_DTYPES[tensor.dtype])
+        done = 0
+        for part in tensor.parts:
+            for block in self.blocks(tensor, part):
+                result[done : done + block.numel()] = block.reshape(-1)
+                done += block.numel()
+        return result.reshape(tensor.shape)
 
     def _blocks(self, tensor: OutputTensor, part: Part) -> Iterator[Tensor]:
         match part:
@@ -85,26 +102,73 @@ class Values:
             yield torch.zeros(part.shape[0] - stored[0], *part.shape[1:])
 
     def _merged(self, tensor: OutputTensor, part: Merged) -> Iterator[Tensor]:
-        if part.method in ("slerp", "ties", "dare_ties"):  # these need statistics of the whole tensor
-            yield self._merge(part, None)
-            return
-        for rows in row_blocks(tensor.shape, MERGE_ELEMENTS):
-            yield self._merge(part, rows)
+        with self._reader(part) as read:
+            combine = self._combination(tensor.shape, part, read)
+            for rows in row_blocks(tensor.shape, MERGE_ELEMENTS):
+                yield combine(rows)
 
-    def _merge(self, part: Merged, rows: slice | None) -> Tensor:
-        sources = [self._read(source, rows).double() for source in part.sources]
-        if part.method in ("mean", "weighted"):
-            weights = part.weights if part.method == "weighted" else (1.0,) * len(sources)
-            return mean(sources, weights)
-        if part.method == "slerp":
-            return slerp(sources[0], sources[1], part.slerp_t)
-        base = self._read(part.base, rows).double()
-        if part.method == "task_arithmetic":
-            return task_arithmetic(base, sources, part.weights, part.scaling)
-        if part.method == "ties":
-            return ties(base, sources, part.weights, part.density, part.scaling)
-        seeds = [tensor_seed(part.seed, source) for source in part.sources]
-        return dare_ties(base, sources, part.weights, part.density, part.scaling, seeds)
+    @contextmanager
+    def _reader(self, part: Merged) -> Iterator[_Read]:
+        """How a merge reads its operands: rows from their files, or from an adapter's folded tensors, which are held
+        whole in their own dtype. Methods that hold tensors or make several passes merge one tensor at a time."""
+        if part.method not in SEVERAL_PASSES:
+            yield self._read
+            return
+        with self._one_at_a_time:
+            held = {source: self._read(source) for source in (part.base, *part.sources) if self._is_folded(source)}
+            yield lambda source, rows: held[source][rows] if source in held else self._read(source, rows)
+
+    def _is_folded(self, source: TensorSource) -> bool:
+        return self.plan.models[source.model].tensors[source.name].origin == "folded"
+
+    def _combination(self, shape: tuple[int, ...], part: Merged, read: _Read) -> Callable[[slice], Tensor]:
+        """What makes a block of rows in fp64, after the passes that a method needs over the whole tensor."""
+
+        def sources(rows: slice) -> list[Tensor]:
+            # a copy even of fp64: what is held must not be changed
+            return [read(source, rows).to(torch.float64, copy=True) for source in part.sources]
+
+        def base(rows: slice) -> Tensor:
+            return read(part.base, rows).double()
+
+        def deltas(rows: slice) -> list[Tensor]:
+            under = base(rows)
+            return [source.sub_(under) for source in sources(rows)]
+
+        match part.method:
+            case "mean" | "weighted":
+                weights = part.weights if part.method == "weighted" else (1.0,) * len(part.sources)
+                return lambda rows: mean(sources(rows), weights)
+            case "task_arithmetic":
+                return lambda rows: task_arithmetic(base(rows), sources(rows), part.weights, part.scaling)
+            case "slerp":
+                angle = angle_between((one, other) for one, other in map(sources, row_blocks(shape, PASS_ELEMENTS)))
+
+                def between(rows: slice) -> Tensor:
+                    first, second = sources(rows)
+                    return along_arc(first, second, part.slerp_t, angle)
+
+                return between
+            case "ties":
+                least = [_threshold(shape, part, source, read) for source in part.sources]
+                return lambda rows: elect(base(rows), list(map(trim, deltas(rows), least)), part.weights, part.scaling)
+        seeds = (tensor_seed(part.seed, source) for source in part.sources)
+        draws = [torch.Generator().manual_seed(seed) for seed in seeds]  # the blocks come in order
+
+        def dropped(rows: slice) -> list[Tensor]:
+            return [drop(delta, part.density, draw) for delta, draw in zip(deltas(rows), draws, strict=True)]
+
+        return lambda rows: elect(base(rows), dropped(rows), part.weights, part.scaling)
+
+
+def _threshold(shape: tuple[int, ...], part: Merged, source: TensorSource, read: _Read) -> Tensor | None:
+    """What TIES keeps of one source's delta."""
+
+    def sizes() -> Iterator[Tensor]:
+        for rows in row_blocks(shape, PASS_ELEMENTS):
+            yield read(source, rows).double().sub_(read(part.base, rows).double()).abs_()
+
+    return trim_threshold(sizes, math.prod(shape), part.density)
 
 
 def row_blocks(shape: tuple[int, ...], elements: int = BLOCK_ELEMENTS) -> Iterator[slice]:

@@ -1,5 +1,29 @@
 """Merging of the tensors that are not experts."""
 
-from moemerge.merge.methods import dare_ties, mean, slerp, task_arithmetic, ties
+from moemerge.merge.methods import (
+    along_arc,
+    angle_between,
+    dare_ties,
+    drop,
+    elect,
+    mean,
+    slerp,
+    task_arithmetic,
+    ties,
+    trim,
+    trim_threshold,
+)
 
-__all__ = ["dare_ties", "mean", "slerp", "task_arithmetic", "ties"]
+__all__ = [
+    "along_arc",
+    "angle_between",
+    "dare_ties",
+    "drop",
+    "elect",
+    "mean",
+    "slerp",
+    "task_arithmetic",
+    "ties",
+    "trim",
+    "trim_threshold",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from moemerge.plan.model import Compute, Copy, Fill, Merged, Part, Plan, Router
+from moemerge.plan.model import Compute, Copy, Fill, Merged, OutputTensor, Part, Plan, Router
 from moemerge.recipe.schema import MergeMethod
 from moemerge.sources.checkpoint import ITEM_SIZE
 
@@ -15,30 +15,67 @@ GATE_IMPORTS = 450 << 20
 """The same with transformers' model classes, which fitting a gate on activations needs (measured: 341 MB)."""
 BLOCKS = 64 << 20
 """The row blocks that are in flight while tensors stream, in bytes."""
-WHOLE: frozenset[MergeMethod] = frozenset({"ties", "dare_ties"})
-"""Methods that hold a whole tensor of every source at once, in fp64."""
+PASSES = 96 << 20
+"""What a method takes on top that passes over a tensor several times (measured: 40 to 90 MB)."""
+SEVERAL_PASSES: frozenset[MergeMethod] = frozenset({"slerp", "ties", "dare_ties"})
+"""Methods that do so; an adapter's folded tensors are then held whole, those of one merged tensor at a time."""
+STATISTICS = 4 << 30
+"""The most that the second moments of a gate take at once: `gate.capture.STATISTICS_BYTES`."""
+SAMPLE = 512 << 20
+"""The most that the tokens take which a gate is judged on: `gate.capture.SAMPLE_BYTES`."""
+FOLDS = 5
+"""Folds of the second moments, beside one for negative prompts."""
 WITHOUT_ACTIVATIONS = frozenset({"random", "uniform"})
 """Gate inits that run no model."""
+MERGEKIT = frozenset({"mergekit_hidden", "hidden_avg", "cheap_embed"})
+"""Gate inits that run the base and gather no statistics."""
 
 
 def peak_memory(plan: Plan) -> int:
-    """Estimated peak of the build's resident memory, in bytes.
+    """Estimated peak of the build's resident memory, in bytes: of streaming, or of fitting a gate if that is more.
 
-    Streaming holds a few row blocks. Fitting a gate on activations holds one dense model at a time beside fp64
-    statistics of `hidden² · 8` bytes a layer and fold.
+    Fitting a gate on activations holds one dense model at a time beside fp64 statistics of `8 · hidden²` bytes a
+    layer and fold, in as many passes over the layers as `STATISTICS` asks for.
     """
-    whole = 0
-    for tensor in plan.tensors:
-        for part in tensor.parts:
-            if isinstance(part, Merged) and part.method in WHOLE:
-                whole = max(whole, tensor.size * 8 * (len(part.sources) + 2))
-    streaming = IMPORTS + BLOCKS + whole
-    if plan.dense is None or plan.recipe.gate.init in WITHOUT_ACTIVATIONS:
+    streaming = IMPORTS + BLOCKS + max((_merging(plan, tensor) for tensor in plan.tensors), default=0)
+    init = plan.recipe.gate.init
+    if plan.dense is None or init in WITHOUT_ACTIVATIONS:
         return streaming
     dense = plan.dense
     parameters = sum(math.prod(shape) for _, shape in dense.tensors())
-    statistics = 8 * dense.hidden_size**2 * dense.layers * 6
-    return GATE_IMPORTS + parameters * ITEM_SIZE[plan.dtype] + statistics + whole
+    fitting = parameters * ITEM_SIZE[plan.dtype] + max((tensor.nbytes for tensor in plan.tensors), default=0)
+    if init not in MERGEKIT:
+        fitting += _statistics(dense.hidden_size, dense.layers) + SAMPLE
+        fitting += 3 * statistics_bytes(plan)  # as gathered, as one tensor, and as a file's bytes
+    return max(streaming, GATE_IMPORTS + streaming - IMPORTS + fitting)
+
+
+def _merging(plan: Plan, tensor: OutputTensor) -> int:
+    """What merging one tensor takes beside row blocks: folding needs a whole product in fp32 beside its result."""
+    most = 0
+    for part in tensor.parts:
+        if isinstance(part, Merged) and part.method in SEVERAL_PASSES:
+            infos = [plan.models[s.model].tensors.get(s.name) for s in (part.base, *part.sources)]
+            folded = sum(info.nbytes for info in infos if info is not None and info.origin == "folded")
+            most = max(most, PASSES + (folded + 8 * tensor.size if folded else 0))
+    return most
+
+
+def _statistics(hidden_size: int, layers: int) -> int:
+    """Second moments of one pass over the layers, and what the closed forms of one layer take beside them."""
+    square = 8 * hidden_size**2
+    each = (FOLDS + 1) * square
+    passes = -(-layers // max(STATISTICS // each, 1))
+    return each * -(-layers // passes) + 6 * square
+
+
+def statistics_bytes(plan: Plan) -> int:
+    """Bytes of `gate_statistics.safetensors`, `8 · L · (d² + 2 E d)`; zero where the recipe does not keep it."""
+    gate = plan.recipe.gate
+    if plan.dense is None or not gate.keep_statistics or gate.init in WITHOUT_ACTIVATIONS | MERGEKIT:
+        return 0
+    width, layers = plan.dense.hidden_size, plan.dense.layers
+    return 8 * layers * (width**2 + 2 * len(plan.experts) * width)
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:

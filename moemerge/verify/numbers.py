@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,3 +74,26 @@ def unit(values: Values, dtype: str) -> NDArray[np.float64]:
     binades = np.where(values == 0, form.smallest, np.maximum(exponents - 1, form.smallest))
     gap: NDArray[np.float64] = np.ldexp(1.0, binades - form.fraction)
     return gap
+
+
+def largest(blocks: Callable[[], Iterable[NDArray[np.float64]]], nth: int) -> float:
+    """The n-th largest of non-negative numbers, in two passes over their blocks.
+
+    The first counts them by exponent and nine bits of the fraction; the second counts the distinct ones of the class
+    that the n-th is in, which are few, be the numbers spread or equal.
+    """
+    import numpy as np
+
+    shift, classes = 43, np.zeros(1 << 20, dtype=np.int64)
+    for block in blocks():
+        classes += np.bincount(block.view(np.int64) >> shift, minlength=len(classes))
+    above = np.cumsum(classes[::-1])
+    place = int(np.searchsorted(above, nth))
+    wanted = len(classes) - 1 - place
+    left = nth - (int(above[place - 1]) if place else 0)
+    distinct, counts = np.empty(0), np.empty(0, dtype=np.int64)
+    for block in blocks():
+        found, times = np.unique(block[block.view(np.int64) >> shift == wanted], return_counts=True)
+        distinct, places = np.unique(np.concatenate([distinct, found]), return_inverse=True)
+        counts = np.bincount(places, np.concatenate([counts, times]), minlength=len(distinct)).astype(np.int64)
+    return float(distinct[::-1][np.searchsorted(np.cumsum(counts[::-1]), left)])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.sources import Checkpoint
 from moemerge.verify.expected import Constant, Merge, One
-from moemerge.verify.numbers import FORMATS, decode
+from moemerge.verify.numbers import FORMATS, decode, largest
 from moemerge.verify.reading import OpenFiles
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ BLOCK = 1 << 20
 """Elements of a row block where the values depend on it: noise is drawn, and adapters are folded, by such blocks."""
 SMALL_BLOCK = 1 << 17
 """Elements of a row block elsewhere: 1 MiB in fp64, which stays in the cache (1 << 20 takes 3 times as long)."""
+PASS_BLOCK = 1 << 19
+"""Elements of a row block where a threshold is looked for, one tensor at a time."""
+SEVERAL_PASSES = frozenset({"slerp", "ties", "dare_ties"})
+"""Methods that pass over a tensor several times, or whose choices hang on its last bits."""
 _NEARLY_PARALLEL = 1.0 - 1e-7
 """Cosine above which slerp is linear interpolation."""
 _UNDECIDED = 2.0**-48
@@ -59,7 +63,8 @@ class Recomputation:
 
     def __init__(self, models: Mapping[str, Checkpoint], files: OpenFiles) -> None:
         self._models, self._files = models, files
-        self._one_at_a_time = Lock()  # around what holds a whole tensor in fp64
+        self._one_at_a_time = Lock()  # around what holds whole tensors
+        self._held: dict[tuple[str, str], Any] = {}
 
     def blocks(self, part: One | Merge | Constant) -> Iterator[Block]:
         """Yields a part as consecutive blocks of rows.
@@ -92,7 +97,9 @@ class Recomputation:
         if place is None or info.dtype not in FORMATS:
             import torch
 
-            return model.read(name, rows).to(torch.float64).numpy()
+            held = self._held.get((key, name))
+            value = model.read(name, rows) if held is None else held if rows is None else held[rows]
+            return value.to(torch.float64, copy=True).numpy()
         first, stop = (0, info.shape[0]) if rows is None else (rows.start, rows.stop)
         stride = place.length // max(info.shape[0], 1)
         data = self._files.read(place.path, place.offset + first * stride, (stop - first) * stride)
@@ -117,16 +124,22 @@ class Recomputation:
             yield Block(np.zeros((part.shape[0] - stored[0], *part.shape[1:])))
 
     def _merge(self, part: Merge) -> Iterator[Block]:
-        folded = any(self._folded(key, part.name) for key in part.sources)
-        combine = self._combination(part)
-        for rows in _rows(part.shape, self._step(part)):
-            yield combine(rows, folded)
+        folded = [key for key in part.sources if self._folded(key, part.name)]
+        if part.method not in SEVERAL_PASSES or not folded:
+            yield from self._merged(part, BLOCK if folded else SMALL_BLOCK, folded=bool(folded))
+            return
+        with self._one_at_a_time:
+            # folding by other blocks may move last bits, and with them what trimming keeps
+            self._held = {(key, part.name): self._models[key].read(part.name) for key in folded}
+            try:
+                yield from self._merged(part, SMALL_BLOCK, folded=True)
+            finally:
+                self._held = {}
 
-    def _step(self, part: Merge) -> int:
-        """Elements of a block. Folding by other blocks may move last bits, and with them what trimming keeps."""
-        if not any(self._folded(key, part.name) for key in part.sources):
-            return SMALL_BLOCK
-        return math.prod(part.shape) if part.method in ("slerp", "ties", "dare_ties") else BLOCK
+    def _merged(self, part: Merge, elements: int, *, folded: bool) -> Iterator[Block]:
+        combine = self._combination(part)
+        for rows in _rows(part.shape, elements):
+            yield combine(rows, folded)
 
     def _combination(self, part: Merge) -> Callable[[slice, bool], Block]:
         """What makes a block of rows, after the passes that a method needs over the whole tensor."""
@@ -141,11 +154,10 @@ class Recomputation:
                 first, second = self._slerp_factors(part)
                 return lambda rows, folded: self._slerp(part, first, second, rows, folded)
             case "ties":
-                with self._one_at_a_time:
-                    thresholds = [self._threshold(part, key) for key in part.sources]
+                thresholds = [self._threshold(part, key) for key in part.sources]
                 return lambda rows, folded: self._ties(part, thresholds, rows, folded)
             case "dare_ties":
-                masks = [_mask(part.shape, part.density, seed) for seed in part.seeds]
+                masks = [_mask(part.density, seed) for seed in part.seeds]  # the blocks come in order
                 return lambda rows, folded: self._dare(part, masks, rows, folded)
         raise AssertionError(part.method)
 
@@ -170,7 +182,7 @@ class Recomputation:
 
     def _slerp_factors(self, part: Merge) -> tuple[float, float]:
         dot = first_square = second_square = 0.0
-        for rows in _rows(part.shape, self._step(part)):
+        for rows in _rows(part.shape, PASS_BLOCK):
             first, second = (self._read(key, part.name, rows).ravel() for key in part.sources)
             dot += float(first @ second)
             first_square += float(first @ first)
@@ -194,23 +206,21 @@ class Recomputation:
         keep = max(round(part.density * count), 1)
         if keep >= count:
             return 0.0
-        sizes = np.empty(count)
-        done = 0
-        for rows in _rows(part.shape, self._step(part)):
-            delta = self._read(key, part.name, rows) - self._read("base", part.name, rows)
-            sizes[done : done + delta.size] = np.abs(delta).ravel()
-            done += delta.size
-        sizes.partition(count - keep)
-        return float(sizes[count - keep])
+
+        def sizes() -> Iterator[Array]:
+            for rows in _rows(part.shape, PASS_BLOCK):
+                yield np.abs(self._read(key, part.name, rows) - self._read("base", part.name, rows)).ravel()
+
+        return largest(sizes, keep)
 
     def _ties(self, part: Merge, thresholds: list[float], rows: slice, folded: bool) -> Block:
         base, deltas = self._deltas(part, rows)
         kept = [delta * (abs(delta) >= least) for delta, least in zip(deltas, thresholds, strict=True)]
         return _elect(part, base, kept, (base, *deltas), folded)
 
-    def _dare(self, part: Merge, masks: list[Array], rows: slice, folded: bool) -> Block:
+    def _dare(self, part: Merge, masks: list[Callable[[tuple[int, ...]], Array]], rows: slice, folded: bool) -> Block:
         base, deltas = self._deltas(part, rows)
-        kept = [delta * mask[rows] / part.density for delta, mask in zip(deltas, masks, strict=True)]
+        kept = [delta * mask(base.shape) / part.density for delta, mask in zip(deltas, masks, strict=True)]
         return _elect(part, base, kept, (base, *kept), folded)
 
 
@@ -272,8 +282,9 @@ def _noise(part: One) -> Callable[[tuple[int, ...]], Array] | None:
     return lambda shape: (torch.randn(shape, generator=generator) * part.noise).numpy()
 
 
-def _mask(shape: tuple[int, ...], density: float, seed: int) -> Array:
-    """DARE's mask: where torch's uniform numbers of that seed are below the density."""
+def _mask(density: float, seed: int) -> Callable[[tuple[int, ...]], Array]:
+    """Draws DARE's mask block by block: where torch's uniform numbers of that seed are below the density."""
     import torch
 
-    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density).numpy()
+    generator = torch.Generator().manual_seed(seed)
+    return lambda shape: (torch.rand(shape, generator=generator) < density).numpy()

@@ -10,6 +10,7 @@ from typing import Any
 import xxhash
 
 from moemerge.console import Progress
+from moemerge.plan.cost import statistics_bytes
 from moemerge.plan.model import Plan
 from moemerge.stream import Values
 from moemerge.write.card import model_card
@@ -74,4 +75,4 @@ def needed_bytes(plan: Plan) -> int:
     """Bytes that the output folder will take, a megabyte allowed for what is not weights."""
     copies = sum(path.stat().st_size for path in plan.models["base"].files.values())
     headers = sum(len(tensor.name) + 96 for tensor in plan.tensors)
-    return plan.bytes.total + copies + 3 * headers + (1 << 20)
+    return plan.bytes.total + statistics_bytes(plan) + copies + 3 * headers + (1 << 20)

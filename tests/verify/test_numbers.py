@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moemerge.verify.numbers import decode, first_not_finite, unit
+from moemerge.verify.numbers import decode, first_not_finite, largest, unit
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -48,3 +48,12 @@ def test_a_unit_is_the_gap_to_the_next_number(name: str, exponent: int, mantissa
         gap = float((value.view(torch.int16) + 1).to(torch.int16).view(DTYPES[name]).double() - value.double())
     assert unit(np.array([value.double()]), name)[0] == gap
     assert unit(np.array([-value.double()]), name)[0] == gap
+
+
+@given(st.lists(st.one_of(st.floats(0, 1e300), st.sampled_from([0.0, 1.0, 1 + 2**-52, 2.0])), min_size=1), st.data())
+def test_the_nth_largest_is_what_sorting_gives(values: list[float], data: st.DataObject) -> None:
+    """Whether the numbers are spread, equal, or differ in the last bit."""
+    nth, step = data.draw(st.integers(1, len(values))), data.draw(st.integers(1, len(values)))
+    array = np.array(values)
+    found = largest(lambda: [array[i : i + step] for i in range(0, len(values), step)], nth)
+    assert found == sorted(values, reverse=True)[nth - 1]
