@@ -15,6 +15,7 @@ from moemerge.recipe import Recipe, file_path, load_recipe
 
 if TYPE_CHECKING:
     from moemerge.gate import ExpertTexts, GateFit
+    from moemerge.gate.request import ChatTemplate
     from moemerge.verify import Verification
 
 SAMPLES = "gate_samples.jsonl"
@@ -133,10 +134,9 @@ def build_plan(
             warn(text)
     texts = read_expert_texts(plan, root)
     if plan.recipe.merge.shared == "auto":
-        from moemerge.choose import choose_shared_merge, set_apart
+        from moemerge.choose import choose_shared_merge
 
-        texts, held = set_apart(texts)
-        plan = choose_shared_merge(plan, held, device=device, progress=progress)
+        plan, texts = choose_shared_merge(plan, texts, device=device, progress=progress)
     gate = fit_router(plan, texts, device=device, progress=progress)
     account = _account(plan, gate)
     with staged(output, overwrite=overwrite, warn=warn) as folder:
@@ -156,15 +156,26 @@ def read_expert_texts(plan: Plan, root: Path) -> tuple[ExpertTexts, ...]:
 
     wanted = plan.recipe.gate.init in FITTED | MERGEKIT or plan.recipe.merge.shared == "auto"
     texts = []
-    for expert in plan.recipe.experts:
+    for planned, expert in zip(plan.experts, plan.recipe.experts, strict=True):
         prompts = expert.prompts
         documents: tuple[str, ...] = ()
         if wanted and expert.prompts_file is not None:
             prompts = read_prompts_file(file_path(root, expert.prompts_file))
         if wanted and expert.data is not None:
             documents = read_texts(expert.data, root)
-        texts.append(ExpertTexts(expert.name, prompts, expert.negative_prompts, documents))
+        chat = _chat_template(plan, planned.model) if wanted and plan.recipe.template == "chat" else None
+        texts.append(ExpertTexts(expert.name, prompts, expert.negative_prompts, documents, chat))
     return tuple(texts)
+
+
+def _chat_template(plan: Plan, model: str) -> ChatTemplate | None:
+    """A specialist's own chat template, with its names of the special tokens; its ids are the base's by the plan."""
+    from moemerge.gate.request import ChatTemplate
+    from moemerge.sources.tokenizer_config import tokenizer_config
+
+    config = tokenizer_config(plan.models[model].files)
+    special = {key: token for key, token in config.special.items() if token is not None}
+    return ChatTemplate(config.template, special) if config.template is not None else None
 
 
 def fit_router(

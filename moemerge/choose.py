@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,6 +30,7 @@ APART = 3
 TOKENS = 4096
 """Tokens of a domain that are read for each candidate, and the least that a choice is made from."""
 CONTEXT = 1024
+"""Longest window, in tokens, that a document is read in."""
 _RESAMPLES = 2000
 
 
@@ -52,24 +54,29 @@ def candidates(merge: Merge, experts: int) -> Iterator[tuple[str, Merge]]:
         yield "slerp", merge.model_copy(update={"shared": "slerp"})
 
 
-def choose_shared_merge(plan: Plan, documents: Sequence[Sequence[str]], *, device: str, progress: Progress) -> Plan:
+def choose_shared_merge(
+    plan: Plan, texts: Sequence[ExpertTexts], *, device: str, progress: Progress
+) -> tuple[Plan, tuple[ExpertTexts, ...]]:
     """Decides `auto`.
 
     Args:
         plan: a plan whose recipe says `shared: auto`.
-        documents: for each expert, texts of its domain that nothing else is fitted on.
+        texts: each expert's prompts and documents, of which a third is set apart for choosing.
         device: where the models run.
         progress: is told candidates.
 
     Returns:
-        The plan with the chosen merge written into its recipe.
+        The plan with the chosen merge written into its recipe, and the texts that the gate may be fitted on: all of
+        them where they were too few to choose from.
     """
-    tokenizer = load_tokenizer(plan)
-    windows = [_windows(texts, tokenizer) for texts in documents]
+    kept, held = set_apart(texts)
+    tokenizer, dense = load_tokenizer(plan), plan.dense
+    assert dense is not None
+    documents = [_documents(t, tokenizer, min(CONTEXT, dense.max_position_embeddings)) for t in held]
     short = [
         expert.name
-        for expert, w in zip(plan.experts, windows, strict=True)
-        if sum(len(x) for x in w) < TOKENS // 2 or len(w) < 2
+        for expert, own in zip(plan.experts, documents, strict=True)
+        if sum(len(window) for windows in own for window in windows) < TOKENS or len(own) < 2
     ]
     tried = list(candidates(plan.recipe.merge, len({expert.model for expert in plan.experts})))
     if short:
@@ -77,36 +84,51 @@ def choose_shared_merge(plan: Plan, documents: Sequence[Sequence[str]], *, devic
         progress.note(
             f"`merge.shared: auto` needs about {TOKENS * APART} tokens of `data` an expert; {names}: too few, so `mean`"
         )
-        return with_merge(plan, tried[0][1])
+        return with_merge(plan, tried[0][1]), tuple(texts)
     progress.stage("choose the shared merge", len(tried), "candidates")
     losses = []
     for _, merge in tried:
-        losses.append(_losses(PlannedModels(with_merge(plan, merge), device), windows, device))
+        losses.append(_losses(PlannedModels(with_merge(plan, merge), device), documents, device))
         progress.advance()
     index = _best(losses)
     for (name, _), loss in zip(tried, losses, strict=True):
         progress.note(f"  {name:<22}{float(_mean(loss)):.4f} nats, oracle-routed")
     progress.note(f"shared weights: {tried[index][0]}")
-    return with_merge(plan, tried[index][1])
+    return with_merge(plan, tried[index][1]), kept
 
 
-def _windows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
-    """One window of at most `CONTEXT` tokens a document, until there are `TOKENS`."""
-    windows: list[Tensor] = []
+def _documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, context: int) -> list[list[Tensor]]:
+    """Each document as windows of two to `context` tokens, until there are `TOKENS`.
+
+    The first windows of all documents come before the second ones, so that as many documents as there are speak.
+    """
+    read: list[list[Tensor]] = []
+    first = 0
     for text in texts:
-        ids = torch.tensor(tokenizer(text, truncation=True, max_length=CONTEXT)["input_ids"])
-        if len(ids) > 1:
-            windows.append(ids)
-        if sum(len(w) for w in windows) >= TOKENS:
+        ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
+        windows = [window for window in ids.split(context) if len(window) > 1]
+        if windows:
+            read.append(windows)
+            first += len(windows[0])
+        if first >= TOKENS:
             break
-    return windows
+    documents: list[list[Tensor]] = [[] for _ in read]
+    left = TOKENS
+    for round_ in zip_longest(*read):
+        for own, window in zip(documents, round_, strict=True):
+            if window is not None and left > 0:
+                own.append(window)
+                left -= len(window)
+    return [own for own in documents if own]
 
 
-def _losses(models: PlannedModels, windows: Sequence[Sequence[Tensor]], device: str) -> list[Tensor]:
+def _losses(models: PlannedModels, documents: Sequence[Sequence[Sequence[Tensor]]], device: str) -> list[Tensor]:
     """For each expert the (loss sum, token count) of its documents, `[documents, 2]`, in nats."""
     return [
-        torch.stack([_loss(models.merged(expert), ids.to(device)) for ids in texts])
-        for expert, texts in enumerate(windows)
+        torch.stack(
+            [torch.stack([_loss(models.merged(expert), ids.to(device)) for ids in windows]).sum(0) for windows in texts]
+        )
+        for expert, texts in enumerate(documents)
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from moemerge.sources.store import StoredCheckpoint
 from moemerge.write import read_record
 from tests.conftest import TinyMaker
 from tests.moe import PROMPTS, build_tiny, load, logits, recipe_of, some_tokens
+from tests.tiny import write_tokenizer
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -178,6 +180,28 @@ experts:
     native.write_text(text.replace("name: math", f"name: {names[1]}"), encoding="utf-8")
     outs = [build(tmp_path / f"{form}.yaml", tmp_path / form).path for form in ("mergekit", "native")]
     assert weights_bytes(outs[0]) == weights_bytes(outs[1])
+
+
+def test_a_specialists_own_chat_template_wraps_its_prompts(tiny: TinyMaker, tmp_path: Path) -> None:
+    """From `chat_template.jinja` or `tokenizer_config.json`; an expert without one gets the base's."""
+    from moemerge.build import read_expert_texts
+    from moemerge.plan import make_plan
+
+    folders = []
+    for seed in range(3):
+        folders.append(tmp_path / f"m{seed}")
+        shutil.copytree(tiny("llama", seed), folders[-1])
+    write_tokenizer(folders[0], chat=True)
+    config = json.loads((folders[1] / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folders[1] / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": "<pad>"}), encoding="utf-8")
+    (folders[1] / "chat_template.jinja").write_text("{{ messages[0]['content'] }} {{ eos_token }}", encoding="utf-8")
+    recipe = recipe_of(folders[0], folders[1:], template="chat", gate={"init": "centroid", "expand": "off"})
+    texts = read_expert_texts(make_plan(recipe, tmp_path), tmp_path)
+    assert texts[0].chat is not None
+    assert texts[0].chat.template == "{{ messages[0]['content'] }} {{ eos_token }}"
+    assert texts[0].chat.special["eos_token"] == "<pad>"
+    assert texts[1].chat is None
+    build(recipe, tmp_path / "out", root=tmp_path)
 
 
 def test_experts_may_mix_full_checkpoints_and_the_base(tiny: TinyMaker, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moemerge.build import build
-from moemerge.choose import TOKENS, candidates, set_apart
+from moemerge.build import build, read_expert_texts
+from moemerge.choose import TOKENS, _documents, candidates, choose_shared_merge, set_apart
 from moemerge.gate import ExpertTexts
+from moemerge.plan import make_plan
 from moemerge.recipe import Recipe
 from moemerge.recipe.schema import Merge
 from moemerge.write import read_record
@@ -61,7 +62,7 @@ def write_documents(folder: Path, base: Path, path: Path, seed: int) -> None:
     torch.manual_seed(seed)
     words = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     names = {index: word for word, index in words.items()}
-    start = torch.randint(4, len(names), (36, 1))
+    start = torch.randint(4, len(names), (72, 1))
     ids = model.generate(
         start, attention_mask=torch.ones_like(start), max_new_tokens=180, do_sample=True, top_k=0,
         suppress_tokens=[0, 1, 2, 3],
@@ -104,6 +105,38 @@ def test_auto_without_enough_data_keeps_the_mean_and_says_so(moved: dict[str, An
     assert record is not None
     assert record["merge"]["attention"] == "mean"
     assert any("needs about" in note and "`e0`, `e1`" in note for note in lines.notes)
+    assert record["gate"]["tokens"] == {"e0": 9 * 181, "e1": 9 * 181}, "what was set apart went back to the gate"
+
+
+def test_fewer_tokens_than_promised_decide_nothing(moved: dict[str, Any], tmp_path: Path) -> None:
+    """A third of 66 documents of 181 tokens are 3,982, not 4,096."""
+    for index in range(2):
+        path = tmp_path / f"e{index}.jsonl"
+        path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:66]) + "\n", encoding="utf-8")
+    recipe = Recipe.model_validate(moved)
+    plan = make_plan(recipe, tmp_path)
+    chosen, texts = choose_shared_merge(plan, read_expert_texts(plan, tmp_path), device="cpu", progress=Lines())
+    assert chosen.recipe.merge.shared == "mean"
+    assert [len(t.documents) for t in texts] == [66, 66]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([3000, 3000], [[1024, 1024], [1024, 1024]]),
+        ([5000], [[1024, 1024, 1024, 1024]]),
+        ([1025, 1, 10], [[1024], [10]]),
+        ([1000] * 9, [[1000]] * 5),
+        ([2000, 100], [[1024, 976], [100]]),
+    ],
+)
+def test_long_documents_are_read_in_windows(lengths: list[int], expected: list[list[int]], tiny: TinyMaker) -> None:
+    """Nothing over a window is lost while tokens are missing; what is one token long has nothing to predict."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny("llama"))
+    read = _documents(["def " * length for length in lengths], tokenizer, 1024)
+    assert [[len(window) for window in windows] for windows in read] == expected
 
 
 def test_a_third_of_the_documents_is_set_apart() -> None:

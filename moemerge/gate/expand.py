@@ -17,7 +17,7 @@ import torch
 
 from moemerge.console import Progress
 from moemerge.errors import Problem
-from moemerge.gate.passages import Passage, encode
+from moemerge.gate.passages import Passage, encode_prompt
 from moemerge.gate.request import DenseModels, GateRequest
 from moemerge.generation import continuations, end_tokens
 
@@ -93,7 +93,7 @@ def expand(
     for number, texts in enumerate(request.experts):
         if request.expand == "auto" and (texts.documents or own_tokens[number] >= enough):
             continue
-        encoded = (encode(prompt, tokenizer, request.template) for prompt in texts.prompts)
+        encoded = (encode_prompt(prompt, texts, tokenizer, request.template) for prompt in texts.prompts)
         prompts = [_Prompt(ids, words, group) for group, (ids, words) in enumerate(encoded)]
         prompts = [p for p in prompts if p.ids and len(p.ids) + length <= request.context]
         if prompts:

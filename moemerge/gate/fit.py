@@ -103,7 +103,7 @@ def _domains(
     own: list[list[Passage]] = []
     for texts in request.experts:
         documents, left_out = document_passages(texts, tokenizer, request)
-        own.append(prompt_passages(texts.prompts, tokenizer, request) + documents)
+        own.append(prompt_passages(texts.prompts, texts, tokenizer, request) + documents)
         warnings += [left_out] if left_out is not None else []
     own_tokens = [sum(p.tokens for p in passages) for passages in own]
     empty = [t.name for t, count in zip(request.experts, own_tokens, strict=True) if not count]
@@ -120,7 +120,7 @@ def _domains(
         continued = {p.group for p in written}
         passages.append(written + [p for p in mine if p.group not in continued])
     folded, folds = assign_folds(passages)
-    negatives = [[p for p in prompt_passages(t.negative, tokenizer, request) if p.tokens] for t in request.experts]
+    negatives = [[p for p in prompt_passages(t.negative, t, tokenizer, request) if p.tokens] for t in request.experts]
     domains = [Domain(t.name, mine, no) for t, mine, no in zip(request.experts, folded, negatives, strict=True)]
     return domains, folds, expansion, warnings
 

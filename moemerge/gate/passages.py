@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -48,42 +48,67 @@ class Passage:
         return sum(self.counted)
 
 
-def encode(text: str, tokenizer: PreTrainedTokenizerBase, template: str = "none") -> tuple[list[int], list[bool]]:
-    """Token ids of a text and which of them are the user's own words.
-
-    Raises:
-        GateError: the chat template is missing, or does not show the user's words as they are.
-    """
-    if template == "chat":
-        return _encode_chat(text, tokenizer)
+def encode(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
+    """Token ids of a text and which of them are not special."""
     encoding = tokenizer(text, return_special_tokens_mask=True, verbose=False)
     return list(encoding["input_ids"]), [not special for special in encoding["special_tokens_mask"]]
 
 
-def _encode_chat(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
-    if tokenizer.chat_template is None:
+def encode_prompt(
+    prompt: str, texts: ExpertTexts, tokenizer: PreTrainedTokenizerBase, template: str
+) -> tuple[list[int], list[bool]]:
+    """Token ids of an expert's prompt and which of them are the user's own words.
+
+    Args:
+        prompt: the user's words.
+        texts: whose prompt it is: its chat template comes before the tokenizer's.
+        tokenizer: the base's.
+        template: `chat` or `none`.
+
+    Raises:
+        GateError: there is no chat template, or it does not show the user's words as they are.
+    """
+    return encode(prompt, tokenizer) if template == "none" else _encode_chat(prompt, texts, tokenizer)
+
+
+def _encode_chat(text: str, texts: ExpertTexts, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
+    if texts.chat is None and tokenizer.chat_template is None:
         raise GateError(
-            "`template: chat` needs a chat template, and the tokenizer has none", hint="set `template: none`"
+            f"`template: chat` needs a chat template, and neither expert `{texts.name}` nor the base has one",
+            hint="set `template: none`",
         )
     if not tokenizer.is_fast:
         raise GateError("`template: chat` needs a fast tokenizer (a `tokenizer.json`)", hint="set `template: none`")
-    rendered, marked = (
-        str(
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-            )
-        )
-        for content in (text, MARK)
-    )
+    rendered, marked = (_rendered(content, texts, tokenizer) for content in (text, MARK))
     before, found, after = marked.partition(MARK)
     if not found or MARK in after or not (rendered.startswith(before) and rendered.endswith(after)):
         raise GateError(
-            "The chat template does not show the user's words once and unchanged, so its own tokens cannot be left out",
+            f"The chat template of {_owner(texts)} does not show the user's words once and unchanged, so its own "
+            "tokens cannot be left out",
             hint="set `template: none`",
         )
     start, end = len(before), len(rendered) - len(after)
     encoding = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return list(encoding["input_ids"]), [b > start and a < end for a, b in encoding["offset_mapping"]]
+
+
+def _rendered(content: str, texts: ExpertTexts, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A conversation of one message, up to where the answer begins."""
+    from jinja2 import TemplateError
+
+    template, special = (None, {}) if texts.chat is None else (texts.chat.template, dict(texts.chat.special))
+    render: Any = tokenizer.apply_chat_template  # its types know no variables of a template
+    messages = [{"role": "user", "content": content}]
+    try:
+        rendered = render(messages, chat_template=template, tokenize=False, add_generation_prompt=True, **special)
+    except TemplateError as error:
+        message = f"The chat template of {_owner(texts)} cannot be rendered: {error}"
+        raise GateError(message, hint="mend it, or set `template: none`") from error
+    return str(rendered)
+
+
+def _owner(texts: ExpertTexts) -> str:
+    return "the base" if texts.chat is None else f"expert `{texts.name}`"
 
 
 def windows(ids: Sequence[int], words: Sequence[bool], group: int, context: int) -> list[Passage]:
@@ -101,11 +126,13 @@ def windows(ids: Sequence[int], words: Sequence[bool], group: int, context: int)
     return found
 
 
-def prompt_passages(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, request: GateRequest) -> list[Passage]:
-    """Each prompt as passages; its number is its group."""
+def prompt_passages(
+    prompts: Sequence[str], texts: ExpertTexts, tokenizer: PreTrainedTokenizerBase, request: GateRequest
+) -> list[Passage]:
+    """Prompts of an expert (its own, or its negative ones) as passages; a prompt's number is its group."""
     found: list[Passage] = []
     for group, prompt in enumerate(prompts):
-        found += windows(*encode(prompt, tokenizer, request.template), group, request.context)
+        found += windows(*encode_prompt(prompt, texts, tokenizer, request.template), group, request.context)
     return found
 
 

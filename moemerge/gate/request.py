@@ -33,6 +33,19 @@ CONTEXT = 1024
 
 
 @dataclass(frozen=True)
+class ChatTemplate:
+    """A specialist's own chat template.
+
+    Attributes:
+        template: Jinja, as transformers renders it.
+        special: the tokens that it may name, such as `bos_token`.
+    """
+
+    template: str
+    special: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ExpertTexts:
     """What one expert should win.
 
@@ -41,12 +54,14 @@ class ExpertTexts:
         prompts: the user's prompts.
         negative: prompts whose tokens this expert must not win.
         documents: texts of the expert's domain; `prompts` may then be empty.
+        chat: its own chat template; None where it has none, and the tokenizer's is used.
     """
 
     name: str
     prompts: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
     documents: tuple[str, ...] = ()
+    chat: ChatTemplate | None = None
 
 
 class DenseModels(Protocol):
@@ -75,7 +90,8 @@ class GateRequest:
         seed: seeds the samples of the expansion and the random methods.
         ridge: λ in units of the mean eigenvalue tr(G)/d; chosen out of fold when None.
         expand: whether the specialists continue their own prompts: `auto`, `off`, or so many tokens an expert.
-        template: `chat` wraps the prompts in the tokenizer's chat template; its own tokens never count.
+        template: `chat` wraps the prompts in their expert's chat template, or else in the tokenizer's; its own tokens
+            never count.
         max_tokens: at most so many tokens an expert are read from `documents`.
         context: longest window of a text in tokens, at most the model's positions; the tokenizer's own limit holds too.
         keep_statistics: gives the sufficient statistics back.

@@ -45,7 +45,9 @@ def peak_memory(plan: Plan) -> int:
     parameters = sum(math.prod(shape) for _, shape in dense.tensors())
     fitting = parameters * ITEM_SIZE[plan.dtype] + max((tensor.nbytes for tensor in plan.tensors), default=0)
     if init not in MERGEKIT:
-        fitting += _statistics(dense.hidden_size, dense.layers) + SAMPLE
+        tokens = plan.recipe.gate.max_tokens * len(plan.experts)
+        fitting += _statistics(dense.hidden_size, dense.layers)
+        fitting += min(SAMPLE, tokens * dense.layers * dense.hidden_size * 4)
         fitting += 3 * statistics_bytes(plan)  # as gathered, as one tensor, and as a file's bytes
     return max(streaming, GATE_IMPORTS + streaming - IMPORTS + fitting)
 

@@ -172,7 +172,8 @@ class Recipe(Strict):
     shared_experts: tuple[SharedExpert, ...] = ()
     """Always-on experts, where the host has a place for them."""
     template: Literal["none", "chat"] = "none"
-    """`chat` wraps prompts in the specialist's chat template before the gate is fitted."""
+    """`chat` wraps prompts in the specialist's chat template, or the base's where it has none, before the gate is
+    fitted."""
     gate: Gate = Gate()
     """How the gate is made."""
     merge: Merge = Merge()

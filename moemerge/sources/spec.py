@@ -20,7 +20,8 @@ from pathlib import Path, PurePosixPath
 
 from moemerge.errors import SourceError
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+"""`owner/name`: what a hub model is called, and what a relative path may look like too."""
 PACKAGE = "package:"
 
 
@@ -82,7 +83,7 @@ def parse(spec: str, root: Path) -> Local | Hub | WithAdapter:
             f"Model `{spec}` names the revision `{revision}` of `{name}`, which is local and has no revisions",
             hint=f"write `{name}`",
         )
-    if not _HUB_ID.fullmatch(name) or name.endswith(".gguf"):
+    if not HUB_ID.fullmatch(name) or name.endswith(".gguf"):
         raise SourceError(
             f"Model `{spec}` does not exist: there is no `{os.path.normpath(_path(name, root))}`",
             hint=nearest(name, root),

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from moemerge import __version__
 from moemerge.console import count, size
-from moemerge.plan.cost import groups
+from moemerge.plan.cost import MERGEKIT, WITHOUT_ACTIVATIONS, groups
 from moemerge.plan.model import Plan
+from moemerge.sources import Checkpoint
+from moemerge.sources.adapter import AdapterCheckpoint
+from moemerge.sources.spec import HUB_ID
+
+_NO_TEXT = ", which looks at no text."
+_BASE_ONLY = ", which reads the base model on the prompts. How well it separates is not measured."
+_NOT_HELD_OUT = ". Nothing could be held out, so how well it separates is not known."
 
 
 def model_card(plan: Plan, gate: Mapping[str, Any], name: str) -> str:
@@ -26,7 +34,8 @@ def model_card(plan: Plan, gate: Mapping[str, Any], name: str) -> str:
     sections = [
         f"---\n{front}---\n\n# {name}",
         _intro(plan),
-        _experts(plan),
+        _sources(plan),
+        _licence(plan),
         _weights(plan),
         _gate(gate),
         _run(name),
@@ -35,19 +44,36 @@ def model_card(plan: Plan, gate: Mapping[str, Any], name: str) -> str:
 
 
 def _metadata(plan: Plan) -> dict[str, Any]:
-    hub = [c for c in plan.models.values() if c.kind == "hub"]
-    licences = {c.licence for c in plan.models.values() if c.licence}
+    licences = _licences(plan)
     metadata: dict[str, Any] = {}
     if len(licences) == 1:
-        metadata["license"] = licences.pop()
+        metadata["license"] = licences[0]
     elif licences:
         metadata["license"] = "other"
+    local = {c.spec for c in plan.models.values() if c.kind != "hub" and c.revision is None}
+    hub = dict.fromkeys(name for c in plan.models.values() for name in _hub_ids(c) if name not in local)
     if hub:
-        metadata["base_model"] = [c.spec.partition("@")[0] for c in hub]
+        metadata["base_model"] = list(hub)
     metadata["library_name"] = "transformers"
     metadata["pipeline_tag"] = "text-generation"
     metadata["tags"] = ["moe", "merge", "moemerge", plan.host.model_type if plan.host else ""]
     return metadata
+
+
+def _hub_ids(checkpoint: Checkpoint) -> Iterator[str]:
+    """The hub models that a source is made of, an adapter's own base (by its config) among them; nothing local."""
+    spec = checkpoint.spec.rpartition("+")[2] if checkpoint.kind == "adapter" else checkpoint.spec
+    if checkpoint.revision is not None:
+        yield spec.partition("@")[0]
+    if isinstance(checkpoint, AdapterCheckpoint):
+        yield from _hub_ids(checkpoint.base)
+        name = checkpoint.adapter["base"]
+        if isinstance(name, str) and HUB_ID.fullmatch(name) and not Path(name).exists():
+            yield name
+
+
+def _licences(plan: Plan) -> list[str]:
+    return list(dict.fromkeys(c.licence for c in plan.models.values() if c.licence))
 
 
 def _intro(plan: Plan) -> str:
@@ -62,17 +88,32 @@ def _intro(plan: Plan) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)
 
 
-def _experts(plan: Plan) -> str:
-    base = plan.models["base"]
-    rows = [("base", f"`{base.spec}`", base.revision or "", base.licence or "not stated")]
-    for expert in plan.experts:
-        model = plan.models[expert.model]
-        rows.append((expert.name, f"`{model.spec}`", model.revision or "", model.licence or "not stated"))
+def _sources(plan: Plan) -> str:
+    used = {"base": "base"} | {expert.name: expert.model for expert in plan.experts}
+    if plan.shared_expert is not None:
+        used["always-on expert"] = plan.shared_expert
+    rows = []
+    for name, key in used.items():
+        model = plan.models[key]
+        rows.append((name, f"`{model.spec}`", model.revision or "", model.licence or "not stated"))
     return "## Sources\n\n" + _table(("expert", "model", "revision", "licence"), rows)
+
+
+def _licence(plan: Plan) -> str:
+    licences = _licences(plan)
+    silent = "" if all(c.licence for c in plan.models.values()) else " Some sources state none: ask their authors."
+    if not licences:
+        return "## Licence\n\nNo source states a licence: ask their authors before you share this model."
+    if len(licences) == 1:
+        return f"## Licence\n\n`{licences[0]}`, as its sources.{silent}"
+    listed = ", ".join(f"`{licence}`" for licence in licences)
+    return (
+        f"## Licence\n\nThe sources state different licences: {listed}. Read them before you share this model.{silent}"
+    )
 
 
 def _weights(plan: Plan) -> str:
@@ -85,7 +126,8 @@ def _gate(gate: Mapping[str, Any]) -> str:
     separation = gate.get("separation") or []
     known = [(layer, value) for layer, value in enumerate(separation) if value is not None]
     if not known:
-        return text + ", which looks at no text."
+        init = gate["init"]
+        return text + (_NO_TEXT if init in WITHOUT_ACTIVATIONS else _BASE_ONLY if init in MERGEKIT else _NOT_HELD_OUT)
     mean = sum(value for _, value in known) / len(known)
     text += f". Tokens given to their own expert, cross-validated, over the layers: {mean:.3f} on average.\n\n"
     return text + _table(("layer", "token accuracy"), [(layer, f"{value:.3f}") for layer, value in known])

@@ -14,7 +14,7 @@ from moemerge.errors import GateError
 from moemerge.gate import capture as room
 from moemerge.gate.capture import Captured, Domain, capture, layer_passes
 from moemerge.gate.passages import Passage, prompt_passages
-from moemerge.gate.request import GateRequest
+from moemerge.gate.request import ExpertTexts, GateRequest
 from tests.gate.conftest import LAYERS, WIDTH, TinyModels, texts
 
 REQUEST = GateRequest("discriminant", (), LAYERS, WIDTH)
@@ -22,8 +22,8 @@ REQUEST = GateRequest("discriminant", (), LAYERS, WIDTH)
 
 def domain(name: str, tokenizer: Any, count: int = 4, negative: tuple[str, ...] = ()) -> Domain:
     """Texts of a domain, the i-th in fold i mod 2."""
-    found = prompt_passages(texts(name, count), tokenizer, REQUEST)
-    refused = prompt_passages(negative, tokenizer, REQUEST)
+    found = prompt_passages(texts(name, count), ExpertTexts(name), tokenizer, REQUEST)
+    refused = prompt_passages(negative, ExpertTexts(name), tokenizer, REQUEST)
     return Domain(name, [replace(p, fold=p.group % 2) for p in found], refused)
 
 
@@ -65,7 +65,7 @@ def test_the_hook_sees_what_the_router_sees(specialists: list[Any], tokenizer: A
         state[f"model.layers.{layer}.mlp.experts.down_proj"] = torch.stack([down] * 2)
         state[f"model.layers.{layer}.mlp.gate.weight"] = torch.randn(2, WIDTH)
     moe.load_state_dict(state)
-    (passage,) = prompt_passages(texts("code", 1), tokenizer, REQUEST)
+    (passage,) = prompt_passages(texts("code", 1), ExpertTexts("code"), tokenizer, REQUEST)
     for layer in range(LAYERS):
         seen: list[torch.Tensor] = []
         handle = moe.model.layers[layer].mlp.gate.register_forward_pre_hook(
@@ -111,7 +111,7 @@ def test_statistics_by_definition(models: TinyModels, tokenizer: Any) -> None:
 def test_padding_changes_nothing(models: TinyModels, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A padded batch gives the statistics of batches of one."""
     prompts = ("def print", "def return if else while print list", "class list def number")
-    own = Domain("code", prompt_passages(prompts, tokenizer, REQUEST), [])
+    own = Domain("code", prompt_passages(prompts, ExpertTexts("code"), tokenizer, REQUEST), [])
     together = capture(models, [own], (0, 1), WIDTH, 1, Silent())
     monkeypatch.setattr(room, "BATCH_TOKENS", 1)
     alone = capture(models, [own], (0, 1), WIDTH, 1, Silent())
@@ -121,7 +121,7 @@ def test_padding_changes_nothing(models: TinyModels, tokenizer: Any, monkeypatch
 
 def test_every_token_of_a_text_counts(models: TinyModels, tokenizer: Any) -> None:
     """The first one too: later tokens read from it."""
-    (passage,) = prompt_passages(("hello print list",), tokenizer, REQUEST)
+    (passage,) = prompt_passages(("hello print list",), ExpertTexts("code"), tokenizer, REQUEST)
     captured = capture(models, [Domain("code", [passage], [])], (0,), WIDTH, 1, Silent())
     tokens = inputs_of(models.merged(0), passage, 0)
     assert len(tokens) == 3

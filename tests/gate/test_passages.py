@@ -14,10 +14,11 @@ from moemerge.gate.passages import (
     assign_folds,
     document_passages,
     encode,
+    encode_prompt,
     prompt_passages,
     windows,
 )
-from moemerge.gate.request import ExpertTexts, GateRequest
+from moemerge.gate.request import ChatTemplate, ExpertTexts, GateRequest
 from tests.gate.conftest import LAYERS, WIDTH
 
 
@@ -27,7 +28,7 @@ def request(**settings: Any) -> GateRequest:
 
 def test_the_first_token_of_a_text_counts(tokenizer: Any) -> None:
     """It is the attention sink that all others read from, so its route matters."""
-    (passage,) = prompt_passages(("def print list",), tokenizer, request())
+    (passage,) = prompt_passages(("def print list",), ExpertTexts("code"), tokenizer, request())
     assert tokenizer.convert_ids_to_tokens(list(passage.ids)) == ["def", "print", "list"]
     assert passage.counted == (True, True, True)
 
@@ -63,7 +64,7 @@ def test_windows_lose_no_token(length: int, lead: int, context: int) -> None:
 def test_chat_template_counts_only_the_users_words(chat_tokenizer: Any) -> None:
     """The template's own tokens are told apart from the user's, also where they are the same words."""
     chat_tokenizer.chat_template = "<s> hello world {{ messages[0]['content'] | trim }} </s> hello"
-    ids, words = encode(" hello world ", chat_tokenizer, "chat")
+    ids, words = encode_prompt(" hello world ", ExpertTexts("code"), chat_tokenizer, "chat")
     tokens = chat_tokenizer.convert_ids_to_tokens(ids)
     assert tokens == ["<s>", "hello", "world", "hello", "world", "</s>", "hello"]
     assert words == [False, False, False, True, True, False, False]
@@ -72,8 +73,10 @@ def test_chat_template_counts_only_the_users_words(chat_tokenizer: Any) -> None:
 def test_chat_template_missing(tokenizer: Any) -> None:
     """A tokenizer without a template is refused."""
     with pytest.raises(GateError) as error:
-        encode("hello", tokenizer, "chat")
-    assert error.value.message == "`template: chat` needs a chat template, and the tokenizer has none"
+        encode_prompt("hello", ExpertTexts("code"), tokenizer, "chat")
+    assert error.value.message == (
+        "`template: chat` needs a chat template, and neither expert `code` nor the base has one"
+    )
     assert error.value.hint == "set `template: none`"
 
 
@@ -81,10 +84,28 @@ def test_chat_template_that_changes_the_words(chat_tokenizer: Any) -> None:
     """A template that does not show the words as they are is refused."""
     chat_tokenizer.chat_template = "{{ messages[0]['content'] | upper }}"
     with pytest.raises(GateError) as error:
-        encode("hello", chat_tokenizer, "chat")
+        encode_prompt("hello", ExpertTexts("code"), chat_tokenizer, "chat")
     assert error.value.message == (
-        "The chat template does not show the user's words once and unchanged, so its own tokens cannot be left out"
+        "The chat template of the base does not show the user's words once and unchanged, so its own tokens "
+        "cannot be left out"
     )
+
+
+def test_an_experts_own_chat_template_comes_first(chat_tokenizer: Any) -> None:
+    """With its own names of special tokens; the ids are the base's."""
+    chat_tokenizer.chat_template = "{{ messages[0]['content'] }} bonjour"
+    own = ChatTemplate("{{ bos_token }} {{ eos_token }} {{ messages[0]['content'] }} code", {"bos_token": "<pad>"})
+    ids, words = encode_prompt("hello", ExpertTexts("code", chat=own), chat_tokenizer, "chat")
+    assert chat_tokenizer.convert_ids_to_tokens(ids) == ["<pad>", "</s>", "hello", "code"]
+    assert words == [False, False, True, False]
+    ids, _ = encode_prompt("hello", ExpertTexts("math"), chat_tokenizer, "chat")
+    assert chat_tokenizer.convert_ids_to_tokens(ids) == ["hello", "bonjour"]
+
+
+def test_a_chat_template_that_is_no_template(tokenizer: Any) -> None:
+    """A syntax error is the user's to mend."""
+    with pytest.raises(GateError, match="The chat template of expert `code` cannot be rendered: "):
+        encode_prompt("hello", ExpertTexts("code", chat=ChatTemplate("{% if %}")), tokenizer, "chat")
 
 
 def test_documents_up_to_the_limit_are_all_read(tokenizer: Any) -> None:
