@@ -406,7 +406,7 @@ def test_a_pipe_in_place_of_texts() -> None:
     )
     recipe = RECIPE.replace(prompts, "data: {path: texts.txt}")
     assert refused("--gate", "discriminant", recipe=recipe) == (
-        "error: `WORK/texts.txt` is not a regular file\nhint: save its text in a file\n"
+        "error: `experts[0].data`: `WORK/texts.txt` is not a regular file\nhint: save its text in a file\n"
     )
 
 
