@@ -204,6 +204,21 @@ def test_a_specialists_own_chat_template_wraps_its_prompts(tiny: TinyMaker, tmp_
     build(recipe, tmp_path / "out", root=tmp_path)
 
 
+def test_a_model_in_two_spellings_builds_and_verifies(tiny: TinyMaker, tmp_path: Path) -> None:
+    """The mean is that of two models, for the build, the record and a check of the folder alone."""
+    from moemerge.verify import verify_folder
+
+    shutil.copytree(tiny("llama", 1), tmp_path / "code")
+    base = tiny("llama")
+    twice = build_tiny(tmp_path / "twice", base, ["code", "./code", "base"])
+    other = build_tiny(tmp_path / "other", base, ["code", "code", "base"])
+    assert weights_bytes(twice) == weights_bytes(other)
+    assert verify_folder(twice).ok
+    record = read_record(twice)
+    assert record is not None
+    assert list(record["sources"]) == ["base", "e0"]
+
+
 def test_experts_may_mix_full_checkpoints_and_the_base(tiny: TinyMaker, tmp_path: Path) -> None:
     """`base` as an expert takes the base's own FFN, and counts in the mean because it is listed."""
     base, other = tiny("llama"), tiny("llama", 1)

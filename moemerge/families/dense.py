@@ -7,8 +7,9 @@ importing transformers; a test holds the two equal. Every trap of a family is a 
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,9 @@ Group = Literal["embeddings", "attention", "norms", "lm_head", "expert", "router
 PROJECTIONS: tuple[Projection, ...] = ("gate", "up", "down")
 IGNORED = re.compile(r"(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
 """Buffers that old checkpoints store and no current class reads: they are recomputed from the config."""
+
+MAX_LAYERS = 10_000
+"""More layers than any model has; a plan lists every tensor of every layer."""
 
 _COMMON: Mapping[str, Any] = {
     "num_key_value_heads": None,
@@ -100,13 +104,18 @@ class DenseConfig:
 
         Raises:
             KeyError: the family is unknown.
-            ValueError: a size is missing a sensible value (negative, or not an integer).
+            ValueError: a field (named) has a value of another type, or a size that is none.
         """
         family = str(raw.get("model_type"))
         values = {**_COMMON, **_DEFAULTS[family], **raw}
-        for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
-            if not isinstance(values[key], int) or isinstance(values[key], bool) or values[key] < 1:
-                raise ValueError(f"`{key}` is `{values[key]!r}`, not a positive integer")
+        for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                    "max_position_embeddings"):  # fmt: skip
+            _check(key, values[key], values[key] is not None and _is_size(values[key]), "a positive integer")
+        for key in ("num_key_value_heads", "head_dim", "sliding_window"):
+            _check(key, values.get(key), _is_size(values.get(key)), "a positive integer")
+        for key, (fits, kind) in _KINDS.items():
+            if key in values:
+                _check(key, values[key], fits(values[key]), kind)
         heads = values["num_attention_heads"]
         return cls(
             family=family,
@@ -116,7 +125,7 @@ class DenseConfig:
             layers=values["num_hidden_layers"],
             heads=heads,
             kv_heads=values["num_key_value_heads"] or heads,
-            head_dim=values["head_dim"] or values["hidden_size"] // heads,
+            head_dim=_head_dim(values),
             hidden_act=values["hidden_act"],
             rms_norm_eps=values["rms_norm_eps"],
             max_position_embeddings=values["max_position_embeddings"],
@@ -181,13 +190,73 @@ class DenseConfig:
                     yield self.ffn(layer, projection).replace(".weight", ".bias"), shape[:1]
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_size(value: Any) -> bool:
+    return value is None or (_is_whole(value) and value >= 1)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _is_token(value: Any) -> bool:
+    return value is None or _is_whole(value)
+
+
+_KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "hidden_act": (lambda value: isinstance(value, str), "a name"),
+    **dict.fromkeys(("rms_norm_eps", "initializer_range", "attention_dropout"), (_is_number, "a number of 0 or more")),
+    **dict.fromkeys(
+        ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"),
+        (lambda value: value is None or isinstance(value, bool), "true or false"),
+    ),
+    "num_hidden_layers": (lambda value: value <= MAX_LAYERS, f"a number of layers up to {MAX_LAYERS:,}"),
+    "max_window_layers": (lambda value: _is_whole(value) and value >= 0, "a number of layers"),
+    "layer_types": (lambda value: value is None or isinstance(value, list), "a list"),
+    **dict.fromkeys(("bos_token_id", "pad_token_id"), (_is_token, "a token's id")),
+    "eos_token_id": (
+        lambda value: _is_token(value) or (isinstance(value, list) and all(map(_is_whole, value))),
+        "a token's id or a list of them",
+    ),
+}
+"""What the other fields must be, in a reader's words."""
+
+
+def _check(key: str, value: Any, fits: bool, kind: str) -> None:
+    if not fits:
+        raise ValueError(f"`{key}` is `{value!r}`, not {kind}")
+
+
+def _head_dim(values: Mapping[str, Any]) -> int:
+    size: int = values["head_dim"] or values["hidden_size"] // values["num_attention_heads"]
+    _check(
+        "num_attention_heads",
+        values["num_attention_heads"],
+        size >= 1,
+        f"at most `hidden_size` {values['hidden_size']}",
+    )
+    return size
+
+
 def _rope(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
     # transformers.modeling_rope_utils: a non-null `rope_scaling` replaces `rope_parameters`.
+    for key in ("rope_scaling", "rope_parameters"):
+        _check(key, raw.get(key), raw.get(key) is None or isinstance(raw[key], dict), "a map")
+    for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
+        _check(key, raw.get(key), raw.get(key) is None or _is_number(raw[key]), "a number of 0 or more")
     rope = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
-    rope.setdefault("rope_theta", raw.get("rope_theta", 10000.0))
+    theta = raw.get("rope_theta")
+    rope.setdefault("rope_theta", 10000.0 if theta is None else theta)
+    _check(
+        "rope_theta", rope["rope_theta"], _is_number(rope["rope_theta"]) and rope["rope_theta"] > 0, "a number above 0"
+    )
     if raw.get("partial_rotary_factor") is not None:
         rope.setdefault("partial_rotary_factor", raw["partial_rotary_factor"])
     rope.setdefault("rope_type", rope.get("type", "default"))
+    _check("rope_type", rope["rope_type"], isinstance(rope["rope_type"], str), "a name")
     rope.pop("type", None)
     if rope["rope_type"] in ("llama3", "yarn", "longrope"):
         original = raw.get("original_max_position_embeddings")
@@ -206,8 +275,10 @@ def _windows(family: str, values: Mapping[str, Any]) -> tuple[int | None, ...]:
         return (window,) * layers
     if not values["use_sliding_window"]:
         window = None
+    first = values["max_window_layers"]
     types = values.get("layer_types") or [
-        "sliding_attention" if window is not None and layer >= values["max_window_layers"] else "full_attention"
-        for layer in range(layers)
+        "sliding_attention" if window is not None and layer >= first else "full_attention" for layer in range(layers)
     ]
+    fits = len(types) == layers and set(map(str, types)) <= {"sliding_attention", "full_attention"}
+    _check("layer_types", types, fits, f"`sliding_attention` or `full_attention` for each of the {layers} layers")
     return tuple(window if kind == "sliding_attention" else None for kind in types)

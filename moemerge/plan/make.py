@@ -8,15 +8,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from moemerge.errors import MoemergeError, Problem
-from moemerge.families import DENSE_FAMILIES, DenseConfig, Host, choose_host, family_problem
+from moemerge.families import DENSE_FAMILIES, DenseConfig, Group, Host, choose_host, family_problem
 from moemerge.plan.checks import check_licences, check_model, check_prompts, check_tied_head
-from moemerge.plan.mapping import Layout, map_tensors
+from moemerge.plan.mapping import Layout, group_method, map_tensors
 from moemerge.plan.model import OutputTensor, Plan, PlannedExpert
 from moemerge.recipe.schema import Recipe
 from moemerge.sources import Checkpoint, open_checkpoint
+from moemerge.sources.adapter import AdapterCheckpoint
 
 DTYPES: Mapping[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """The recipe's dtype names and safetensors' names for them."""
+
+MERGED_GROUPS: tuple[Group, ...] = ("embeddings", "attention", "norms", "lm_head")
+WEIGHTED = frozenset({"weighted", "task_arithmetic", "ties", "dare_ties", "auto"})
+"""Methods in which an expert's `weight` counts (`auto` tries some of them)."""
 
 
 @dataclass
@@ -41,6 +46,8 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
     """
     found = _Findings()
     models, experts = _open_models(recipe, root, configs_only, found)
+    recipe = _with_one_spelling(recipe, models, experts)
+    _check_merge(recipe, experts, found)
     base = models.get("base")
     dense, host = _architecture(recipe, base, found) if base is not None else (None, None)
     planned: list[PlannedExpert] = []
@@ -81,9 +88,13 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
 def _open_models(
     recipe: Recipe, root: Path, configs_only: bool, found: _Findings
 ) -> tuple[dict[str, Checkpoint], dict[str, str]]:
-    """Opens base and experts; returns the models by key and each spec's key."""
+    """Opens base and experts; returns the models by key and each spec's key.
+
+    Specs of the same files (`m/code` and `./m/code`, a link and what it leads to) have one key.
+    """
     models: dict[str, Checkpoint] = {}
     keys: dict[str, str] = {"base": "base", recipe.base_model: "base"}
+    places: dict[object, str] = {}
     wanted = [("base", recipe.base_model, "`base_model`")]
     wanted += [(expert.name, expert.model, f"expert `{expert.name}`") for expert in recipe.experts]
     wanted += [(f"shared-{i}", shared.model, f"shared expert {i}") for i, shared in enumerate(recipe.shared_experts)]
@@ -105,9 +116,52 @@ def _open_models(
             for problem in error.problems:
                 found.problems.append(Problem(problem.code, f"{label}: {problem.message}", problem.hint))
             continue
+        first = places.setdefault(_place(checkpoint), key)
+        if first != key:
+            found.notes.append(f"{label}: `{spec}` is the same model as `{models[first].spec}`, and counts once")
+            keys[spec] = first
+            continue
         models[key] = checkpoint
         found.warnings += [Problem(p.code, f"{label}: {p.message}", p.hint) for p in checkpoint.warnings]
     return models, keys
+
+
+def _place(checkpoint: Checkpoint) -> object:
+    """Equal for checkpoints of the same files: an adapter's are its own and its base's."""
+    under = _place(checkpoint.base) if isinstance(checkpoint, AdapterCheckpoint) else None
+    return checkpoint.location.resolve(), under
+
+
+def _with_one_spelling(recipe: Recipe, models: Mapping[str, Checkpoint], keys: Mapping[str, str]) -> Recipe:
+    """The recipe with each model spelled as where it is named first, so that whoever reads it counts as the plan does.
+
+    `base` stays as it is.
+    """
+
+    def spelled(spec: str) -> str:
+        key = keys[spec]
+        return spec if spec == "base" or key not in models else recipe.base_model if key == "base" else models[key].spec
+
+    experts = tuple(expert.model_copy(update={"model": spelled(expert.model)}) for expert in recipe.experts)
+    shared = tuple(expert.model_copy(update={"model": spelled(expert.model)}) for expert in recipe.shared_experts)
+    return recipe.model_copy(update={"experts": experts, "shared_experts": shared})
+
+
+def _check_merge(recipe: Recipe, keys: Mapping[str, str], found: _Findings) -> None:
+    """What hangs on how many distinct models there are, and on one weight for each."""
+    weights: dict[str, tuple[str, float]] = {}
+    asked = {recipe.merge.shared, *(getattr(recipe.merge, group) for group in MERGED_GROUPS)}
+    for expert in recipe.experts:
+        name, weight = weights.setdefault(keys[expert.model], (expert.name, expert.weight))
+        if weight != expert.weight and asked & WEIGHTED:
+            message = f"experts `{name}` and `{expert.name}` are one model with two weights, {weight:g} and"
+            hint = "give both the same `weight`: a model is merged once, however many experts it makes"
+            found.problems.append(Problem("weights-differ", f"{message} {expert.weight:g}", hint))
+    if "slerp" in {group_method(recipe.merge, group) for group in MERGED_GROUPS} and len(weights) != 2:
+        message = f"`slerp` merges two models, and the experts come from {len(weights)}"
+        found.problems.append(
+            Problem("slerp", message, "use `mean`, or another method that takes any number of models")
+        )
 
 
 def _is_adapter(root: Path, spec: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemerge.families import DENSE_FAMILIES, DenseConfig
+from moemerge.families import DENSE_FAMILIES, HOSTS, DenseConfig
 from tests.tiny import tiny_config
 
 BOUNDS = {
@@ -98,3 +99,64 @@ def test_shared_and_ffn_tensors_partition_the_model(family: str, layers: int, ti
     ffn = [dense.ffn(layer, p) for layer in range(layers) for p in ("gate", "up", "down")]
     assert len(set(shared)) == len(shared)
     assert sorted(shared + ffn) == sorted(name for name, _ in dense.tensors())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("rope_scaling", [1], "`rope_scaling` is `[1]`, not a map"),
+        ("rope_parameters", "x", "`rope_parameters` is `'x'`, not a map"),
+        ("rope_parameters", {"rope_theta": "x"}, "`rope_theta` is `'x'`, not a number above 0"),
+        ("rope_scaling", {"rope_type": 3}, "`rope_type` is `3`, not a name"),
+        ("rope_theta", "10000", "`rope_theta` is `'10000'`, not a number of 0 or more"),
+        ("max_window_layers", "x", "`max_window_layers` is `'x'`, not a number of layers"),
+        ("max_position_embeddings", "x", "`max_position_embeddings` is `'x'`, not a positive integer"),
+        ("sliding_window", "x", "`sliding_window` is `'x'`, not a positive integer"),
+        ("eos_token_id", "a", "`eos_token_id` is `'a'`, not a token's id or a list of them"),
+        ("eos_token_id", [1, "a"], "`eos_token_id` is `[1, 'a']`, not a token's id or a list of them"),
+        ("bos_token_id", [1], "`bos_token_id` is `[1]`, not a token's id"),
+        ("head_dim", "64", "`head_dim` is `'64'`, not a positive integer"),
+        ("num_key_value_heads", 0, "`num_key_value_heads` is `0`, not a positive integer"),
+        ("rms_norm_eps", None, "`rms_norm_eps` is `None`, not a number of 0 or more"),
+        ("hidden_act", 1, "`hidden_act` is `1`, not a name"),
+        ("tie_word_embeddings", "false", "`tie_word_embeddings` is `'false'`, not true or false"),
+        ("layer_types", ["full_attention"], "`layer_types` is `['full_attention']`, not `sliding_attention` or "
+         "`full_attention` for each of the 4 layers"),
+        ("num_hidden_layers", 10**9, "`num_hidden_layers` is `1000000000`, not a number of layers up to 10,000"),
+        ("num_attention_heads", 64, "`num_attention_heads` is `64`, not at most `hidden_size` 32"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_refused(field: str, value: object, message: str) -> None:
+    """The field and its value are named, and what it should be."""
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        DenseConfig.resolve({"model_type": "qwen2", **BOUNDS, field: value})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.just(10**400) | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["rope_type", "type", "rope_theta"]), inner)
+    ),
+    max_leaves=4,
+)
+FIELDS = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim",
+    "num_key_value_heads", "max_position_embeddings", "sliding_window", "use_sliding_window", "max_window_layers",
+    "layer_types", "rope_scaling", "rope_parameters", "rope_theta", "partial_rotary_factor", "hidden_act",
+    "original_max_position_embeddings", "rms_norm_eps", "initializer_range", "tie_word_embeddings", "attention_bias",
+    "attention_dropout", "mlp_bias", "bos_token_id", "eos_token_id", "pad_token_id", "model_type",
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=600)
+@given(st.sampled_from(DENSE_FAMILIES), st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5))
+def test_no_json_gives_anything_but_a_refusal(family: str, change: dict[str, Any]) -> None:
+    """Whatever stands in a config, it is read or refused, and what is read can be mapped and compared."""
+    try:
+        dense = DenseConfig.resolve({"model_type": family, **BOUNDS, **change})
+    except (ValueError, KeyError):
+        return
+    assert all(extent >= 1 for _, shape in dense.tensors() for extent in shape)
+    assert json.dumps(dict(dense.rope))
+    for host in HOSTS.values():
+        host.refuse(dense)

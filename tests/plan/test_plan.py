@@ -308,3 +308,38 @@ def test_a_plan_fetches_no_data_set(tiny: TinyMaker, tmp_path: Path) -> None:
     """An id on the hub is left to the build."""
     data = {"prompts": (), "data": {"path": "somebody/some-texts"}}
     assert make_plan(recipe_of(tiny("llama"), ["base", tiny("llama", 1)], expert_1=data), tmp_path).ok
+
+
+def test_a_model_counts_once_however_it_is_spelled(tiny: TinyMaker, tmp_path: Path) -> None:
+    """`m/code`, `./m/code`, an absolute path and a link are one model of the mean, and that is said."""
+    (tmp_path / "m").mkdir()
+    base, code = changed(tiny("llama"), tmp_path / "m" / "base"), changed(tiny("llama", 1), tmp_path / "m" / "code")
+    changed(tiny("llama", 2), tmp_path / "m" / "math")
+    (tmp_path / "link").symlink_to(code)
+    spellings = ["m/code", "./m/code", str(code), "link", "m/math", str(base)]
+    plan = make_plan(recipe_of(Path("m/base"), spellings), tmp_path)
+    assert plan.ok, plan.problems
+    assert [expert.model for expert in plan.experts] == ["e0", "e0", "e0", "e0", "e4", "base"]
+    merged = next(part for t in plan.of_group("attention") for part in t.parts if isinstance(part, Merged))
+    assert [source.model for source in merged.sources] == ["e0", "e4", "base"]
+    assert [e.model for e in plan.recipe.experts] == ["m/code"] * 4 + ["m/math", "m/base"]
+    assert plan.notes[0] == "expert `e1`: `./m/code` is the same model as `m/code`, and counts once"
+
+
+def test_one_model_has_one_weight(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Two weights are refused where a method would have to choose between them."""
+    base, other = tiny("llama"), tiny("llama", 1)
+    weights: dict[str, Any] = {"expert_0": {"weight": 1.0}, "expert_1": {"weight": 2.0}}
+    (problem,) = plan_of(base, [other, other, "base"], merge={"attention": "ties"}, **weights).problems
+    assert problem.message == "experts `e0` and `e1` are one model with two weights, 1 and 2"
+    weights = {"expert_0": {"weight": 1.0}, "expert_1": {"weight": 2.0}}
+    assert plan_of(base, [other, other, "base"], **weights).ok
+
+
+def test_slerp_counts_models_and_not_spellings(tiny: TinyMaker) -> None:
+    """Two spellings of one model leave slerp with nothing to go to."""
+    other = tiny("llama", 1)
+    aliases = [other, f"{other.parent}/./{other.name}"]
+    (problem,) = plan_of(tiny("llama"), aliases, merge={"shared": "slerp"}).problems
+    assert problem.message == "`slerp` merges two models, and the experts come from 1"
+    assert plan_of(tiny("llama"), [*aliases, "base"], merge={"shared": "slerp"}).ok
