@@ -95,6 +95,7 @@ def _open_models(
     models: dict[str, Checkpoint] = {}
     keys: dict[str, str] = {"base": "base", recipe.base_model: "base"}
     places: dict[object, str] = {}
+    said: set[Problem] = set()
     wanted = [("base", recipe.base_model, "`base_model`")]
     wanted += [(expert.name, expert.model, f"expert `{expert.name}`") for expert in recipe.experts]
     wanted += [(f"shared-{i}", shared.model, f"shared expert {i}") for i, shared in enumerate(recipe.shared_experts)]
@@ -122,7 +123,9 @@ def _open_models(
             keys[spec] = first
             continue
         models[key] = checkpoint
-        found.warnings += [Problem(p.code, f"{label}: {p.message}", p.hint) for p in checkpoint.warnings]
+        new = [problem for problem in checkpoint.warnings if problem not in said]  # of one file, named by several
+        said.update(new)
+        found.warnings += [Problem(p.code, f"{label}: {p.message}", p.hint) for p in new]
     return models, keys
 
 

