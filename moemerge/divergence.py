@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from moemerge.console import Progress
 from moemerge.errors import Problem
 from moemerge.families import PROJECTIONS
 from moemerge.plan import Plan
+from moemerge.sources import Checkpoint
 from moemerge.stream import row_blocks
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SAME = 1e-6
 _FAR = 0.5
@@ -14,6 +20,8 @@ _FAR = 0.5
 
 def measure_divergence(plan: Plan, progress: Progress) -> tuple[dict[str, float], list[Problem]]:
     """‖expert − base‖ / ‖base‖ over all FFN matrices, in fp64, streamed in row blocks.
+
+    FFNs of another width are compared as a build makes them alike: the narrower one padded with zeros.
 
     Args:
         plan: a plan without problems whose weights are at hand.
@@ -30,16 +38,28 @@ def measure_divergence(plan: Plan, progress: Progress) -> tuple[dict[str, float]
     for layer in range(plan.dense.layers):
         for projection in PROJECTIONS:
             name = plan.dense.ffn(layer, projection)
-            for rows in row_blocks(base.tensors[name].shape):
-                ours = base.read(name, rows).double()
+            shapes = [plan.models[key].tensors[name].shape for key in ("base", *changed)]
+            widest = tuple(map(max, *shapes)) if len(shapes) > 1 else shapes[0]
+            for rows in row_blocks(widest):
+                ours = _padded(base, name, rows, widest[1])
                 total += float((ours * ours).sum())
                 for key in changed:
-                    theirs = plan.models[key].read(name, rows).double()
-                    if theirs.shape == ours.shape:
-                        changed[key] += float(((theirs - ours) ** 2).sum())
+                    changed[key] += float(((_padded(plan.models[key], name, rows, widest[1]) - ours) ** 2).sum())
         progress.advance()
     distance = {e.name: (changed[e.model] / total) ** 0.5 for e in plan.experts}
     return distance, [problem for e in plan.experts if (problem := _judge(e.name, e.model, distance[e.name]))]
+
+
+def _padded(checkpoint: Checkpoint, name: str, rows: slice, columns: int) -> Tensor:
+    """Rows of a matrix in fp64, with zeros where it is narrower or ends before them."""
+    import torch
+
+    height, width = checkpoint.tensors[name].shape
+    value = torch.zeros(rows.stop - rows.start, columns, dtype=torch.float64)
+    if rows.start < height:
+        held = checkpoint.read(name, slice(rows.start, min(rows.stop, height)))
+        value[: held.shape[0], :width] = held
+    return value
 
 
 def _judge(name: str, model: str, distance: float) -> Problem | None:
