@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+import xxhash
+from safetensors.torch import load_file
+from torch import nn
 
 from tests.conftest import TinyMaker
 from tests.moe import build_tiny, forced, greedy, load, logits, relative_error, some_tokens
@@ -87,6 +90,70 @@ def test_the_forced_router_can_fail(tiny: TinyMaker, tmp_path: Path) -> None:
         first = logits(sparse, tokens)
     with forced(sparse, 1):
         assert relative_error(logits(sparse, tokens), first) > 100 * BAR
+
+
+class WithSharedExpert(nn.Module):
+    """FFN(x) + factor · other FFN(x): what an always-on expert means."""
+
+    def __init__(self, own: nn.Module, always: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.own, self.always, self.factor = own, always, factor
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.own(hidden) + self.factor * self.always(hidden)  # type: ignore[no-any-return]  # modules are untyped
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_an_always_on_expert_is_added_to_the_routed_ones(
+    family: str, factor: float, tiny: TinyMaker, tmp_path: Path
+) -> None:
+    """The MoE forced to expert i is the dense model whose FFN is i's plus `residual_scale` times the shared one's."""
+    base, *specialists = (tiny(family, seed, scale=4.0) for seed in range(3))
+    fields: dict[str, Any] = {"shared_experts": [{"model": "base", "residual_scale": factor}]}
+    fields |= {"architecture": "qwen2_moe", "merge": {"shared": "base"}}
+    sparse = load(build_tiny(tmp_path / "out", base, specialists, **fields))
+    tokens = some_tokens()
+    for index, specialist in enumerate(specialists):
+        reference, always, own = load(base), load(base), load(specialist)
+        for place, layer in enumerate(reference.model.layers):
+            layer.mlp = WithSharedExpert(own.model.layers[place].mlp, always.model.layers[place].mlp, factor)
+        with forced(sparse, index):
+            assert relative_error(logits(sparse, tokens), logits(reference, tokens)) <= BAR
+
+
+@pytest.mark.parametrize("layout", ["per_expert", "fused"])
+def test_a_residual_scale_is_a_factor_on_the_ffn(layout: str, tiny: TinyMaker, tmp_path: Path) -> None:
+    """The expert's output, not its input, is scaled."""
+    base, specialist = tiny("llama", 0, scale=4.0), tiny("llama", 1, scale=4.0)
+    fields: dict[str, Any] = {"expert_1": {"residual_scale": 0.3}, "output": {"layout": layout}}
+    sparse = load(build_tiny(tmp_path / "out", base, [base, specialist], merge={"shared": "base"}, **fields))
+    reference, own = load(base), load(specialist)
+    for place, layer in enumerate(reference.model.layers):
+        layer.mlp = own.model.layers[place].mlp
+        layer.mlp.register_forward_hook(lambda _module, _inputs, output: 0.3 * output)
+    tokens = some_tokens()
+    with forced(sparse, 1):
+        assert relative_error(logits(sparse, tokens), logits(reference, tokens)) <= BAR
+
+
+def test_noise_is_gaussian_seeded_and_added_before_the_scale(tiny: TinyMaker, tmp_path: Path) -> None:
+    """N(0, noise_scale²) by torch's generator, seeded with xxh3-64 of `seed:model:tensor` without its last bit."""
+    base, specialist = tiny("llama"), tiny("llama", 1)
+    noisy: dict[str, Any] = {"expert_1": {"noise_scale": 0.25, "residual_scale": 0.5}, "seed": 7}
+    out = load_file(build_tiny(tmp_path / "out", base, [base, specialist], **noisy) / "model.safetensors")
+    source = load_file(specialist / "model.safetensors")
+    seen = []
+    for layer in range(2):
+        for short, projection in (("w1", "gate"), ("w2", "down"), ("w3", "up")):
+            name = f"model.layers.{layer}.mlp.{projection}_proj.weight"
+            seed = xxhash.xxh3_64_intdigest(f"8:e1:{name}".encode()) >> 1
+            noise = 0.25 * torch.randn(source[name].shape, generator=torch.Generator().manual_seed(seed))
+            expected = (source[name] + noise) * (0.5 if projection == "down" else 1.0)
+            assert torch.equal(out[f"model.layers.{layer}.block_sparse_moe.experts.1.{short}.weight"], expected)
+            seen.append(noise.flatten())
+    assert float(torch.cat(seen).std()) == pytest.approx(0.25, rel=0.05)
+    assert float(torch.cat(seen).mean()) == pytest.approx(0.0, abs=0.01)
 
 
 def test_padded_experts_are_exact(tiny: TinyMaker, tmp_path: Path) -> None:
