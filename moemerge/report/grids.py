@@ -185,15 +185,20 @@ def tasks(report: Report) -> Grid | None:
     return grid("Tasks", ("task", "metric", "value"), rows)
 
 
+ENDLESS = "not ended"
+"""How the end of a reply begins that the model did not end itself."""
+
+
 def chat(report: Report) -> Grid | None:
     """A reply for each domain through the chat template, and whether it ended by itself."""
     rows = []
     for name, found in mapping(report, "chat").items():
         stopped = at(found, "stopped")
-        ended = "stopped" if stopped is True else "NEVER STOPPED" if stopped is False else NONE
         stop = text(found, "stop") if stopped is True else ""
         tokens = number(found, "tokens")
-        end = Cell(f"{ended} by {stop}" if stop else ended, small="" if tokens is None else f"{whole(tokens)} tokens")
+        long = "" if tokens is None else f"{whole(tokens)} tokens"
+        ended = f"{'ended' if stopped else ENDLESS}{f' after {long}' if long else ''}{f' by {stop}' if stop else ''}"
+        end = Cell(ended if isinstance(stopped, bool) else NONE)
         rows.append((Cell(name), Cell(text(found, "prompt")), Cell(text(found, "reply")), end))
     return grid("Chat replies", ("domain", "prompt", "reply", "end"), rows)
 

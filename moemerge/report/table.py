@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 _SHORT = {"own specialist": "own", "linear merge": "linear", "oracle routing": "oracle", "random gate": "random"}
 """Heads of a narrow table; a line beneath says what they stand for."""
-_NARROW = 100
+_NARROW = 112
 _MOST_COLUMNS = 6
 """With more experts the confusion is a list of the most frequent ones."""
 _MOST_ROWS = 8
 """With more experts than twice this, only the busiest and the idlest are listed."""
-_LONGEST_REPLY = 400
+_LONGEST_REPLY = 160
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -130,6 +130,7 @@ def _cut(found: Grid | None) -> Grid | None:
 
 
 def _shortened(words: str) -> str:
+    words = " ".join(words.split())
     return words if len(words) <= _LONGEST_REPLY else f"{words[:_LONGEST_REPLY]} …"
 
 
