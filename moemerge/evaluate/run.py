@@ -240,11 +240,10 @@ class Evaluation:
         }
 
     def _notes(self) -> list[str]:
-        found = [
-            f"domain `{domain.name}` has {len(domain.texts)} documents: fewer than {FEW}, so its intervals are rough"
-            for domain in self.domains
-            if len(domain.texts) < FEW
-        ]
+        few = [f"`{domain.name}` {len(domain.texts)}" for domain in self.domains if len(domain.texts) < FEW]
+        found = []
+        if few:
+            found.append(f"few documents ({', '.join(few)}): with fewer than {FEW} a domain the intervals are rough")
         strangers = self.baselines.strangers()
         if strangers:
             listed = ", ".join(f"`{name}`" for name in strangers)
