@@ -103,3 +103,9 @@ class EvalError(MoemergeError):
     """A built model cannot be measured with what was given."""
 
     code = "eval"
+
+
+class TrainError(MoemergeError):
+    """A router cannot be trained with what was given."""
+
+    code = "train"

@@ -1,0 +1,126 @@
+"""Looks at the held-out texts with the model as it would be exported: gates rounded as stored, routing hard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moemerge.console import Silent
+from moemerge.evaluate.losses import document_losses
+from moemerge.evaluate.processes import Processes
+from moemerge.evaluate.routers import Routers
+from moemerge.evaluate.routing import IDLE, RouteCounter, RouteCounts
+from moemerge.evaluate.windows import Encoded
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One look.
+
+    Attributes:
+        losses: sums of each domain's documents, nats, fp64.
+        tokens: scored tokens of each domain's documents.
+        load: each expert's share of the assignments, mean over layers and domains, `[E]`.
+        accuracy: share of the tokens whose top-1 expert is their domain's, mean over layers and domains.
+    """
+
+    losses: Mapping[str, Tensor]
+    tokens: Mapping[str, Tensor]
+    load: Tensor
+    accuracy: float
+
+    @property
+    def by_domain(self) -> dict[str, float]:
+        """Nats a token of each domain."""
+        return {name: float(sums.sum() / self.tokens[name].sum()) for name, sums in self.losses.items()}
+
+    @property
+    def mean(self) -> float:
+        """The mean of the domains' losses, nats a token: what is to fall."""
+        return math.fsum(self.by_domain.values()) / len(self.losses)
+
+    @property
+    def idle(self) -> set[int]:
+        """Experts with less than `IDLE` of their fair share."""
+        return {number for number, share in enumerate(self.load.tolist()) if share < IDLE / len(self.load)}
+
+    def rise_over(self, other: Judgement, seed: int) -> tuple[float, float, float]:
+        """The mean less the other's, with the 95 % interval of a paired bootstrap over the documents."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.zeros(RESAMPLES, dtype=torch.float64)
+        for name, sums in self.losses.items():
+            picked = torch.randint(len(sums), (RESAMPLES, len(sums)), generator=generator)
+            gap = (sums - other.losses[name])[picked].sum(dim=1) / self.tokens[name][picked].sum(dim=1)
+            drawn += gap / len(self.losses)
+        return self.mean - other.mean, float(drawn.quantile(0.025)), float(drawn.quantile(0.975))
+
+
+class Judge:
+    """Measures gates.
+
+    Args:
+        model: the mixture.
+        routers: its routers.
+        encoded: the held-out documents by domain.
+        own: the number of each domain's own expert.
+        stored: the dtype in which the folder holds the gates.
+        processes: those that share the work.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        routers: Routers,
+        encoded: Mapping[str, Encoded],
+        own: Mapping[str, int],
+        stored: torch.dtype,
+        processes: Processes,
+    ) -> None:
+        self._model, self._routers, self._encoded, self._own = model, routers, encoded, own
+        self._stored, self._processes = stored, processes
+
+    @contextmanager
+    def exported(self, weights: Sequence[Tensor]) -> Iterator[None]:
+        """The model with these gates, rounded as the folder would hold them."""
+        kept = [module.weight.detach().clone() for module in self._routers.modules]
+        try:
+            self._put([weight.to(self._stored) for weight in weights])
+            yield
+        finally:
+            self._put(kept)
+
+    def _put(self, weights: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            for module, weight in zip(self._routers.modules, weights, strict=True):
+                module.weight.copy_(weight)
+
+    def look(self, weights: Sequence[Tensor]) -> Judgement:
+        """Measures the gates `[E, d]` of all layers.
+
+        Raises:
+            EvalError: a loss is not finite.
+        """
+        losses, loads, right = {}, [], []
+        with self.exported(weights):
+            for name, encoded in self._encoded.items():
+                counter = RouteCounter(self._routers)
+                with counter.watching():
+                    losses[name] = document_losses(self._model, encoded, Silent(), self._processes, counter.before)
+                counts = RouteCounts.from_sums(counter.sums(self._processes))
+                loads.append((counts.routed / counts.routed.sum(dim=1, keepdim=True)).mean(dim=0))
+                first = counts.first / counts.first.sum(dim=1, keepdim=True)
+                right.append(float(first[:, self._own[name]].mean()))
+        return Judgement(
+            losses,
+            {name: torch.tensor(encoded.tokens, dtype=torch.float64) for name, encoded in self._encoded.items()},
+            torch.stack(loads).mean(dim=0),
+            math.fsum(right) / len(right),
+        )

@@ -1,0 +1,294 @@
+"""The training loop: steps, looks at the held-out texts, what is kept, what is put back, what is saved."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moemerge.console import Progress
+from moemerge.errors import EvalError
+from moemerge.evaluate.processes import Processes
+from moemerge.train.gates import Gates
+from moemerge.train.judge import Judge, Judgement
+from moemerge.train.options import TrainOptions
+from moemerge.train.routing import TrainedRouting
+from moemerge.train.rows import Rows, Sampler
+from moemerge.train.schedule import rate_at, steps_in
+from moemerge.train.state import State, save_state
+from moemerge.train.step import Losses, step_gradients
+from moemerge.train.teacher import Taught, Teacher
+
+BLOCK = 20
+"""Steps whose rows the specialists read at a time."""
+DIVERGED = 0.5
+"""Nats a token above the best at which the held-out loss has diverged."""
+MOST_RESTORED = 4
+"""Training ends when the best state was put back so often."""
+TIMED = 3
+"""Steps after which their speed is known."""
+
+
+@dataclass
+class Run:
+    """Where a training is; plain data but for the best state.
+
+    Attributes:
+        step: steps done.
+        steps: steps to do.
+        waited: looks without a better one.
+        restored: how often the best state was put back.
+        factor: on the learning rate.
+        best_step: the step of the best look.
+        seconds: time spent on steps and looks.
+        ended: why it ended, None while it goes on.
+        history: one entry a look.
+    """
+
+    step: int
+    steps: int
+    waited: int = 0
+    restored: int = 0
+    factor: float = 1.0
+    best_step: int = 0
+    seconds: float = 0.0
+    ended: str | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Loop:
+    """One training.
+
+    Args:
+        model: the mixture, frozen.
+        gates: at the start.
+        routing: what replaces the routers.
+        sampler: the rows, none taken yet.
+        judge: looks at the held-out texts.
+        teacher: for distillation, or None.
+        options: the options.
+        names: of the experts, for what is said.
+        asked: what a resumed training must have been asked for too.
+        state: where to save.
+        progress: how to report.
+        processes: those that share the work.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        gates: Gates,
+        routing: TrainedRouting,
+        sampler: Sampler,
+        judge: Judge,
+        teacher: Teacher | None,
+        options: TrainOptions,
+        names: tuple[str, ...],
+        asked: Mapping[str, Any],
+        state: Path,
+        progress: Progress,
+        processes: Processes,
+    ) -> None:
+        self._model, self._gates, self._routing, self._sampler = model, gates, routing, sampler
+        self._judge, self._teacher, self._options, self._names = judge, teacher, options, names
+        self._asked, self._path, self._progress, self._processes = asked, state, progress, processes
+        self._optimizer = self._fresh_optimizer()
+        self._prepared: list[tuple[list[Rows], list[Taught | None]]] = []
+        self.run = Run(0, options.steps)
+        self.start: Judgement
+        self.best: Judgement
+        self.start_state: dict[str, Tensor]
+        self.best_state: dict[str, Tensor]
+
+    def _fresh_optimizer(self) -> torch.optim.AdamW:
+        return torch.optim.AdamW(self._gates.parameters, lr=self._options.rate, betas=(0.9, 0.98), weight_decay=0.0)
+
+    def begin(self) -> None:
+        """Looks at the start, which training has to beat."""
+        self.start = self.best = self._judge.look(self._gates.weights)
+        self.best_state = self.start_state = self._gates.state()
+        self.run.history.append(self._entry(self.start, None))
+        self._save()
+
+    def go(self) -> None:
+        """Trains to the end."""
+        run, options = self.run, self._options
+        self._progress.stage("train", run.steps, "steps")
+        self._progress.advance(run.step)
+        losses: Losses | None = None
+        tokens, since = 0, time.monotonic()
+        while run.ended is None:
+            began = time.monotonic()
+            losses = self._step()
+            tokens += losses.tokens if losses is not None else 0
+            run.step += 1
+            self._progress.advance()
+            last = run.step >= run.steps
+            if losses is None or last or run.step % options.judge_every == 0:
+                self._look(losses, tokens / max(time.monotonic() - since, 1e-9), last=last)
+                tokens, since = 0, time.monotonic()
+            run.seconds += time.monotonic() - began
+            self._fit_into_time()
+
+    def _fit_into_time(self) -> None:
+        """Shortens the schedule once the speed is known; ends it where the time is over all the same."""
+        run, minutes = self.run, self._options.minutes
+        if minutes is None or run.ended is not None:
+            return
+        seconds = self._processes.from_first(lambda: run.seconds)
+        if run.step == TIMED or run.step == self._options.judge_every + TIMED:
+            run.steps = max(steps_in(60 * minutes, seconds / run.step, self._options.steps), run.step + 1)
+        elif seconds > 60 * minutes:
+            run.steps = run.step + 1
+
+    def _step(self) -> Losses | None:
+        """One optimiser step; None where its loss or gradient is not finite, and nothing was changed then."""
+        options, run = self._options, self.run
+        batches, taught = self._next_rows()
+        gradients, losses = step_gradients(
+            self._model, self._gates, self._routing, batches, taught, options, self._processes
+        )
+        self._gates.pull(gradients)
+        norm = torch.nn.utils.clip_grad_norm_(self._gates.parameters, options.clip)
+        if not (math.isfinite(losses.total(options)) and bool(torch.isfinite(norm))):
+            return None
+        for group in self._optimizer.param_groups:
+            group["lr"] = options.rate * run.factor * rate_at(run.step, run.steps, options.warm_up)
+        self._optimizer.step()
+        self._gates.refresh()
+        return losses
+
+    def _next_rows(self) -> tuple[list[Rows], list[Taught | None]]:
+        options = self._options
+        if not self._prepared:
+            # one block after the other, however training was interrupted, so a specialist is put together once a block
+            count = BLOCK - self.run.step % BLOCK if self._teacher is not None else 1
+            steps = [[self._sampler.take(options.rows) for _ in range(options.accumulation)] for _ in range(count)]
+            if self._teacher is None:
+                self._prepared = [(batches, [None] * len(batches)) for batches in steps]
+            else:
+                # each step's batches are shared out by themselves, as the step shares them out
+                taught = self._teacher.teach(steps)
+                self._prepared = list(zip(steps, taught, strict=True))
+        return self._prepared.pop(0)
+
+    def _look(self, losses: Losses | None, speed: float, *, last: bool) -> None:
+        run, options = self.run, self._options
+        try:
+            found = self._judge.look(self._gates.weights) if losses is not None else None
+        except EvalError:  # a loss that is not finite
+            found = None
+        trouble = self._trouble(found)
+        if found is not None:
+            run.history.append(self._entry(found, losses))
+            self._say(found, losses, speed)
+        if trouble is not None:
+            self._restore(trouble)
+        elif found is not None and found.mean < self.best.mean:
+            self.best, self.best_state = found, self._gates.state()
+            run.best_step, run.waited = run.step, 0
+        else:
+            run.waited += 1
+        if run.restored >= MOST_RESTORED:
+            run.ended = f"the best state was put back {run.restored} times"
+        elif last:
+            run.ended = "all steps done"
+        elif run.waited >= options.patience:
+            run.ended = f"no better look in {run.waited}"
+        self._save()
+
+    def _trouble(self, found: Judgement | None) -> str | None:
+        if found is None:
+            return "a loss or gradient is not finite"
+        if found.mean > self.best.mean + DIVERGED:
+            return f"the held-out loss rose to {found.mean:.4f}"
+        collapsed = sorted(found.idle - self.start.idle)
+        if collapsed:
+            return f"the load of {', '.join(f'`{self._names[number]}`' for number in collapsed)} collapsed"
+        return None
+
+    def _restore(self, why: str) -> None:
+        run = self.run
+        run.restored += 1
+        run.factor /= 2
+        self._gates.load(self.best_state)
+        self._optimizer = self._fresh_optimizer()
+        self._progress.note(
+            f"step {run.step}: {why}; back to the state of step {run.best_step}, learning rate halved to "
+            f"{self._options.rate * run.factor:.2g}"
+        )
+
+    def _entry(self, found: Judgement, losses: Losses | None) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "step": self.run.step,
+            "held_out": round(found.mean, 6),
+            "domains": {name: round(value, 6) for name, value in found.by_domain.items()},
+            "load": [round(share, 4) for share in found.load.tolist()],
+            "accuracy": round(found.accuracy, 4),
+        }
+        if losses is not None:
+            for name in ("next_token", "balance", "z", "domain", "distil"):
+                entry[name] = round(getattr(losses, name), 6)
+        return entry
+
+    def _say(self, found: Judgement, losses: Losses | None, speed: float) -> None:
+        run = self.run
+        left = (run.steps - run.step) * run.seconds / max(run.step - 1, 1) / 60
+        terms = f"loss {losses.next_token:.4f}, " if losses is not None else ""
+        load = " ".join(f"{100 * share:.0f}" for share in found.load.tolist())
+        self._progress.note(
+            f"step {run.step}/{run.steps}: {terms}held out {found.mean:.4f} (start {self.start.mean:.4f}), "
+            f"load {load} %, {speed:,.0f} tokens/s, {left:.1f} min left"
+        )
+
+    # What is saved
+
+    def _save(self) -> None:
+        if not self._processes.first:
+            return
+        tensors = {f"gates.{name}": value for name, value in self._gates.state().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best_state.items()}
+        tensors |= {f"start.{name}": value for name, value in self.start_state.items()}
+        for number, parameter in enumerate(self._gates.parameters):
+            for name, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{number}.{name}"] = value
+        for which, found in (("start", self.start), ("best", self.best)):
+            tensors |= {f"{which}-losses.{name}": sums for name, sums in found.losses.items()}
+            tensors |= {f"{which}-tokens.{name}": counts for name, counts in found.tokens.items()}
+            tensors[f"{which}-load"] = found.load
+        values = {
+            "asked": dict(self._asked),
+            "run": vars(self.run),
+            "rows": self.run.step * self._options.accumulation * self._options.rows,
+            "start_accuracy": self.start.accuracy,
+            "best_accuracy": self.best.accuracy,
+        }
+        save_state(self._path, State(tensors, values))
+
+    def resume(self, state: State) -> None:
+        """Takes up a saved state. Nothing else is random: rows are drawn again up to where they were."""
+        tensors = state.tensors
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
+
+        def judgement(which: str) -> Judgement:
+            accuracy = state.values[f"{which}_accuracy"]
+            return Judgement(under(f"{which}-losses."), under(f"{which}-tokens."), tensors[f"{which}-load"], accuracy)
+
+        self.run = Run(**state.values["run"])
+        self.start, self.best = judgement("start"), judgement("best")
+        self.start_state, self.best_state = under("start."), under("best.")
+        self._gates.load(under("gates."))
+        self._optimizer = self._fresh_optimizer()
+        for number, parameter in enumerate(self._gates.parameters):
+            saved = under(f"optimizer.{number}.")
+            if saved:
+                self._optimizer.state[parameter] = saved
+        self._sampler.skip(state.values["rows"])

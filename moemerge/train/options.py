@@ -1,0 +1,125 @@
+"""What a training is asked to do. The defaults work untouched."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from moemerge.errors import TrainError
+from moemerge.evaluate.folder import Placement
+
+Method = Literal["lora", "full"]
+Route = Literal["auto", "straight-through", "soft", "top-k"]
+Start = Literal["fitted", "discriminant", "lda", "centroid", "centred", "random", "uniform"]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a router is trained.
+
+    Attributes:
+        data: a YAML file of texts by domain, as `eval --domains` reads; the recipe's own texts when None.
+        method: `lora` trains a low-rank change of each gate, `full` the `[E, d]` gate itself.
+        rank: of the LoRA. At or above E it can express what `full` can.
+        alpha: of the LoRA; the change is multiplied by alpha / rank.
+        adapter_only: writes a peft adapter and no model.
+        start: the gate that training begins from: the folder's own, or one made anew on the training texts.
+        calibrate: refits the gate layer by layer through the mixture before the first step.
+        route: how tokens are routed while training. `straight-through` sends them as the exported model does and takes
+            the gradient of the soft mixture; `soft` mixes all experts; `top-k` mixes the k (at least 2) largest; `auto`
+            is `straight-through` where each token goes to one expert, else `top-k`.
+        steps: at most so many optimiser steps.
+        minutes: at most so long; the schedule is shortened to fit as soon as the speed is known.
+        context: positions of a row.
+        rows: rows of a forward pass.
+        accumulation: forward passes of a step, over all processes together.
+        mixed: share of the rows whose texts change the domain midway.
+        rate: AdamW's highest learning rate.
+        warm_up: steps until it is reached.
+        clip: largest norm of the gradient.
+        balance_weight: of the load-balancing loss.
+        z_weight: of the router z-loss.
+        domain_weight: of the cross-entropy of the domain's expert on the gate's logits.
+        distil_weight: of the KL divergence from the domain's own dense specialist.
+        temperature: of the two distributions in it.
+        judge_every: steps between two looks at the held-out texts.
+        patience: looks without a better one after which training ends.
+        held_out_tokens: at most about so many held-out tokens a domain.
+        limit: at most so many texts a domain.
+        seed: of everything that is random.
+        placement: dtype and device. The gates are fp32 whatever the dtype.
+        online: whether specialists that are not here may be downloaded, for distillation.
+        allow_pickle: whether specialists in `.bin` files may be read, tensors only.
+    """
+
+    data: Path | None = None
+    method: Method = "lora"
+    rank: int = 8
+    alpha: int = 16
+    adapter_only: bool = False
+    start: Start = "fitted"
+    calibrate: bool = False
+    route: Route = "auto"
+    steps: int = 200
+    minutes: float | None = None
+    context: int = 256
+    rows: int = 8
+    accumulation: int = 1
+    mixed: float = 0.2
+    rate: float = 2e-3
+    warm_up: int = 10
+    clip: float = 1.0
+    balance_weight: float = 1e-3
+    z_weight: float = 1e-4
+    domain_weight: float = 0.0
+    distil_weight: float = 0.0
+    temperature: float = 2.0
+    judge_every: int = 10
+    patience: int = 6
+    held_out_tokens: int = 4096
+    limit: int | None = None
+    seed: int = 0
+    placement: Placement = field(default_factory=Placement)
+    online: bool = False
+    allow_pickle: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kind in (("method", Method), ("route", Route), ("start", Start)):
+            value, known = getattr(self, name), get_args(kind)
+            if value not in known:
+                listed = ", ".join(f"`{one}`" for one in known)
+                raise TrainError(f"`--{name} {value}` is not known", hint=f"one of {listed}")
+        for name in ("rank", "steps", "rows", "accumulation", "judge_every", "patience", "held_out_tokens"):
+            if getattr(self, name) < 1:
+                raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must be at least 1")
+        for name in ("alpha", "rate", "clip", "temperature"):
+            if not getattr(self, name) > 0:
+                raise TrainError(f"`--{name} {getattr(self, name)}` must be more than 0")
+        for name in ("balance_weight", "z_weight", "domain_weight", "distil_weight", "warm_up"):
+            if not getattr(self, name) >= 0:
+                raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must not be negative")
+        if not 0 <= self.mixed <= 1:
+            raise TrainError(f"`--mixed {self.mixed}` is no share: it must be between 0 and 1")
+        if self.context < 8:
+            raise TrainError(f"`--context {self.context}` is too short: give at least 8 tokens")
+        if self.minutes is not None and not self.minutes > 0:
+            raise TrainError(f"`--minutes {self.minutes}` must be more than 0")
+        if self.placement.device_map is not None:
+            raise TrainError("`--device-map` cannot be used in training yet", hint="use `--device`")
+        if self.adapter_only and (self.method != "lora" or self.start != "fitted" or self.calibrate):
+            raise TrainError(
+                "`--adapter-only` writes a change of the folder's own gate, so it needs `--method lora` and the start "
+                "`fitted`, without `--calibrate`"
+            )
+
+    def account(self) -> dict[str, Any]:
+        """The options as plain data, for the record and for `--resume`: those that change the result."""
+        found = asdict(self)
+        for name in ("online", "allow_pickle", "placement", "minutes"):
+            del found[name]
+        return found | {
+            "data": str(self.data) if self.data is not None else None,
+            "dtype": self.placement.dtype,
+            "device": self.placement.device.partition(":")[0],
+        }

@@ -1,0 +1,177 @@
+"""The trained folder: the source's bytes, but for the routers' tensors, the record and the model card.
+
+Each tensor that is not a router's is digested as it lies in the new file and compared with the source's record, so the
+output holds what was built and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from torch import Tensor
+
+from moemerge.console import Progress
+from moemerge.errors import VerifyError
+from moemerge.evaluate.folder import MoeFolder
+from moemerge.families import HOSTS
+from moemerge.sources import ByteRange
+from moemerge.stream import TORCH_DTYPES
+from moemerge.train.card import trained_card
+from moemerge.write.copy import CHUNK, Copier
+from moemerge.write.finite import has_only_finite
+from moemerge.write.record import NAME, dump_record, read_record
+
+CARD = "README.md"
+ADAPTER = "router-adapter"
+"""The subfolder of an adapter: beside a `config.json` transformers would apply it on loading."""
+
+
+def router_names(folder: MoeFolder, layers: Sequence[int]) -> list[str]:
+    """The names of the routers' tensors in the folder's files, in the order of the layers."""
+    assert folder.record is not None
+    host = HOSTS[folder.record.architecture]
+    return [host.gate.format(layer=layer) for layer in layers]
+
+
+def needed_bytes(folder: MoeFolder) -> int:
+    """Bytes that a trained folder will take, a megabyte allowed for what changes."""
+    return sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file()) + (1 << 20)
+
+
+def write_trained(
+    target: Path, folder: MoeFolder, output: Path, gates: Mapping[str, Tensor], training: dict[str, Any],
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Fills a staged folder.
+
+    Args:
+        target: the staged folder, empty.
+        folder: the mixture that was trained.
+        output: the final folder, for the record.
+        gates: the routers' tensors by name, `[E, d]`, any dtype.
+        training: what the record and the model card tell of the training.
+        progress: is told bytes.
+
+    Raises:
+        VerifyError: the source folder is not what its record says, or a gate is not finite in the stored dtype.
+        OSError: the disk is full, or fails.
+    """
+    record = read_record(folder.path)
+    assert record is not None
+    digests = _weights(target, folder, gates, record["tensors"], progress)
+    files = dict(record["files"])
+    for name in files:
+        data = (folder.path / name).read_bytes()
+        if name == CARD:
+            data = trained_card(data.decode("utf-8", "replace"), training).encode()
+        elif xxhash.xxh3_128_hexdigest(data) != files[name]:
+            raise _changed(folder.path, name)
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_bytes(data)
+        files[name] = xxhash.xxh3_128_hexdigest(data)
+    record["root"] = Path(os.path.relpath(folder.root.resolve(), output.resolve())).as_posix()
+    record["training"] = [*record.get("training", []), training]
+    # the digests stay last, as a build has them
+    for key, value in (("files", files), ("tensors", digests)):
+        del record[key]
+        record[key] = value
+    (target / NAME).write_bytes(dump_record(record).encode())
+
+
+def _weights(
+    target: Path, folder: MoeFolder, gates: Mapping[str, Tensor], recorded: Mapping[str, str], progress: Progress
+) -> dict[str, str]:
+    """Copies the weights' files, puts the routers in, and gives the digest of every tensor."""
+    places = {name: _place(folder, name) for name in folder.checkpoint.tensors}
+    paths = list(dict.fromkeys(place.path for place in places.values()))
+    progress.stage("write", sum(path.stat().st_size for path in paths), "bytes")
+    found: dict[str, str] = {}
+    for path in paths:
+        source = os.open(path, os.O_RDONLY)
+        copy = os.open(target / path.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            size = os.fstat(source).st_size
+            for start in range(0, size, CHUNK):
+                Copier().copy(source, start, copy, start, min(CHUNK, size - start))
+                progress.advance(min(CHUNK, size - start))
+            for name, place in places.items():
+                if place.path != path:
+                    continue
+                if name in gates:
+                    _put(copy, place, folder, name, gates[name])
+                found[name] = _digest(copy, place)
+                if name not in gates and found[name] != recorded.get(name):
+                    raise _changed(folder.path, name)
+        finally:
+            os.close(source)
+            os.close(copy)
+    return {name: found[name] for name in recorded if name in found}
+
+
+def _place(folder: MoeFolder, name: str) -> ByteRange:
+    place = folder.checkpoint.bytes_of(name)
+    if place is None:
+        raise VerifyError(f"`{name}` of `{folder.path}` lies in no safetensors file")
+    return place
+
+
+def _put(copy: int, place: ByteRange, folder: MoeFolder, name: str, gate: Tensor) -> None:
+    import torch
+
+    dtype = folder.checkpoint.tensors[name].dtype
+    data = memoryview(gate.to(TORCH_DTYPES[dtype]).contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
+    if not has_only_finite(data, dtype):
+        raise VerifyError(f"the trained `{name}` holds a value that is too large for {dtype}")
+    assert len(data) == place.length
+    done = 0
+    while done < len(data):
+        done += os.pwrite(copy, data[done:], place.offset + done)
+
+
+def _digest(file: int, place: ByteRange) -> str:
+    state = xxhash.xxh3_128()
+    end = place.offset + place.length
+    for start in range(place.offset, end, CHUNK):
+        state.update(os.pread(file, min(CHUNK, end - start), start))
+    return state.hexdigest()
+
+
+def _changed(folder: Path, name: str) -> VerifyError:
+    return VerifyError(
+        f"`{name}` of `{folder}` changed after the build, so nothing was kept", hint=f"run `moemerge verify {folder}`"
+    )
+
+
+def write_adapter(
+    target: Path, folder: MoeFolder, tensors: Mapping[str, Tensor], config: dict[str, Any], training: dict[str, Any]
+) -> None:
+    """Fills a staged folder with a peft adapter, in a subfolder, and a card that says how to use it.
+
+    Args:
+        target: the staged folder, empty.
+        folder: the mixture that was trained.
+        tensors: the adapter's, by the names in its file.
+        config: its config.
+        training: what the card tells of the training.
+    """
+    from safetensors.torch import save_file
+
+    path = folder.path.absolute()
+    inside = target / ADAPTER
+    inside.mkdir()
+    config = config | {"base_model_name_or_path": str(path)}
+    (inside / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
+    save_file(contiguous, inside / "adapter_model.safetensors", metadata={"format": "pt"})
+    (target / "training.json").write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
+    run = (
+        f"# Router adapter\n\nA LoRA on the routers of `{path.name}`.\n\n```python\nfrom peft import PeftModel\n"
+        f'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("{path}")\n'
+        f'model = PeftModel.from_pretrained(model, "{ADAPTER}")\n```\n'
+    )
+    (target / CARD).write_text(trained_card(run, training), encoding="utf-8")

@@ -1,0 +1,176 @@
+"""Routing with a gradient: what replaces the routers while a mixture is trained, and what is summed up of them.
+
+With weights divided by their sum, top-1 always weighs 1: its output does not depend on the gate, and the next-token
+loss gives the gate no gradient. So training routes otherwise; a look at held-out texts always routes as the model does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from moemerge.evaluate.routers import RouterOutput, Routers
+from moemerge.train.options import Route as AskedRoute
+
+Route = Literal["straight-through", "soft", "top-k"]
+
+
+def routing_for(asked: AskedRoute, k: int) -> Route:
+    """What `auto` stands for."""
+    if asked != "auto":
+        return asked
+    return "straight-through" if k == 1 else "top-k"
+
+
+def route(logits: Tensor, k: int, how: Route | None) -> tuple[Tensor, Tensor]:
+    """Weights and indices of the experts of each token.
+
+    Args:
+        logits: `[N, E]`, fp32.
+        k: experts a token of the exported model.
+        how: how training routes; None routes as the exported model does.
+
+    Returns:
+        Weights `[N, j]` that sum to 1, and indices `[N, j]`: j is E for `soft` and `straight-through`, at least 2 for
+        `top-k`, else k.
+    """
+    probabilities = logits.softmax(dim=-1)
+    if how == "soft":
+        return probabilities, _everyone(probabilities)
+    if how == "straight-through":
+        hard, chosen = _top(probabilities, k)
+        value = torch.zeros_like(probabilities).scatter(1, chosen, hard)
+        if k > 1:  # the mixture of the chosen has a gradient of its own; the others get the soft one
+            left_out = torch.ones_like(probabilities).scatter(1, chosen, 0.0)
+            return value + left_out * (probabilities - probabilities.detach()), _everyone(probabilities)
+        return value.detach() + probabilities - probabilities.detach(), _everyone(probabilities)
+    return _top(probabilities, k if how is None else min(max(k, 2), logits.shape[1]))
+
+
+def _top(probabilities: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    weights, indices = probabilities.topk(k, dim=-1)
+    return weights / weights.sum(dim=-1, keepdim=True), indices
+
+
+def _everyone(probabilities: Tensor) -> Tensor:
+    return torch.arange(probabilities.shape[1], device=probabilities.device).expand_as(probabilities)
+
+
+@dataclass
+class Seen:
+    """What one layer's router saw in one forward pass, over the counted tokens.
+
+    Attributes:
+        z: sum of the squared log-sum-exp of the logits, with gradient.
+        domain: sum of the cross-entropy of the label's expert over the labelled tokens, with gradient.
+        right: labelled tokens whose largest logit is the label's.
+        counts: how often each expert is among the k that the exported model would choose, `[E]`.
+        probability: sum of the softmax, `[E]`.
+        slopes: `Σ_t ∂p_e(t)/∂W`, `[E, E, d]`: the gradient of `probability[e]` by the layer's own gate.
+    """
+
+    z: Tensor
+    domain: Tensor
+    right: Tensor
+    counts: Tensor
+    probability: Tensor
+    slopes: Tensor | None
+
+
+class TrainedRouting:
+    """Replaces the forward pass of a model's routers.
+
+    Args:
+        routers: the routers.
+        how: how tokens are routed.
+        slopes: whether `Seen.slopes` is wanted.
+    """
+
+    def __init__(self, routers: Routers, how: Route | None, *, slopes: bool) -> None:
+        self._routers, self._how, self._slopes = routers, how, slopes
+        self._counted = self._labels = torch.zeros(0)
+        self.seen: list[Seen] = []
+
+    def before(self, counted: Tensor, labels: Tensor) -> None:
+        """What the next forward pass holds: `[B, S]` each."""
+        self._counted, self._labels = counted.flatten(), labels.flatten()
+        self.seen = []
+
+    @contextmanager
+    def using(self, weights: Sequence[Tensor]) -> Iterator[None]:
+        """Routes by these gates, `[E, d]` in fp32 each; the routers' own weights are not read."""
+        modules = self._routers.modules
+        try:
+            for module, weight in zip(modules, weights, strict=True):
+                module.forward = self._forward(weight)
+            yield
+        finally:
+            for module in modules:
+                module.__dict__.pop("forward", None)
+
+    def _forward(self, weight: Tensor) -> Any:
+        k = self._routers.experts_per_token
+
+        def forward(hidden: Tensor) -> RouterOutput:
+            flat = hidden.reshape(-1, hidden.shape[-1])
+            inputs = flat.float()
+            logits = functional.linear(inputs, weight)  # (N, d) -> (N, E), fp32 whatever the model's dtype
+            self.seen.append(self._look(logits, inputs, k))
+            chosen, indices = route(logits, k, self._how)
+            return logits, chosen.to(flat.dtype), indices
+
+        return forward
+
+    def _look(self, logits: Tensor, inputs: Tensor, k: int) -> Seen:
+        counted = self._counted
+        logits, labels = logits[counted], self._labels[counted]
+        labelled = labels >= 0
+        probabilities = logits.detach().softmax(dim=-1)
+        top = probabilities.topk(k, dim=-1).indices
+        return Seen(
+            z=logits.logsumexp(dim=-1).square().sum(),
+            domain=functional.cross_entropy(logits[labelled], labels[labelled], reduction="sum"),
+            right=(logits.argmax(dim=-1) == labels)[labelled].sum(),
+            counts=torch.bincount(top.flatten(), minlength=logits.shape[1]).float(),
+            probability=probabilities.sum(dim=0),
+            slopes=_slopes(probabilities, inputs.detach()[counted]) if self._slopes else None,
+        )
+
+
+def _slopes(probabilities: Tensor, inputs: Tensor) -> Tensor:
+    """`Σ_t p_e (δ_ej − p_j) h_t`, `[E, E, d]`: softmax' derivative, row j of the gate by expert e."""
+    experts = probabilities.shape[1]
+    both = (probabilities[:, :, None] * probabilities[:, None, :]).flatten(1)  # (T, E) -> (T, E * E)
+    slopes = -(both.T @ inputs).view(experts, experts, -1)
+    slopes.diagonal(dim1=0, dim2=1).add_((probabilities.T @ inputs).T)
+    return slopes
+
+
+def balance(counts: Tensor, probability: Tensor, tokens: float) -> Tensor:
+    """Switch's load-balancing loss (arXiv 2101.03961, eq. 4): `E Σ_e f_e P_e`, 1 where the load is even.
+
+    f_e is the share of the assignments (k a token) that go to expert e, P_e its mean probability.
+
+    Args:
+        counts: assignments, `[..., E]`.
+        probability: sums of the softmax, `[..., E]`.
+        tokens: how many tokens these are of.
+    """
+    shares = counts / counts.sum(dim=-1, keepdim=True)
+    return counts.shape[-1] * (shares * probability / tokens).sum(dim=-1)
+
+
+def balance_gradient(counts: Tensor, slopes: Tensor, tokens: float) -> Tensor:
+    """The gradient of `balance` by the layer's own gate, `[E, d]`, f_e being constant.
+
+    Counts and slopes add up over passes and processes, so it is that of the whole step's loss however it was split.
+    What the gates of earlier layers do to this layer's inputs is left out: each is asked to balance what it sees.
+    """
+    shares = counts / counts.sum()
+    return len(counts) * torch.einsum("e,ejd->jd", shares, slopes) / tokens

@@ -1,0 +1,240 @@
+"""`moemerge train-router`: a built folder in, the same folder with a better router out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from moemerge.console import Progress
+from moemerge.errors import Problem, TrainError
+from moemerge.evaluate.baselines import Baselines
+from moemerge.evaluate.content import joined
+from moemerge.evaluate.folder import MoeFolder, open_moe
+from moemerge.evaluate.processes import Processes
+from moemerge.evaluate.routers import find_routers
+from moemerge.evaluate.windows import Encoded, encode
+from moemerge.stream import TORCH_DTYPES
+from moemerge.train.card import training_account
+from moemerge.train.gates import Gates
+from moemerge.train.judge import Judge, Judgement
+from moemerge.train.loop import Loop
+from moemerge.train.options import TrainOptions
+from moemerge.train.output import needed_bytes, router_names, write_adapter, write_trained
+from moemerge.train.routing import TrainedRouting, routing_for
+from moemerge.train.rows import Sampler, Tokens, tokenise
+from moemerge.train.start import starting_gates
+from moemerge.train.state import check_state, load_state, remove_state, state_path
+from moemerge.train.teacher import Teacher
+from moemerge.train.texts import Texts, find_texts
+from moemerge.verify import verify_folder
+from moemerge.write import check_output, remove_orphan, staged
+from moemerge.write.record import read_record
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training.
+
+    Attributes:
+        path: the folder.
+        kept: `best`, or `start` where nothing was better beyond doubt.
+        start: the held-out texts at the start.
+        best: and at the best look.
+        change: of the mean held-out loss in nats a token, with its 95 % interval; less than 0 is better.
+        training: the record's entry: options, losses, steps and the history.
+        warnings: everything the user should know.
+    """
+
+    path: Path
+    kept: str
+    start: Judgement
+    best: Judgement
+    change: tuple[float, float, float]
+    training: dict[str, Any]
+    warnings: tuple[Problem, ...]
+
+    @property
+    def improved(self) -> bool:
+        """Whether training won."""
+        return self.kept == "best"
+
+
+def train_folder(
+    path: Path,
+    output: Path,
+    options: TrainOptions,
+    progress: Progress,
+    processes: Processes,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> TrainResult:
+    """Trains the router of a folder that `moemerge build` made, into a new folder.
+
+    Args:
+        path: the folder; it is never touched.
+        output: the folder that appears, complete or not at all.
+        options: what is wanted.
+        progress: how to report.
+        processes: those that share the work; the first one writes.
+        overwrite: replaces `output` where moemerge made it.
+        resume: goes on with the training of `output` that was interrupted.
+
+    Returns:
+        What came of it, the same in all processes.
+
+    Raises:
+        MoemergeError: anything that the user can mend; `output` is then untouched.
+    """
+    path, output = path.absolute(), output.absolute()
+    training = _Training(path, output, options, progress, processes, overwrite=overwrite, resume=resume)
+    loop = training.train(resume=resume)
+    return training.finish(loop, overwrite=overwrite)
+
+
+class _Training:
+    """Making it opens and checks everything that can be refused before a model is loaded."""
+
+    def __init__(
+        self, path: Path, output: Path, options: TrainOptions, progress: Progress, processes: Processes, *,
+        overwrite: bool, resume: bool,
+    ) -> None:  # fmt: skip
+        self.output, self.options, self.progress, self.processes = output, options, progress, processes
+        self.warnings: list[Problem] = []
+        self.folder = _open(path)
+        if output.resolve() == path.resolve() or path.resolve() in output.resolve().parents:
+            raise TrainError(f"`{output}` is the folder that is trained, or lies in it", hint="name another with `-o`")
+        self.state = state_path(output)
+        check_state(self.state, resume=resume)
+        if processes.first:
+            needed = (1 << 22) if options.adapter_only else needed_bytes(self.folder)
+            for orphan in check_output(output, overwrite=overwrite, needed=needed):
+                for text in remove_orphan(orphan, output):
+                    self._warn(text)
+        self.tokenizer = self.folder.tokenizer()
+        limit = int(self.folder.checkpoint.config.get("max_position_embeddings") or options.context)
+        if options.context > limit:
+            raise TrainError(f"`--context {options.context}` is longer than the model reads: {limit} tokens")
+        self.texts = find_texts(self.folder, options.data, options.limit, options.seed)
+        self.rows: list[list[Tokens]] = [tokenise(t.train, t.expert, self.tokenizer) for t in self.texts]
+        self.held = {t.name: _held(t, self.tokenizer, options) for t in self.texts}
+        silent = [t.name for t in self.texts if not self.rows[t.expert] or not sum(self.held[t.name].tokens)]
+        if silent:
+            listed = ", ".join(f"`{name}`" for name in silent)
+            raise TrainError(f"no token can be predicted in the texts of {listed}: they are too short")
+        self.teacher = None
+        if options.distil_weight:
+            baselines = Baselines(
+                self.folder, options.placement, online=options.online, allow_pickle=options.allow_pickle
+            )
+            self.teacher = Teacher(baselines, self.folder.experts, options.temperature, processes)
+
+    def _warn(self, text: str) -> None:
+        self.progress.note(f"warning: {text}")
+        self.warnings.append(Problem("left-over", text))
+
+    def train(self, *, resume: bool) -> Loop:
+        """Everything up to the end of the steps."""
+        options, folder = self.options, self.folder
+        model = folder.load(options.placement)
+        self.routers = routers = find_routers(model)
+        self.names = router_names(folder, routers.layers)
+        stored = TORCH_DTYPES[folder.checkpoint.tensors[self.names[0]].dtype]
+        own = {t.name: t.expert for t in self.texts}
+        judge = Judge(model, routers, self.held, own, stored, self.processes)
+        asked = self._asked()
+        saved = load_state(self.state, asked) if resume else None
+        if saved is None:
+            begin = starting_gates(model, routers, self.tokenizer, self.texts, options, self.progress)
+        else:  # the saved state holds the gates of the start too
+            begin = [module.weight for module in routers.modules]
+        gates = Gates(begin, routers.layers, options)
+        how = routing_for(options.route, routers.experts_per_token)
+        routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0)
+        sampler = Sampler(self.rows, options.context, options.mixed, options.seed)
+        loop = Loop(
+            model, gates, routing, sampler, judge, self.teacher, options, folder.experts, asked, self.state,
+            self.progress, self.processes,
+        )  # fmt: skip
+        if saved is not None:
+            loop.resume(saved)
+        else:
+            loop.begin()
+        loop.go()
+        self.gates = gates
+        return loop
+
+    def _asked(self) -> dict[str, Any]:
+        """What makes a training this very one."""
+        record = read_record(self.folder.path) or {}
+        texts = joined(text for t in self.texts for part in (t.train, t.held) for text in (t.name, *part))
+        tensors = joined(f"{name} {digest}" for name, digest in record["tensors"].items())
+        return {**self.options.account(), "folder": tensors, "texts": texts, "processes": self.processes.count}
+
+    def finish(self, loop: Loop, *, overwrite: bool) -> TrainResult:
+        """Decides what is kept and writes it."""
+        options, best, start = self.options, loop.best, loop.start
+        change = best.rise_over(start, options.seed)
+        kept = "best" if change[2] < 0 else "start"
+        self._say(kept, change)
+        documents = {t.name: {"trained": len(t.train), "held_out": len(t.held)} for t in self.texts}
+        training = training_account(options, loop.run, start, best, change, kept, documents)
+        self.gates.load(loop.best_state if kept == "best" else loop.start_state)
+        if self.processes.first:
+            self._write(self.gates.weights, training, overwrite=overwrite)
+            remove_state(self.state)
+        return TrainResult(self.output, kept, start, best, change, training, tuple(self.warnings))
+
+    def _say(self, kept: str, change: tuple[float, float, float]) -> None:
+        said = f"held-out loss {change[0]:+.4f} nats a token, 95 % interval {change[1]:+.4f} to {change[2]:+.4f}"
+        if kept == "best":
+            self.progress.note(f"training won: {said}")
+            return
+        text = f"training did not beat the start beyond doubt, so the output has the gate of the start: {said}"
+        self._note("not-better", text)
+
+    def _note(self, code: str, text: str) -> None:
+        self.progress.note(text)
+        self.warnings.append(Problem(code, text))
+
+    def _write(self, weights: list[Tensor], training: dict[str, Any], *, overwrite: bool) -> None:
+        options, folder = self.options, self.folder
+        with staged(self.output, overwrite=overwrite, warn=self._warn) as target:
+            if options.adapter_only:
+                tensors, config = self.gates.adapter()
+                write_adapter(target, folder, tensors, config, training)
+                return
+            gates: Mapping[str, Tensor] = dict(zip(self.names, weights, strict=True))
+            write_trained(target, folder, self.output, gates, training, self.progress)
+            found = verify_folder(target, sources=False, progress=self.progress)
+            if not found.ok:
+                listed = "\n  ".join(f"{d.where}: {d.message}" for d in found.differences[:8])
+                raise TrainError(f"the trained folder does not verify, so nothing was kept:\n  {listed}")
+
+
+def _open(path: Path) -> MoeFolder:
+    folder = open_moe(path)
+    if folder.record is None:
+        raise TrainError(
+            f"`{path}` has no `moemerge.yaml`: moemerge did not build it, so its experts' domains are not known",
+            hint="name a folder that `moemerge build` made",
+        )
+    if len(folder.experts) < 2:
+        raise TrainError(f"`{path}` has one expert: there is nothing to route")
+    return folder
+
+
+def _held(texts: Texts, tokenizer: Any, options: TrainOptions) -> Encoded:
+    """As many held-out documents as `held_out_tokens` asks for, two at least where there are two."""
+    documents: list[str] = []
+    size = 0
+    for text in texts.held:
+        documents.append(text)
+        size += len(tokenizer(text, verbose=False)["input_ids"])
+        if size >= options.held_out_tokens and len(documents) > 1:
+            break
+    return encode(documents, tokenizer, options.context, max(options.context // 2, 1))

@@ -1,0 +1,157 @@
+"""One optimiser step's loss and gradients, over any number of forward passes and processes.
+
+Every term is a sum over tokens divided by how many there are in the whole step, which is known before the first pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from moemerge.evaluate.processes import Processes
+from moemerge.train.gates import Gates
+from moemerge.train.options import TrainOptions
+from moemerge.train.routing import TrainedRouting, balance, balance_gradient
+from moemerge.train.rows import Rows
+from moemerge.train.teacher import Taught, divergence
+
+CHUNK = 512
+"""Positions whose logits over the vocabulary are in memory at once."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The terms of one step, each a mean and none weighted yet.
+
+    Attributes:
+        next_token: nats a scored token.
+        balance: mean over the layers of `routing.balance`.
+        z: mean over tokens and layers of the squared log-sum-exp (ST-MoE, arXiv 2202.08906, eq. 5).
+        domain: cross-entropy of the domain's expert, nats a token and layer.
+        distil: KL divergence from the specialists, nats a taught token, times the squared temperature.
+        accuracy: share of the tokens, over the layers, whose largest logit is their domain's.
+        load: each expert's share of the assignments, mean over the layers.
+        tokens: scored tokens.
+    """
+
+    next_token: float
+    balance: float
+    z: float
+    domain: float
+    distil: float
+    accuracy: float
+    load: tuple[float, ...]
+    tokens: int
+
+    def total(self, options: TrainOptions) -> float:
+        """The weighted sum."""
+        return (
+            self.next_token
+            + options.balance_weight * self.balance
+            + options.z_weight * self.z
+            + options.domain_weight * self.domain
+            + options.distil_weight * self.distil
+        )
+
+
+def step_gradients(
+    model: Any,
+    gates: Gates,
+    routing: TrainedRouting,
+    batches: Sequence[Rows],
+    taught: Sequence[Taught | None],
+    options: TrainOptions,
+    processes: Processes,
+) -> tuple[list[Tensor], Losses]:
+    """The gradients by the gates, the same in every process, and the terms.
+
+    Args:
+        model: the mixture, all of it frozen.
+        gates: read through their leaves.
+        routing: what the routers are replaced by.
+        batches: all of the step's; each process passes its share.
+        taught: what the specialists say to each batch of the step, None without distillation.
+        options: the terms' weights.
+        processes: those that share the work.
+    """
+    for leaf in gates.leaves:
+        leaf.grad = None
+    scored = sum(int(rows.scored[:, 1:].sum()) for rows in batches)
+    counted = sum(int(rows.counted.sum()) for rows in batches)
+    layers, experts = len(gates.leaves), gates.leaves[0].shape[0]
+    device = gates.leaves[0].device
+    sums = torch.zeros(5, dtype=torch.float64)  # next token, z, domain, right, distil
+    loads = torch.zeros(2, layers, experts, dtype=torch.float64)  # assignments, probability
+    slopes = [torch.zeros(experts, *leaf.shape, device=device) for leaf in gates.leaves]
+    for rows, lesson in processes.share(list(zip(batches, taught, strict=True))):
+        rows = rows.to(device)
+        routing.before(rows.counted, rows.labels)
+        with routing.using(gates.leaves):
+            hidden = model.model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).last_hidden_state
+        seen = routing.seen
+        z, domain = torch.stack([one.z for one in seen]).sum(), torch.stack([one.domain for one in seen]).sum()
+        beside = options.z_weight * z / (counted * layers) + options.domain_weight * domain / (counted * layers)
+        token_loss, distil, slope = _head(model, hidden, rows, lesson, scored, options)
+        torch.autograd.backward([hidden, beside], [slope, torch.ones_like(beside)])
+        right = sum(int(one.right) for one in seen)
+        sums += torch.tensor([token_loss, float(z.detach()), float(domain.detach()), right, distil], dtype=torch.float64)
+        loads += torch.stack(
+            [torch.stack([getattr(one, name) for one in seen]) for name in ("counts", "probability")]
+        ).cpu()
+        for total, one in zip(slopes, seen, strict=True):
+            if one.slopes is not None:
+                total += one.slopes
+    processes.total(sums)
+    processes.total(loads)
+    gradients = []
+    for place, leaf in enumerate(gates.leaves):
+        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        if options.balance_weight:
+            # the slopes of all processes weigh with the counts of all processes
+            shares = loads[0, place].to(device, torch.float32)
+            gradient = gradient + options.balance_weight / layers * balance_gradient(shares, slopes[place], counted)
+        gradients.append(processes.total(gradient))
+    assigned = loads[0] / loads[0].sum(dim=1, keepdim=True)
+    return gradients, Losses(
+        next_token=float(sums[0]) / scored,
+        balance=float(balance(loads[0], loads[1], counted).mean()),
+        z=float(sums[1]) / (counted * layers),
+        domain=float(sums[2]) / (counted * layers),
+        distil=float(sums[4]) / scored,
+        accuracy=float(sums[3]) / (counted * layers),
+        load=tuple(assigned.mean(dim=0).tolist()),
+        tokens=scored,
+    )
+
+
+def _head(
+    model: Any, hidden: Tensor, rows: Rows, lesson: Taught | None, scored: int, options: TrainOptions
+) -> tuple[float, float, Tensor]:
+    """Sums of the next-token and the distillation loss, and the gradient of their means by `hidden` `[B, S, d]`.
+
+    The vocabulary's logits are made for scored positions alone, some at a time, and are gone before the backward pass.
+    """
+    places = rows.scored[:, 1:].nonzero()  # the state at s predicts the token at s + 1
+    targets = rows.ids[:, 1:][rows.scored[:, 1:]]
+    states = hidden[:, :-1][rows.scored[:, 1:]].detach()
+    slopes = torch.zeros_like(states)
+    total = distilled = 0.0
+    for start in range(0, len(states), CHUNK):
+        part = slice(start, start + CHUNK)
+        inputs = states[part].requires_grad_()
+        logits = model.lm_head(inputs).float()
+        loss = functional.cross_entropy(logits, targets[part], reduction="sum")
+        total += float(loss.detach())
+        if lesson is not None:
+            taught = divergence(logits, lesson.part(part, logits.device), options.temperature)
+            distilled += float(taught.detach())
+            loss = loss + options.distil_weight * taught
+        (slopes[part],) = torch.autograd.grad(loss / scored, inputs)
+    gradient = torch.zeros_like(hidden)
+    gradient[places[:, 0], places[:, 1]] = slopes
+    return total, distilled, gradient
