@@ -67,12 +67,12 @@ class TrainOptions:
     rows: int = 8
     accumulation: int = 1
     mixed: float = 0.2
-    rate: float = 2e-3
+    rate: float = 5e-3
     warm_up: int = 10
     clip: float = 1.0
     balance_weight: float = 1e-3
     z_weight: float = 1e-4
-    domain_weight: float = 0.0
+    domain_weight: float = 0.1
     distil_weight: float = 0.0
     temperature: float = 2.0
     judge_every: int = 10
@@ -105,6 +105,10 @@ class TrainOptions:
             raise TrainError(f"`--context {self.context}` is too short: give at least 8 tokens")
         if self.minutes is not None and not self.minutes > 0:
             raise TrainError(f"`--minutes {self.minutes}` must be more than 0")
+        if self.placement.dtype not in ("auto", "float32", "bfloat16"):
+            raise TrainError(
+                f"`--dtype {self.placement.dtype}` is not known in training", hint="one of `auto`, `float32`, `bfloat16`"
+            )
         if self.placement.device_map is not None:
             raise TrainError("`--device-map` cannot be used in training yet", hint="use `--device`")
         if self.adapter_only and (self.method != "lora" or self.start != "fitted" or self.calibrate):

@@ -165,8 +165,9 @@ class _Walk:
     def run(self, ids: Tensor, mask: Tensor) -> None:
         """One batch through the layer."""
         if self._batch == len(self._states):
-            self._record(ids, mask)
-        self._layers[self._at](self._states[self._batch], **self._arguments[self._batch][self._at])
+            self._record(ids, mask)  # which runs the first layer too
+        else:
+            self._layers[self._at](self._states[self._batch], **self._arguments[self._batch][self._at])
         self._batch += 1
 
     def _record(self, ids: Tensor, mask: Tensor) -> None:

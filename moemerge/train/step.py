@@ -99,7 +99,9 @@ def step_gradients(
         token_loss, distil, slope = _head(model, hidden, rows, lesson, scored, options)
         torch.autograd.backward([hidden, beside], [slope, torch.ones_like(beside)])
         right = sum(int(one.right) for one in seen)
-        sums += torch.tensor([token_loss, float(z.detach()), float(domain.detach()), right, distil], dtype=torch.float64)
+        sums += torch.tensor(
+            [token_loss, float(z.detach()), float(domain.detach()), right, distil], dtype=torch.float64
+        )
         loads += torch.stack(
             [torch.stack([getattr(one, name) for one in seen]) for name in ("counts", "probability")]
         ).cpu()

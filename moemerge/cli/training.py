@@ -1,0 +1,116 @@
+"""`moemerge train-router`: parse, call one function, print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from moemerge.cli.app import AllowPickle, AsJson, Quiet, app
+from moemerge.console import progress
+
+if TYPE_CHECKING:
+    from moemerge.train.run import TrainResult
+
+
+@app.command("train-router")
+def train_router(
+    folder: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A folder that moemerge built; never touched.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT2", help="The folder to make.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="FILE", help="YAML: training texts by domain [the recipe's own].")
+    ] = None,
+    method: Annotated[str, typer.Option("--method", help="lora, or full: the whole gates.")] = "lora",
+    rank: Annotated[int, typer.Option("--rank", help="Of the LoRA.")] = 8,
+    alpha: Annotated[int, typer.Option("--alpha", help="Of the LoRA; its change is times alpha / rank.")] = 16,
+    adapter_only: Annotated[bool, typer.Option("--adapter-only", help="Writes a peft adapter and no model.")] = False,
+    start: Annotated[
+        str,
+        typer.Option("--start", help="fitted (the folder's), discriminant, lda, centroid, centred, random, uniform."),
+    ] = "fitted",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Refits the gate layer by layer through the mixture first.")
+    ] = False,
+    route: Annotated[
+        str, typer.Option("--route", help="While training: auto, straight-through, soft or top-k.")
+    ] = "auto",
+    steps: Annotated[int, typer.Option("--steps", help="At most so many.")] = 200,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="At most so long.")] = None,
+    context: Annotated[int, typer.Option("--context", help="Positions of a row.")] = 256,
+    rows: Annotated[int, typer.Option("--rows", help="Rows of a forward pass.")] = 8,
+    accumulation: Annotated[int, typer.Option("--accumulation", help="Forward passes of a step.")] = 1,
+    mixed: Annotated[float, typer.Option("--mixed", help="Share of rows whose texts change the domain.")] = 0.2,
+    rate: Annotated[float, typer.Option("--rate", help="Highest learning rate.")] = 5e-3,
+    warm_up: Annotated[int, typer.Option("--warm-up", help="Steps until it is reached.")] = 10,
+    clip: Annotated[float, typer.Option("--clip", help="Largest norm of the gradient.")] = 1.0,
+    balance_weight: Annotated[float, typer.Option("--balance-weight", help="Of the load-balancing loss.")] = 1e-3,
+    z_weight: Annotated[float, typer.Option("--z-weight", help="Of the router z-loss.")] = 1e-4,
+    domain_weight: Annotated[float, typer.Option("--domain-weight", help="Of the loss of the domain's label.")] = 0.1,
+    distil_weight: Annotated[
+        float, typer.Option("--distil-weight", help="Of the divergence from the domain's own specialist.")
+    ] = 0.0,
+    temperature: Annotated[float, typer.Option("--temperature", help="In that divergence.")] = 2.0,
+    judge_every: Annotated[int, typer.Option("--judge-every", help="Steps between looks at held-out texts.")] = 10,
+    patience: Annotated[int, typer.Option("--patience", help="Looks without a better one until it ends.")] = 6,
+    held_out_tokens: Annotated[int, typer.Option("--held-out-tokens", help="About so many a domain.")] = 4096,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Reads at most so many texts a domain.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of everything that is random.")] = 0,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="auto (as stored), float32 or bfloat16.")
+    ] = "auto",
+    device: Annotated[str, typer.Option("--device", help="Where it trains: cpu, cuda, cuda:1, mps.")] = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Goes on with an interrupted training.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replaces a folder that moemerge made.")] = False,
+    online: Annotated[bool, typer.Option("--online", help="Downloads specialists that are not here.")] = False,
+    allow_pickle: AllowPickle = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Trains the router alone, into a new folder. What is not better than the start is not kept."""
+    from transformers.utils import logging
+
+    from moemerge.device import check_device
+    from moemerge.evaluate.folder import Placement
+    from moemerge.evaluate.processes import join_processes
+    from moemerge.train import train_router as train
+    from moemerge.train.options import TrainOptions
+
+    chosen: dict[str, Any] = {
+        "data": data, "method": method, "rank": rank, "alpha": alpha, "adapter_only": adapter_only, "start": start,
+        "calibrate": calibrate, "route": route, "steps": steps, "minutes": minutes, "context": context, "rows": rows,
+        "accumulation": accumulation, "mixed": mixed, "rate": rate, "warm_up": warm_up, "clip": clip,
+        "balance_weight": balance_weight, "z_weight": z_weight, "domain_weight": domain_weight,
+        "distil_weight": distil_weight, "temperature": temperature, "judge_every": judge_every, "patience": patience,
+        "held_out_tokens": held_out_tokens, "limit": limit, "seed": seed, "placement": Placement(dtype, device),
+        "online": online, "allow_pickle": allow_pickle,
+    }  # fmt: skip
+    options = TrainOptions(**chosen)
+    check_device(device)
+    logging.disable_progress_bar()
+    processes = join_processes()
+    with progress(quiet=quiet or not processes.first) as reporter:
+        result = train(folder, output, options, reporter, processes, overwrite=overwrite, resume=resume)
+    if not processes.first:
+        return
+    if as_json:
+        typer.echo(json.dumps({"path": str(result.path), **result.training}, indent=1, ensure_ascii=False))
+    else:
+        _print(result)
+
+
+def _print(result: TrainResult) -> None:
+    change, low, high = result.change
+    typer.echo(
+        f"held-out loss {result.start.mean:.4f} at the start, {result.best.mean:.4f} at best: {change:+.4f} "
+        f"[{low:+.4f}, {high:+.4f}]; {result.training['ended']}"
+    )
+    for name, value in result.best.by_domain.items():
+        typer.echo(f"  {name:<14}{result.start.by_domain[name]:.4f} -> {value:.4f}")
+    if result.improved:
+        typer.echo(f"trained {result.path}: step {result.training['best_step']} is kept")
+    else:
+        typer.echo(f"{result.path} has the gate of the start: training did not beat it beyond doubt")
