@@ -59,9 +59,7 @@ def train_router(
     held_out_tokens: Annotated[int, typer.Option("--held-out-tokens", help="About so many a domain.")] = 4096,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Reads at most so many texts a domain.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of everything that is random.")] = 0,
-    dtype: Annotated[
-        str, typer.Option("--dtype", help="auto (as stored), float32 or bfloat16.")
-    ] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto (as stored), float32 or bfloat16.")] = "auto",
     device: Annotated[str, typer.Option("--device", help="Where it trains: cpu, cuda, cuda:1, mps.")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Goes on with an interrupted training.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replaces a folder that moemerge made.")] = False,

@@ -106,9 +106,8 @@ class TrainOptions:
         if self.minutes is not None and not self.minutes > 0:
             raise TrainError(f"`--minutes {self.minutes}` must be more than 0")
         if self.placement.dtype not in ("auto", "float32", "bfloat16"):
-            raise TrainError(
-                f"`--dtype {self.placement.dtype}` is not known in training", hint="one of `auto`, `float32`, `bfloat16`"
-            )
+            message = f"`--dtype {self.placement.dtype}` is not known in training"
+            raise TrainError(message, hint="one of `auto`, `float32`, `bfloat16`")
         if self.placement.device_map is not None:
             raise TrainError("`--device-map` cannot be used in training yet", hint="use `--device`")
         if self.adapter_only and (self.method != "lora" or self.start != "fitted" or self.calibrate):

@@ -1,0 +1,206 @@
+"""Training from a folder into a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from moemerge.console import Silent
+from moemerge.errors import MoemergeError
+from moemerge.evaluate.processes import Processes
+from moemerge.train.options import TrainOptions
+from moemerge.train.run import train_folder
+from moemerge.verify import verify_folder
+from tests.evaluate.conftest import HOSTS, Trio, measure, sentences, train
+from tests.moe import build_tiny, load, logits, some_tokens
+from tests.train.conftest import Notes, Trainer
+
+DENSE = {"mixtral": "llama", "qwen2_moe": "qwen2", "qwen3_moe": "qwen3"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file's bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_random_gate_learns_to_route(trained: Trainer, unrouted: Path) -> None:
+    """From a random gate: most of the specialists' gain is kept, on texts that training never saw."""
+    before = contents(unrouted)
+    result = trained(rate=1e-2, steps=150, judge_every=10, context=256, rows=8)
+    assert result.improved
+    assert result.change[2] < -0.5
+    found, start = measure(result.path), measure(unrouted)
+    assert start["gain_kept"] < -1
+    assert found["gain_kept"] > 0.75
+    assert found["routing"]["accuracy"] > 0.75
+    assert contents(unrouted) == before, "the source folder is never touched"
+    assert [path.name for path in result.path.parent.iterdir()] == ["out"], "no checkpoint stays"
+
+
+def test_only_the_routers_change_and_the_folder_verifies(trained: Trainer, unrouted: Path) -> None:
+    """Every other tensor is the source's, bit for bit; the record's digests follow; plain transformers loads it."""
+    result = trained(rate=2e-2, steps=20)
+    assert result.improved
+    ours, theirs = load_file(result.path / "model.safetensors"), load_file(unrouted / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    changed = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert changed == [f"model.layers.{layer}.block_sparse_moe.gate.weight" for layer in range(2)]
+    found = verify_folder(result.path)
+    assert (found.differences, found.notes) == ((), ())
+    assert found.checked["copied"] == verify_folder(unrouted).checked["copied"], "the sources are found from there too"
+    load(result.path)
+
+
+def test_the_record_and_the_card_tell_of_it(trained: Trainer, unrouted: Path, tmp_path: Path) -> None:
+    """The record has an entry a training: options, steps, every look; the card has one section."""
+    result = trained(rate=2e-2)
+    again = trained(result.path, tmp_path / "again", rate=2e-2, seed=1)
+    record = yaml.safe_load((again.path / "moemerge.yaml").read_text(encoding="utf-8"))
+    first, second = record["training"]
+    assert (first, second["seed"]) == (result.training, 1)
+    assert first["options"]["rate"] == 2e-2
+    assert [entry["step"] for entry in first["history"]] == [0, 3, 6]
+    assert first["history"][1].keys() >= {
+        "held_out",
+        "domains",
+        "load",
+        "next_token",
+        "balance",
+        "z",
+        "domain",
+        "distil",
+    }
+    assert first["documents"]["code"] == {"trained": 64, "held_out": 16}
+    card = (again.path / "README.md").read_text(encoding="utf-8")
+    assert card.count("## Training\n") == card.count("## Run\n") == 1
+    assert "The routers alone were trained (LoRA of rank 8), from the gate `fitted`, for 6 steps" in card
+    assert verify_folder(again.path).ok
+
+
+def test_a_training_is_the_same_each_time(trained: Trainer, tmp_path: Path) -> None:
+    """Bit for bit on the CPU; another seed gives another gate."""
+    one, other = trained(output=tmp_path / "a", rate=2e-2), trained(output=tmp_path / "b", rate=2e-2)
+    third = trained(output=tmp_path / "c", rate=2e-2, seed=1)
+    assert one.training == other.training
+    assert (one.path / "model.safetensors").read_bytes() == (other.path / "model.safetensors").read_bytes()
+    assert (one.path / "model.safetensors").read_bytes() != (third.path / "model.safetensors").read_bytes()
+
+
+def test_nothing_better_gives_the_start(trained: Trainer, unrouted: Path) -> None:
+    """Where no step helps beyond doubt, the output has the start's gate, and that is said."""
+    notes = Notes()
+    result = trained(rate=1e-9, progress=notes)
+    assert not result.improved
+    assert result.training["kept"] == "start"
+    assert (result.path / "model.safetensors").read_bytes() == (unrouted / "model.safetensors").read_bytes()
+    assert notes.said[-1].startswith(
+        "training did not beat the start beyond doubt, so the output has the gate of the start"
+    )
+    assert [warning.code for warning in result.warnings] == ["not-better"]
+    assert "so the start is kept" in (result.path / "README.md").read_text(encoding="utf-8")
+    assert verify_folder(result.path).ok
+
+
+def test_a_divergence_restores_the_best_state_and_halves_the_rate(trained: Trainer) -> None:
+    """An absurd learning rate makes things no worse, and what happened is said."""
+    notes = Notes()
+    result = trained(start="discriminant", rate=1e4, method="full", steps=12, progress=notes)
+    said = [text for text in notes.said if "learning rate halved to" in text]
+    assert said
+    assert said[0].endswith("back to the state of step 0, learning rate halved to 5e+03")
+    assert result.training["restored"] == len(said)
+    assert result.best.mean <= result.start.mean
+
+
+@pytest.fixture(scope="module")
+def pairs(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Makes `pairs(host)`: base and two specialists that learnt something, as a dense family of that host."""
+    made: dict[str, tuple[Path, list[Path]]] = {}
+
+    def make(host: str) -> tuple[Path, list[Path]]:
+        if host not in made:
+            root, base = tmp_path_factory.mktemp(host), tiny(DENSE[host])
+            experts = [train(base, root / d, sentences(d, 60, 3), ffn_only=True) for d in ("code", "french")]
+            made[host] = base, experts
+        return made[host]
+
+    return make
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_every_host(host: str, method: Any, pairs: Any, texts: Path, tmp_path: Path) -> None:
+    """Both methods train, verify and load on each host, with two experts a token and fused or separate experts."""
+    layout = "fused" if method == "full" else "per_expert"
+    base, experts = pairs(host)
+    moe = build_tiny(tmp_path / "moe", base, experts, output={"layout": layout}, experts_per_token=1)
+    rows = [f"e{n}: {texts.parent}/train-{domain}.jsonl" for n, domain in enumerate(("code", "french"))]
+    (tmp_path / "data.yaml").write_text("\n".join(rows), encoding="utf-8")
+    options = TrainOptions(
+        data=tmp_path / "data.yaml", method=method, rate=0.03, steps=60, judge_every=10, context=64, rows=4
+    )
+    result = train_folder(moe, tmp_path / "out", options, Silent(), Processes())
+    assert result.improved
+    assert verify_folder(result.path).differences == ()
+    ours, theirs = load(result.path), load(moe)
+    changed = [n for n, p in ours.named_parameters() if not torch.equal(p, theirs.get_parameter(n))]
+    assert changed == [f"model.layers.{layer}.mlp.gate.weight" for layer in range(2)]
+
+
+def test_an_adapter_gives_what_the_merged_model_gives(trained: Trainer, unrouted: Path, tmp_path: Path) -> None:
+    """`adapter_only` writes a peft adapter in a subfolder, which PeftModel applies to the source folder."""
+    from peft import PeftModel
+
+    merged = trained(rate=2e-2)
+    adapter = trained(output=tmp_path / "adapter", rate=2e-2, adapter_only=True)
+    assert sorted(contents(adapter.path)) == [
+        "README.md", "router-adapter/adapter_config.json", "router-adapter/adapter_model.safetensors", "training.json",
+    ]  # fmt: skip
+    model: Any = PeftModel.from_pretrained(load(unrouted), adapter.path / "router-adapter")
+    tokens = some_tokens()
+    torch.testing.assert_close(logits(model, tokens), logits(load(merged.path), tokens))
+    assert not torch.equal(logits(load(unrouted), tokens), logits(load(merged.path), tokens))
+
+
+@pytest.mark.parametrize("start", ["discriminant", "centroid", "random"])
+def test_starts(start: str, trained: Trainer) -> None:
+    """A closed form on the training texts routes well before the first step; a random one does not."""
+    result = trained(start=start, steps=1)
+    assert (result.start.accuracy > 0.7) == (start != "random")
+
+
+def test_calibration_fits_what_the_gates_before_send(trained: Trainer) -> None:
+    """From a random gate, calibration alone finds the experts."""
+    result = trained(calibrate=True, steps=1)
+    assert result.start.accuracy > 0.9
+
+
+def test_distillation_is_logged_and_falls(trained: Trainer) -> None:
+    """The divergence from the domains' own specialists falls while the gate learns to pick them."""
+    result = trained(rate=2e-2, steps=30, judge_every=10, distil_weight=1.0, domain_weight=0.0)
+    distil = [entry["distil"] for entry in result.training["history"][1:]]
+    assert distil[0] > distil[-1] > 0
+
+
+def test_time_shortens_the_schedule(trained: Trainer) -> None:
+    """`minutes` ends training long before an endless number of steps."""
+    result = trained(minutes=0.02, steps=100_000, patience=100_000)
+    assert result.training["steps"] < 1000
+    assert result.training["ended"] == "all steps done"
+
+
+def test_what_changed_after_the_build_is_not_passed_on(trained: Trainer, trio: Trio, tmp_path: Path) -> None:
+    """A source folder whose weights are not what its record says gives no output."""
+    folder = trio.build(tmp_path / "moe", gate={"init": "random"})
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+    with pytest.raises(MoemergeError) as caught:
+        trained(folder)
+    assert "changed after the build, so nothing was kept" in caught.value.message
+    assert not (tmp_path / "out").exists()
