@@ -85,9 +85,7 @@ def _check_names(folder: MoeFolder, file: Path, sources: Mapping[str, Data | str
         for name in missing
     ]
     problems += [
-        Problem(
-            "no-expert", f"`{file}` has texts for `{name}`, and no expert has that name", f"the experts are {listed}"
-        )
+        Problem("no-expert", f"`{file}` has texts for `{name}`, which is no expert", f"the experts are {listed}")
         for name in unknown
     ]
     if problems:

@@ -1,0 +1,156 @@
+"""What cannot be trained is refused before any work, with what mends it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moemerge.errors import MoemergeError, TrainError
+from moemerge.train.options import TrainOptions
+from tests.evaluate.conftest import WORDS, Trio, sentences
+from tests.moe import load
+from tests.train.conftest import Trainer
+
+
+def refused(make: Any, *arguments: Any, **options: Any) -> MoemergeError:
+    """The error."""
+    with pytest.raises(MoemergeError) as caught:
+        make(*arguments, **options)
+    return caught.value
+
+
+def write(folder: Path, **texts: Any) -> Path:
+    """A file of domains whose texts are given."""
+    lines = []
+    for domain, rows in texts.items():
+        (folder / f"{domain}.jsonl").write_text("\n".join(json.dumps({"text": row}) for row in rows), encoding="utf-8")
+        lines.append(f"{domain}: {domain}.jsonl")
+    path = folder / "data.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def some(domain: str) -> list[str]:
+    """Good texts."""
+    return sentences(domain, 8, 9)
+
+
+def test_a_domain_without_texts(trained: Trainer, tmp_path: Path) -> None:
+    """Every expert needs texts, and texts of no expert are of no use."""
+    data = write(tmp_path, code=some("code"), math=some("math"), maths=some("math"))
+    error = refused(trained, data=data)
+    assert [problem.message for problem in error.problems] == [
+        f"`{data}` has no texts for the expert `french`",
+        f"`{data}` has texts for `maths`, which is no expert",
+    ]
+
+
+def test_all_bad_texts_are_said_together(trained: Trainer, trio: Trio, tmp_path: Path) -> None:
+    """An empty file, a single document, the evaluation's own file."""
+    data = write(tmp_path, code=[], math=["one two three"], french=some("french"))
+    data.write_text(f"code: code.jsonl\nmath: math.jsonl\nfrench: {trio.texts['french']}\n", encoding="utf-8")
+    error = refused(trained, data=data)
+    assert [problem.message for problem in error.problems] == [
+        "domain `code`: `code.jsonl` holds no text",
+        "domain `math`: it has 1 document, and one is held out: training needs 2 at least",
+        f"domain `french`: `{trio.texts['french']}` is a file of the recipe's `eval`",
+    ]
+
+
+def test_evaluation_texts_in_another_file(trained: Trainer, tmp_path: Path) -> None:
+    """A copy of an evaluation text is found too."""
+    texts = {domain: some(domain) for domain in WORDS}
+    texts["math"] += sentences("math", 40, 4)[:3]
+    error = refused(trained, data=write(tmp_path, **texts))
+    assert [p.message for p in error.problems] == ["domain `math`: 3 of its documents are in the recipe's `eval` too"]
+
+
+def test_texts_too_short(trained: Trainer, tmp_path: Path) -> None:
+    """One token predicts nothing."""
+    texts = {domain: some(domain) for domain in WORDS} | {"math": ["one", "two", "three"]}
+    error = refused(trained, data=write(tmp_path, **texts))
+    assert error.message == "no token can be predicted in the texts of `math`: they are too short"
+
+
+def test_a_text_longer_than_the_model_reads_is_read_in_pieces(trained: Trainer, tmp_path: Path) -> None:
+    """Nothing is cut off and nothing fails."""
+    texts = {domain: [" ".join(sentences(domain, 60, 9)), *some(domain)] for domain in WORDS}
+    assert trained(data=write(tmp_path, **texts)).training["steps"] == 6
+    error = refused(trained, output=tmp_path / "b", data=tmp_path / "data.yaml", context=1000)
+    assert error.message == "`--context 1000` is longer than the model reads: 256 tokens"
+
+
+def test_folders_that_cannot_be_trained(trained: Trainer, unrouted: Path, trio: Trio, tmp_path: Path) -> None:
+    """No folder, a dense model, a mixture that moemerge did not build."""
+    assert refused(trained, tmp_path / "none").message == f"`{tmp_path / 'none'}` does not exist"
+    error = refused(trained, trio.base)
+    assert error.message == f"`{trio.base}` holds no mixture of experts: its `config.json` is that of `llama`"
+    load(unrouted).save_pretrained(tmp_path / "foreign")
+    error = refused(trained, tmp_path / "foreign")
+    assert error.message == (
+        f"`{tmp_path / 'foreign'}` has no `moemerge.yaml`: "
+        "moemerge did not build it, so its experts' domains are not known"
+    )
+
+
+def test_outputs_that_cannot_be_written(trained: Trainer, unrouted: Path, tmp_path: Path) -> None:
+    """The source itself, a folder that is there."""
+    for output in (unrouted, unrouted / "in"):
+        error = refused(trained, output=output)
+        assert error.message == f"`{output}` is the folder that is trained, or lies in it"
+    (tmp_path / "out").mkdir()
+    assert refused(trained).message == f"output `{tmp_path / 'out'}` exists"
+    assert refused(trained, overwrite=True).message == (
+        f"output `{tmp_path / 'out'}` was not made by moemerge, so it is not overwritten"
+    )
+
+
+def test_a_trained_folder_may_be_overwritten(trained: Trainer) -> None:
+    """It is one that moemerge made."""
+    assert trained().path == trained(overwrite=True).path
+
+
+def test_a_file_with_unknown_keys(trained: Trainer, tmp_path: Path) -> None:
+    """The line is shown."""
+    data = tmp_path / "data.yaml"
+    data.write_text("domains: {code: {path: a.jsonl, feild: text}}\n", encoding="utf-8")
+    assert "feild" in refused(trained, data=data).message
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "dora"}, "`--method dora` is not known"),
+        ({"route": "hard"}, "`--route hard` is not known"),
+        ({"start": "best"}, "`--start best` is not known"),
+        ({"steps": 0}, "`--steps 0` must be at least 1"),
+        ({"held_out_tokens": 0}, "`--held-out-tokens 0` must be at least 1"),
+        ({"rate": 0.0}, "`--rate 0.0` must be more than 0"),
+        ({"rate": float("nan")}, "`--rate nan` must be more than 0"),
+        ({"z_weight": -1.0}, "`--z-weight -1.0` must not be negative"),
+        ({"mixed": 1.5}, "`--mixed 1.5` is no share: it must be between 0 and 1"),
+        ({"context": 4}, "`--context 4` is too short: give at least 8 tokens"),
+        ({"minutes": 0.0}, "`--minutes 0.0` must be more than 0"),
+    ],
+)
+def test_options_that_make_no_sense(given: dict[str, Any], message: str) -> None:
+    """Said in the words that the user typed."""
+    with pytest.raises(TrainError) as caught:
+        TrainOptions(**given)
+    assert caught.value.message == message
+
+
+def test_an_adapter_needs_the_folders_own_gate() -> None:
+    """A LoRA is a change of what is there."""
+    for given in ({"method": "full"}, {"start": "random"}, {"calibrate": True}):
+        with pytest.raises(TrainError, match="`--adapter-only` writes a change of the folder's own gate"):
+            TrainOptions(adapter_only=True, **given)  # type: ignore[arg-type]
+
+
+def test_the_recipes_own_texts_serve(trained: Trainer) -> None:
+    """Without `--data`: the experts' prompts."""
+    result = trained(data=None)
+    assert result.training["documents"] == {name: {"trained": 10, "held_out": 2} for name in WORDS}

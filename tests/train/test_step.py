@@ -1,0 +1,165 @@
+"""One step's losses and gradients: no trap at top-1, and the same however the step is split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from moemerge.evaluate.processes import Processes
+from moemerge.evaluate.routers import find_routers
+from moemerge.train.gates import Gates
+from moemerge.train.options import TrainOptions
+from moemerge.train.routing import TrainedRouting, balance, balance_gradient, route, routing_for
+from moemerge.train.rows import Rows, Tokens, _batch
+from moemerge.train.step import Losses, step_gradients
+from moemerge.train.teacher import divergence, largest
+from tests.evaluate.conftest import HOSTS, mixture
+
+__all__ = ["mixture"]
+DIVIDED: dict[str, dict[str, Any]] = {
+    "mixtral": {}, "qwen2_moe": {"norm_topk_prob": True}, "qwen3_moe": {"norm_topk_prob": True},
+}  # fmt: skip
+"""What makes each host divide the chosen weights by their sum, as every built folder does."""
+
+
+def some_rows(count: int, seed: int = 0, experts: int = 4) -> Rows:
+    """Rows of several documents each, 32 positions, some padding."""
+    draw = torch.Generator().manual_seed(seed)
+    rows = []
+    for number in range(count):
+        lengths = [int(torch.randint(3, 14, (1,), generator=draw)) for _ in range(2)]
+        rows.append([
+            [Tokens(tuple(torch.randint(4, 128, (n,), generator=draw).tolist()), (False,) + (True,) * (n - 1),
+                    (number + place) % experts)]
+            for place, n in enumerate(lengths)
+        ])  # fmt: skip
+    return _batch(rows, 32)
+
+
+def gradients(model: Any, batches: list[Rows], how: Any = "top-k", **given: Any) -> tuple[list[Tensor], Losses]:
+    """Of a model's own gates."""
+    options = TrainOptions(**{"method": "full"} | given)
+    routers = find_routers(model)
+    gates = Gates([router.weight for router in routers.modules], routers.layers, options)
+    routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0)
+    model.requires_grad_(False)
+    return step_gradients(model, gates, routing, batches, [None] * len(batches), options, Processes())
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_top_1_gives_the_gate_no_gradient_and_ours_does(host: str, mixture: Any) -> None:
+    """The trap: divided by its sum, the one chosen weight is 1 whatever the gate says."""
+    model, rows = mixture(host, k=1, **DIVIDED[host]), some_rows(4)
+    alone = {"balance_weight": 0.0, "z_weight": 0.0, "domain_weight": 0.0}
+    naive, _ = gradients(model, [rows], None, **alone)
+    assert max(float(gradient.abs().max()) for gradient in naive) < 1e-7, "rounding at most"
+    for how in ("straight-through", "soft", "top-k"):
+        ours, _ = gradients(model, [rows], how, **alone)
+        assert min(float(gradient.abs().max()) for gradient in ours) > 1e-4, how
+    assert routing_for("auto", 1) == "straight-through"
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_step_is_the_same_however_it_is_split(host: str, mixture: Any) -> None:
+    """One pass of eight rows or four of two: same terms, same gradients, the load-balancing loss among them."""
+    model, rows = mixture(host, **DIVIDED[host]), some_rows(8)
+    parts = [Rows(*(t[i : i + 2] for t in vars(rows).values())) for i in range(0, 8, 2)]
+    given = {"balance_weight": 0.5, "z_weight": 0.01, "domain_weight": 0.2}
+    whole, losses = gradients(model, [rows], **given)
+    split, others = gradients(model, parts, **given)
+    for one, other in zip(whole, split, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert losses.total(TrainOptions(**given)) == pytest.approx(others.total(TrainOptions(**given)), abs=1e-5)
+    assert losses.balance == pytest.approx(others.balance, abs=1e-6)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_straight_through_loses_what_the_exported_model_loses(host: str, mixture: Any) -> None:
+    """Its forward pass is the exported one: the next-token loss is that of transformers' own routers."""
+    for k in (1, 2):
+        model, rows = mixture(host, k=k, **DIVIDED[host]), some_rows(3)
+        _, losses = gradients(model, [rows], "straight-through")
+        with torch.no_grad():
+            scores = model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).logits[:, :-1]
+        wanted = rows.scored[:, 1:]
+        loss = functional.cross_entropy(scores[wanted], rows.ids[:, 1:][wanted])
+        assert losses.next_token == pytest.approx(float(loss), abs=1e-5)
+
+
+def test_gradients_are_those_of_autograd(mixture: Any) -> None:
+    """The whole loss, written down once more without any of the savings, has the same gradient in a one-layer model."""
+    model, rows = mixture("mixtral", num_hidden_layers=1), some_rows(3)
+    given = {"balance_weight": 0.3, "z_weight": 0.01, "domain_weight": 0.2}
+    (ours,), _ = gradients(model, [rows], "top-k", **given)
+    gate = model.model.layers[0].mlp.gate
+    gate.weight.requires_grad_(True)
+    seen: list[Tensor] = []
+    handle = gate.register_forward_hook(lambda _m, _i, output: seen.append(output[0]))
+    scores = model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).logits[:, :-1]
+    handle.remove()
+    logits = seen[0][rows.counted.flatten()]
+    labels = rows.labels.flatten()[rows.counted.flatten()]
+    counts = torch.bincount(logits.topk(2).indices.flatten(), minlength=4).float()
+    loss = functional.cross_entropy(scores[rows.scored[:, 1:]], rows.ids[:, 1:][rows.scored[:, 1:]])
+    loss = loss + 0.3 * balance(counts, logits.softmax(-1).sum(0), len(logits))
+    loss = loss + 0.01 * logits.logsumexp(-1).square().mean() + 0.2 * functional.cross_entropy(logits, labels)
+    (theirs,) = torch.autograd.grad(loss, gate.weight)
+    gate.weight.requires_grad_(False)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_but_the_gates_gets_a_gradient(mixture: Any) -> None:
+    """The model's parameters stay without gradient and keep dtype and values; in bf16 the gates are fp32."""
+    model = mixture("qwen3_moe", dtype=torch.bfloat16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found, losses = gradients(model, [some_rows(2)])
+    assert {gradient.dtype for gradient in found} == {torch.float32}
+    assert losses.next_token > 0
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_padding_and_special_tokens_do_not_count(mixture: Any) -> None:
+    """Another id at a place that is neither scored nor read by a scored one changes no term."""
+    model, rows = mixture("mixtral"), some_rows(2)
+    _, losses = gradients(model, [rows])
+    padding = rows.labels == -1
+    padding[:, 0] = False
+    later = padding & (rows.positions == 0) & ~rows.scored
+    ids = rows.ids.clone()
+    tail = torch.zeros_like(later)
+    for number in range(len(ids)):
+        last = int(rows.scored[number].nonzero()[-1])
+        tail[number, last + 1 :] = True
+    ids[tail] = 99
+    _, others = gradients(model, [Rows(ids, *list(vars(rows).values())[1:])])
+    assert losses == others
+
+
+def test_balance_is_one_where_the_load_is_even() -> None:
+    """Switch's loss: 1 at an even load, E where one expert takes all."""
+    even, one = torch.full((4,), 5.0), torch.tensor([20.0, 0.0, 0.0, 0.0])
+    assert float(balance(even, torch.full((4,), 5.0), 20)) == pytest.approx(1.0)
+    assert float(balance(one, one, 20)) == pytest.approx(4.0)
+    assert balance_gradient(even, torch.ones(4, 4, 3), 20).shape == (4, 3)
+
+
+def test_route_gives_weights_that_sum_to_one() -> None:
+    """In every way of routing; the hard part of straight-through is the exported one."""
+    logits = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+    for how in (None, "straight-through", "soft", "top-k"):
+        for k in (1, 2, 4):
+            weights, indices = route(logits, k, how)  # type: ignore[arg-type]
+            assert weights.shape == indices.shape
+            torch.testing.assert_close(weights.sum(1), torch.ones(7))
+
+
+def test_the_divergence_of_a_distribution_from_itself_is_zero() -> None:
+    """And positive from another."""
+    logits, other = torch.randn(5, 100), torch.randn(5, 100)
+    assert float(divergence(logits, largest(logits, 2.0), 2.0)) == pytest.approx(0.0, abs=1e-4)
+    assert float(divergence(other, largest(logits, 2.0), 2.0)) > 1
