@@ -37,19 +37,17 @@ def route(logits: Tensor, k: int, how: Route | None) -> tuple[Tensor, Tensor]:
         how: how training routes; None routes as the exported model does.
 
     Returns:
-        Weights `[N, j]` that sum to 1, and indices `[N, j]`: j is E for `soft` and `straight-through`, at least 2 for
-        `top-k`, else k.
+        Weights `[N, j]` that sum to 1, and indices `[N, j]`: j is E for `soft`, k + 1 for `straight-through`, at least 2
+        for `top-k`, else k.
     """
     probabilities = logits.softmax(dim=-1)
     if how == "soft":
         return probabilities, _everyone(probabilities)
     if how == "straight-through":
-        hard, chosen = _top(probabilities, k)
-        value = torch.zeros_like(probabilities).scatter(1, chosen, hard)
-        if k > 1:  # the mixture of the chosen has a gradient of its own; the others get the soft one
-            left_out = torch.ones_like(probabilities).scatter(1, chosen, 0.0)
-            return value + left_out * (probabilities - probabilities.detach()), _everyone(probabilities)
-        return value.detach() + probabilities - probabilities.detach(), _everyone(probabilities)
+        soft, indices = _top(probabilities, min(k + 1, logits.shape[1]))
+        hard = torch.zeros_like(soft)
+        hard[:, :k] = soft[:, :k] / soft[:, :k].sum(dim=-1, keepdim=True)
+        return hard.detach() + soft - soft.detach(), indices
     return _top(probabilities, k if how is None else min(max(k, 2), logits.shape[1]))
 
 
