@@ -145,13 +145,14 @@ class _Training:
         self.names = router_names(folder, routers.layers)
         stored = TORCH_DTYPES[folder.checkpoint.tensors[self.names[0]].dtype]
         own = {t.name: t.expert for t in self.texts}
-        judge = Judge(model, routers, self.held, own, stored, self.processes)
+        judge = self.judge = Judge(model, routers, self.held, own, stored, self.processes)
+        self.built = [module.weight.detach().float().clone() for module in routers.modules]
         asked = self._asked()
         saved = load_state(self.state, asked) if resume else None
         if saved is None:
             begin = starting_gates(model, routers, self.tokenizer, self.texts, options, self.progress)
         else:  # the saved state holds the gates of the start too
-            begin = [module.weight for module in routers.modules]
+            begin = self.built
         gates = Gates(begin, routers.layers, options)
         how = routing_for(options.route, routers.experts_per_token)
         routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0)
@@ -183,6 +184,7 @@ class _Training:
         self._say(kept, change)
         documents = {t.name: {"trained": len(t.train), "held_out": len(t.held)} for t in self.texts}
         training = training_account(options, loop.run, start, best, change, kept, documents)
+        self._compare(best if kept == "best" else start)
         self.gates.load(loop.best_state if kept == "best" else loop.start_state)
         if self.processes.first:
             self._write(self.gates.weights, training, overwrite=overwrite)
@@ -196,6 +198,15 @@ class _Training:
             return
         text = f"training did not beat the start beyond doubt, so the output has the gate of the start: {said}"
         self._note("not-better", text)
+
+    def _compare(self, found: Judgement) -> None:
+        """A training from another start can end above the folder's own gate: that is said."""
+        if self.options.start == "fitted" and not self.options.calibrate:
+            return
+        built = self.judge.look(self.built)
+        if built.mean < found.mean:
+            text = f"the folder's own gate is better: held-out loss {built.mean:.4f} against {found.mean:.4f}"
+            self._note("own-better", text)
 
     def _note(self, code: str, text: str) -> None:
         self.progress.note(text)

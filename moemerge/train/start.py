@@ -47,6 +47,8 @@ def starting_gates(
         with ExitStack() as stack:
             fitted = fit_gate(request, _Forced(model, routers, stack), tokenizer, progress)
         weights = list(fitted.weights.to(weights[0].device))
+        for warning in fitted.warnings:
+            progress.note(f"warning: {warning.message}")
     if options.calibrate:
         progress.stage("calibrate", len(weights), "layers")
         weights = _calibrated(model, routers, tokenizer, weights, _request(texts, routers, weights, options), progress)

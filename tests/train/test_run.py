@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from safetensors.torch import load_file
 from moemerge.console import Silent
 from moemerge.errors import MoemergeError
 from moemerge.evaluate.processes import Processes
+from moemerge.train.judge import Judge, Judgement
 from moemerge.train.options import TrainOptions
 from moemerge.train.run import train_folder
+from moemerge.train.step import step_gradients
 from moemerge.verify import verify_folder
 from tests.evaluate.conftest import HOSTS, Trio, measure, sentences, train
 from tests.moe import build_tiny, load, logits, some_tokens
@@ -165,6 +168,52 @@ def test_an_adapter_gives_what_the_merged_model_gives(trained: Trainer, unrouted
     tokens = some_tokens()
     torch.testing.assert_close(logits(model, tokens), logits(load(merged.path), tokens))
     assert not torch.equal(logits(load(unrouted), tokens), logits(load(merged.path), tokens))
+
+
+def nothing_finite(call: int) -> Any:
+    """`step_gradients` whose so-manieth call gives NaN."""
+    calls = 0
+
+    def step(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        gradients, losses = step_gradients(*arguments)
+        return ([gradient * float("nan") for gradient in gradients], losses) if calls == call else (gradients, losses)
+
+    return step
+
+
+def test_a_gradient_that_is_not_finite_is_not_taken(trained: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best state comes back, the rate is halved, and training goes on."""
+    monkeypatch.setattr("moemerge.train.loop.step_gradients", nothing_finite(5))
+    notes = Notes()
+    result = trained(rate=2e-2, progress=notes)
+    said = "step 5: a loss or gradient is not finite; back to the state of step 3, learning rate halved to 0.01"
+    assert said in notes.said
+    assert (result.training["restored"], result.training["steps"]) == (1, 6)
+
+
+def test_a_collapse_restores_the_best_state(trained: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An expert below a tenth of its share, which was not so at the start."""
+    look, looks = Judge.look, 0
+
+    def collapsed(judge: Judge, weights: Any) -> Judgement:
+        nonlocal looks
+        looks += 1
+        found = look(judge, weights)
+        return replace(found, load=torch.tensor([0.49, 0.02, 0.49])) if looks == 2 else found
+
+    monkeypatch.setattr(Judge, "look", collapsed)
+    notes = Notes()
+    trained(rate=2e-2, progress=notes)
+    said = "step 3: the load of `math` collapsed; back to the state of step 0, learning rate halved to 0.01"
+    assert said in notes.said
+
+
+def test_a_start_that_ends_above_the_folders_own_gate_is_said(trained: Trainer, trio: Trio, tmp_path: Path) -> None:
+    """Training from a random gate for one step is worse than the fitted gate that was there."""
+    result = trained(trio.build(tmp_path / "fitted"), start="random", steps=1)
+    assert [warning.code for warning in result.warnings][-1] == "own-better"
 
 
 @pytest.mark.parametrize("start", ["discriminant", "centroid", "random"])
