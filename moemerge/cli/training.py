@@ -41,7 +41,7 @@ def train_router(
     steps: Annotated[int, typer.Option("--steps", help="At most so many.")] = 200,
     minutes: Annotated[float | None, typer.Option("--minutes", help="At most so long.")] = None,
     context: Annotated[int, typer.Option("--context", help="Positions of a row.")] = 256,
-    rows: Annotated[int, typer.Option("--rows", help="Rows of a forward pass.")] = 8,
+    rows: Annotated[int, typer.Option("--rows", help="Rows of a forward pass.")] = 4,
     accumulation: Annotated[int, typer.Option("--accumulation", help="Forward passes of a step.")] = 1,
     mixed: Annotated[float, typer.Option("--mixed", help="Share of rows whose texts change the domain.")] = 0.2,
     rate: Annotated[float, typer.Option("--rate", help="Highest learning rate.")] = 5e-3,

@@ -64,7 +64,7 @@ class TrainOptions:
     steps: int = 200
     minutes: float | None = None
     context: int = 256
-    rows: int = 8
+    rows: int = 4
     accumulation: int = 1
     mixed: float = 0.2
     rate: float = 5e-3
