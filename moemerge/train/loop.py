@@ -265,6 +265,7 @@ class Loop:
         values = {
             "asked": dict(self._asked),
             "run": vars(self.run),
+            "factors": list(self._routing.factors),
             "rows": self.run.step * self._options.accumulation * self._options.rows,
             "start_accuracy": self.start.accuracy,
             "best_accuracy": self.best.accuracy,

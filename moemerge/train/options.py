@@ -27,8 +27,8 @@ class TrainOptions:
         start: the gate that training begins from: the folder's own, or one made anew on the training texts.
         calibrate: refits the gate layer by layer through the mixture before the first step.
         route: how tokens are routed while training. `straight-through` sends them as the exported model does and takes
-            the gradient of the mixture with the next best expert; `soft` mixes all experts; `top-k` mixes the k (at least 2) largest; `auto`
-            is `straight-through` where each token goes to one expert, else `top-k`.
+            the gradient of the mixture with the next best expert; `soft` mixes all experts; `top-k` mixes the k (at
+            least 2) largest; `auto` is `straight-through` where each token goes to one expert, else `top-k`.
         steps: at most so many optimiser steps.
         minutes: at most so long; the schedule is shortened to fit as soon as the speed is known.
         context: positions of a row.

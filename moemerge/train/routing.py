@@ -37,8 +37,8 @@ def route(logits: Tensor, k: int, how: Route | None) -> tuple[Tensor, Tensor]:
         how: how training routes; None routes as the exported model does.
 
     Returns:
-        Weights `[N, j]` that sum to 1, and indices `[N, j]`: j is E for `soft`, k + 1 for `straight-through`, at least 2
-        for `top-k`, else k.
+        Weights `[N, j]` that sum to 1, and indices `[N, j]`: j is E for `soft`, k + 1 for `straight-through`, at
+        least 2 for `top-k`, else k.
     """
     probabilities = logits.softmax(dim=-1)
     if how == "soft":
@@ -88,9 +88,11 @@ class TrainedRouting:
         routers: the routers.
         how: how tokens are routed.
         slopes: whether `Seen.slopes` is wanted.
+        factors: on each layer's logits; 1 when empty.
     """
 
-    def __init__(self, routers: Routers, how: Route | None, *, slopes: bool) -> None:
+    def __init__(self, routers: Routers, how: Route | None, *, slopes: bool, factors: Sequence[float] = ()) -> None:
+        self.factors = tuple(factors) or (1.0,) * len(routers.modules)
         self._routers, self._how, self._slopes = routers, how, slopes
         self._counted = self._labels = torch.zeros(0)
         self.seen: list[Seen] = []
@@ -105,27 +107,27 @@ class TrainedRouting:
         """Routes by these gates, `[E, d]` in fp32 each; the routers' own weights are not read."""
         modules = self._routers.modules
         try:
-            for module, weight in zip(modules, weights, strict=True):
-                module.forward = self._forward(weight)
+            for module, weight, factor in zip(modules, weights, self.factors, strict=True):
+                module.forward = self._forward(weight, factor)
             yield
         finally:
             for module in modules:
                 module.__dict__.pop("forward", None)
 
-    def _forward(self, weight: Tensor) -> Any:
+    def _forward(self, weight: Tensor, factor: float) -> Any:
         k = self._routers.experts_per_token
 
         def forward(hidden: Tensor) -> RouterOutput:
             flat = hidden.reshape(-1, hidden.shape[-1])
             inputs = flat.float()
-            logits = functional.linear(inputs, weight)  # (N, d) -> (N, E), fp32 whatever the model's dtype
-            self.seen.append(self._look(logits, inputs, k))
+            logits = factor * functional.linear(inputs, weight)  # (N, d) -> (N, E), fp32 whatever the model's dtype
+            self.seen.append(self._look(logits, inputs, k, factor))
             chosen, indices = route(logits, k, self._how)
             return logits, chosen.to(flat.dtype), indices
 
         return forward
 
-    def _look(self, logits: Tensor, inputs: Tensor, k: int) -> Seen:
+    def _look(self, logits: Tensor, inputs: Tensor, k: int, factor: float) -> Seen:
         counted = self._counted
         logits, labels = logits[counted], self._labels[counted]
         labelled = labels >= 0
@@ -137,7 +139,7 @@ class TrainedRouting:
             right=(logits.argmax(dim=-1) == labels)[labelled].sum(),
             counts=torch.bincount(top.flatten(), minlength=logits.shape[1]).float(),
             probability=probabilities.sum(dim=0),
-            slopes=_slopes(probabilities, inputs.detach()[counted]) if self._slopes else None,
+            slopes=factor * _slopes(probabilities, inputs.detach()[counted]) if self._slopes else None,
         )
 
 

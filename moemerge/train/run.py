@@ -26,6 +26,7 @@ from moemerge.train.options import TrainOptions
 from moemerge.train.output import needed_bytes, router_names, write_adapter, write_trained
 from moemerge.train.routing import TrainedRouting, routing_for
 from moemerge.train.rows import Sampler, Tokens, tokenise
+from moemerge.train.sharpness import sharpness
 from moemerge.train.start import starting_gates
 from moemerge.train.state import check_state, load_state, remove_state, state_path
 from moemerge.train.teacher import Teacher
@@ -33,6 +34,9 @@ from moemerge.train.texts import Texts, find_texts
 from moemerge.verify import verify_folder
 from moemerge.write import check_output, remove_orphan, staged
 from moemerge.write.record import read_record
+
+SHARPENED = 4
+"""Batches that the sharpness of the gates is found on."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +159,13 @@ class _Training:
             begin = self.built
         gates = Gates(begin, routers.layers, options)
         how = routing_for(options.route, routers.experts_per_token)
-        routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0)
         sampler = Sampler(self.rows, options.context, options.mixed, options.seed)
+        if saved is None:
+            ahead = Sampler(self.rows, options.context, options.mixed, options.seed)
+            factors = sharpness(model, routers, gates.weights, [ahead.take(len(self.texts)) for _ in range(SHARPENED)])
+        else:
+            factors = tuple(saved.values["factors"])
+        routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0, factors=factors)
         loop = Loop(
             model, gates, routing, sampler, judge, self.teacher, options, folder.experts, asked, self.state,
             self.progress, self.processes,
