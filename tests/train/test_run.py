@@ -155,6 +155,17 @@ def test_every_host(host: str, method: Any, pairs: Any, texts: Path, tmp_path: P
     assert changed == [f"model.layers.{layer}.mlp.gate.weight" for layer in range(2)]
 
 
+def test_a_bf16_folder_stays_one(trained: Trainer, trio: Trio, tmp_path: Path) -> None:
+    """Its gates are trained in fp32 and rounded once; what was judged is what is written."""
+    folder = trio.build(tmp_path / "moe", gate={"init": "random"}, dtype="bfloat16")
+    result = trained(folder, rate=2e-2, steps=20)
+    assert result.improved
+    assert {tensor.dtype for tensor in load_file(result.path / "model.safetensors").values()} == {torch.bfloat16}
+    assert verify_folder(result.path).differences == ()
+    again = trained(result.path, tmp_path / "again", rate=1e-9, steps=1)
+    assert again.start.by_domain == result.best.by_domain
+
+
 def test_an_adapter_gives_what_the_merged_model_gives(trained: Trainer, unrouted: Path, tmp_path: Path) -> None:
     """`adapter_only` writes a peft adapter in a subfolder, which PeftModel applies to the source folder."""
     from peft import PeftModel
