@@ -291,5 +291,6 @@ class Loop:
         for number, parameter in enumerate(self._gates.parameters):
             saved = under(f"optimizer.{number}.")
             if saved:
-                self._optimizer.state[parameter] = saved
+                moved = {n: v if n == "step" else v.to(parameter.device) for n, v in saved.items()}
+                self._optimizer.state[parameter] = moved
         self._sampler.skip(state.values["rows"])

@@ -109,7 +109,7 @@ class _Training:
     ) -> None:  # fmt: skip
         self.output, self.options, self.progress, self.processes = output, options, progress, processes
         self.warnings: list[Problem] = []
-        self.folder = _open(path)
+        self.folder = _open(path, options.placement.dtype)
         if output.resolve() == path.resolve() or path.resolve() in output.resolve().parents:
             raise TrainError(f"`{output}` is the folder that is trained, or lies in it", hint="name another with `-o`")
         self.state = state_path(output)
@@ -236,12 +236,16 @@ class _Training:
                 raise TrainError(f"the trained folder does not verify, so nothing was kept:\n  {listed}")
 
 
-def _open(path: Path) -> MoeFolder:
+def _open(path: Path, dtype: str) -> MoeFolder:
     folder = open_moe(path)
     if folder.record is None:
         raise TrainError(
             f"`{path}` has no `moemerge.yaml`: moemerge did not build it, so its experts' domains are not known",
             hint="name a folder that `moemerge build` made",
+        )
+    if folder.record.dtype == "F16" and dtype == "auto":
+        raise TrainError(
+            f"`{path}` is stored in float16, in which gradients overflow", hint="pass `--dtype float32` (or `bfloat16`)"
         )
     if len(folder.experts) < 2:
         raise TrainError(f"`{path}` has one expert: there is nothing to route")

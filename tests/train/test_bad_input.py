@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from moemerge.errors import MoemergeError, TrainError
+from moemerge.evaluate.folder import Placement
 from moemerge.train.options import TrainOptions
 from tests.evaluate.conftest import WORDS, Trio, sentences
 from tests.moe import load
@@ -94,6 +95,13 @@ def test_folders_that_cannot_be_trained(trained: Trainer, unrouted: Path, trio: 
         f"`{tmp_path / 'foreign'}` has no `moemerge.yaml`: "
         "moemerge did not build it, so its experts' domains are not known"
     )
+
+
+def test_a_float16_folder_needs_another_dtype(trained: Trainer, trio: Trio, tmp_path: Path) -> None:
+    """Its gradients would overflow; trained in float32 it stays a float16 folder."""
+    folder = trio.build(tmp_path / "moe", gate={"init": "random"}, dtype="float16")
+    assert refused(trained, folder).message == f"`{folder}` is stored in float16, in which gradients overflow"
+    assert trained(folder, placement=Placement("float32"), rate=2e-2).improved
 
 
 def test_outputs_that_cannot_be_written(trained: Trainer, unrouted: Path, tmp_path: Path) -> None:
