@@ -6,8 +6,8 @@ from typing import Any
 
 from moemerge import __version__
 from moemerge.train.judge import Judgement
-from moemerge.train.loop import Run
 from moemerge.train.options import TrainOptions
+from moemerge.train.snapshot import Run
 
 _HEADING = "## Training"
 

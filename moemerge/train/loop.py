@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting
 from moemerge.train.rows import Rows, Sampler
 from moemerge.train.schedule import rate_at, steps_in
+from moemerge.train.snapshot import Found, Run, pack, pack_optimizer, unpack, unpack_optimizer
 from moemerge.train.state import State, save_state
 from moemerge.train.step import Losses, step_gradients
 from moemerge.train.teacher import Taught, Teacher
@@ -33,33 +33,6 @@ MOST_RESTORED = 4
 """Training ends when the best state was put back so often."""
 TIMED = 3
 """Steps after which their speed is known."""
-
-
-@dataclass
-class Run:
-    """Where a training is; plain data but for the best state.
-
-    Attributes:
-        step: steps done.
-        steps: steps to do.
-        waited: looks without a better one.
-        restored: how often the best state was put back.
-        factor: on the learning rate.
-        best_step: the step of the best look.
-        seconds: time spent on steps and looks.
-        ended: why it ended, None while it goes on.
-        history: one entry a look.
-    """
-
-    step: int
-    steps: int
-    waited: int = 0
-    restored: int = 0
-    factor: float = 1.0
-    best_step: int = 0
-    seconds: float = 0.0
-    ended: str | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Loop:
@@ -247,50 +220,25 @@ class Loop:
             f"load {load} %, {speed:,.0f} tokens/s, {left:.1f} min left"
         )
 
-    # What is saved
-
     def _save(self) -> None:
         if not self._processes.first:
             return
-        tensors = {f"gates.{name}": value for name, value in self._gates.state().items()}
-        tensors |= {f"best.{name}": value for name, value in self.best_state.items()}
-        tensors |= {f"start.{name}": value for name, value in self.start_state.items()}
-        for number, parameter in enumerate(self._gates.parameters):
-            for name, value in self._optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{number}.{name}"] = value
-        for which, found in (("start", self.start), ("best", self.best)):
-            tensors |= {f"{which}-losses.{name}": sums for name, sums in found.losses.items()}
-            tensors |= {f"{which}-tokens.{name}": counts for name, counts in found.tokens.items()}
-            tensors[f"{which}-load"] = found.load
         values = {
             "asked": dict(self._asked),
-            "run": vars(self.run),
             "factors": list(self._routing.factors),
             "rows": self.run.step * self._options.accumulation * self._options.rows,
-            "start_accuracy": self.start.accuracy,
-            "best_accuracy": self.best.accuracy,
         }
-        save_state(self._path, State(tensors, values))
+        start, best = Found(self.start, self.start_state), Found(self.best, self.best_state)
+        state = pack(self.run, self._gates.state(), start, best, values)
+        state.tensors.update(pack_optimizer(self._optimizer, self._gates.parameters))
+        save_state(self._path, state)
 
     def resume(self, state: State) -> None:
         """Takes up a saved state. Nothing else is random: rows are drawn again up to where they were."""
-        tensors = state.tensors
-
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
-
-        def judgement(which: str) -> Judgement:
-            accuracy = state.values[f"{which}_accuracy"]
-            return Judgement(under(f"{which}-losses."), under(f"{which}-tokens."), tensors[f"{which}-load"], accuracy)
-
-        self.run = Run(**state.values["run"])
-        self.start, self.best = judgement("start"), judgement("best")
-        self.start_state, self.best_state = under("start."), under("best.")
-        self._gates.load(under("gates."))
+        self.run, gates, start, best = unpack(state)
+        self.start, self.start_state = start.judgement, start.gates
+        self.best, self.best_state = best.judgement, best.gates
+        self._gates.load(gates)
         self._optimizer = self._fresh_optimizer()
-        for number, parameter in enumerate(self._gates.parameters):
-            saved = under(f"optimizer.{number}.")
-            if saved:
-                moved = {n: v if n == "step" else v.to(parameter.device) for n, v in saved.items()}
-                self._optimizer.state[parameter] = moved
+        unpack_optimizer(state, self._optimizer, self._gates.parameters)
         self._sampler.skip(state.values["rows"])
