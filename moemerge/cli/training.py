@@ -44,7 +44,7 @@ def train_router(
     rows: Annotated[int, typer.Option("--rows", help="Rows of a forward pass.")] = 4,
     accumulation: Annotated[int, typer.Option("--accumulation", help="Forward passes of a step.")] = 1,
     mixed: Annotated[float, typer.Option("--mixed", help="Share of rows whose texts change the domain.")] = 0.2,
-    rate: Annotated[float, typer.Option("--rate", help="Highest learning rate.")] = 5e-3,
+    rate: Annotated[float, typer.Option("--rate", help="Highest learning rate.")] = 3e-3,
     warm_up: Annotated[int, typer.Option("--warm-up", help="Steps until it is reached.")] = 10,
     clip: Annotated[float, typer.Option("--clip", help="Largest norm of the gradient.")] = 1.0,
     balance_weight: Annotated[float, typer.Option("--balance-weight", help="Of the load-balancing loss.")] = 1e-3,

@@ -67,7 +67,7 @@ class TrainOptions:
     rows: int = 4
     accumulation: int = 1
     mixed: float = 0.2
-    rate: float = 5e-3
+    rate: float = 3e-3
     warm_up: int = 10
     clip: float = 1.0
     balance_weight: float = 1e-3
