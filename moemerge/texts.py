@@ -119,7 +119,8 @@ def _rows(rows: Rows, path: Path, fields: Mapping[str, str], plain: tuple[str, .
     if path.exists():
         raise SourceError(f"`{path}` is not a regular file", hint=_SAVE)
     if not _is_hub(rows, path):
-        raise SourceError(f"`{path}` does not exist", hint="paths are relative to the recipe's folder")
+        hint = "relative paths start at the folder of the file that names them"
+        raise SourceError(f"`{path}` does not exist", hint=hint)
     return _hub(rows, fields)
 
 

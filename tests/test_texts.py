@@ -101,7 +101,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b/c.txt", "../x", "/x/y", "a/b/c"):
         assert refused(Data(path=name), tmp_path) == (
             f"`{tmp_path / name}` does not exist",
-            "paths are relative to the recipe's folder",
+            "relative paths start at the folder of the file that names them",
         )
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 FAILED = 3
 """Exit status where a `--require` does not hold."""
-MADE_BY = "moemerge"
-"""What the beginning of a file must hold for an old report of that name to be replaced."""
+PAGE, FIGURES = '<meta name="generator" content="moemerge">', '"moemerge": "'
+"""What the beginning of a file must hold for an old page or old figures of that name to be replaced."""
 
 Folder = Annotated[Path, typer.Argument(metavar="OUT", help="A folder with a mixture of experts.", show_default=False)]
 Device = Annotated[str, typer.Option("--device", help="Where the models run: cpu, cuda, cuda:1, mps.")]
@@ -61,9 +61,11 @@ def evaluate(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Writes the figures as JSON.")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Reads at most so many texts a domain.")] = None,
-    context: Annotated[int | None, typer.Option("--context", help="Longest window in tokens [2048 at most].")] = None,
+    context: Annotated[
+        int | None, typer.Option("--context", min=2, help="Longest window in tokens [2048 at most].")
+    ] = None,
     stride: Annotated[
-        int | None, typer.Option("--stride", help="Tokens between a long text's windows [half the context].")
+        int | None, typer.Option("--stride", min=1, help="Tokens between a long text's windows [half the context].")
     ] = None,
     compare: Annotated[
         list[str],
@@ -101,8 +103,10 @@ def evaluate(
     requirements = [parse_requirement(text) for text in require]
     for requirement in requirements:
         check_name(requirement, REPORT)
-    for path in (html, output):
-        _check_target(path)
+    if html is not None and output is not None and html.absolute() == output.absolute():
+        raise EvalError(f"`--html` and `-o` both name `{html}`", hint="name two files")
+    _check_target(html, PAGE)
+    _check_target(output, FIGURES)
     if tasks_backend not in ("hf", "vllm"):
         raise EvalError(f"`--tasks-backend {tasks_backend}` is not known", hint="one of `hf`, `vllm`")
     options = EvalOptions(
@@ -117,7 +121,7 @@ def evaluate(
         cache=cache_folder() if cache else None,
         seed=seed,
         without=frozenset(_names(without)),
-        compare=dict(map(_named_folder, compare)),
+        compare=_named_folders(compare),
         tasks=TaskOptions(_names(tasks), tasks_backend, tasks_include, fewshot) if tasks else None,  # type: ignore[arg-type]
     )
     report = _measured(folder, options, quiet=quiet)
@@ -168,7 +172,9 @@ def trace(
     folder: Folder,
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; `-` reads stdin.")] = None,
     file: Annotated[Path | None, typer.Option("--file", metavar="FILE", help="Reads the text from a file.")] = None,
-    layer: Annotated[int | None, typer.Option("--layer", help="Shows one layer [the mean over all].")] = None,
+    layer: Annotated[
+        int | None, typer.Option("--layer", help="Shows one layer [the mean over all; with --explain the middle one].")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Shows the way of one token through one layer.")] = False,
     token: Annotated[
         str, typer.Option("--token", metavar="N|TEXT", help="With --explain: its number, or a part of its text.")
@@ -191,7 +197,9 @@ def trace(
     from moemerge.evaluate.trace import trace_text
 
     words = _text(text, file)
-    _check_target(html)
+    if explain and html is not None:
+        raise EvalError("`--explain` has no page", hint="leave `--html` out, or trace the text without `--explain`")
+    _check_target(html, PAGE)
     check_device(device)
     placement = _placement(dtype, device, device_map, offload, max_memory)
     opened = open_moe(folder, _names(experts))
@@ -225,7 +233,9 @@ def trace(
 
 
 def _text(text: str | None, file: Path | None) -> str:
-    if (text is None) == (file is None):
+    if text is not None and file is not None:
+        raise EvalError("there are two texts to trace", hint="give TEXT or `--file FILE`, not both")
+    if text is None and file is None:
         raise EvalError("give the text to trace", hint='as in `moemerge trace OUT "a text"`, or by `--file FILE`')
     try:
         if file is not None:
@@ -258,15 +268,22 @@ def _names(listed: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
-def _named_folder(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    if not equals or not name or not folder:
-        raise EvalError(f"`--compare {text}` is not NAME=FOLDER", hint="as in `--compare mergekit=out/mergekit`")
-    return name, Path(folder)
+def _named_folders(given: list[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not equals or not name or not folder:
+            raise EvalError(f"`--compare {text}` is not NAME=FOLDER", hint="as in `--compare mergekit=out/mergekit`")
+        if name in found:
+            raise EvalError(f"`--compare` names `{name}` twice")
+        if not Path(folder, "config.json").is_file():
+            raise EvalError(f"`--compare {text}`: `{folder}` holds no model", hint="name a folder with a `config.json`")
+        found[name] = Path(folder)
+    return found
 
 
-def _check_target(path: Path | None) -> None:
-    """Refuses a file that cannot be written, or that is not an earlier report, before the work begins.
+def _check_target(path: Path | None, made: str) -> None:
+    """Refuses a file that cannot be written, or that is not an earlier one of the same kind, before the work begins.
 
     Raises:
         WriteError: one of these.
@@ -279,8 +296,9 @@ def _check_target(path: Path | None) -> None:
         raise WriteError(f"`{path}` is a folder", hint="name a file in it")
     if path.exists():
         with path.open("rb") as file:
-            if MADE_BY.encode() not in file.read(2000):
-                raise WriteError(f"`{path}` exists and is no report of moemerge", hint="name another file")
+            if made.encode() not in file.read(2000):
+                what = "page" if made == PAGE else "file of figures"
+                raise WriteError(f"`{path}` exists and is no {what} of moemerge", hint="name another file")
 
 
 def _write(path: Path, text: str) -> None:

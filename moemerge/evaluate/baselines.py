@@ -19,6 +19,7 @@ from moemerge.families import DENSE_FAMILIES, HOSTS, PROJECTIONS, DenseConfig, P
 from moemerge.models import DenseModule
 from moemerge.sources import Checkpoint
 from moemerge.stream import TORCH_DTYPES
+from moemerge.verify.config import check_config
 from moemerge.verify.origins import Origins, open_origins
 
 LINEAR = "linear merge"
@@ -161,6 +162,14 @@ class Baselines:
             if not changed and self.has_specialist(built.name) and not self._same(number, built.source):
                 found.append(built.name)
         return found
+
+    def other_config(self) -> list[str]:
+        """What in the base's config is not what the folder was built from, a sentence each."""
+        record = self._folder.record
+        if record is None or not self.has_base:
+            return []
+        found = check_config(self._folder.checkpoint.config, record, self._origins.models["base"].config)
+        return [difference.message for difference in found]
 
     def _same(self, expert: int, key: str) -> bool:
         source = self._origins.models[key]

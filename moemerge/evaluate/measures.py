@@ -17,6 +17,8 @@ from torch import Tensor
 RESAMPLES = 2000
 LEAST_GAIN = 0.02
 """Nats that a specialist must gain for its domain to have a gain kept."""
+LEVEL = 0.0005
+"""Nats below which two models are level, whatever the interval: rounding shows more."""
 TELLING = 0.02
 """Share of the gain from which merge loss or routing loss is worth mending."""
 
@@ -92,6 +94,8 @@ class Measures:
         base, own = losses.nats("base"), losses.nats(losses.specialist)
         assert base is not None
         assert own is not None
+        if base < own:
+            return f"its specialist loses {own - base:.3f} nats to the base"
         if base - own < LEAST_GAIN:
             return f"its specialist gains {base - own:.3f} nats on the base, less than {LEAST_GAIN}"
         error = float((self.resampled(name, "base") - self.resampled(name, losses.specialist)).std())
@@ -145,6 +149,8 @@ class Measures:
         differences = [self.resampled(name, "moe") - self.resampled(name, key) for name in self._domains]
         low, high = _interval(torch.stack(differences).mean(0))
         standing = "ahead" if high < 0 else "behind" if low > 0 else "level"
+        if abs(ours - theirs) < LEVEL:
+            standing = "level"
         return {"difference": ours - theirs, "interval": [low, high], "standing": standing}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -53,7 +53,7 @@ class EvalOptions:
         tasks: what lm-evaluation-harness runs.
     """
 
-    domains: Path | None = None
+    domains: Path | str | None = None
     experts: tuple[str, ...] = ()
     limit: int | None = None
     context: int | None = None
@@ -63,12 +63,15 @@ class EvalOptions:
     allow_pickle: bool = False
     cache: Path | None = field(default_factory=cache_folder)
     seed: int = 0
-    without: frozenset[str] = frozenset()
+    without: Collection[str] = frozenset()
     compare: Mapping[str, Path] = field(default_factory=dict)
     tasks: TaskOptions | None = None
 
     def __post_init__(self) -> None:
-        unknown = sorted(self.without - set(PARTS))
+        object.__setattr__(self, "without", frozenset(self.without))
+        if self.limit is not None and self.limit < 1:
+            raise EvalError(f"`limit` is {self.limit}, and must be at least 1")
+        unknown = sorted(set(self.without) - set(PARTS))
         if unknown:
             listed = ", ".join(f"`{name}`" for name in unknown)
             raise EvalError(f"`--without`: there is no part {listed}", hint=f"the parts are {', '.join(PARTS)}")

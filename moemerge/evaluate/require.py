@@ -228,6 +228,11 @@ def _reason(path: Path, above: Any, report: Mapping[str, Any]) -> str | None:
     found = [f"{what}: {why}" for what, why in missing.items() if _mentions(what, path)]
     if not found and (path[0] in _DERIVED or path[-1] in _DERIVED):
         found = [f"{what}: {why}" for what, why in missing.items()]
+    if not found and path[0] in _DERIVED:
+        notes = (domain.get("gain_kept_note") for domain in (report.get("domains") or {}).values())
+        found = list(dict.fromkeys(note for note in notes if note))
+    if not found and path[0] == "tokens_per_second":
+        found = ["it was left out by `--without`"]
     return "; ".join(found) or None
 
 

@@ -48,7 +48,7 @@ class Evaluation:
     def __init__(self, path: Path, options: EvalOptions, progress: Progress, processes: Processes) -> None:
         self.options, self.progress, self.processes = options, progress, processes
         self.folder: MoeFolder = open_moe(path, options.experts)
-        asked, root = find_evaluation(self.folder, options.domains)
+        asked, root = find_evaluation(self.folder, Path(options.domains) if options.domains is not None else None)
         self.questions = read_all_questions(asked.questions, root) if "questions" not in options.without else {}
         self.domains: tuple[Domain, ...] = read_domains(asked.domains, root, self.folder.experts, options.limit)
         self.tokenizer: PreTrainedTokenizerBase = self.folder.tokenizer()
@@ -77,7 +77,7 @@ class Evaluation:
         limit = min(int(config.get("max_position_embeddings") or CONTEXT), tokenizer.model_max_length)
         if options.context is not None and options.context > limit:
             raise EvalError(f"`--context {options.context}` is longer than the model reads: {limit} tokens")
-        context = options.context or min(CONTEXT, limit)
+        context = options.context if options.context is not None else min(CONTEXT, limit)
         stride = options.stride if options.stride is not None else max(context // 2, 1)
         if context < 2:
             raise EvalError(f"`--context {context}` is too short: a token is predicted from the one before it")
@@ -165,7 +165,7 @@ class Evaluation:
         """The parts of the report that are no losses, of the mixture and, where it is at hand, the base."""
         model, routers, names = self.mixture.model, self.mixture.routers, self.folder.experts
         base = self.baselines.base if self.baselines.has_base else None
-        wanted = set(PARTS) - self.options.without if self.processes.first else set()
+        wanted = set(PARTS) - set(self.options.without) if self.processes.first else set()
         found: dict[str, Any] = {"samples": {}, "chat": {}, "questions": {}, "tokens_per_second": None}
         if "samples" in wanted:
             found["samples"] = sample_routes(model(), self.tokenizer, routers(), self.domains, names)
@@ -244,6 +244,9 @@ class Evaluation:
         found = []
         if few:
             found.append(f"few documents ({', '.join(few)}): with fewer than {FEW} a domain the intervals are rough")
+        changed = self.baselines.other_config()
+        if changed:
+            found.append(f"the base's `config.json` is not the one that was built from: {'; '.join(changed)}")
         strangers = self.baselines.strangers()
         if strangers:
             listed = ", ".join(f"`{name}`" for name in strangers)

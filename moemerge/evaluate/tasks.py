@@ -62,7 +62,9 @@ def run_tasks(
     if not (folder / "config.json").is_file():
         raise SourceError(f"`{folder}` holds no model", hint="name a folder with a `config.json`")
     if include is not None and not include.is_dir():
-        raise MoemergeError(f"`{include}` is no folder", hint="`--include` names a folder with the YAML files of tasks")
+        raise MoemergeError(
+            f"`{include}` is no folder", hint="`--tasks-include` names a folder with the YAML files of tasks"
+        )
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
@@ -106,7 +108,7 @@ def _nearest(task: str, known: Sequence[str]) -> str:
     found = [by_case[name] for name in difflib.get_close_matches(task.lower(), by_case, n=3)]
     if found:
         return f"did you mean {listed(quoted(found), 'or')}?"
-    return "`lm-eval ls tasks` lists the harness's tasks; `--include` names a folder with your own"
+    return "`lm-eval ls tasks` lists the harness's tasks; `--tasks-include` names a folder with your own"
 
 
 def _load(manager: TaskManager, names: Sequence[str]) -> list[Any]:

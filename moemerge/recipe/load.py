@@ -58,6 +58,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), gate: str | None = No
 def load_evaluation(path: Path) -> tuple[Evaluation, Path]:
     """Reads what a recipe would say under `eval` from a file of its own: `domains` and `questions`, or domains alone.
 
+    A recipe will do too: its `eval` is read.
+
     Args:
         path: a YAML file.
 
@@ -69,6 +71,9 @@ def load_evaluation(path: Path) -> tuple[Evaluation, Path]:
     """
     path = Path(path)
     tree = compose(_source(path, "file of domains"))
+    inside = tree.get("eval")
+    if isinstance(inside, Table) and inside.entries.keys() & Evaluation.model_fields.keys():
+        tree = inside
     if not tree.entries.keys() & Evaluation.model_fields.keys():
         tree = Table({"domains": Entry(tree.place, tree)}, tree.place)
     return validate_evaluation(tree), path.absolute().parent

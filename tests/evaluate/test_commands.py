@@ -99,7 +99,7 @@ def test_a_page_and_plots(trio: Trio) -> None:
     Path("r.txt").write_text("mine", encoding="utf-8")
     status, out, err = run("eval", "moe", *LOSSES, "--html", "r.txt")
     assert (status, out) == (1, "")
-    assert err == "error: `r.txt` exists and is no report of moemerge\nhint: name another file\n"
+    assert err == "error: `r.txt` exists and is no page of moemerge\nhint: name another file\n"
     assert Path("r.txt").read_text(encoding="utf-8") == "mine"
 
 
@@ -128,6 +128,15 @@ def test_a_page_and_plots(trio: Trio) -> None:
         (
             ["moe", "--device-map", "auto", "--max-memory", "cpu"],
             "error: `--max-memory cpu` is not DEVICE=SIZE\nhint: as in `--max-memory cpu=8GB,0=20GB`\n",
+        ),
+        (
+            ["moe", "--html", "r.x", "-o", "./r.x"],
+            "error: `--html` and `-o` both name `r.x`\nhint: name two files\n",
+        ),
+        (["moe", "--compare", "a=base", "--compare", "a=code"], "error: `--compare` names `a` twice\n"),
+        (
+            ["moe", "--compare", "a=gone"],
+            "error: `--compare a=gone`: `gone` holds no model\nhint: name a folder with a `config.json`\n",
         ),
         (["moe", "--offload", "x"], "error: `--offload` needs `--device-map`\nhint: add `--device-map auto`\n"),
         (
@@ -226,9 +235,36 @@ def test_trace_explains_a_token() -> None:
     assert json.loads(run("trace", "moe", "def return le la", "--explain", "--json")[1])["layer"] == 1
 
 
+def test_a_page_does_not_replace_figures() -> None:
+    """Nor figures a page: only an earlier one of the same kind is replaced."""
+    assert run("eval", "moe", *LOSSES, "--limit", "2", "-q", "-o", "r.json", "--html", "r.html")[0] == 0
+    assert run("eval", "moe", *LOSSES, "--limit", "2", "-q", "-o", "r.json", "--html", "r.html")[0] == 0
+    for arguments, what in ((("--html", "r.json"), "page"), (("-o", "r.html"), "file of figures")):
+        status, _, err = run("eval", "moe", *LOSSES, "-q", *arguments)
+        assert (status, err) == (
+            1, f"error: `{arguments[1]}` exists and is no {what} of moemerge\nhint: name another file\n"
+        )  # fmt: skip
+
+
+def test_a_recipe_serves_as_a_file_of_domains(trio: Trio) -> None:
+    """Its `eval` is read, and nothing else of it."""
+    recipe = trio.recipe().model_dump(mode="json")
+    Path("r.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    status, out, _ = run("eval", "moe", *LOSSES, "--limit", "2", "--json", "-q", "--domains", "r.yaml")
+    assert (status, list(json.loads(out)["domains"])) == (0, ["code", "math", "french"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
+        (
+            ["moe", "a", "--file", "code.jsonl"],
+            "error: there are two texts to trace\nhint: give TEXT or `--file FILE`, not both\n",
+        ),
+        (
+            ["moe", "a", "--explain", "--html", "r.html"],
+            "error: `--explain` has no page\nhint: leave `--html` out, or trace the text without `--explain`\n",
+        ),
         (
             ["moe"],
             "error: give the text to trace\nhint: as in `moemerge trace OUT \"a text\"`, or by `--file FILE`\n",

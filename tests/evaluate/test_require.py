@@ -145,7 +145,7 @@ def test_a_requirement_that_is_not_met_says_what_is_so(text: str, line: str) -> 
         ("domains.code.linear_merge<2", ": linear merge: needs every specialist"),
         ("baselines.linear_merge.gain_kept<2", ": linear merge: needs every specialist"),
         ("merge_loss<2", ": specialist of `code`: not found; linear merge: needs every specialist"),
-        ("tokens_per_second.moe.decode>2", ""),
+        ("tokens_per_second.moe.decode>2", ": it was left out by `--without`"),
     ],
 )
 def test_what_was_not_measured_fails_with_the_reason(text: str, reason: str) -> None:

@@ -275,6 +275,20 @@ def test_values_that_changed_under_the_same_headers_are_said(trio: Trio, tmp_pat
     assert after["domains"]["math"]["moe"] == before["domains"]["math"]["moe"]
 
 
+def test_a_config_that_changed_is_said(trio: Trio, tmp_path: Path) -> None:
+    """The record has no digest of a source's config, but the folder's own config tells."""
+    root = tmp_path / "trio"
+    shutil.copytree(trio.root, root, ignore=shutil.ignore_patterns("moe", "copy"))
+    here = Trio(root, root / "base", {n: root / n for n in trio.experts}, {n: root / f"{n}.jsonl" for n in trio.texts})
+    folder = here.build(root / "moe", gate={"init": "random"})
+    config = root / "base" / "config.json"
+    config.write_text(config.read_text(encoding="utf-8").replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 0.5'))
+    note = measure(folder, limit=40)["notes"]
+    assert len(note) == 1
+    assert note[0].startswith("the base's `config.json` is not the one that was built from: ")
+    assert "0.5" in note[0]
+
+
 def test_the_cache_knows_contents_not_paths(built: Path, trio: Trio, tmp_path: Path) -> None:
     """A second run computes nothing; a copy elsewhere neither; other texts or weights are computed."""
     cache = tmp_path / "cache"
@@ -319,6 +333,7 @@ def test_windows_change_little_and_are_honoured(built: Path) -> None:
     ("options", "message"),
     [
         ({"context": 1000}, "`--context 1000` is longer than the model reads: 256 tokens"),
+        ({"context": 0}, "`--context 0` is too short: a token is predicted from the one before it"),
         ({"context": 1}, "`--context 1` is too short: a token is predicted from the one before it"),
         ({"context": 8, "stride": 8}, "`--stride 8` must be at least 1 and less than the context of 8 tokens"),
         ({"stride": 0}, "`--stride 0` must be at least 1 and less than the context of 256 tokens"),
@@ -344,7 +359,10 @@ def test_texts_that_cannot_be_read_are_all_named(built: Path, tmp_path: Path) ->
     domains = tmp_path / "d.yaml"
     domains.write_text("code: gone.jsonl\nmath: empty.jsonl\nfrench: bad.jsonl\n", encoding="utf-8")
     assert refused(built, domains=domains) == [
-        (f"domain `code`: `{tmp_path / 'gone.jsonl'}` does not exist", "paths are relative to the recipe's folder"),
+        (
+            f"domain `code`: `{tmp_path / 'gone.jsonl'}` does not exist",
+            "relative paths start at the folder of the file that names them",
+        ),
         ("domain `math`: `empty.jsonl` holds no text", "give a file with one document at least"),
         (
             f"domain `french`: {tmp_path / 'bad.jsonl'}:1: no field `text`",
