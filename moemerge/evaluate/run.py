@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,7 @@ class Evaluation:
             self._dense("base", "base", baselines.base)
         for name in self.folder.experts:
             if baselines.has_specialist(name):
-                self._dense(f"specialist:{name}", name, lambda name=name: baselines.specialist(name))  # type: ignore[misc]
+                self._dense(f"specialist:{name}", name, partial(baselines.specialist, name))
         if baselines.has_linear_merge:
             self._dense("linear_merge", LINEAR, baselines.linear_merge)
 
