@@ -49,6 +49,7 @@ class Baselines:
         self._folder, self._placement = folder, placement
         self._module: DenseModule | None = None
         self._config: dict[str, Any] = {}
+        self._loaded: str | None = None  # the source whose values the module has
         self._digests: dict[Path, str] = {}
         self.missing: dict[str, str] = {}
         record = folder.record
@@ -103,7 +104,9 @@ class Baselines:
     def linear_merge(self) -> Any:
         """The dense mean of the distinct models listed as experts, FFNs too."""
         models = self._averaged()
-        return self._module_for(max(models, key=_width)).load_mean(models)
+        module = self._module_for(max(models, key=_width))
+        self._loaded = None
+        return module.load_mean(models)
 
     def base_parameters(self) -> int | None:
         """Parameters of the base; None where it is missing."""
@@ -124,13 +127,18 @@ class Baselines:
         checkpoint = self._origins.models[key]
         if self._placement.device_map is not None and checkpoint.kind in ("folder", "hub"):
             return load_pretrained(checkpoint.location, self._placement)
-        return self._module_for(checkpoint).load(checkpoint)
+        module = self._module_for(checkpoint)
+        if self._loaded != key:
+            self._loaded = None  # until all of it is in
+            module.load(checkpoint)
+            self._loaded = key
+        return module.model()
 
     def _module_for(self, checkpoint: Checkpoint) -> DenseModule:
         """A module of this model's architecture; the last one where it is the same."""
         config = dict(checkpoint.config)
         if self._module is None or config != self._config:
-            self._module = None  # the old one's memory goes first
+            self._module = self._loaded = None  # the old one's memory goes first
             if config.get("model_type") not in DENSE_FAMILIES:
                 raise EvalError(f"`{checkpoint.spec}` is of a family that cannot be put together here")
             dense = DenseConfig.resolve(config)

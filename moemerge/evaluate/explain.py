@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from moemerge.errors import EvalError
 from moemerge.evaluate.routers import Routers
 from moemerge.evaluate.tokens import Tokens, read_tokens
-from moemerge.evaluate.trace import by_weight, context_of, place_of, run, split
+from moemerge.evaluate.trace import by_weight, place_of, run, split
+from moemerge.generation import context_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -115,7 +116,7 @@ def explain(
     place = place_of(routers.layers, layer)
     router, number = routers.modules[place], routers.layers[place]
     block = _block(model, router, number)
-    windows = split(len(tokens.ids), context or context_of(model, len(tokens.ids)))
+    windows = split(len(tokens.ids), context or context_of(model) or len(tokens.ids))
     start, end, _ = next(window for window in windows if index < window[1])
     with _kept(block, router) as kept:
         run(model, tokens.ids[start:end])

@@ -12,6 +12,7 @@ from torch import Tensor
 from moemerge.errors import EvalError
 from moemerge.evaluate.routers import RouterOutput, Routers
 from moemerge.evaluate.tokens import read_tokens
+from moemerge.generation import context_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -125,7 +126,7 @@ def trace_text(
     if len(names) != routers.experts:
         raise ValueError(f"{len(names)} names for {routers.experts} experts")
     tokens = read_tokens(tokenizer, text)
-    context = context or context_of(model, len(tokens.ids))
+    context = context or context_of(model) or len(tokens.ids)
     chosen: list[list[tuple[int, ...]]] = [[] for _ in routers.modules]
     weights: list[list[tuple[float, ...]]] = [[] for _ in routers.modules]
     windows = list(split(len(tokens.ids), context))
@@ -168,12 +169,6 @@ def place_of(layers: Sequence[int], layer: int) -> int:
     whole = list(layers) == list(range(layers[0], layers[-1] + 1))
     known = f"{layers[0]} to {layers[-1]}" if whole else ", ".join(map(str, layers))
     raise EvalError(f"the model has no MoE layer {layer}: they are {known}, or -{len(layers)} to -1 from the end")
-
-
-def context_of(model: Any, tokens: int) -> int:
-    """How many tokens the model was made for; `tokens` where its config does not say."""
-    config = model.config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or tokens)
 
 
 def split(tokens: int, context: int) -> Iterator[tuple[int, int, int]]:
