@@ -38,7 +38,7 @@ def train_router(
     route: Annotated[
         str, typer.Option("--route", help="While training: auto, straight-through, soft or top-k.")
     ] = "auto",
-    steps: Annotated[int, typer.Option("--steps", help="At most so many.")] = 200,
+    steps: Annotated[int, typer.Option("--steps", help="At most so many; 0 writes the start.")] = 200,
     minutes: Annotated[float | None, typer.Option("--minutes", help="At most so long.")] = None,
     context: Annotated[int, typer.Option("--context", help="Positions of a row.")] = 256,
     rows: Annotated[int, typer.Option("--rows", help="Rows of a forward pass.")] = 4,
@@ -110,5 +110,7 @@ def _print(result: TrainResult) -> None:
         typer.echo(f"  {name:<14}{result.start.by_domain[name]:.4f} -> {value:.4f}")
     if result.improved:
         typer.echo(f"trained {result.path}: step {result.training['best_step']} is kept")
-    else:
+    elif result.training["steps"]:
         typer.echo(f"{result.path} has the gate of the start: training did not beat it beyond doubt")
+    else:
+        typer.echo(f"{result.path} has the gate of the start")

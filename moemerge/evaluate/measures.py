@@ -110,10 +110,28 @@ class Measures:
             key: the model.
             names: the domains; all that have a gain kept when None.
         """
-        wanted = self._domains if names is None else names
-        names = [name for name in wanted if self.why_no_gain(name) is None]
-        if not names or any(key not in self._domains[name].sums for name in names):
+        names = self._gaining(key, names)
+        if not names:
             return None
+        value, resampled = self._kept(key, names)
+        single = any(len(self._domains[name].tokens) < 2 for name in names)
+        return value, None if single else _interval(resampled)
+
+    def rise(self, key: str, other: str) -> tuple[float, Interval] | None:
+        """By how much one model keeps more of the gain than another, with its interval, over the same domains."""
+        names = self._gaining(key) if self._gaining(other) else []
+        if not names or any(len(self._domains[name].tokens) < 2 for name in names):
+            return None
+        (value, resampled), (against, others) = self._kept(key, names), self._kept(other, names)
+        return value - against, _interval(resampled - others)
+
+    def _gaining(self, key: str, names: Sequence[str] | None = None) -> list[str]:
+        """The domains, of these, that have a gain kept; none where one of them lacks the model."""
+        wanted = self._domains if names is None else names
+        found = [name for name in wanted if self.why_no_gain(name) is None]
+        return found if all(key in self._domains[name].sums for name in found) else []
+
+    def _kept(self, key: str, names: Sequence[str]) -> tuple[float, Tensor]:
         gained, possible = 0.0, 0.0
         gains, most = torch.zeros(RESAMPLES, dtype=torch.float64), torch.zeros(RESAMPLES, dtype=torch.float64)
         for name in names:
@@ -125,8 +143,7 @@ class Measures:
             possible += base - (losses.nats(own) or 0.0)
             gains += base_resampled - self.resampled(name, key)
             most += base_resampled - self.resampled(name, own)
-        single = any(len(self._domains[name].tokens) < 2 for name in names)
-        return gained / possible, None if single else _interval(gains / most)
+        return gained / possible, gains / most
 
     def mean(self, key: str) -> float | None:
         """Mean over the domains of one model's loss; None where a domain lacks it."""

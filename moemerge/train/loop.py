@@ -87,6 +87,8 @@ class Loop:
         self.start = self.best = self._judge.look(self._gates.weights)
         self.best_state = self.start_state = self._gates.state()
         self.run.history.append(self._entry(self.start, None))
+        if self.run.steps == 0:
+            self.run.ended = "no steps were asked for"
         self._save()
 
     def go(self) -> None:

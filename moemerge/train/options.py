@@ -29,7 +29,7 @@ class TrainOptions:
         route: how tokens are routed while training. `straight-through` sends them as the exported model does and takes
             the gradient of the mixture with the next best expert; `soft` mixes all experts; `top-k` mixes the k (at
             least 2) largest; `auto` is `straight-through` where each token goes to one expert, else `top-k`.
-        steps: at most so many optimiser steps.
+        steps: at most so many optimiser steps; with 0 the output has the gate of the start (and of `calibrate`).
         minutes: at most so long; the schedule is shortened to fit as soon as the speed is known.
         context: positions of a row.
         rows: rows of a forward pass.
@@ -90,13 +90,13 @@ class TrainOptions:
             if value not in known:
                 listed = ", ".join(f"`{one}`" for one in known)
                 raise TrainError(f"`--{name} {value}` is not known", hint=f"one of {listed}")
-        for name in ("rank", "steps", "rows", "accumulation", "judge_every", "patience", "held_out_tokens"):
+        for name in ("rank", "rows", "accumulation", "judge_every", "patience", "held_out_tokens"):
             if getattr(self, name) < 1:
                 raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must be at least 1")
         for name in ("alpha", "rate", "clip", "temperature"):
             if not getattr(self, name) > 0:
                 raise TrainError(f"`--{name} {getattr(self, name)}` must be more than 0")
-        for name in ("balance_weight", "z_weight", "domain_weight", "distil_weight", "warm_up"):
+        for name in ("balance_weight", "z_weight", "domain_weight", "distil_weight", "warm_up", "steps"):
             if not getattr(self, name) >= 0:
                 raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must not be negative")
         if not 0 <= self.mixed <= 1:

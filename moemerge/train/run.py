@@ -192,7 +192,8 @@ class _Training:
         options, best, start = self.options, loop.best, loop.start
         change = best.rise_over(start, options.seed)
         kept = "best" if change[2] < 0 else "start"
-        self._say(kept, change)
+        if options.steps:
+            self._say(kept, change)
         documents = {t.name: {"trained": len(t.train), "held_out": len(t.held)} for t in self.texts}
         training = training_account(options, loop.run, start, best, change, kept, documents)
         self._compare(best if kept == "best" else start)

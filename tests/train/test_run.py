@@ -264,3 +264,11 @@ def test_what_changed_after_the_build_is_not_passed_on(trained: Trainer, trio: T
         trained(folder)
     assert "changed after the build, so nothing was kept" in caught.value.message
     assert not (tmp_path / "out").exists()
+
+
+def test_no_steps_write_the_start(trained: Trainer) -> None:
+    """`--steps 0`: the gate of the start, or the calibrated one, and no claim about a training."""
+    result = trained(start="centroid", steps=0)
+    assert (result.kept, result.training["steps"], result.change) == ("start", 0, (0.0, 0.0, 0.0))
+    assert result.training["ended"] == "no steps were asked for"
+    assert verify_folder(result.path).ok
