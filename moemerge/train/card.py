@@ -36,6 +36,7 @@ def training_account(
         "ended": run.ended,
         "restored": run.restored,
         "kept": kept,
+        "changed": ["router", *(options.also if kept == "best" else ())],
         "best_step": run.best_step,
         "held_out": {
             "start": round(start.mean, 6),
@@ -61,8 +62,12 @@ def _section(training: dict[str, Any]) -> str:
     options, held = training["options"], training["held_out"]
     change, low, high = held["change"]
     method = f"LoRA of rank {options['rank']}" if options["method"] == "lora" else "the whole gates"
+    also = options.get("also") or []
+    what = f"The routers ({method})" if also else f"The routers alone were trained ({method})"
+    if also:
+        what += f" and, by LoRA of rank {options['rank']}, {' and '.join(also)} were trained"
     text = (
-        f"{_HEADING}\n\nThe routers alone were trained ({method}), from the gate `{options['start']}`"
+        f"{_HEADING}\n\n{what}, from the gate `{options['start']}`"
         f"{', calibrated' if options['calibrate'] else ''}, for {training['steps']} steps; everything else is as it "
         "was built, bit for bit. "
     )

@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from moemerge.console import Progress
 from moemerge.errors import EvalError
 from moemerge.evaluate.processes import Processes
-from moemerge.train.gates import Gates
 from moemerge.train.judge import Judge, Judgement
 from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting
@@ -24,6 +22,7 @@ from moemerge.train.snapshot import Found, Run, pack, pack_optimizer, unpack, un
 from moemerge.train.state import State, save_state
 from moemerge.train.step import Losses, step_gradients
 from moemerge.train.teacher import Taught, Teacher
+from moemerge.train.trained import Trained
 
 BLOCK = 20
 """Steps whose rows the specialists read at a time."""
@@ -40,7 +39,7 @@ class Loop:
 
     Args:
         model: the mixture, frozen.
-        gates: at the start.
+        trained: the gates, and what is trained beside them, at the start.
         routing: what replaces the routers.
         sampler: the rows, none taken yet.
         judge: looks at the held-out texts.
@@ -56,7 +55,7 @@ class Loop:
     def __init__(
         self,
         model: Any,
-        gates: Gates,
+        trained: Trained,
         routing: TrainedRouting,
         sampler: Sampler,
         judge: Judge,
@@ -68,10 +67,10 @@ class Loop:
         progress: Progress,
         processes: Processes,
     ) -> None:
-        self._model, self._gates, self._routing, self._sampler = model, gates, routing, sampler
+        self._model, self._trained, self._routing, self._sampler = model, trained, routing, sampler
         self._judge, self._teacher, self._options, self._names = judge, teacher, options, names
         self._asked, self._path, self._progress, self._processes = asked, state, progress, processes
-        self._optimizer = self._fresh_optimizer()
+        self._optimizer = self._trained.optimizer()
         self._prepared: list[tuple[list[Rows], list[Taught | None]]] = []
         self.run = Run(0, options.steps)
         self.start: Judgement
@@ -79,13 +78,10 @@ class Loop:
         self.start_state: dict[str, Tensor]
         self.best_state: dict[str, Tensor]
 
-    def _fresh_optimizer(self) -> torch.optim.AdamW:
-        return torch.optim.AdamW(self._gates.parameters, lr=self._options.rate, betas=(0.9, 0.98), weight_decay=0.0)
-
     def begin(self) -> None:
         """Looks at the start, which training has to beat."""
-        self.start = self.best = self._judge.look(self._gates.weights)
-        self.best_state = self.start_state = self._gates.state()
+        self.start = self.best = self._trained.look(self._judge)
+        self.best_state = self.start_state = self._trained.state()
         self.run.history.append(self._entry(self.start, None))
         self._save()
 
@@ -124,17 +120,17 @@ class Loop:
         """One optimiser step; None where its loss or gradient is not finite, and nothing was changed then."""
         options, run = self._options, self.run
         batches, taught = self._next_rows()
+        self._trained.clear()
         gradients, losses = step_gradients(
-            self._model, self._gates, self._routing, batches, taught, options, self._processes
+            self._model, self._trained.gates, self._routing, batches, taught, options, self._processes
         )
-        self._gates.pull(gradients)
-        norm = torch.nn.utils.clip_grad_norm_(self._gates.parameters, options.clip)
-        if not (math.isfinite(losses.total(options)) and bool(torch.isfinite(norm))):
+        finite = self._trained.take(gradients, self._processes)
+        if not (finite and math.isfinite(losses.total(options))):
             return None
         for group in self._optimizer.param_groups:
-            group["lr"] = options.rate * run.factor * rate_at(run.step, run.steps, options.warm_up)
+            group["lr"] = group["highest"] * run.factor * rate_at(run.step, run.steps, options.warm_up)
         self._optimizer.step()
-        self._gates.refresh()
+        self._trained.gates.refresh()
         return losses
 
     def _next_rows(self) -> tuple[list[Rows], list[Taught | None]]:
@@ -154,7 +150,7 @@ class Loop:
     def _look(self, losses: Losses | None, speed: float, *, last: bool) -> None:
         run, options = self.run, self._options
         try:
-            found = self._judge.look(self._gates.weights) if losses is not None else None
+            found = self._trained.look(self._judge) if losses is not None else None
         except EvalError:  # a loss that is not finite
             found = None
         trouble = self._trouble(found)
@@ -164,7 +160,7 @@ class Loop:
         if trouble is not None:
             self._restore(trouble)
         elif found is not None and found.mean < self.best.mean:
-            self.best, self.best_state = found, self._gates.state()
+            self.best, self.best_state = found, self._trained.state()
             run.best_step, run.waited = run.step, 0
         else:
             run.waited += 1
@@ -190,8 +186,8 @@ class Loop:
         run = self.run
         run.restored += 1
         run.factor /= 2
-        self._gates.load(self.best_state)
-        self._optimizer = self._fresh_optimizer()
+        self._trained.load(self.best_state)
+        self._optimizer = self._trained.optimizer()
         self._progress.note(
             f"step {run.step}: {why}; back to the state of step {run.best_step}, learning rate halved to "
             f"{self._options.rate * run.factor:.2g}"
@@ -229,8 +225,8 @@ class Loop:
             "rows": self.run.step * self._options.accumulation * self._options.rows,
         }
         start, best = Found(self.start, self.start_state), Found(self.best, self.best_state)
-        state = pack(self.run, self._gates.state(), start, best, values)
-        state.tensors.update(pack_optimizer(self._optimizer, self._gates.parameters))
+        state = pack(self.run, self._trained.state(), start, best, values)
+        state.tensors.update(pack_optimizer(self._optimizer, self._trained.parameters))
         save_state(self._path, state)
 
     def resume(self, state: State) -> None:
@@ -238,7 +234,7 @@ class Loop:
         self.run, gates, start, best = unpack(state)
         self.start, self.start_state = start.judgement, start.gates
         self.best, self.best_state = best.judgement, best.gates
-        self._gates.load(gates)
-        self._optimizer = self._fresh_optimizer()
-        unpack_optimizer(state, self._optimizer, self._gates.parameters)
+        self._trained.load(gates)
+        self._optimizer = self._trained.optimizer()
+        unpack_optimizer(state, self._optimizer, self._trained.parameters)
         self._sampler.skip(state.values["rows"])

@@ -11,6 +11,7 @@ from moemerge.evaluate.folder import Placement
 
 Method = Literal["lora", "full"]
 Route = Literal["auto", "straight-through", "soft", "top-k"]
+Also = Literal["attention", "experts"]
 Start = Literal["fitted", "discriminant", "lda", "centroid", "centred", "random", "uniform"]
 
 
@@ -23,6 +24,9 @@ class TrainOptions:
         method: `lora` trains a low-rank change of each gate, `full` the `[E, d]` gate itself.
         rank: of the LoRA. At or above E it can express what `full` can.
         alpha: of the LoRA; the change is multiplied by alpha / rank.
+        also: what is trained beside the gates, by LoRA of the same rank and alpha: `attention` (the q, k, v and o
+            projections), `experts`.
+        also_rate: AdamW's highest learning rate for these.
         adapter_only: writes a peft adapter and no model.
         start: the gate that training begins from: the folder's own, or one made anew on the training texts.
         calibrate: refits the gate layer by layer through the mixture before the first step.
@@ -57,6 +61,8 @@ class TrainOptions:
     method: Method = "lora"
     rank: int = 8
     alpha: int = 16
+    also: tuple[Also, ...] = ()
+    also_rate: float = 3e-4
     adapter_only: bool = False
     start: Start = "fitted"
     calibrate: bool = False
@@ -90,12 +96,16 @@ class TrainOptions:
             if value not in known:
                 listed = ", ".join(f"`{one}`" for one in known)
                 raise TrainError(f"`--{name} {value}` is not known", hint=f"one of {listed}")
+        unknown = [name for name in self.also if name not in get_args(Also)]
+        if unknown:
+            raise TrainError(f"`--also {','.join(unknown)}` is not known", hint="`attention`, `experts` or both")
+        object.__setattr__(self, "also", tuple(name for name in get_args(Also) if name in self.also))
         for name in ("rank", "steps", "rows", "accumulation", "judge_every", "patience", "held_out_tokens"):
             if getattr(self, name) < 1:
                 raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must be at least 1")
-        for name in ("alpha", "rate", "clip", "temperature"):
+        for name in ("alpha", "rate", "also_rate", "clip", "temperature"):
             if not getattr(self, name) > 0:
-                raise TrainError(f"`--{name} {getattr(self, name)}` must be more than 0")
+                raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must be more than 0")
         for name in ("balance_weight", "z_weight", "domain_weight", "distil_weight", "warm_up"):
             if not getattr(self, name) >= 0:
                 raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must not be negative")
@@ -122,6 +132,7 @@ class TrainOptions:
         for name in ("online", "allow_pickle", "placement", "minutes"):
             del found[name]
         return found | {
+            "also": list(self.also),
             "data": str(self.data) if self.data is not None else None,
             "dtype": self.placement.dtype,
             "device": self.placement.device.partition(":")[0],

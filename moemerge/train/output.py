@@ -1,7 +1,7 @@
-"""The trained folder: the source's bytes, but for the routers' tensors, the record and the model card.
+"""The trained folder: the source's bytes, but for what was trained, the record and the model card.
 
-Each tensor that is not a router's is digested as it lies in the new file and compared with the source's record, so the
-output holds what was built and nothing else.
+Each tensor is digested as it lies in the new file and compared with the source's record before a trained one is put in
+its place, so the output holds what was built and what was trained, and nothing else.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from moemerge.evaluate.folder import MoeFolder
 from moemerge.families import HOSTS
 from moemerge.sources import ByteRange
 from moemerge.stream import TORCH_DTYPES
+from moemerge.train.also import Change
 from moemerge.train.card import trained_card
 from moemerge.write.copy import CHUNK, Copier
 from moemerge.write.finite import has_only_finite
@@ -44,7 +45,7 @@ def needed_bytes(folder: MoeFolder) -> int:
 
 
 def write_trained(
-    target: Path, folder: MoeFolder, output: Path, gates: Mapping[str, Tensor], training: dict[str, Any],
+    target: Path, folder: MoeFolder, output: Path, changes: Mapping[str, Change], training: dict[str, Any],
     progress: Progress,
 ) -> None:  # fmt: skip
     """Fills a staged folder.
@@ -53,17 +54,17 @@ def write_trained(
         target: the staged folder, empty.
         folder: the mixture that was trained.
         output: the final folder, for the record.
-        gates: the routers' tensors by name, `[E, d]`, any dtype.
+        changes: what becomes of a tensor, by name.
         training: what the record and the model card tell of the training.
         progress: is told bytes.
 
     Raises:
-        VerifyError: the source folder is not what its record says, or a gate is not finite in the stored dtype.
+        VerifyError: the source folder is not what its record says, or a changed tensor is not finite as stored.
         OSError: the disk is full, or fails.
     """
     record = read_record(folder.path)
     assert record is not None
-    digests = _weights(target, folder, gates, record["tensors"], progress)
+    digests = _weights(target, folder, changes, record["tensors"], progress)
     files = dict(record["files"])
     for name in files:
         data = (folder.path / name).read_bytes()
@@ -84,9 +85,9 @@ def write_trained(
 
 
 def _weights(
-    target: Path, folder: MoeFolder, gates: Mapping[str, Tensor], recorded: Mapping[str, str], progress: Progress
+    target: Path, folder: MoeFolder, changes: Mapping[str, Change], recorded: Mapping[str, str], progress: Progress
 ) -> dict[str, str]:
-    """Copies the weights' files, puts the routers in, and gives the digest of every tensor."""
+    """Copies the weights' files, puts what is changed in, and gives the digest of every tensor."""
     places = {name: _place(folder, name) for name in folder.checkpoint.tensors}
     paths = list(dict.fromkeys(place.path for place in places.values()))
     progress.stage("write", sum(path.stat().st_size for path in paths), "bytes")
@@ -102,11 +103,12 @@ def _weights(
             for name, place in places.items():
                 if place.path != path:
                     continue
-                if name in gates:
-                    _put(copy, place, folder, name, gates[name])
                 found[name] = _digest(copy, place)
-                if name not in gates and found[name] != recorded.get(name):
+                if found[name] != recorded.get(name):
                     raise _changed(folder.path, name)
+                if name in changes:
+                    _put(copy, place, folder, name, changes[name](folder.checkpoint.read(name).float()))
+                    found[name] = _digest(copy, place)
         finally:
             os.close(source)
             os.close(copy)
@@ -120,11 +122,11 @@ def _place(folder: MoeFolder, name: str) -> ByteRange:
     return place
 
 
-def _put(copy: int, place: ByteRange, folder: MoeFolder, name: str, gate: Tensor) -> None:
+def _put(copy: int, place: ByteRange, folder: MoeFolder, name: str, value: Tensor) -> None:
     import torch
 
     dtype = folder.checkpoint.tensors[name].dtype
-    data = memoryview(gate.to(TORCH_DTYPES[dtype]).contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
+    data = memoryview(value.to(TORCH_DTYPES[dtype]).contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
     if not has_only_finite(data, dtype):
         raise VerifyError(f"the trained `{name}` holds a value that is too large for {dtype}")
     assert len(data) == place.length
