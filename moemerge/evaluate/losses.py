@@ -24,6 +24,11 @@ Before = Callable[[Batch], None]
 """Is told each batch before the model sees it."""
 
 
+def slice_rows(vocabulary: int, device: torch.device) -> int:
+    """How many positions' logits to hold in fp32 at once."""
+    return max(ELEMENTS.get(device.type, _ELEMENTS) // vocabulary, 1)
+
+
 @torch.inference_mode()
 def document_losses(
     model: Any,
@@ -79,7 +84,7 @@ def _losses(logits: Tensor, targets: Tensor, wanted: Tensor) -> Tensor:
         targets: `[B, S]`.
         wanted: `[B, S]`.
     """
-    step = max(ELEMENTS.get(logits.device.type, _ELEMENTS) // logits.shape[-1], 1)
+    step = slice_rows(logits.shape[-1], logits.device)
     found = [torch.zeros(0, dtype=torch.float64)]
     for row in range(len(wanted)):
         columns = wanted[row].nonzero()[:, 0]

@@ -36,12 +36,15 @@ class Routers:
         layers: the number of each one's decoder layer.
         experts: E.
         experts_per_token: k.
+        stacks: the module beside each router that applies its experts: called with the hidden states `[N, d]`, indices
+            and weights `[N, k]`, it gives `[N, d]`.
     """
 
     modules: tuple[Any, ...]
     layers: tuple[int, ...]
     experts: int
     experts_per_token: int
+    stacks: tuple[Any, ...]
 
     @contextmanager
     def watched(self, watcher: Watcher) -> Iterator[None]:
@@ -50,7 +53,7 @@ class Routers:
         def hook(place: int) -> Callable[[nn.Module, Any, RouterOutput], None]:
             return lambda _module, _inputs, output: watcher(place, output)
 
-        with _hooks(self.modules, [hook(place) for place in range(len(self.modules))]):
+        with hooked(self.modules, [hook(place) for place in range(len(self.modules))]):
             yield
 
     @contextmanager
@@ -61,7 +64,7 @@ class Routers:
             logits, weights, indices = output
             return logits, torch.ones_like(weights[:, :1]), torch.full_like(indices[:, :1], expert)
 
-        with _hooks(self.modules, [replace] * len(self.modules)):
+        with hooked(self.modules, [replace] * len(self.modules)):
             yield
 
     @contextmanager
@@ -94,7 +97,11 @@ def find_routers(model: nn.Module) -> Routers:
     Raises:
         EvalError: it has none that can be read, or its layers differ in the number of experts.
     """
-    found = [(_layer(name), module) for name, module in model.named_modules() if _is_router(module)]
+    found = [
+        (_layer(name), module, getattr(model.get_submodule(name.rpartition(".")[0]), "experts", None))
+        for name, module in model.named_modules()
+        if _is_router(module)
+    ]
     if not found:
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         raise EvalError(
@@ -102,11 +109,12 @@ def find_routers(model: nn.Module) -> Routers:
             "another kind",
             hint="name a folder that `moemerge build` made, or another top-k mixture of transformers",
         )
-    sizes = {(module.num_experts, module.top_k) for _, module in found}
+    sizes = {(module.num_experts, module.top_k) for _, module, _ in found}
     if len(sizes) > 1:
         raise EvalError(f"the layers' routers differ in (experts, experts a token): {sorted(sizes)}")
     experts, experts_per_token = sizes.pop()
-    return Routers(tuple(m for _, m in found), tuple(layer for layer, _ in found), experts, experts_per_token)
+    layers, modules, stacks = zip(*found, strict=True)
+    return Routers(modules, layers, experts, experts_per_token, stacks)
 
 
 def _is_router(module: Any) -> bool:
@@ -122,7 +130,8 @@ def _layer(name: str) -> int:
 
 
 @contextmanager
-def _hooks(modules: Sequence[Any], hooks: Sequence[Callable[..., Any]]) -> Iterator[None]:
+def hooked(modules: Sequence[Any], hooks: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    """Calls a hook with (module, inputs, output) after each module's forward pass; what it returns is the output."""
     handles = [module.register_forward_hook(hook) for module, hook in zip(modules, hooks, strict=True)]
     try:
         yield

@@ -2,11 +2,16 @@
 
 With weights divided by their sum, top-1 always weighs 1: its output does not depend on the gate, and the next-token
 loss gives the gate no gradient. So training routes otherwise; a look at held-out texts always routes as the model does.
+
+`straight-through` leaves the forward pass as it is exported. Its backward pass is that of the mixture `Σ s_j y_j` of
+the k + 1 likeliest experts, whose weights s sum to 1: `dL/ds_j = <dL/dy, y_j - y>`, y being what the layer gave (a
+constant in all j, which weights of a constant sum do not feel). So what the others would have given is computed
+without a graph, and at k = 1 for one expert only: the runner-up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from moemerge.evaluate.routers import RouterOutput, Routers
+from moemerge.evaluate.routers import RouterOutput, Routers, hooked
 from moemerge.train.options import Route as AskedRoute
 
 Route = Literal["straight-through", "soft", "top-k"]
@@ -29,26 +34,20 @@ def routing_for(asked: AskedRoute, k: int) -> Route:
 
 
 def route(logits: Tensor, k: int, how: Route | None) -> tuple[Tensor, Tensor]:
-    """Weights and indices of the experts of each token.
+    """Weights and indices of the experts of each token, as the forward pass uses them.
 
     Args:
         logits: `[N, E]`, fp32.
         k: experts a token of the exported model.
-        how: how training routes; None routes as the exported model does.
+        how: how training routes; None and `straight-through` route as the exported model does.
 
     Returns:
-        Weights `[N, j]` that sum to 1, and indices `[N, j]`: j is E for `soft`, k + 1 for `straight-through`, at
-        least 2 for `top-k`, else k.
+        Weights `[N, j]` that sum to 1, and indices `[N, j]`: j is E for `soft`, at least 2 for `top-k`, else k.
     """
     probabilities = logits.softmax(dim=-1)
     if how == "soft":
         return probabilities, _everyone(probabilities)
-    if how == "straight-through":
-        soft, indices = _top(probabilities, min(k + 1, logits.shape[1]))
-        hard = torch.zeros_like(soft)
-        hard[:, :k] = soft[:, :k] / soft[:, :k].sum(dim=-1, keepdim=True)
-        return hard.detach() + soft - soft.detach(), indices
-    return _top(probabilities, k if how is None else min(max(k, 2), logits.shape[1]))
+    return _top(probabilities, min(max(k, 2), logits.shape[1]) if how == "top-k" else k)
 
 
 def _top(probabilities: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -95,6 +94,7 @@ class TrainedRouting:
         self.factors = tuple(factors) or (1.0,) * len(routers.modules)
         self._routers, self._how, self._slopes = routers, how, slopes
         self._counted = self._labels = torch.zeros(0)
+        self._candidates: dict[int, tuple[Tensor, Tensor]] = {}
         self.seen: list[Seen] = []
 
     def before(self, counted: Tensor, labels: Tensor) -> None:
@@ -106,15 +106,19 @@ class TrainedRouting:
     def using(self, weights: Sequence[Tensor]) -> Iterator[None]:
         """Routes by these gates, `[E, d]` in fp32 each; the routers' own weights are not read."""
         modules = self._routers.modules
+        through = self._how == "straight-through" and torch.is_grad_enabled()
+        stacks = self._routers.stacks if through else ()
         try:
-            for module, weight, factor in zip(modules, weights, self.factors, strict=True):
-                module.forward = self._forward(weight, factor)
-            yield
+            for place, (module, weight, factor) in enumerate(zip(modules, weights, self.factors, strict=True)):
+                module.forward = self._forward(place, weight, factor)
+            with hooked(stacks, [self._through(place) for place in range(len(stacks))]):
+                yield
         finally:
+            self._candidates.clear()
             for module in modules:
                 module.__dict__.pop("forward", None)
 
-    def _forward(self, weight: Tensor, factor: float) -> Any:
+    def _forward(self, place: int, weight: Tensor, factor: float) -> Any:
         k = self._routers.experts_per_token
 
         def forward(hidden: Tensor) -> RouterOutput:
@@ -123,9 +127,28 @@ class TrainedRouting:
             logits = factor * functional.linear(inputs, weight)  # (N, d) -> (N, E), fp32 whatever the model's dtype
             self.seen.append(self._look(logits, inputs, k, factor))
             chosen, indices = route(logits, k, self._how)
+            if self._how == "straight-through":
+                chosen = chosen.detach()
+                self._candidates[place] = _top(logits.softmax(dim=-1), min(k + 1, logits.shape[1]))
             return logits, chosen.to(flat.dtype), indices
 
         return forward
+
+    def _through(self, place: int) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
+        """Gives the output of a layer's experts the gradient by the weights of all candidates."""
+
+        def hook(stack: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            weights, indices = self._candidates.pop(place)
+            first = 1 if self._routers.experts_per_token == 1 else 0  # a lone expert's output is the layer's
+            with torch.no_grad():
+                one = torch.ones_like(weights[:, :1], dtype=inputs[0].dtype)
+                others = [
+                    stack.forward(inputs[0], indices[:, [column]], one).sub_(output)
+                    for column in range(first, indices.shape[1])
+                ]
+            return _StraightThrough.apply(output, weights[:, first:], *others)  # type: ignore[no-untyped-call, no-any-return]
+
+        return hook
 
     def _look(self, logits: Tensor, inputs: Tensor, k: int, factor: float) -> Seen:
         counted = self._counted
@@ -141,6 +164,23 @@ class TrainedRouting:
             probability=probabilities.sum(dim=0),
             slopes=factor * _slopes(probabilities, inputs.detach()[counted]) if self._slopes else None,
         )
+
+
+class _StraightThrough(torch.autograd.Function):
+    """`y`, with the gradient `<dL/dy, y_j - y>` by the weights `[N, j]`, given `y_j - y`, `[N, d]` each."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, weights: Tensor, *others: Tensor) -> Tensor:
+        ctx.save_for_backward(*others)
+        ctx.dtype = weights.dtype
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = slopes
+        others = ctx.saved_tensors
+        by_weight = torch.stack([(slope * other).sum(dim=-1, dtype=ctx.dtype) for other in others], dim=-1)
+        return slope, by_weight, *(None for _ in others)
 
 
 def _slopes(probabilities: Tensor, inputs: Tensor) -> Tensor:

@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from moemerge.evaluate.losses import slice_rows
 from moemerge.evaluate.processes import Processes
 from moemerge.train.gates import Gates
 from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting, balance, balance_gradient
 from moemerge.train.rows import Rows
 from moemerge.train.teacher import Taught, divergence
-
-CHUNK = 512
-"""Positions whose logits over the vocabulary are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +141,9 @@ def _head(
     states = hidden[:, :-1][rows.scored[:, 1:]].detach()
     slopes = torch.zeros_like(states)
     total = distilled = 0.0
-    for start in range(0, len(states), CHUNK):
-        part = slice(start, start + CHUNK)
+    count = slice_rows(model.config.get_text_config().vocab_size, states.device)
+    for start in range(0, len(states), count):
+        part = slice(start, start + count)
         inputs = states[part].requires_grad_()
         logits = model.lm_head(inputs).float()
         loss = functional.cross_entropy(logits, targets[part], reduction="sum")

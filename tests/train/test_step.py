@@ -90,6 +90,33 @@ def test_straight_through_loses_what_the_exported_model_loses(host: str, mixture
         assert losses.next_token == pytest.approx(float(loss), abs=1e-5)
 
 
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("host", HOSTS)
+def test_straight_through_has_the_gradient_of_the_mixture_of_the_likeliest(host: str, k: int, mixture: Any) -> None:
+    """Written down as autograd has it: k + 1 experts a token, the value that of the k, the slope that of all."""
+    model, rows = mixture(host, k=k, **DIVIDED[host]), some_rows(3)
+    alone = {"balance_weight": 0.0, "z_weight": 0.0, "domain_weight": 0.0}
+    ours, _ = gradients(model, [rows], "straight-through", **alone)
+
+    def replaced(module: Any, inputs: tuple[Tensor], _output: Any) -> tuple[Tensor, Tensor, Tensor]:
+        logits = functional.linear(inputs[0].reshape(-1, inputs[0].shape[-1]), module.weight)
+        top, indices = logits.softmax(-1).topk(k + 1)
+        soft = top / top.sum(-1, keepdim=True)
+        hard = torch.cat([top[:, :k] / top[:, :k].sum(-1, keepdim=True), torch.zeros_like(top[:, k:])], dim=1)
+        return logits, hard.detach() + soft - soft.detach(), indices
+
+    modules = find_routers(model).modules
+    handles = [module.register_forward_hook(replaced) for module in modules]
+    weights = [module.weight.requires_grad_(True) for module in modules]
+    scores = model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).logits[:, :-1]
+    loss = functional.cross_entropy(scores[rows.scored[:, 1:]], rows.ids[:, 1:][rows.scored[:, 1:]])
+    theirs = torch.autograd.grad(loss, weights)
+    for handle in handles:
+        handle.remove()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_gradients_are_those_of_autograd(mixture: Any) -> None:
     """The whole loss, written down once more without any of the savings, has the same gradient in a one-layer model."""
     model, rows = mixture("mixtral", num_hidden_layers=1), some_rows(3)
