@@ -68,6 +68,12 @@ def train_router(
     resume: Annotated[bool, typer.Option("--resume", help="Goes on with an interrupted training.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replaces a folder that moemerge made.")] = False,
     online: Annotated[bool, typer.Option("--online", help="Downloads specialists that are not here.")] = False,
+    track: Annotated[
+        list[str] | None, typer.Option("--track", help="Logs to tensorboard or wandb; may be repeated.")
+    ] = None,
+    track_dir: Annotated[
+        Path | None, typer.Option("--track-dir", metavar="FOLDER", help="Of the logs [OUT2.tracking].")
+    ] = None,
     allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -91,6 +97,7 @@ def train_router(
         "distil_weight": distil_weight, "temperature": temperature, "judge_every": judge_every, "patience": patience,
         "held_out_tokens": held_out_tokens, "limit": limit, "seed": seed, "placement": Placement(dtype, device),
         "online": online, "allow_pickle": allow_pickle,
+        "track": tuple(dict.fromkeys(track or ())), "track_dir": track_dir,
     }  # fmt: skip
     options = TrainOptions(**chosen)
     check_device(device)

@@ -7,6 +7,7 @@ from typing import Any
 from moemerge import __version__
 from moemerge.train.judge import Judgement
 from moemerge.train.options import TrainOptions
+from moemerge.train.plot import NAME as PLOT
 from moemerge.train.snapshot import Run
 
 _HEADING = "## Training"
@@ -81,4 +82,4 @@ def _section(training: dict[str, Any]) -> str:
         "| domain | start | best |\n| --- | --- | --- |\n"
     )
     text += "\n".join(f"| {name} | {one:.4f} | {other:.4f} |" for name, (one, other) in held["domains"].items())
-    return text
+    return f"{text}\n\n![Losses and load per expert]({PLOT})"

@@ -22,6 +22,7 @@ from moemerge.train.snapshot import Found, Run, pack, pack_optimizer, unpack, un
 from moemerge.train.state import State, save_state
 from moemerge.train.step import Losses, step_gradients
 from moemerge.train.teacher import Taught, Teacher
+from moemerge.train.telling import Teller
 from moemerge.train.trained import Trained
 
 BLOCK = 20
@@ -46,6 +47,7 @@ class Loop:
         teacher: for distillation, or None.
         options: the options.
         names: of the experts, for what is said.
+        teller: what is said, recorded and logged.
         asked: what a resumed training must have been asked for too.
         state: where to save.
         progress: how to report.
@@ -62,13 +64,15 @@ class Loop:
         teacher: Teacher | None,
         options: TrainOptions,
         names: tuple[str, ...],
+        teller: Teller,
         asked: Mapping[str, Any],
         state: Path,
         progress: Progress,
         processes: Processes,
     ) -> None:
         self._model, self._trained, self._routing, self._sampler = model, trained, routing, sampler
-        self._judge, self._teacher, self._options, self._names = judge, teacher, options, names
+        self._judge, self._teacher, self._options = judge, teacher, options
+        self._names, self._teller = names, teller
         self._asked, self._path, self._progress, self._processes = asked, state, progress, processes
         self._optimizer = self._trained.optimizer()
         self._prepared: list[tuple[list[Rows], list[Taught | None]]] = []
@@ -80,9 +84,9 @@ class Loop:
 
     def begin(self) -> None:
         """Looks at the start, which training has to beat."""
-        self.start = self.best = self._trained.look(self._judge)
+        self.start = self.best = self._seen = self._trained.look(self._judge)
         self.best_state = self.start_state = self._trained.state()
-        self.run.history.append(self._entry(self.start, None))
+        self._teller.look(self.run, self.start, self.start, None, 0.0)
         self._save()
 
     def go(self) -> None:
@@ -98,6 +102,10 @@ class Loop:
             tokens += losses.tokens if losses is not None else 0
             run.step += 1
             self._progress.advance()
+            if losses is not None:
+                rates = dict(zip(("router", "also"), (g["lr"] for g in self._optimizer.param_groups), strict=False))
+                speed = tokens / max(time.monotonic() - since, 1e-9)
+                self._teller.step(run, losses, self._seen, speed, rates)
             last = run.step >= run.steps
             if losses is None or last or run.step % options.judge_every == 0:
                 self._look(losses, tokens / max(time.monotonic() - since, 1e-9), last=last)
@@ -155,8 +163,8 @@ class Loop:
             found = None
         trouble = self._trouble(found)
         if found is not None:
-            run.history.append(self._entry(found, losses))
-            self._say(found, losses, speed)
+            self._seen = found
+            self._teller.look(run, found, self.start, losses, speed)
         if trouble is not None:
             self._restore(trouble)
         elif found is not None and found.mean < self.best.mean:
@@ -193,29 +201,6 @@ class Loop:
             f"{self._options.rate * run.factor:.2g}"
         )
 
-    def _entry(self, found: Judgement, losses: Losses | None) -> dict[str, Any]:
-        entry: dict[str, Any] = {
-            "step": self.run.step,
-            "held_out": round(found.mean, 6),
-            "domains": {name: round(value, 6) for name, value in found.by_domain.items()},
-            "load": [round(share, 4) for share in found.load.tolist()],
-            "accuracy": round(found.accuracy, 4),
-        }
-        if losses is not None:
-            for name in ("next_token", "balance", "z", "domain", "distil"):
-                entry[name] = round(getattr(losses, name), 6)
-        return entry
-
-    def _say(self, found: Judgement, losses: Losses | None, speed: float) -> None:
-        run = self.run
-        left = (run.steps - run.step) * run.seconds / max(run.step - 1, 1) / 60
-        terms = f"loss {losses.next_token:.4f}, " if losses is not None else ""
-        load = " ".join(f"{100 * share:.0f}" for share in found.load.tolist())
-        self._progress.note(
-            f"step {run.step}/{run.steps}: {terms}held out {found.mean:.4f} (start {self.start.mean:.4f}), "
-            f"load {load} %, {speed:,.0f} tokens/s, {left:.1f} min left"
-        )
-
     def _save(self) -> None:
         if not self._processes.first:
             return
@@ -234,6 +219,7 @@ class Loop:
         self.run, gates, start, best = unpack(state)
         self.start, self.start_state = start.judgement, start.gates
         self.best, self.best_state = best.judgement, best.gates
+        self._seen = self.best
         self._trained.load(gates)
         self._optimizer = self._trained.optimizer()
         unpack_optimizer(state, self._optimizer, self._trained.parameters)

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from moemerge.errors import TrainError
 from moemerge.evaluate.folder import Placement
+from moemerge.train.tracking import TRACKERS
 
 Method = Literal["lora", "full"]
 Route = Literal["auto", "straight-through", "soft", "top-k"]
@@ -55,6 +56,8 @@ class TrainOptions:
         placement: dtype and device. The gates are fp32 whatever the dtype.
         online: whether specialists that are not here may be downloaded, for distillation.
         allow_pickle: whether specialists in `.bin` files may be read, tensors only.
+        track: experiment trackers to log to: `tensorboard`, `wandb`.
+        track_dir: where they write; beside the output when None.
     """
 
     data: Path | None = None
@@ -89,6 +92,8 @@ class TrainOptions:
     placement: Placement = field(default_factory=Placement)
     online: bool = False
     allow_pickle: bool = False
+    track: tuple[str, ...] = ()
+    track_dir: Path | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("method", Method), ("route", Route), ("start", Start)):
@@ -99,6 +104,10 @@ class TrainOptions:
         unknown = [name for name in self.also if name not in get_args(Also)]
         if unknown:
             raise TrainError(f"`--also {','.join(unknown)}` is not known", hint="`attention`, `experts` or both")
+        for name in self.track:
+            if name not in TRACKERS:
+                listed = ", ".join(f"`{one}`" for one in TRACKERS)
+                raise TrainError(f"`--track {name}` is not known", hint=f"one of {listed}")
         object.__setattr__(self, "also", tuple(name for name in get_args(Also) if name in self.also))
         for name in ("rank", "steps", "rows", "accumulation", "judge_every", "patience", "held_out_tokens"):
             if getattr(self, name) < 1:
@@ -129,7 +138,7 @@ class TrainOptions:
     def account(self) -> dict[str, Any]:
         """The options as plain data, for the record and for `--resume`: those that change the result."""
         found = asdict(self)
-        for name in ("online", "allow_pickle", "placement", "minutes"):
+        for name in ("online", "allow_pickle", "placement", "minutes", "track", "track_dir"):
             del found[name]
         return found | {
             "also": list(self.also),

@@ -23,6 +23,8 @@ from moemerge.sources import ByteRange
 from moemerge.stream import TORCH_DTYPES
 from moemerge.train.also import Change
 from moemerge.train.card import trained_card
+from moemerge.train.plot import NAME as PLOT
+from moemerge.train.plot import training_plot
 from moemerge.write.copy import CHUNK, Copier
 from moemerge.write.finite import has_only_finite
 from moemerge.write.record import NAME, dump_record, read_record
@@ -66,7 +68,10 @@ def write_trained(
     assert record is not None
     digests = _weights(target, folder, changes, record["tensors"], progress)
     files = dict(record["files"])
+    plot = training_plot(training, folder.experts).encode()
     for name in files:
+        if name == PLOT:  # of an earlier training
+            continue
         data = (folder.path / name).read_bytes()
         if name == CARD:
             data = trained_card(data.decode("utf-8", "replace"), training).encode()
@@ -75,10 +80,12 @@ def write_trained(
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_bytes(data)
         files[name] = xxhash.xxh3_128_hexdigest(data)
+    (target / PLOT).write_bytes(plot)
+    files[PLOT] = xxhash.xxh3_128_hexdigest(plot)
     record["root"] = Path(os.path.relpath(folder.root.resolve(), output.resolve())).as_posix()
     record["training"] = [*record.get("training", []), training]
     # the digests stay last, as a build has them
-    for key, value in (("files", files), ("tensors", digests)):
+    for key, value in (("files", dict(sorted(files.items()))), ("tensors", digests)):
         del record[key]
         record[key] = value
     (target / NAME).write_bytes(dump_record(record).encode())
@@ -176,4 +183,5 @@ def write_adapter(
         f'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("{path}")\n'
         f'model = PeftModel.from_pretrained(model, "{ADAPTER}")\n```\n'
     )
+    (target / PLOT).write_text(training_plot(training, folder.experts), encoding="utf-8")
     (target / CARD).write_text(trained_card(run, training), encoding="utf-8")

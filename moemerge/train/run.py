@@ -28,7 +28,9 @@ from moemerge.train.sharpness import sharpness
 from moemerge.train.start import starting_gates
 from moemerge.train.state import check_state, load_state, remove_state, state_path
 from moemerge.train.teacher import Teacher
+from moemerge.train.telling import Teller
 from moemerge.train.texts import Texts, find_texts
+from moemerge.train.tracking import Trackers, check_track_dir, check_trackers, track_dir
 from moemerge.train.trained import Trained
 from moemerge.verify import verify_folder
 from moemerge.write import check_output, remove_orphan, staged
@@ -111,6 +113,10 @@ class _Training:
         self.folder = _open(path, options.placement.dtype)
         if output.resolve() == path.resolve() or path.resolve() in output.resolve().parents:
             raise TrainError(f"`{output}` is the folder that is trained, or lies in it", hint="name another with `-o`")
+        self.track_dir = track_dir(output, options.track_dir)
+        if options.track:
+            check_trackers(options.track)
+            check_track_dir(self.track_dir, path, output)
         self.state = state_path(output)
         check_state(self.state, resume=resume)
         if processes.first:
@@ -166,16 +172,25 @@ class _Training:
             factors = tuple(saved.values["factors"])
         self.trained = Trained(gates, Also(model, options) if options.also else None, options)
         routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0, factors=factors)
+        teller = Teller(folder.experts, options, self.progress, self._trackers())
         loop = Loop(
-            model, self.trained, routing, sampler, judge, self.teacher, options, folder.experts, asked, self.state,
-            self.progress, self.processes,
+            model, self.trained, routing, sampler, judge, self.teacher, options, folder.experts, teller, asked,
+            self.state, self.progress, self.processes,
         )  # fmt: skip
-        if saved is not None:
-            loop.resume(saved)
-        else:
-            loop.begin()
-        loop.go()
+        try:
+            if saved is not None:
+                loop.resume(saved)
+            else:
+                loop.begin()
+            loop.go()
+        finally:
+            teller.finish()
         return loop
+
+    def _trackers(self) -> Trackers | None:
+        if not self.options.track or not self.processes.first:
+            return None
+        return Trackers(self.options.track, self.track_dir, self.output.name, self.options.account(), self.progress)
 
     def _asked(self) -> dict[str, Any]:
         """What makes a training this very one."""

@@ -173,7 +173,8 @@ def test_an_adapter_gives_what_the_merged_model_gives(trained: Trainer, unrouted
     merged = trained(rate=2e-2)
     adapter = trained(output=tmp_path / "adapter", rate=2e-2, adapter_only=True)
     assert sorted(contents(adapter.path)) == [
-        "README.md", "router-adapter/adapter_config.json", "router-adapter/adapter_model.safetensors", "training.json",
+        "README.md", "moemerge-training.svg", "router-adapter/adapter_config.json",
+        "router-adapter/adapter_model.safetensors", "training.json",
     ]  # fmt: skip
     model: Any = PeftModel.from_pretrained(load(unrouted), adapter.path / "router-adapter")
     tokens = some_tokens()
