@@ -16,6 +16,7 @@ from moemerge.evaluate.routers import find_routers
 from moemerge.evaluate.windows import Encoded, encode
 from moemerge.stream import TORCH_DTYPES
 from moemerge.train.also import Also
+from moemerge.train.attention import use_short_rows
 from moemerge.train.card import training_account
 from moemerge.train.gates import Gates
 from moemerge.train.judge import Judge, Judgement
@@ -150,6 +151,7 @@ class _Training:
         """Everything up to the end of the steps."""
         options, folder = self.options, self.folder
         model = folder.load(options.placement)
+        use_short_rows(model, options.context)
         self.routers = routers = find_routers(model)
         self.names = router_names(folder, routers.layers)
         stored = TORCH_DTYPES[folder.checkpoint.tensors[self.names[0]].dtype]

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from moemerge.evaluate.losses import slice_rows
 from moemerge.evaluate.processes import Processes
@@ -135,6 +134,7 @@ def _head(
     """Sums of the next-token and the distillation loss, and the gradient of their means by `hidden` `[B, S, d]`.
 
     The vocabulary's logits are made for scored positions alone, some at a time, and are gone before the backward pass.
+    The slope of the cross-entropy is written over them: the softmax, less 1 at the target.
     """
     places = rows.scored[:, 1:].nonzero()  # the state at s predicts the token at s + 1
     targets = rows.ids[:, 1:][rows.scored[:, 1:]]
@@ -145,14 +145,20 @@ def _head(
     for start in range(0, len(states), count):
         part = slice(start, start + count)
         inputs = states[part].requires_grad_()
-        logits = model.lm_head(inputs).float()
-        loss = functional.cross_entropy(logits, targets[part], reduction="sum")
-        total += float(loss.detach())
+        logits = model.lm_head(inputs)
+        scores = logits.detach().float()
+        taught_slope: Tensor | float = 0.0
         if lesson is not None:
-            taught = divergence(logits, lesson.part(part, logits.device), options.temperature)
+            student = scores.clone().requires_grad_()
+            taught = divergence(student, lesson.part(part, scores.device), options.temperature)
+            (taught_slope,) = torch.autograd.grad(options.distil_weight * taught, student)
             distilled += float(taught.detach())
-            loss = loss + options.distil_weight * taught
-        (slopes[part],) = torch.autograd.grad(loss / scored, inputs)
+        normaliser = scores.logsumexp(dim=-1, keepdim=True)
+        right = targets[part, None]
+        total += float((normaliser - scores.gather(1, right)).sum(dtype=torch.float64))
+        slope = scores.sub_(normaliser).exp_().scatter_add_(1, right, torch.full_like(normaliser, -1.0))
+        slope = slope.add_(taught_slope).div_(scored)
+        (slopes[part],) = torch.autograd.grad(logits, inputs, slope.to(logits.dtype))
     gradient = torch.zeros_like(hidden)
     gradient[places[:, 0], places[:, 1]] = slopes
     return total, distilled, gradient

@@ -1,0 +1,52 @@
+"""Attention by rows gives what torch's gives, forward and backward, in every host, with documents packed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from moemerge.train.attention import LONGEST, _Rows, use_short_rows
+from tests.evaluate.conftest import HOSTS, mixture
+from tests.train.test_step import DIVIDED, gradients, some_rows
+
+__all__ = ["mixture"]
+
+
+@pytest.mark.parametrize("heads", [4, 2, 1])
+def test_values_and_slopes_are_those_of_torch(heads: int) -> None:
+    """Four heads of queries over 4, 2 and 1 heads of keys; a random mask."""
+    draw = torch.Generator().manual_seed(heads)
+    query, outgoing = (torch.randn(3, 4, 12, 8, generator=draw) for _ in range(2))
+    key, value = (torch.randn(3, heads, 12, 8, generator=draw) for _ in range(2))
+    inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
+    allowed = (torch.rand(3, 1, 12, 12, generator=draw) > 0.4) | torch.eye(12, dtype=torch.bool)
+    mask = torch.zeros(3, 1, 12, 12).masked_fill(~allowed, torch.finfo(torch.float32).min)
+    ours = _Rows.apply(query, key, value, mask, 0.3)  # type: ignore[no-untyped-call]
+    theirs = functional.scaled_dot_product_attention(query, key, value, allowed, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(ours, theirs)
+    found = torch.autograd.grad(ours, inputs, outgoing)
+    for one, other in zip(found, torch.autograd.grad(theirs, inputs, outgoing), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_step_in_bf16_is_the_same_to_rounding(host: str, mixture: Any) -> None:
+    """Packed rows in a real model: the terms to bf16's precision, the gradients in the same direction."""
+    model, rows = mixture(host, k=1, dtype=torch.bfloat16, **DIVIDED[host]), some_rows(4)
+    before, losses = gradients(model, [rows], "straight-through")
+    assert use_short_rows(model, 32)
+    after, others = gradients(model, [rows], "straight-through")
+    assert losses.next_token == pytest.approx(others.next_token, rel=1e-3)
+    for one, other in zip(before, after, strict=True):
+        assert float(functional.cosine_similarity(one.flatten(), other.flatten(), dim=0)) > 0.99
+
+
+def test_it_is_used_where_it_is_faster_and_nowhere_else(mixture: Any) -> None:
+    """In bf16 for short rows alone."""
+    assert not use_short_rows(mixture("mixtral"), 32)
+    model = mixture("mixtral", dtype=torch.bfloat16)
+    assert not use_short_rows(model, LONGEST + 1)
+    assert model.config._attn_implementation == "sdpa"
