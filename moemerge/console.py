@@ -29,6 +29,9 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """One line that the user should read."""
 
+    def status(self, text: str) -> None:
+        """How the stage stands; the next one takes its place, so only a terminal shows it."""
+
 
 class Silent:
     """Says nothing."""
@@ -40,6 +43,9 @@ class Silent:
         """See `Progress`."""
 
     def note(self, text: str) -> None:
+        """See `Progress`."""
+
+    def status(self, text: str) -> None:
         """See `Progress`."""
 
 
@@ -63,6 +69,9 @@ class Lines:
         """See `Progress`."""
         print(text, file=sys.stderr, flush=True)
 
+    def status(self, text: str) -> None:
+        """See `Progress`."""
+
     def close(self) -> None:
         """Ends the last stage."""
         if self._name is not None:
@@ -75,9 +84,19 @@ class Bars:
     """A live bar for each stage on a terminal."""
 
     def __init__(self, console: RichConsole) -> None:
+        from rich.console import RenderableType
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.text import Text
 
-        self._bars: RichProgress = Progress(
+        self._status = ""
+
+        class WithStatus(Progress):
+            def get_renderables(inner) -> Iterator[RenderableType]:  # `self` is the display
+                yield from super().get_renderables()
+                if self._status:
+                    yield Text(self._status, overflow="ellipsis", no_wrap=True)
+
+        self._bars: RichProgress = WithStatus(
             TextColumn("{task.description:<28}"),
             BarColumn(bar_width=30),
             TextColumn("{task.percentage:>3.0f} %"),
@@ -103,7 +122,12 @@ class Bars:
         """See `Progress`."""
         self._bars.console.print(text, markup=False, highlight=False)
 
+    def status(self, text: str) -> None:
+        """See `Progress`."""
+        self._status = text
+
     def _finish(self) -> None:
+        self._status = ""
         if self._task is not None:
             task = self._bars.tasks[self._task]
             self._bars.update(self._task, completed=task.total)

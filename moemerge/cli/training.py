@@ -27,6 +27,10 @@ def train_router(
     method: Annotated[str, typer.Option("--method", help="lora, or full: the whole gates.")] = "lora",
     rank: Annotated[int, typer.Option("--rank", help="Of the LoRA.")] = 8,
     alpha: Annotated[int, typer.Option("--alpha", help="Of the LoRA; its change is times alpha / rank.")] = 16,
+    also: Annotated[
+        str, typer.Option("--also", help="LoRA beside the router too: attention, experts, or both with a comma.")
+    ] = "",
+    also_rate: Annotated[float, typer.Option("--also-rate", help="Highest learning rate of these.")] = 3e-4,
     adapter_only: Annotated[bool, typer.Option("--adapter-only", help="Writes a peft adapter and no model.")] = False,
     start: Annotated[
         str,
@@ -64,6 +68,12 @@ def train_router(
     resume: Annotated[bool, typer.Option("--resume", help="Goes on with an interrupted training.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replaces a folder that moemerge made.")] = False,
     online: Annotated[bool, typer.Option("--online", help="Downloads specialists that are not here.")] = False,
+    track: Annotated[
+        list[str] | None, typer.Option("--track", help="Logs to tensorboard or wandb; may be repeated.")
+    ] = None,
+    track_dir: Annotated[
+        Path | None, typer.Option("--track-dir", metavar="FOLDER", help="Of the logs [OUT2.tracking].")
+    ] = None,
     allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -78,13 +88,16 @@ def train_router(
     from moemerge.train.options import TrainOptions
 
     chosen: dict[str, Any] = {
-        "data": data, "method": method, "rank": rank, "alpha": alpha, "adapter_only": adapter_only, "start": start,
+        "data": data, "method": method, "rank": rank, "alpha": alpha,
+        "also": tuple(name.strip() for name in also.split(",") if name.strip()), "also_rate": also_rate,
+        "adapter_only": adapter_only, "start": start,
         "calibrate": calibrate, "route": route, "steps": steps, "minutes": minutes, "context": context, "rows": rows,
         "accumulation": accumulation, "mixed": mixed, "rate": rate, "warm_up": warm_up, "clip": clip,
         "balance_weight": balance_weight, "z_weight": z_weight, "domain_weight": domain_weight,
         "distil_weight": distil_weight, "temperature": temperature, "judge_every": judge_every, "patience": patience,
         "held_out_tokens": held_out_tokens, "limit": limit, "seed": seed, "placement": Placement(dtype, device),
         "online": online, "allow_pickle": allow_pickle,
+        "track": tuple(dict.fromkeys(track or ())), "track_dir": track_dir,
     }  # fmt: skip
     options = TrainOptions(**chosen)
     check_device(device)

@@ -159,10 +159,10 @@ class Baselines:
         """Experts whose FFN in the folder is not their source's: the source or the folder changed since the build.
 
         One layer's matrices are compared, up to rounding. Experts that the recipe changes on purpose (noise, scale,
-        padding) and those whose source is missing are left out.
+        padding), all where training changed them, and those whose source is missing are left out.
         """
         record = self._folder.record
-        if record is None:
+        if record is None or "experts" in record.trained:
             return []
         found = []
         for number, (built, asked) in enumerate(zip(record.experts, record.recipe.experts, strict=True)):

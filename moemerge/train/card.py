@@ -7,6 +7,7 @@ from typing import Any
 from moemerge import __version__
 from moemerge.train.judge import Judgement
 from moemerge.train.options import TrainOptions
+from moemerge.train.plot import NAME as PLOT
 from moemerge.train.snapshot import Run
 
 _HEADING = "## Training"
@@ -36,6 +37,7 @@ def training_account(
         "ended": run.ended,
         "restored": run.restored,
         "kept": kept,
+        "changed": ["router", *(options.also if kept == "best" else ())],
         "best_step": run.best_step,
         "held_out": {
             "start": round(start.mean, 6),
@@ -61,8 +63,12 @@ def _section(training: dict[str, Any]) -> str:
     options, held = training["options"], training["held_out"]
     change, low, high = held["change"]
     method = f"LoRA of rank {options['rank']}" if options["method"] == "lora" else "the whole gates"
+    also = options.get("also") or []
+    what = f"The routers ({method})" if also else f"The routers alone were trained ({method})"
+    if also:
+        what += f" and, by LoRA of rank {options['rank']}, {' and '.join(also)} were trained"
     text = (
-        f"{_HEADING}\n\nThe routers alone were trained ({method}), from the gate `{options['start']}`"
+        f"{_HEADING}\n\n{what}, from the gate `{options['start']}`"
         f"{', calibrated' if options['calibrate'] else ''}, for {training['steps']} steps; everything else is as it "
         "was built, bit for bit. "
     )
@@ -76,4 +82,4 @@ def _section(training: dict[str, Any]) -> str:
         "| domain | start | best |\n| --- | --- | --- |\n"
     )
     text += "\n".join(f"| {name} | {one:.4f} | {other:.4f} |" for name, (one, other) in held["domains"].items())
-    return text
+    return f"{text}\n\n![Losses and load per expert]({PLOT})"

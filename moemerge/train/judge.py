@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from moemerge.evaluate.processes import Processes
 from moemerge.evaluate.routers import Routers
 from moemerge.evaluate.routing import IDLE, RouteCounter, RouteCounts
 from moemerge.evaluate.windows import Encoded
+from moemerge.train.also import Also
 
 RESAMPLES = 2000
 
@@ -71,7 +72,7 @@ class Judge:
         routers: its routers.
         encoded: the held-out documents by domain.
         own: the number of each domain's own expert.
-        stored: the dtype in which the folder holds the gates.
+        stored: the dtype in which the folder holds its weights.
         processes: those that share the work.
     """
 
@@ -102,14 +103,17 @@ class Judge:
             for module, weight in zip(self._routers.modules, weights, strict=True):
                 module.weight.copy_(weight)
 
-    def look(self, weights: Sequence[Tensor]) -> Judgement:
-        """Measures the gates `[E, d]` of all layers.
+    def look(self, weights: Sequence[Tensor], also: Also | None = None) -> Judgement:
+        """Measures the gates `[E, d]` of all layers, and what is trained beside them.
 
         Raises:
             EvalError: a loss is not finite.
         """
         losses, loads, right = {}, [], []
-        with self.exported(weights):
+        with ExitStack() as stack:
+            stack.enter_context(self.exported(weights))
+            if also is not None:
+                stack.enter_context(also.exported(self._stored))
             for name, encoded in self._encoded.items():
                 counter = RouteCounter(self._routers)
                 with counter.watching():

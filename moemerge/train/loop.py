@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from moemerge.console import Progress
 from moemerge.errors import EvalError
 from moemerge.evaluate.processes import Processes
-from moemerge.train.gates import Gates
 from moemerge.train.judge import Judge, Judgement
 from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting
@@ -24,6 +22,8 @@ from moemerge.train.snapshot import Found, Run, pack, pack_optimizer, unpack, un
 from moemerge.train.state import State, save_state
 from moemerge.train.step import Losses, step_gradients
 from moemerge.train.teacher import Taught, Teacher
+from moemerge.train.telling import Teller
+from moemerge.train.trained import Trained
 
 BLOCK = 20
 """Steps whose rows the specialists read at a time."""
@@ -40,13 +40,14 @@ class Loop:
 
     Args:
         model: the mixture, frozen.
-        gates: at the start.
+        trained: the gates, and what is trained beside them, at the start.
         routing: what replaces the routers.
         sampler: the rows, none taken yet.
         judge: looks at the held-out texts.
         teacher: for distillation, or None.
         options: the options.
         names: of the experts, for what is said.
+        teller: what is said, recorded and logged.
         asked: what a resumed training must have been asked for too.
         state: where to save.
         progress: how to report.
@@ -56,22 +57,24 @@ class Loop:
     def __init__(
         self,
         model: Any,
-        gates: Gates,
+        trained: Trained,
         routing: TrainedRouting,
         sampler: Sampler,
         judge: Judge,
         teacher: Teacher | None,
         options: TrainOptions,
         names: tuple[str, ...],
+        teller: Teller,
         asked: Mapping[str, Any],
         state: Path,
         progress: Progress,
         processes: Processes,
     ) -> None:
-        self._model, self._gates, self._routing, self._sampler = model, gates, routing, sampler
-        self._judge, self._teacher, self._options, self._names = judge, teacher, options, names
+        self._model, self._trained, self._routing, self._sampler = model, trained, routing, sampler
+        self._judge, self._teacher, self._options = judge, teacher, options
+        self._names, self._teller = names, teller
         self._asked, self._path, self._progress, self._processes = asked, state, progress, processes
-        self._optimizer = self._fresh_optimizer()
+        self._optimizer = self._trained.optimizer()
         self._prepared: list[tuple[list[Rows], list[Taught | None]]] = []
         self.run = Run(0, options.steps)
         self.start: Judgement
@@ -79,14 +82,11 @@ class Loop:
         self.start_state: dict[str, Tensor]
         self.best_state: dict[str, Tensor]
 
-    def _fresh_optimizer(self) -> torch.optim.AdamW:
-        return torch.optim.AdamW(self._gates.parameters, lr=self._options.rate, betas=(0.9, 0.98), weight_decay=0.0)
-
     def begin(self) -> None:
         """Looks at the start, which training has to beat."""
-        self.start = self.best = self._judge.look(self._gates.weights)
-        self.best_state = self.start_state = self._gates.state()
-        self.run.history.append(self._entry(self.start, None))
+        self.start = self.best = self._seen = self._trained.look(self._judge)
+        self.best_state = self.start_state = self._trained.state()
+        self._teller.look(self.run, self.start, self.start, None, 0.0)
         if self.run.steps == 0:
             self.run.ended = "no steps were asked for"
         self._save()
@@ -104,6 +104,10 @@ class Loop:
             tokens += losses.tokens if losses is not None else 0
             run.step += 1
             self._progress.advance()
+            if losses is not None:
+                rates = dict(zip(("router", "also"), (g["lr"] for g in self._optimizer.param_groups), strict=False))
+                speed = tokens / max(time.monotonic() - since, 1e-9)
+                self._teller.step(run, losses, self._seen, speed, rates)
             last = run.step >= run.steps
             if losses is None or last or run.step % options.judge_every == 0:
                 self._look(losses, tokens / max(time.monotonic() - since, 1e-9), last=last)
@@ -126,17 +130,17 @@ class Loop:
         """One optimiser step; None where its loss or gradient is not finite, and nothing was changed then."""
         options, run = self._options, self.run
         batches, taught = self._next_rows()
+        self._trained.clear()
         gradients, losses = step_gradients(
-            self._model, self._gates, self._routing, batches, taught, options, self._processes
+            self._model, self._trained.gates, self._routing, batches, taught, options, self._processes
         )
-        self._gates.pull(gradients)
-        norm = torch.nn.utils.clip_grad_norm_(self._gates.parameters, options.clip)
-        if not (math.isfinite(losses.total(options)) and bool(torch.isfinite(norm))):
+        finite = self._trained.take(gradients, self._processes)
+        if not (finite and math.isfinite(losses.total(options))):
             return None
         for group in self._optimizer.param_groups:
-            group["lr"] = options.rate * run.factor * rate_at(run.step, run.steps, options.warm_up)
+            group["lr"] = group["highest"] * run.factor * rate_at(run.step, run.steps, options.warm_up)
         self._optimizer.step()
-        self._gates.refresh()
+        self._trained.gates.refresh()
         return losses
 
     def _next_rows(self) -> tuple[list[Rows], list[Taught | None]]:
@@ -156,17 +160,17 @@ class Loop:
     def _look(self, losses: Losses | None, speed: float, *, last: bool) -> None:
         run, options = self.run, self._options
         try:
-            found = self._judge.look(self._gates.weights) if losses is not None else None
+            found = self._trained.look(self._judge) if losses is not None else None
         except EvalError:  # a loss that is not finite
             found = None
         trouble = self._trouble(found)
         if found is not None:
-            run.history.append(self._entry(found, losses))
-            self._say(found, losses, speed)
+            self._seen = found
+            self._teller.look(run, found, self.start, losses, speed)
         if trouble is not None:
             self._restore(trouble)
         elif found is not None and found.mean < self.best.mean:
-            self.best, self.best_state = found, self._gates.state()
+            self.best, self.best_state = found, self._trained.state()
             run.best_step, run.waited = run.step, 0
         else:
             run.waited += 1
@@ -192,34 +196,11 @@ class Loop:
         run = self.run
         run.restored += 1
         run.factor /= 2
-        self._gates.load(self.best_state)
-        self._optimizer = self._fresh_optimizer()
+        self._trained.load(self.best_state)
+        self._optimizer = self._trained.optimizer()
         self._progress.note(
             f"step {run.step}: {why}; back to the state of step {run.best_step}, learning rate halved to "
             f"{self._options.rate * run.factor:.2g}"
-        )
-
-    def _entry(self, found: Judgement, losses: Losses | None) -> dict[str, Any]:
-        entry: dict[str, Any] = {
-            "step": self.run.step,
-            "held_out": round(found.mean, 6),
-            "domains": {name: round(value, 6) for name, value in found.by_domain.items()},
-            "load": [round(share, 4) for share in found.load.tolist()],
-            "accuracy": round(found.accuracy, 4),
-        }
-        if losses is not None:
-            for name in ("next_token", "balance", "z", "domain", "distil"):
-                entry[name] = round(getattr(losses, name), 6)
-        return entry
-
-    def _say(self, found: Judgement, losses: Losses | None, speed: float) -> None:
-        run = self.run
-        left = (run.steps - run.step) * run.seconds / max(run.step - 1, 1) / 60
-        terms = f"loss {losses.next_token:.4f}, " if losses is not None else ""
-        load = " ".join(f"{100 * share:.0f}" for share in found.load.tolist())
-        self._progress.note(
-            f"step {run.step}/{run.steps}: {terms}held out {found.mean:.4f} (start {self.start.mean:.4f}), "
-            f"load {load} %, {speed:,.0f} tokens/s, {left:.1f} min left"
         )
 
     def _save(self) -> None:
@@ -231,8 +212,8 @@ class Loop:
             "rows": self.run.step * self._options.accumulation * self._options.rows,
         }
         start, best = Found(self.start, self.start_state), Found(self.best, self.best_state)
-        state = pack(self.run, self._gates.state(), start, best, values)
-        state.tensors.update(pack_optimizer(self._optimizer, self._gates.parameters))
+        state = pack(self.run, self._trained.state(), start, best, values)
+        state.tensors.update(pack_optimizer(self._optimizer, self._trained.parameters))
         save_state(self._path, state)
 
     def resume(self, state: State) -> None:
@@ -240,7 +221,8 @@ class Loop:
         self.run, gates, start, best = unpack(state)
         self.start, self.start_state = start.judgement, start.gates
         self.best, self.best_state = best.judgement, best.gates
-        self._gates.load(gates)
-        self._optimizer = self._fresh_optimizer()
-        unpack_optimizer(state, self._optimizer, self._gates.parameters)
+        self._seen = self.best
+        self._trained.load(gates)
+        self._optimizer = self._trained.optimizer()
+        unpack_optimizer(state, self._optimizer, self._trained.parameters)
         self._sampler.skip(state.values["rows"])

@@ -8,9 +8,11 @@ from typing import Any, Literal, get_args
 
 from moemerge.errors import TrainError
 from moemerge.evaluate.folder import Placement
+from moemerge.train.tracking import TRACKERS
 
 Method = Literal["lora", "full"]
 Route = Literal["auto", "straight-through", "soft", "top-k"]
+Also = Literal["attention", "experts"]
 Start = Literal["fitted", "discriminant", "lda", "centroid", "centred", "random", "uniform"]
 
 
@@ -23,6 +25,9 @@ class TrainOptions:
         method: `lora` trains a low-rank change of each gate, `full` the `[E, d]` gate itself.
         rank: of the LoRA. At or above E it can express what `full` can.
         alpha: of the LoRA; the change is multiplied by alpha / rank.
+        also: what is trained beside the gates, by LoRA of the same rank and alpha: `attention` (the q, k, v and o
+            projections), `experts`.
+        also_rate: AdamW's highest learning rate for these.
         adapter_only: writes a peft adapter and no model.
         start: the gate that training begins from: the folder's own, or one made anew on the training texts.
         calibrate: refits the gate layer by layer through the mixture before the first step.
@@ -51,12 +56,16 @@ class TrainOptions:
         placement: dtype and device. The gates are fp32 whatever the dtype.
         online: whether specialists that are not here may be downloaded, for distillation.
         allow_pickle: whether specialists in `.bin` files may be read, tensors only.
+        track: experiment trackers to log to: `tensorboard`, `wandb`.
+        track_dir: where they write; beside the output when None.
     """
 
     data: Path | None = None
     method: Method = "lora"
     rank: int = 8
     alpha: int = 16
+    also: tuple[Also, ...] = ()
+    also_rate: float = 3e-4
     adapter_only: bool = False
     start: Start = "fitted"
     calibrate: bool = False
@@ -83,6 +92,8 @@ class TrainOptions:
     placement: Placement = field(default_factory=Placement)
     online: bool = False
     allow_pickle: bool = False
+    track: tuple[str, ...] = ()
+    track_dir: Path | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("method", Method), ("route", Route), ("start", Start)):
@@ -90,12 +101,20 @@ class TrainOptions:
             if value not in known:
                 listed = ", ".join(f"`{one}`" for one in known)
                 raise TrainError(f"`--{name} {value}` is not known", hint=f"one of {listed}")
+        unknown = [name for name in self.also if name not in get_args(Also)]
+        if unknown:
+            raise TrainError(f"`--also {','.join(unknown)}` is not known", hint="`attention`, `experts` or both")
+        for name in self.track:
+            if name not in TRACKERS:
+                listed = ", ".join(f"`{one}`" for one in TRACKERS)
+                raise TrainError(f"`--track {name}` is not known", hint=f"one of {listed}")
+        object.__setattr__(self, "also", tuple(name for name in get_args(Also) if name in self.also))
         for name in ("rank", "rows", "accumulation", "judge_every", "patience", "held_out_tokens"):
             if getattr(self, name) < 1:
                 raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must be at least 1")
-        for name in ("alpha", "rate", "clip", "temperature"):
+        for name in ("alpha", "rate", "also_rate", "clip", "temperature"):
             if not getattr(self, name) > 0:
-                raise TrainError(f"`--{name} {getattr(self, name)}` must be more than 0")
+                raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must be more than 0")
         for name in ("balance_weight", "z_weight", "domain_weight", "distil_weight", "warm_up", "steps"):
             if not getattr(self, name) >= 0:
                 raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must not be negative")
@@ -119,9 +138,10 @@ class TrainOptions:
     def account(self) -> dict[str, Any]:
         """The options as plain data, for the record and for `--resume`: those that change the result."""
         found = asdict(self)
-        for name in ("online", "allow_pickle", "placement", "minutes"):
+        for name in ("online", "allow_pickle", "placement", "minutes", "track", "track_dir"):
             del found[name]
         return found | {
+            "also": list(self.also),
             "data": str(self.data) if self.data is not None else None,
             "dtype": self.placement.dtype,
             "device": self.placement.device.partition(":")[0],

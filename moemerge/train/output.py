@@ -1,7 +1,7 @@
-"""The trained folder: the source's bytes, but for the routers' tensors, the record and the model card.
+"""The trained folder: the source's bytes, but for what was trained, the record and the model card.
 
-Each tensor that is not a router's is digested as it lies in the new file and compared with the source's record, so the
-output holds what was built and nothing else.
+Each tensor is digested as it lies in the new file and compared with the source's record before a trained one is put in
+its place, so the output holds what was built and what was trained, and nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from moemerge.evaluate.folder import MoeFolder
 from moemerge.families import HOSTS
 from moemerge.sources import ByteRange
 from moemerge.stream import TORCH_DTYPES
+from moemerge.train.also import Change
 from moemerge.train.card import trained_card
+from moemerge.train.plot import NAME as PLOT
+from moemerge.train.plot import training_plot
 from moemerge.write.copy import CHUNK, Copier
 from moemerge.write.finite import has_only_finite
 from moemerge.write.record import NAME, dump_record, read_record
@@ -44,7 +47,7 @@ def needed_bytes(folder: MoeFolder) -> int:
 
 
 def write_trained(
-    target: Path, folder: MoeFolder, output: Path, gates: Mapping[str, Tensor], training: dict[str, Any],
+    target: Path, folder: MoeFolder, output: Path, changes: Mapping[str, Change], training: dict[str, Any],
     progress: Progress,
 ) -> None:  # fmt: skip
     """Fills a staged folder.
@@ -53,19 +56,22 @@ def write_trained(
         target: the staged folder, empty.
         folder: the mixture that was trained.
         output: the final folder, for the record.
-        gates: the routers' tensors by name, `[E, d]`, any dtype.
+        changes: what becomes of a tensor, by name.
         training: what the record and the model card tell of the training.
         progress: is told bytes.
 
     Raises:
-        VerifyError: the source folder is not what its record says, or a gate is not finite in the stored dtype.
+        VerifyError: the source folder is not what its record says, or a changed tensor is not finite as stored.
         OSError: the disk is full, or fails.
     """
     record = read_record(folder.path)
     assert record is not None
-    digests = _weights(target, folder, gates, record["tensors"], progress)
+    digests = _weights(target, folder, changes, record["tensors"], progress)
     files = dict(record["files"])
+    plot = training_plot(training, folder.experts).encode()
     for name in files:
+        if name == PLOT:  # of an earlier training
+            continue
         data = (folder.path / name).read_bytes()
         if name == CARD:
             data = trained_card(data.decode("utf-8", "replace"), training).encode()
@@ -74,19 +80,21 @@ def write_trained(
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_bytes(data)
         files[name] = xxhash.xxh3_128_hexdigest(data)
+    (target / PLOT).write_bytes(plot)
+    files[PLOT] = xxhash.xxh3_128_hexdigest(plot)
     record["root"] = Path(os.path.relpath(folder.root.resolve(), output.resolve())).as_posix()
     record["training"] = [*record.get("training", []), training]
     # the digests stay last, as a build has them
-    for key, value in (("files", files), ("tensors", digests)):
+    for key, value in (("files", dict(sorted(files.items()))), ("tensors", digests)):
         del record[key]
         record[key] = value
     (target / NAME).write_bytes(dump_record(record).encode())
 
 
 def _weights(
-    target: Path, folder: MoeFolder, gates: Mapping[str, Tensor], recorded: Mapping[str, str], progress: Progress
+    target: Path, folder: MoeFolder, changes: Mapping[str, Change], recorded: Mapping[str, str], progress: Progress
 ) -> dict[str, str]:
-    """Copies the weights' files, puts the routers in, and gives the digest of every tensor."""
+    """Copies the weights' files, puts what is changed in, and gives the digest of every tensor."""
     places = {name: _place(folder, name) for name in folder.checkpoint.tensors}
     paths = list(dict.fromkeys(place.path for place in places.values()))
     progress.stage("write", sum(path.stat().st_size for path in paths), "bytes")
@@ -102,11 +110,12 @@ def _weights(
             for name, place in places.items():
                 if place.path != path:
                     continue
-                if name in gates:
-                    _put(copy, place, folder, name, gates[name])
                 found[name] = _digest(copy, place)
-                if name not in gates and found[name] != recorded.get(name):
+                if found[name] != recorded.get(name):
                     raise _changed(folder.path, name)
+                if name in changes:
+                    _put(copy, place, folder, name, changes[name](folder.checkpoint.read(name).float()))
+                    found[name] = _digest(copy, place)
         finally:
             os.close(source)
             os.close(copy)
@@ -120,11 +129,11 @@ def _place(folder: MoeFolder, name: str) -> ByteRange:
     return place
 
 
-def _put(copy: int, place: ByteRange, folder: MoeFolder, name: str, gate: Tensor) -> None:
+def _put(copy: int, place: ByteRange, folder: MoeFolder, name: str, value: Tensor) -> None:
     import torch
 
     dtype = folder.checkpoint.tensors[name].dtype
-    data = memoryview(gate.to(TORCH_DTYPES[dtype]).contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
+    data = memoryview(value.to(TORCH_DTYPES[dtype]).contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
     if not has_only_finite(data, dtype):
         raise VerifyError(f"the trained `{name}` holds a value that is too large for {dtype}")
     assert len(data) == place.length
@@ -174,4 +183,5 @@ def write_adapter(
         f'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("{path}")\n'
         f'model = PeftModel.from_pretrained(model, "{ADAPTER}")\n```\n'
     )
+    (target / PLOT).write_text(training_plot(training, folder.experts), encoding="utf-8")
     (target / CARD).write_text(trained_card(run, training), encoding="utf-8")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from moemerge.console import Progress
 from moemerge.errors import Problem, TrainError
@@ -18,6 +15,7 @@ from moemerge.evaluate.processes import Processes
 from moemerge.evaluate.routers import find_routers
 from moemerge.evaluate.windows import Encoded, encode
 from moemerge.stream import TORCH_DTYPES
+from moemerge.train.also import Also
 from moemerge.train.attention import use_short_rows
 from moemerge.train.card import training_account
 from moemerge.train.gates import Gates
@@ -31,7 +29,10 @@ from moemerge.train.sharpness import sharpness
 from moemerge.train.start import starting_gates
 from moemerge.train.state import check_state, load_state, remove_state, state_path
 from moemerge.train.teacher import Teacher
+from moemerge.train.telling import Teller
 from moemerge.train.texts import Texts, find_texts
+from moemerge.train.tracking import Trackers, check_track_dir, check_trackers, track_dir
+from moemerge.train.trained import Trained
 from moemerge.verify import verify_folder
 from moemerge.write import check_output, remove_orphan, staged
 from moemerge.write.record import read_record
@@ -113,6 +114,10 @@ class _Training:
         self.folder = _open(path, options.placement.dtype)
         if output.resolve() == path.resolve() or path.resolve() in output.resolve().parents:
             raise TrainError(f"`{output}` is the folder that is trained, or lies in it", hint="name another with `-o`")
+        self.track_dir = track_dir(output, options.track_dir)
+        if options.track:
+            check_trackers(options.track)
+            check_track_dir(self.track_dir, path, output)
         self.state = state_path(output)
         check_state(self.state, resume=resume)
         if processes.first:
@@ -167,18 +172,27 @@ class _Training:
             factors = sharpness(model, routers, gates.weights, [ahead.take(len(self.texts)) for _ in range(SHARPENED)])
         else:
             factors = tuple(saved.values["factors"])
+        self.trained = Trained(gates, Also(model, options) if options.also else None, options)
         routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0, factors=factors)
+        teller = Teller(folder.experts, options, self.progress, self._trackers())
         loop = Loop(
-            model, gates, routing, sampler, judge, self.teacher, options, folder.experts, asked, self.state,
-            self.progress, self.processes,
+            model, self.trained, routing, sampler, judge, self.teacher, options, folder.experts, teller, asked,
+            self.state, self.progress, self.processes,
         )  # fmt: skip
-        if saved is not None:
-            loop.resume(saved)
-        else:
-            loop.begin()
-        loop.go()
-        self.gates = gates
+        try:
+            if saved is not None:
+                loop.resume(saved)
+            else:
+                loop.begin()
+            loop.go()
+        finally:
+            teller.finish()
         return loop
+
+    def _trackers(self) -> Trackers | None:
+        if not self.options.track or not self.processes.first:
+            return None
+        return Trackers(self.options.track, self.track_dir, self.output.name, self.options.account(), self.progress)
 
     def _asked(self) -> dict[str, Any]:
         """What makes a training this very one."""
@@ -196,10 +210,10 @@ class _Training:
             self._say(kept, change)
         documents = {t.name: {"trained": len(t.train), "held_out": len(t.held)} for t in self.texts}
         training = training_account(options, loop.run, start, best, change, kept, documents)
-        self._compare(best if kept == "best" else start)
-        self.gates.load(loop.best_state if kept == "best" else loop.start_state)
+        self._compare(best if kept == "best" else start, loop)
+        self.trained.load(loop.best_state if kept == "best" else loop.start_state)
         if self.processes.first:
-            self._write(self.gates.weights, training, overwrite=overwrite)
+            self._write(training, overwrite=overwrite)
             remove_state(self.state)
         return TrainResult(self.output, kept, start, best, change, training, tuple(self.warnings))
 
@@ -211,10 +225,11 @@ class _Training:
         text = f"training did not beat the start beyond doubt, so the output has the gate of the start: {said}"
         self._note("not-better", text)
 
-    def _compare(self, found: Judgement) -> None:
+    def _compare(self, found: Judgement, loop: Loop) -> None:
         """A training from another start can end above the folder's own gate: that is said."""
         if self.options.start == "fitted" and not self.options.calibrate:
             return
+        self.trained.load(loop.start_state)  # with which nothing but the gates can differ from the folder
         built = self.judge.look(self.built)
         if built.mean < found.mean:
             text = f"the folder's own gate is better: held-out loss {built.mean:.4f} against {found.mean:.4f}"
@@ -224,15 +239,15 @@ class _Training:
         self.progress.note(text)
         self.warnings.append(Problem(code, text))
 
-    def _write(self, weights: list[Tensor], training: dict[str, Any], *, overwrite: bool) -> None:
+    def _write(self, training: dict[str, Any], *, overwrite: bool) -> None:
         options, folder = self.options, self.folder
         with staged(self.output, overwrite=overwrite, warn=self._warn) as target:
             if options.adapter_only:
-                tensors, config = self.gates.adapter()
+                tensors, config = self.trained.adapter()
                 write_adapter(target, folder, tensors, config, training)
                 return
-            gates: Mapping[str, Tensor] = dict(zip(self.names, weights, strict=True))
-            write_trained(target, folder, self.output, gates, training, self.progress)
+            changes = self.trained.changes(folder, self.names, also=training["kept"] == "best")
+            write_trained(target, folder, self.output, changes, training, self.progress)
             found = verify_folder(target, sources=False, progress=self.progress)
             if not found.ok:
                 listed = "\n  ".join(f"{d.where}: {d.message}" for d in found.differences[:8])

@@ -13,7 +13,17 @@ import xxhash
 from moemerge.recipe.schema import MergeMethod
 from moemerge.sources import Checkpoint
 from moemerge.verify.dense import Dense
-from moemerge.verify.names import HOSTS, Shape, dense_ffn, fused, group_of, is_ffn, is_recomputed, shared_expert
+from moemerge.verify.names import (
+    HOSTS,
+    Shape,
+    dense_ffn,
+    fused,
+    group_of,
+    is_ffn,
+    is_projection,
+    is_recomputed,
+    shared_expert,
+)
 from moemerge.verify.record import Record, source_of
 
 SILENT_WIDTH = 256
@@ -62,7 +72,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """Anything finite: what a fit gave, or what no output depends on."""
+    """Anything finite: what a fit or a training gave, or what no output depends on."""
 
     shape: Shape
 
@@ -91,12 +101,17 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
     for name, info in base.tensors.items():
         if is_ffn(name) or is_recomputed(name) or (dense.tied and name == "lm_head.weight"):
             continue
-        wanted[name] = Wanted(info.shape, (_shared(record, name, info.shape, models),))
+        changed = "attention" in record.trained and is_projection(name)
+        part = Free(info.shape) if changed else _shared(record, name, info.shape, models)
+        wanted[name] = Wanted(info.shape, (part,))
     width = max(expert.width for expert in record.experts)
     for layer in range(dense.layers):
         router = HOSTS[record.architecture].router(layer)
         wanted[router] = _single(Free((len(record.experts), dense.hidden_size)))
-        wanted |= _experts(record, layer, width, dense.hidden_size)
+        experts = _experts(record, layer, width, dense.hidden_size)
+        if "experts" in record.trained:
+            experts = {name: _single(Free(own.shape)) for name, own in experts.items()}
+        wanted |= experts
         if record.architecture == "qwen2_moe":
             wanted |= _always_on(record, layer, width, dense.hidden_size)
     return wanted

@@ -87,6 +87,9 @@ class _Verifier:
 
     def run(self, sources: bool | None) -> Verification:
         notes = self._absent(sources)
+        if self.record.trained and sources is not False:
+            trained = " and ".join(self.record.trained)
+            notes += (f"{trained} were trained beside the router: checked against the recorded digests",)
         weights = read_layout(self.folder, self.record.files)
         self.differences += weights.differences
         base = self.origins.models.get("base")

@@ -24,6 +24,7 @@ _GROUPS: tuple[tuple[Group, re.Pattern[str]], ...] = (
         re.compile(rf"model\.norm\.weight|{_LAYER}((input|post_attention)_layernorm|self_attn\.[qk]_norm)\.weight"),
     ),
 )
+_PROJECTION = re.compile(_LAYER + r"self_attn\.[qkvo]_proj\.weight")
 _RECOMPUTED = re.compile(r".*rotary_emb\.(inv_freq|cos_cached|sin_cached)")
 _ON_DISK = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 
@@ -92,6 +93,11 @@ def is_ffn(name: str) -> bool:
 def is_recomputed(name: str) -> bool:
     """Whether it is one of the rope buffers that old checkpoints store and nothing reads."""
     return _RECOMPUTED.fullmatch(name) is not None
+
+
+def is_projection(name: str) -> bool:
+    """Whether it is a matrix of the attention, which a training may change."""
+    return _PROJECTION.fullmatch(name) is not None
 
 
 def group_of(name: str) -> Group | None:

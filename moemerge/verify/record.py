@@ -40,6 +40,12 @@ class BuiltExpert(_Part):
     width: int = Field(ge=1)
 
 
+class Training(_Part):
+    """One training: what it changed."""
+
+    changed: tuple[Literal["router", "attention", "experts"], ...] = ("router",)
+
+
 class Record(_Part):
     """What the checker needs of the record."""
 
@@ -50,8 +56,14 @@ class Record(_Part):
     experts: tuple[BuiltExpert, ...] = Field(min_length=1)
     merge: dict[Literal["embeddings", "attention", "norms", "lm_head"], MergeMethod]
     recipe: Recipe
+    training: tuple[Training, ...] = ()
     files: dict[str, Digest]
     tensors: dict[str, Digest]
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """What trainings changed beside the router, which no source has: `attention`, `experts`."""
+        return tuple(sorted({name for training in self.training for name in training.changed} - {"router"}))
 
 
 def read_record(folder: Path) -> Record | list[Difference]:

@@ -17,7 +17,8 @@ def options(data: Path, method: Any) -> TrainOptions:
     """Steps enough to be killed among them."""
     return TrainOptions(
         data=data,
-        method=method,
+        method="full" if method == "full" else "lora",
+        also=("attention", "experts") if method == "also" else (),
         rate=2e-2,
         steps=40,
         judge_every=4,

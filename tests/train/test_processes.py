@@ -17,7 +17,7 @@ from tests.evaluate.test_processes import ROOT
 TERMS = ("next_token", "balance", "z", "domain", "distil", "held_out")
 
 
-def trained(folder: Path, output: Path, texts: Path, processes: int) -> dict[str, Any]:
+def trained(folder: Path, output: Path, texts: Path, processes: int, *more: str) -> dict[str, Any]:
     """The report of `train-router --json`, run by so many processes."""
     command = [sys.executable, "-m"]
     if processes > 1:
@@ -29,7 +29,7 @@ def trained(folder: Path, output: Path, texts: Path, processes: int) -> dict[str
     command += [
         "moemerge", "train-router", str(folder), "-o", str(output), "--data", str(texts), "--steps", "6", "--rows", "3",
         "--accumulation", "3", "--context", "64", "--judge-every", "1", "--rate", "0.02", "--balance-weight", "0.1",
-        "--distil-weight", "0.5", "--json", "-q",
+        "--distil-weight", "0.5", "--json", "-q", *more,
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -38,13 +38,14 @@ def trained(folder: Path, output: Path, texts: Path, processes: int) -> dict[str
     return found
 
 
-def test_two_processes_train_as_one_does(unrouted: Path, texts: Path, trio: Any) -> None:
+@pytest.mark.parametrize("also", ["", "attention,experts"])
+def test_two_processes_train_as_one_does(also: str, unrouted: Path, texts: Path, trio: Any) -> None:
     """Three passes a step, so the shares differ: every term of every step is one process' to 1e-5."""
-    one = trained(unrouted, trio.root / "one", texts, 1)
-    two = trained(unrouted, trio.root / "two", texts, 2)
+    one = trained(unrouted, trio.root / f"one-{also}", texts, 1, "--also", also)
+    two = trained(unrouted, trio.root / f"two-{also}", texts, 2, "--also", also)
     assert [entry["step"] for entry in two["history"]] == list(range(7))
     for ours, theirs in zip(two["history"], one["history"], strict=True):
         for term in TERMS:
             assert ours.get(term) == pytest.approx(theirs.get(term), abs=1e-5), (ours["step"], term)
     assert two["kept"] == one["kept"] == "best"
-    assert verify_folder(trio.root / "two").differences == ()
+    assert verify_folder(trio.root / f"two-{also}").differences == ()

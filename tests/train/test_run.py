@@ -173,7 +173,8 @@ def test_an_adapter_gives_what_the_merged_model_gives(trained: Trainer, unrouted
     merged = trained(rate=2e-2)
     adapter = trained(output=tmp_path / "adapter", rate=2e-2, adapter_only=True)
     assert sorted(contents(adapter.path)) == [
-        "README.md", "router-adapter/adapter_config.json", "router-adapter/adapter_model.safetensors", "training.json",
+        "README.md", "moemerge-training.svg", "router-adapter/adapter_config.json",
+        "router-adapter/adapter_model.safetensors", "training.json",
     ]  # fmt: skip
     model: Any = PeftModel.from_pretrained(load(unrouted), adapter.path / "router-adapter")
     tokens = some_tokens()
@@ -208,10 +209,10 @@ def test_a_collapse_restores_the_best_state(trained: Trainer, monkeypatch: pytes
     """An expert below a tenth of its share, which was not so at the start."""
     look, looks = Judge.look, 0
 
-    def collapsed(judge: Judge, weights: Any) -> Judgement:
+    def collapsed(judge: Judge, weights: Any, also: Any) -> Judgement:
         nonlocal looks
         looks += 1
-        found = look(judge, weights)
+        found = look(judge, weights, also)
         return replace(found, load=torch.tensor([0.49, 0.02, 0.49])) if looks == 2 else found
 
     monkeypatch.setattr(Judge, "look", collapsed)
