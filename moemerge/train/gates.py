@@ -2,7 +2,8 @@
 
 The model's own parameters stay as they were loaded, frozen, in their dtype. A forward pass reads `leaves`, one fp32
 tensor a layer; after any number of passes `pull` hands the gradients that gathered there on to the parameters. So
-accumulation, several processes and LoRA need nothing of their own.
+accumulation, several processes and LoRA need nothing of their own. The parameters are in units of their inputs: each
+channel of a gate is a parameter times its factor (`scales.Scales.inputs`).
 """
 
 from __future__ import annotations
@@ -18,22 +19,27 @@ from moemerge.train.options import TrainOptions
 TARGET = "mlp.gate.weight"
 """peft's name of the routers in every host that moemerge builds."""
 _ADAPTER = "default"
+_FIRST = "model.layers.{layer}.mlp.gate.lora_A.weight"
+"""peft's name of the LoRA's first half, `[r, d]`."""
 
 
 class _Gate(nn.Module):
-    def __init__(self, weight: Tensor) -> None:
+    scale: Tensor
+
+    def __init__(self, weight: Tensor, scale: Tensor) -> None:
         super().__init__()
-        self.weight = nn.Parameter(weight)
+        self.weight = nn.Parameter(weight / scale)
+        self.register_buffer("scale", scale)
 
 
 class _Holder(nn.Module):
     """Modules that have the names of a mixture's routers and nothing else, so that peft's names are the model's."""
 
-    def __init__(self, weights: Sequence[Tensor], layers: Sequence[int]) -> None:
+    def __init__(self, gates: Sequence[_Gate], layers: Sequence[int]) -> None:
         super().__init__()
         found: dict[str, nn.Module] = {}
-        for layer, weight in zip(layers, weights, strict=True):
-            found[str(layer)] = nn.ModuleDict({"mlp": nn.ModuleDict({"gate": _Gate(weight)})})
+        for layer, gate in zip(layers, gates, strict=True):
+            found[str(layer)] = nn.ModuleDict({"mlp": nn.ModuleDict({"gate": gate})})
         self.model = nn.ModuleDict({"layers": nn.ModuleDict(found)})
 
 
@@ -44,10 +50,17 @@ class Gates:
         start: each layer's `[E, d]`.
         layers: the numbers of the decoder layers.
         options: method, rank, alpha, and the seed of the LoRA's first half.
+        inputs: each channel's factor, `[d]` a layer; 1 in all when empty.
     """
 
-    def __init__(self, start: Sequence[Tensor], layers: Sequence[int], options: TrainOptions) -> None:
-        self._holder = _Holder([weight.detach().float().clone() for weight in start], layers)
+    def __init__(
+        self, start: Sequence[Tensor], layers: Sequence[int], options: TrainOptions, inputs: Sequence[Tensor] = ()
+    ) -> None:
+        weights = [weight.detach().float() for weight in start]
+        inputs = inputs or [torch.ones_like(weight[0]) for weight in weights]
+        self._gates = [_Gate(weight, scale.clone()) for weight, scale in zip(weights, inputs, strict=True)]
+        self._holder = _Holder(self._gates, layers)
+        self._layers = tuple(layers)
         self._config: Any = None
         if options.method == "lora":
             from peft import LoraConfig, inject_adapter_in_model
@@ -79,9 +92,10 @@ class Gates:
         return [leaf.detach().clone() for leaf in self._leaves]
 
     def _effective(self) -> list[Tensor]:
-        if self._config is None:
-            return [module.weight for module in self._modules]
-        return [module.get_param() + module.get_delta_weight(_ADAPTER) for module in self._modules]
+        weights = [gate.weight for gate in self._gates]
+        if self._config is not None:
+            weights = [module.get_param() + module.get_delta_weight(_ADAPTER) for module in self._modules]
+        return [weight * gate.scale for weight, gate in zip(weights, self._gates, strict=True)]
 
     def refresh(self) -> None:
         """Makes the leaves anew, after the parameters changed."""
@@ -107,8 +121,11 @@ class Gates:
         """peft's adapter: tensors by the names that its files have, and its config; only with `method: lora`."""
         from peft import get_peft_model_state_dict
 
-        found = get_peft_model_state_dict(self._holder, adapter_name=_ADAPTER)
+        state = get_peft_model_state_dict(self._holder, adapter_name=_ADAPTER)
+        found = {name: value.detach().clone() for name, value in state.items()}
+        for layer, gate in zip(self._layers, self._gates, strict=True):
+            found[_FIRST.format(layer=layer)] *= gate.scale  # (B A) scale is B (A scale)
         config = self._config.to_dict()
         config["inference_mode"] = True
         plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-        return {f"base_model.model.{name}": value.detach().clone() for name, value in found.items()}, plain
+        return {f"base_model.model.{name}": value for name, value in found.items()}, plain

@@ -25,7 +25,7 @@ from moemerge.train.options import TrainOptions
 from moemerge.train.output import needed_bytes, router_names, write_adapter, write_trained
 from moemerge.train.routing import TrainedRouting, routing_for
 from moemerge.train.rows import Sampler, Tokens, tokenise
-from moemerge.train.sharpness import sharpness
+from moemerge.train.scales import scales
 from moemerge.train.start import starting_gates
 from moemerge.train.state import check_state, load_state, remove_state, state_path
 from moemerge.train.teacher import Teacher
@@ -37,8 +37,8 @@ from moemerge.verify import verify_folder
 from moemerge.write import check_output, remove_orphan, staged
 from moemerge.write.record import read_record
 
-SHARPENED = 4
-"""Batches that the sharpness of the gates is found on."""
+SCALED = 4
+"""Batches that the scales of the gates are found on."""
 
 
 @dataclass(frozen=True)
@@ -164,14 +164,14 @@ class _Training:
             begin = starting_gates(model, routers, self.tokenizer, self.texts, options, self.progress)
         else:  # the saved state holds the gates of the start too
             begin = self.built
-        gates = Gates(begin, routers.layers, options)
         how = routing_for(options.route, routers.experts_per_token)
         sampler = Sampler(self.rows, options.context, options.mixed, options.seed)
         if saved is None:
             ahead = Sampler(self.rows, options.context, options.mixed, options.seed)
-            factors = sharpness(model, routers, gates.weights, [ahead.take(len(self.texts)) for _ in range(SHARPENED)])
+            found = scales(model, routers, begin, [ahead.take(len(self.texts)) for _ in range(SCALED)])
+            gates, factors = Gates(begin, routers.layers, options, found.inputs), found.factors
         else:
-            factors = tuple(saved.values["factors"])
+            gates, factors = Gates(begin, routers.layers, options), tuple(saved.values["factors"])
         self.trained = Trained(gates, Also(model, options) if options.also else None, options)
         routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0, factors=factors)
         teller = Teller(folder.experts, options, self.progress, self._trackers())
