@@ -205,10 +205,11 @@ def fit_router(
         return fit_gate(request, None, None, progress)
     import torch
 
-    from moemerge.models import PlannedModels, load_tokenizer
+    from moemerge.layerwise import LayerwiseModels
+    from moemerge.models import load_tokenizer
 
     try:
-        return fit_gate(request, PlannedModels(plan, device), load_tokenizer(plan), progress)
+        return fit_gate(request, LayerwiseModels(plan, device), load_tokenizer(plan), progress)
     except torch.OutOfMemoryError as error:
         message = f"`--device {device}` has too little memory for one dense model: {str(error).splitlines()[0]}"
         raise GateError(message, hint="leave `--device` out to use the CPU") from error

@@ -36,9 +36,7 @@ class DenseModule:
     """
 
     def __init__(self, config: Mapping[str, Any], dense: DenseConfig, dtype: torch.dtype, device: str = "cpu") -> None:
-        self._config = {key: value for key, value in config.items() if key != "auto_map"}
-        self._config["intermediate_size"] = dense.intermediate_size
-        self._dtype, self._device = dtype, device
+        self._config, self._dense, self._dtype, self._device = config, dense, dtype, device
         self._shapes = dict(dense.tensors())
         self._module: PreTrainedModel | None = None
         self._parameters: dict[str, nn.Parameter] = {}
@@ -46,14 +44,12 @@ class DenseModule:
     def model(self) -> PreTrainedModel:
         """The module, in eval mode; its parameters are undefined until something is put into them."""
         if self._module is None:
-            from transformers import AutoConfig, AutoModelForCausalLM
-
-            with torch.device("meta"):
-                module = AutoModelForCausalLM.from_config(AutoConfig.for_model(**self._config), dtype=self._dtype)
-            module = module.to_empty(device=self._device)
+            module = empty_module(self._config, self._dense, self._dtype, self._device)
+            for parent in module.modules():
+                for name, parameter in list(parent.named_parameters(recurse=False)):
+                    empty = torch.empty_like(parameter, device=self._device)
+                    setattr(parent, name, nn.Parameter(empty, requires_grad=False))
             module.tie_weights()
-            _reset_buffers(module)
-            module.eval().requires_grad_(False)
             self._module, self._parameters = module, dict(module.named_parameters())
         return self._module
 
@@ -66,7 +62,7 @@ class DenseModule:
     def load(self, checkpoint: Checkpoint) -> PreTrainedModel:
         """Puts all tensors of one model in."""
         for name in self._shapes:
-            self.put(name, self._padded(checkpoint, name))
+            self.put(name, padded(checkpoint.read(name), self._shapes[name]))
         return self.model()
 
     def load_mean(self, checkpoints: Sequence[Checkpoint]) -> PreTrainedModel:
@@ -74,19 +70,55 @@ class DenseModule:
         from moemerge.merge import mean
 
         for name in self._shapes:
-            sources = [self._padded(checkpoint, name).double() for checkpoint in checkpoints]
+            sources = [padded(checkpoint.read(name), self._shapes[name]).double() for checkpoint in checkpoints]
             self.put(name, mean(sources, (1.0,) * len(sources)))
         return self.model()
 
-    def _padded(self, checkpoint: Checkpoint, name: str) -> Tensor:
-        """A model's own tensor, zero-padded to the module's shape where it is narrower."""
-        value = checkpoint.read(name)
-        target = self._shapes[name]
-        if tuple(value.shape) == target:
-            return value
-        padding = [extent for have, want in zip(reversed(value.shape), reversed(target), strict=True)
-                   for extent in (0, want - have)]  # fmt: skip
-        return nn.functional.pad(value, padding)
+
+def padded(value: Tensor, target: tuple[int, ...]) -> Tensor:
+    """A model's own tensor, zero-padded to a shape where it is narrower."""
+    if tuple(value.shape) == target:
+        return value
+    padding = [extent for have, want in zip(reversed(value.shape), reversed(target), strict=True)
+               for extent in (0, want - have)]  # fmt: skip
+    return nn.functional.pad(value, padding)
+
+
+class MergedTensors:
+    """The tensors of a plan's merged dense models, by their dense names.
+
+    Args:
+        plan: a plan without problems.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        if plan.dense is None or plan.host is None:
+            raise ValueError("the plan has problems")
+        self._host, dense = plan.host, plan.dense
+        self._values = Values(plan)
+        self._tensors: dict[str, OutputTensor] = {tensor.name: tensor for tensor in plan.tensors}
+        self._fused = plan.recipe.output.layout == "fused"
+        self._ffn = {dense.ffn(layer, p): (layer, p) for layer in range(dense.layers) for p in PROJECTIONS}
+        self.shared = tuple(name for name, _, _ in dense.shared_tensors() if name in self._tensors)
+        """Names of all that is not FFN."""
+        self.ffn = tuple(self._ffn)
+        """Names of the FFN matrices."""
+
+    def read(self, name: str, expert: int) -> Tensor:
+        """A tensor of the merged shared weights, or an FFN matrix of one expert, with the plan's padding, noise and
+        scale."""
+        if name not in self._ffn:
+            return self._values.whole(self._tensors[name])
+        layer, projection = self._ffn[name]
+        if not self._fused:
+            return self._values.whole(self._tensors[self._host.expert[projection].format(layer=layer, expert=expert)])
+        owner = self._tensors[self._host.fused["down" if projection == "down" else "gate_up"].format(layer=layer)]
+        place = expert if projection == "down" else 2 * expert + PROJECTIONS.index(projection)
+        return torch.cat(list(self._values.blocks(owner, owner.parts[place])))
+
+    def rows(self, name: str, rows: Tensor) -> Tensor:
+        """Some rows `[n]`, ascending, of a tensor of the merged shared weights."""
+        return self._values.picked(self._tensors[name], rows)
 
 
 class PlannedModels:
@@ -103,22 +135,19 @@ class PlannedModels:
         if plan.dense is None:
             raise ValueError("the plan has problems")
         self._plan = plan
-        self._dense: DenseConfig = plan.dense
-        self._values = Values(plan)
+        self._tensors = MergedTensors(plan)
         self._module = DenseModule(plan.models["base"].config, plan.dense, TORCH_DTYPES[plan.dtype], device)
         self._loaded: dict[str, Any] = {}
 
     def merged(self, expert: int) -> PreTrainedModel:
         """The merged shared weights with one expert's FFNs: what the MoE is when it routes to that expert alone."""
         if self._loaded.get("shared") != "merged":
-            shared = {name for name, _, _ in self._dense.shared_tensors()}
-            for tensor in self._plan.tensors:
-                if tensor.name in shared:
-                    self._module.put(tensor.name, self._values.whole(tensor))
+            for name in self._tensors.shared:
+                self._module.put(name, self._tensors.read(name, expert))
             self._loaded["shared"] = "merged"
         if self._loaded.get("ffn") != expert:
-            for name, value in self._expert(expert):
-                self._module.put(name, value)
+            for name in self._tensors.ffn:
+                self._module.put(name, self._tensors.read(name, expert))
             self._loaded["ffn"] = expert
         return self._module.model()
 
@@ -144,45 +173,35 @@ class PlannedModels:
             self._loaded = {"shared": key, "ffn": f"of {key}"}
         return self._module.model()
 
-    def _expert(self, expert: int) -> list[tuple[str, Tensor]]:
-        """One expert's FFN matrices by their dense names, with the plan's padding, noise and scale."""
-        host = self._plan.host
-        assert host is not None
-        if self._plan.recipe.output.layout == "fused":
-            return self._expert_of_fused(expert)
-        tensors = {tensor.name: tensor for tensor in self._plan.of_group("expert")}
-        return [
-            (
-                self._dense.ffn(layer, projection),
-                self._values.whole(tensors[host.expert[projection].format(layer=layer, expert=expert)]),
-            )
-            for layer in range(self._dense.layers)
-            for projection in PROJECTIONS
-        ]
 
-    def _expert_of_fused(self, expert: int) -> list[tuple[str, Tensor]]:
-        host = self._plan.host
-        assert host is not None
-        tensors: dict[str, OutputTensor] = {tensor.name: tensor for tensor in self._plan.of_group("expert")}
-        result = []
-        for layer in range(self._dense.layers):
-            gate_up = tensors[host.fused["gate_up"].format(layer=layer)]
-            down = tensors[host.fused["down"].format(layer=layer)]
-            parts = (gate_up.parts[2 * expert], gate_up.parts[2 * expert + 1], down.parts[expert])
-            for projection, owner, part in zip(PROJECTIONS, (gate_up, gate_up, down), parts, strict=True):
-                value = torch.cat(list(self._values.blocks(owner, part)))
-                result.append((self._dense.ffn(layer, projection), value))
-        return result
+def empty_module(
+    config: Mapping[str, Any], dense: DenseConfig, dtype: torch.dtype, device: str = "cpu"
+) -> PreTrainedModel:
+    """A dense module of transformers in eval mode: parameters on the meta device, buffers computed on `device`.
 
+    Args:
+        config: a raw dense `config.json`; its `auto_map` is never followed.
+        dense: the same, resolved; its FFN width is the module's.
+        dtype: of the parameters.
+        device: a torch device.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-def _reset_buffers(module: nn.Module) -> None:
-    """Computes the rotary frequencies again: they are no parameters, and `to_empty` left them undefined."""
+    raw = {key: value for key, value in config.items() if key != "auto_map"}
+    raw["intermediate_size"] = dense.intermediate_size
+    with torch.device("meta"):
+        module: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(**raw), dtype=dtype)
     for child in module.modules():
+        for name, buffer in list(child.named_buffers(recurse=False)):
+            setattr(child, name, torch.empty_like(buffer, device=device))
+        # rotary frequencies are no parameters: they are computed again
         if hasattr(child, "compute_default_rope_parameters") and hasattr(child, "config"):
             fresh = type(child)(config=child.config)
             for name, buffer in fresh.named_buffers():
                 child.get_buffer(name).copy_(buffer)
             child.attention_scaling = fresh.attention_scaling
+    module.eval().requires_grad_(False)
+    return module
 
 
 def load_tokenizer(plan: Plan) -> PreTrainedTokenizerBase:

@@ -6,9 +6,10 @@ The writer, and the loader that puts merged models together for fitting the gate
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 
 import torch
@@ -29,6 +30,12 @@ MERGE_ELEMENTS = 1 << 17
 
 PASS_ELEMENTS = 1 << 19
 """Elements of a row block in the passes that a whole tensor's angle or threshold is found in: 4 MiB in fp64."""
+
+PICK_ELEMENTS = 1 << 14
+"""Elements of a row block that is read for a few rows in it."""
+
+BY_ELEMENT = frozenset({"mean", "weighted", "task_arithmetic"})
+"""Methods whose result at one element hangs on that element alone."""
 
 SEVERAL_PASSES = frozenset({"slerp", "ties", "dare_ties"})
 """Methods that read a tensor more than once, or whose result may hang on an operand's last bit."""
@@ -53,7 +60,7 @@ class Values:
         """Yields a part of a tensor as consecutive row blocks in the output's dtype, on the CPU."""
         dtype = TORCH_DTYPES[tensor.dtype]
         for block in self._blocks(tensor, part):
-            yield block.to(torch.float32).to(dtype).contiguous() if block.dtype is torch.float64 else block.to(dtype)
+            yield _stored(block, dtype)
 
     def whole(self, tensor: OutputTensor) -> Tensor:
         """The tensor in memory, in the output's dtype."""
@@ -64,6 +71,30 @@ class Values:
                 result[done : done + block.numel()] = block.reshape(-1)
                 done += block.numel()
         return result.reshape(tensor.shape)
+
+    def picked(self, tensor: OutputTensor, rows: Tensor) -> Tensor:
+        """Some rows of a tensor that is one part, `[n]` ascending -> `[n, ...]`, in the output's dtype.
+
+        Only blocks that hold one of them are read, except where a method's draws or passes need all.
+        """
+        (part,) = tensor.parts
+        return _stored(pick_rows(self._sparse(tensor, part), rows), TORCH_DTYPES[tensor.dtype])
+
+    def _sparse(self, tensor: OutputTensor, part: Part) -> Iterator[tuple[slice, Callable[[], Tensor]]]:
+        """Slices of a part's rows, and what makes each."""
+        match part:
+            case Copy(source):
+                for rows in row_blocks(tensor.shape, PICK_ELEMENTS):
+                    yield rows, partial(self._read, source, rows)
+            case Merged(method, sources=sources) if method in BY_ELEMENT and not any(map(self._is_folded, sources)):
+                combine = self._combination(tensor.shape, part, self._read)
+                for rows in row_blocks(tensor.shape, PICK_ELEMENTS):
+                    yield rows, partial(combine, rows)
+            case _:
+                start = 0
+                for block in self.blocks(tensor, part):
+                    yield slice(start, start + len(block)), block.clone
+                    start += len(block)
 
     def _blocks(self, tensor: OutputTensor, part: Part) -> Iterator[Tensor]:
         match part:
@@ -161,6 +192,10 @@ class Values:
         return lambda rows: elect(base(rows), dropped(rows), part.weights, part.scaling)
 
 
+def _stored(block: Tensor, dtype: torch.dtype) -> Tensor:
+    return block.to(torch.float32).to(dtype).contiguous() if block.dtype is torch.float64 else block.to(dtype)
+
+
 def _threshold(shape: tuple[int, ...], part: Merged, source: TensorSource, read: _Read) -> Tensor | None:
     """What TIES keeps of one source's delta."""
 
@@ -169,6 +204,16 @@ def _threshold(shape: tuple[int, ...], part: Merged, source: TensorSource, read:
             yield read(source, rows).double().sub_(read(part.base, rows).double()).abs_()
 
     return trim_threshold(sizes, math.prod(shape), part.density)
+
+
+def pick_rows(blocks: Iterable[tuple[slice, Callable[[], Tensor]]], rows: Tensor) -> Tensor:
+    """Rows `[n]`, ascending, of what `blocks` make slice by slice; only the slices that hold one are made."""
+    found = []
+    for block, make in blocks:
+        low, high = torch.searchsorted(rows, torch.tensor([block.start, block.stop])).tolist()
+        if low < high:
+            found.append(make()[rows[low:high] - block.start])
+    return torch.cat(found)
 
 
 def row_blocks(shape: tuple[int, ...], elements: int = BLOCK_ELEMENTS) -> Iterator[slice]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from moemerge.families import DenseConfig
-from moemerge.gate import capture, passages
+from moemerge.gate import capture, expand, fit, passages
 from moemerge.plan import cost, make_plan, peak_memory
 from tests.conftest import TinyMaker
 from tests.moe import recipe_of
@@ -66,16 +67,20 @@ def test_the_estimate_holds_for_large_tensors(method: str, wide: list[Path], tmp
 
 def test_the_caps_are_those_of_the_gate() -> None:
     """The plan room may not import the gate room, so its numbers are held equal here."""
-    assert (cost.STATISTICS, cost.SAMPLE) == (capture.STATISTICS_BYTES, capture.SAMPLE_BYTES)
+    assert (cost.KEPT, cost.BATCH, cost.WRITTEN) == (fit.KEPT_BYTES, capture.BATCH_TOKENS, expand.AUTO_TOKENS)
     assert cost.FOLDS == passages.FOLDS
 
 
-def test_statistics_are_capped_as_the_gate_caps_them() -> None:
-    """32 layers of 4096 are read in several passes of at most 4 GiB, beside what one layer's closed form takes."""
-    held = cost._statistics(4096, 32)
-    passes = capture.layer_passes(32, 4096, passages.FOLDS)
-    assert held == len(passes[0]) * 6 * 8 * 4096**2 + 6 * 8 * 4096**2
-    assert held < 6 << 30
+def test_a_gate_takes_one_layer_and_not_the_model(tiny: TinyMaker, tmp_path: Path) -> None:
+    """With texts given, more layers take no more memory; a specialist that writes is held whole."""
+    peaks = {}
+    for expand_, layers in product(("off", "auto"), (2, 8)):
+        base = tiny("llama", num_hidden_layers=layers, hidden_size=64, intermediate_size=1024, vocab_size=16000)
+        recipe = recipe_of(base, ["base", base], gate={"expand": expand_, "ridge": 0.1})
+        peaks[expand_, layers] = peak_memory(make_plan(recipe, tmp_path))
+    kept = 4 * cost._tokens(make_plan(recipe, tmp_path)) * 6 * 64
+    assert peaks["off", 8] - peaks["off", 2] < kept
+    assert peaks["auto", 8] - peaks["auto", 2] >= 6 * 3 * 64 * 1024 * 4
 
 
 def test_kept_statistics_count(tiny: TinyMaker, tmp_path: Path) -> None:

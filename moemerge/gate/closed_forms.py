@@ -109,9 +109,8 @@ def _solve(matrix: Tensor, strength: float, rows: Tensor) -> Tensor:
     """Rows of `(matrix + λ tr/d I)^-1` applied to `rows` `[C, d]`, by Cholesky."""
     size = matrix.shape[0]
     ridge_value = strength * matrix.diagonal().sum() / size
-    regularised = matrix + ridge_value.clamp(min=torch.finfo(matrix.dtype).tiny) * torch.eye(
-        size, dtype=matrix.dtype, device=matrix.device
-    )
+    regularised = matrix.clone()
+    regularised.diagonal().add_(ridge_value.clamp(min=torch.finfo(matrix.dtype).tiny))
     factor = torch.linalg.cholesky(regularised)
     return torch.cholesky_solve(rows.T, factor).T
 

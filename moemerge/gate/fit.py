@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 from moemerge.console import Progress, Silent
 from moemerge.errors import GateError, Problem
 from moemerge.gate import held_out
-from moemerge.gate.capture import Captured, Domain, capture, layer_passes
-from moemerge.gate.closed_forms import METHODS, REGULARISED
+from moemerge.gate.capture import Captured, Domain, capture
+from moemerge.gate.closed_forms import REGULARISED
 from moemerge.gate.expand import Expansion, expand
+from moemerge.gate.layer_rows import CHOOSING_FOLDS, LayerRows, fit_layer
 from moemerge.gate.mergekit import mergekit_gate, random_gate, uniform_gate
 from moemerge.gate.notices import few_tokens, inseparable, rounding, same_texts, too_few_groups
 from moemerge.gate.passages import Passage, assign_folds, document_passages, prompt_passages
@@ -23,8 +24,8 @@ from moemerge.gate.request import FITTED, MERGEKIT, DenseModels, GateFit, GateRe
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CHOOSING_FOLDS = 3
-"""λ and the scale are chosen out of fold with at least so many folds."""
+KEPT_BYTES = 512 << 20
+"""The most that the tokens of layers take which wait for λ, counted in fp32."""
 
 
 def fit_gate(
@@ -55,9 +56,7 @@ def fit_gate(
     if models is None or tokenizer is None:
         raise ValueError(f"gate `{request.init}` needs models and a tokenizer")
     if request.init in MERGEKIT:
-        return _unjudged(
-            request, mergekit_gate(request, models.base(), tokenizer, progress), same_texts(request.experts)
-        )
+        return _unjudged(request, mergekit_gate(request, models, tokenizer, progress), same_texts(request.experts))
     context = min(request.context, tokenizer.model_max_length)
     return _fit(replace(request, context=context), models, tokenizer, progress)
 
@@ -68,30 +67,28 @@ def _unjudged(request: GateRequest, weights: Tensor, warnings: Sequence[Problem]
 
 def _fit(request: GateRequest, models: DenseModels, tokenizer: PreTrainedTokenizerBase, progress: Progress) -> GateFit:
     domains, folds, expansion, warnings = _domains(request, models, tokenizer, progress)
-    passes = layer_passes(request.layers, request.hidden_size, folds)
-    progress.stage(
-        "Reading the gate's inputs", len(passes) * sum(d.tokens + d.negative_tokens for d in domains), "tokens"
-    )
-    rows = _Rows(request, folds)
-    for layers in passes:
-        rows.add(capture(models, domains, layers, request.hidden_size, folds, progress))
+    progress.stage("Fitting the gate", request.layers, "layers")
+    gate = _Gate(request, folds, sum(d.tokens + d.negative_tokens for d in domains))
+    for captured in capture(models, domains, request.layers, folds, progress):
+        gate.add(captured)
+    strength, rows = gate.result()
     tokens = tuple(d.tokens for d in domains)
     names = [d.name for d in domains]
     warnings += few_tokens(names, tokens, request.hidden_size)
     warnings += too_few_groups(names, domains, folds, CHOOSING_FOLDS, request)
-    warnings += inseparable(names, rows.judgements)
-    warnings += rounding(rows.agreements)
-    mean = held_out.mean_of([rows.judgements[layer] for layer in range(request.layers)])
+    warnings += inseparable(names, [layer.judgement for layer in rows])
+    warnings += rounding([layer.agreement for layer in rows])
+    mean = held_out.mean_of([layer.judgement for layer in rows])
     return GateFit(
-        weights=torch.stack([rows.weights[layer] for layer in range(request.layers)]),
+        weights=torch.stack([layer.weights for layer in rows]),
         tokens=tokens,
-        separation=tuple(rows.judgements[layer].accuracy if folds > 1 else None for layer in range(request.layers)),
+        separation=tuple(layer.judgement.accuracy if folds > 1 else None for layer in rows),
         confusion=tuple(tuple(row) for row in mean.confusion.tolist()) if folds > 1 else None,
-        ridge=rows.strength if request.init in REGULARISED else None,
-        scale=tuple(rows.scales[layer] for layer in range(request.layers)),
+        ridge=strength if request.init in REGULARISED else None,
+        scale=tuple(layer.scale for layer in rows),
         samples=expansion.samples,
         warnings=tuple(warnings),
-        statistics=rows.statistics(domains) if request.keep_statistics else None,
+        statistics=gate.statistics(domains) if request.keep_statistics else None,
     )
 
 
@@ -125,59 +122,58 @@ def _domains(
     return domains, folds, expansion, warnings
 
 
-@dataclass
-class _Rows:
-    """Collects the rows layer by layer, pass by pass."""
+class _Gate:
+    """Collects the rows layer by layer.
 
-    request: GateRequest
-    folds: int
-    strength: float | None = None
-    weights: dict[int, Tensor] = field(default_factory=dict)
-    scales: dict[int, float] = field(default_factory=dict)
-    judgements: dict[int, held_out.Judgement] = field(default_factory=dict)
-    agreements: dict[int, float] = field(default_factory=dict)
-    kept: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    λ is known only when all layers were read that choose it. Until then, the other layers' tokens are kept where they
+    are few, and where they are many, the rows of such a layer are fitted at every λ: little beside running its tokens.
+    """
+
+    def __init__(self, request: GateRequest, folds: int, tokens: int) -> None:
+        self._request = request
+        self._choosing = held_out.choosing_layers(request.layers)
+        self._keeps = tokens * request.layers * request.hidden_size * 4 <= KEPT_BYTES
+        self._strengths = _strengths(request, folds)
+        self._layers: list[dict[float, LayerRows] | Captured] = []
+        self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def add(self, captured: Captured) -> None:
-        """Fits the rows of the captured layers; the first call chooses λ for all."""
-        if self.strength is None:
-            self.strength = self._choose(captured)
-        for index, layer in enumerate(captured.layers):
-            self._add(captured, index, layer, self.strength)
+        """Takes the next layer."""
+        layer = len(self._layers)
+        later = len(self._strengths) > 1 and self._keeps and layer not in self._choosing
+        self._layers.append(captured if later else self._fitted(layer, captured, self._strengths))
 
-    def _choose(self, captured: Captured) -> float:
-        if self.request.ridge is not None or self.request.init not in REGULARISED:
-            return self.request.ridge or 0.0
-        if self.folds < CHOOSING_FOLDS:
-            return held_out.FEW_RIDGE
-        return held_out.choose_ridge(captured, self.request.init, self.folds)
-
-    def _add(self, captured: Captured, index: int, layer: int, strength: float) -> None:
-        moments = captured.moments(index)
-        rows = METHODS[self.request.init](moments, strength).cpu()
-        logits = held_out.judging_logits(captured, index, self.request.init, strength, self.folds)
-        self.judgements[layer] = held_out.judge(logits, captured.labels)
-        self.scales[layer] = self._scale(rows, logits, captured, index)
-        self.weights[layer] = (self.scales[layer] * rows).float()
-        self.agreements[layer] = held_out.bf16_agreement(captured.sample[index], self.weights[layer], captured.labels)
-        if self.request.keep_statistics:
+    def _fitted(self, layer: int, captured: Captured, strengths: Sequence[float]) -> dict[float, LayerRows]:
+        found, moments = fit_layer(captured, self._request, strengths)
+        if self._request.keep_statistics:
             negative = moments.negative / moments.negative_mass.clamp(min=1)[:, None]
-            self.kept[layer] = (moments.second.cpu(), (moments.first / moments.mass[:, None]).cpu(), negative.cpu())
+            means = moments.first / moments.mass[:, None]
+            self._kept[layer] = (moments.second.cpu(), means.cpu(), negative.cpu())
+        return found
 
-    def _scale(self, rows: Tensor, logits: Tensor, captured: Captured, index: int) -> float:
-        """1 for top-1, which no scale changes; fitted out of fold; or the one that gives a fixed spread."""
-        if self.request.experts_per_token == 1 or len(rows) == 1:
-            return 1.0
-        if self.folds >= CHOOSING_FOLDS:
-            return held_out.best_scale(logits, captured.labels)
-        size = held_out.spread(captured.sample[index].double() @ rows.T, captured.labels)
-        return held_out.FIXED_SPREAD / size if size else 1.0
+    def result(self) -> tuple[float, list[LayerRows]]:
+        """λ, and every layer's rows."""
+        chosen = [found for found in (self._layers[layer] for layer in self._choosing) if isinstance(found, dict)]
+        losses = {strength: sum(found[strength].loss for found in chosen) for strength in self._strengths}
+        best = min(losses, key=lambda strength: losses[strength])
+        rows = []
+        for layer, found in enumerate(self._layers):
+            fitted = found if isinstance(found, dict) else self._fitted(layer, found, (best,))
+            rows.append(fitted[best])
+        return best, rows
 
     def statistics(self, domains: Sequence[Domain]) -> GateStatistics:
         """The sufficient statistics of all layers."""
         second, means, negative = (
-            torch.stack([self.kept[layer][part] for layer in range(self.request.layers)]) for part in range(3)
+            torch.stack([self._kept[layer][part] for layer in range(self._request.layers)]) for part in range(3)
         )
         return GateStatistics(
             second, means, negative, tuple(d.tokens for d in domains), tuple(d.negative_tokens for d in domains)
         )
+
+
+def _strengths(request: GateRequest, folds: int) -> tuple[float, ...]:
+    """Every λ that the layers are fitted at."""
+    if request.ridge is not None or request.init not in REGULARISED:
+        return (request.ridge or 0.0,)
+    return held_out.GRID if folds >= CHOOSING_FOLDS else (held_out.FEW_RIDGE,)

@@ -12,14 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moemerge.gate.capture import Captured
+from moemerge.gate.capture import BLOCK, Captured
 from moemerge.gate.closed_forms import METHODS
+from moemerge.gate.moments import Moments
 
 GRID: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """λ that are tried."""
 
 GRID_LAYERS = 8
 """The λ is chosen on so many layers at most, evenly spread."""
+
+BISECTIONS = 16
+"""Halvings of the range of the logarithm of the scale, which find it to four digits."""
 
 FEW_RIDGE = 0.3
 """λ where too little can be held out to choose one."""
@@ -35,18 +39,25 @@ SPREAD_RANGE = (0.05, 50.0)
 """The scale is sought where it gives the logits a spread between these."""
 
 
-def judging_logits(captured: Captured, index: int, init: str, strength: float, folds: int) -> Tensor:
-    """Logits `[n, E]` of the sampled tokens, each from rows fitted without its fold; with one fold, in sample."""
-    method = METHODS[init]
-    sample = captured.sample[index].double()
-    if folds < 2:
-        return sample @ method(captured.moments(index), strength).cpu().T
-    logits = torch.empty(len(sample), captured.mass.shape[1] // 2, dtype=torch.float64)
+def judged(captured: Captured) -> tuple[Tensor, Tensor]:
+    """The tokens that experts are judged on, `[n, d]`, and their labels: all but the negative prompts'."""
+    own = len(captured.labels) - captured.sizes[-1]
+    return captured.tokens[:own], captured.labels[:own]
+
+
+def judging_logits(
+    captured: Captured, whole: Moments, parts: Sequence[Moments], init: str, strengths: Sequence[float]
+) -> Tensor:
+    """Logits `[len(strengths), n, E]` of the judged tokens, each from rows fitted without its fold; with one fold, in
+    sample."""
+    method, folds = METHODS[init], captured.folds
+    found = []
     for fold in range(folds):
-        held = captured.folds == fold
-        if held.any():
-            logits[held] = sample[held] @ method(captured.moments(index, without=fold), strength).cpu().T
-    return logits
+        rest = whole - parts[fold] if folds > 1 else whole
+        rows = torch.stack([method(rest, strength) for strength in strengths])  # [λ, E, d]
+        tokens = captured.tokens[captured.places(fold)]
+        found.append(torch.cat([block.double() @ rows.mT for block in tokens.split(BLOCK)], dim=1).cpu())
+    return torch.cat(found, dim=1)
 
 
 def balanced(labels: Tensor) -> Tensor:
@@ -74,7 +85,7 @@ def best_scale(logits: Tensor, labels: Tensor) -> float:
     weights = balanced(labels)
     right = logits.gather(1, labels[:, None])[:, 0]
     low, high = (torch.tensor(bound / size, dtype=torch.float64).log() for bound in SPREAD_RANGE)
-    for _ in range(40):
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
         expected = (torch.softmax(middle.exp() * logits, 1) * logits).sum(1)
         if weights @ (expected - right) > 0:
@@ -84,18 +95,10 @@ def best_scale(logits: Tensor, labels: Tensor) -> float:
     return float(((low + high) / 2).exp())
 
 
-def choose_ridge(captured: Captured, init: str, folds: int) -> float:
-    """The λ of `GRID` whose held-out logits, each layer at its best scale, have the lowest mean NLL."""
-    count = len(captured.layers)
-    step = -(-count // GRID_LAYERS)
-    losses = []
-    for strength in GRID:
-        loss = 0.0
-        for index in range(step // 2, count, step):
-            logits = judging_logits(captured, index, init, strength, folds)
-            loss += nll(best_scale(logits, captured.labels) * logits, captured.labels)
-        losses.append(loss)
-    return GRID[losses.index(min(losses))]
+def choosing_layers(layers: int) -> range:
+    """The layers whose held-out loss chooses λ."""
+    step = -(-layers // GRID_LAYERS)
+    return range(step // 2, layers, step)
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from moemerge.console import Progress
 from moemerge.errors import GateError
-from moemerge.gate.request import GateRequest
+from moemerge.gate.request import DenseModels, GateInit, GateRequest, ReadsTokens
+from moemerge.gate.walk import Batch, Walk
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 def random_gate(request: GateRequest) -> Tensor:
@@ -33,7 +34,7 @@ def uniform_gate(request: GateRequest) -> Tensor:
 
 
 def mergekit_gate(
-    request: GateRequest, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, progress: Progress
+    request: GateRequest, models: DenseModels, tokenizer: PreTrainedTokenizerBase, progress: Progress
 ) -> Tensor:
     """`mergekit_hidden`, `hidden_avg` or `cheap_embed` on the base model, `[L, E, d]`, unit rows.
 
@@ -42,42 +43,42 @@ def mergekit_gate(
     Raises:
         GateError: an expert has no prompts, or one that gives no token.
     """
-    progress.stage("Reading the base model", len(request.experts), "experts")
-    rows = []
-    for expert in request.experts:
+    batches: list[Batch] = []
+    owners: list[tuple[int, int]] = []  # expert, and the sign of its batch
+    for number, expert in enumerate(request.experts):
         if not expert.prompts:
             raise GateError(
                 f"Gate `{request.init}` reads prompts, and expert `{expert.name}` has none",
                 hint="give it `prompts`, or use `discriminant`, which fits from `data` too",
             )
-        row = _vector(expert.name, expert.prompts, request, model, tokenizer)
-        if expert.negative:
-            row = row - _vector(expert.name, expert.negative, request, model, tokenizer)
-        rows.append(row / row.norm(dim=-1, keepdim=True).clamp(min=1e-8))
-        progress.advance(1)
-    return torch.stack(rows, dim=1)
+        for prompts, sign in ((expert.prompts, 1), (expert.negative, -1)):
+            if prompts:
+                batches.append(Batch(*_left_padded(expert.name, prompts, tokenizer)))
+                owners.append((number, sign))
+    progress.stage("Reading the base model", request.layers, "layers")
+    if isinstance(models, ReadsTokens):
+        models.expect(torch.cat([batch.ids.flatten() for batch in batches]).unique())
+    walk = Walk(lambda _: models.base(), [batches])
+    found = torch.zeros(_shape(request))
+    for layer in range(request.layers):
+        for (number, sign), batch, states in zip(owners, batches, walk.states(0), strict=True):
+            found[layer, number] += sign * _pooled(request.init, states.float().cpu(), batch)
+        if layer < request.layers - 1 and request.init != "cheap_embed":
+            walk.advance(layer)
+        progress.advance()
+    norms: Tensor = found.norm(dim=-1, keepdim=True)
+    return found / norms.clamp(min=1e-8)
 
 
-def _vector(
-    name: str,
-    prompts: Sequence[str],
-    request: GateRequest,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-) -> Tensor:
-    """The mean over the prompts (for `cheap_embed` the sum over their tokens), `[L, d]`."""
-    ids, mask = _left_padded(name, prompts, tokenizer)
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    with torch.inference_mode():
-        if request.init == "cheap_embed":
-            embedded = model.get_input_embeddings()(ids).float() * mask[..., None]
-            total: Tensor = embedded.sum((0, 1))
-            return total.cpu().repeat(request.layers, 1)
-        decoder: Any = model.model
-        output = decoder(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
-        hidden = torch.stack(output.hidden_states[: request.layers]).float()  # [L, B, S, d]
-        pooled = hidden.mean(2) if request.init == "hidden_avg" else hidden[:, :, -1]
-        return pooled.mean(1).cpu()
+def _pooled(init: GateInit, states: Tensor, batch: Batch) -> Tensor:
+    """The mean over the prompts (for `cheap_embed` the sum over their tokens) of `[B, S, d]`, `[d]`."""
+    if init == "cheap_embed":
+        assert batch.mask is not None
+        total: Tensor = (states * batch.mask[..., None]).sum((0, 1))
+        return total
+    prompts = states.mean(1) if init == "hidden_avg" else states[:, -1]
+    pooled: Tensor = prompts.mean(0)
+    return pooled
 
 
 def _left_padded(name: str, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:

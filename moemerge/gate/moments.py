@@ -38,6 +38,16 @@ class Moments:
         """`E[h]` over all domains, shape `[d]`."""
         return (self.first.sum(0) + self.negative.sum(0)) / self.total
 
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both."""
+        return Moments(
+            self.second + other.second,
+            self.first + other.first,
+            self.mass + other.mass,
+            self.negative + other.negative,
+            self.negative_mass + other.negative_mass,
+        )
+
     def __sub__(self, other: Moments) -> Moments:
         """The moments without the tokens of `other`."""
         return Moments(

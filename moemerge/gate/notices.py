@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import torch
@@ -63,10 +63,10 @@ def too_few_groups(
     ]
 
 
-def inseparable(names: Sequence[str], judgements: Mapping[int, Judgement]) -> list[Problem]:
+def inseparable(names: Sequence[str], judgements: Sequence[Judgement]) -> list[Problem]:
     """Pairs of experts that cannot be told apart, worst first."""
-    mean = torch.stack([judgements[layer].pairs for layer in sorted(judgements)]).mean(0)
-    entry = judgements[min(judgements)].pairs
+    mean = torch.stack([judgement.pairs for judgement in judgements]).mean(0)
+    entry = judgements[0].pairs
     found = []
     for one, other in combinations(range(len(names)), 2):
         share, first = float(mean[one, other]), float(entry[one, other])
@@ -106,15 +106,16 @@ def same_texts(experts: Sequence[ExpertTexts]) -> list[Problem]:
     return found
 
 
-def rounding(agreements: Mapping[int, float]) -> list[Problem]:
+def rounding(agreements: Sequence[float]) -> list[Problem]:
     """Says where bf16 sends tokens elsewhere than fp32."""
-    worst = min(agreements, key=lambda layer: agreements[layer])
-    if agreements[worst] >= ROUNDING:
+    least = min(agreements)
+    if least >= ROUNDING:
         return []
     return [
         Problem(
             "bf16-routes",
-            f"In bf16, {1 - agreements[worst]:.1%} of the tokens at layer {worst} go to another expert than in fp32",
+            f"In bf16, {1 - least:.1%} of the tokens at layer {agreements.index(least)} go to another expert than in "
+            "fp32",
             "keep the router in fp32, or use `gate.init: discriminant`, whose rows have the same norm",
         )
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -75,6 +75,14 @@ class DenseModels(Protocol):
 
     def base(self) -> PreTrainedModel:
         """The base model."""
+
+
+@runtime_checkable
+class ReadsTokens(Protocol):
+    """Dense models that hold no whole embedding."""
+
+    def expect(self, ids: Tensor) -> None:
+        """Says which token ids `[n]` will be looked up from now on, so that their rows are read together."""
 
 
 @dataclass(frozen=True)

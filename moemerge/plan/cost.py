@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from moemerge.families import PROJECTIONS, DenseConfig
 from moemerge.plan.model import Compute, Copy, Fill, Merged, OutputTensor, Part, Plan, Router
 from moemerge.recipe.schema import MergeMethod
 from moemerge.sources.checkpoint import ITEM_SIZE
@@ -19,12 +20,17 @@ PASSES = 96 << 20
 """What a method takes on top that passes over a tensor several times (measured: 40 to 90 MB)."""
 SEVERAL_PASSES: frozenset[MergeMethod] = frozenset({"slerp", "ties", "dare_ties"})
 """Methods that do so; an adapter's folded tensors are then held whole, those of one merged tensor at a time."""
-STATISTICS = 4 << 30
-"""The most that the second moments of a gate take at once: `gate.capture.STATISTICS_BYTES`."""
-SAMPLE = 512 << 20
-"""The most that the tokens take which a gate is judged on: `gate.capture.SAMPLE_BYTES`."""
+KEPT = 512 << 20
+"""The most that the tokens of layers take which wait for λ: `gate.fit.KEPT_BYTES`."""
 FOLDS = 5
 """Folds of the second moments, beside one for negative prompts."""
+SQUARES = FOLDS + 7
+"""Matrices `[d, d]` in fp64 that fitting one layer holds: its folds' moments, all of them together, those without a
+fold, and what a closed form makes of them."""
+BATCH = 4096
+"""Positions of a batch: `gate.capture.BATCH_TOKENS`."""
+WRITTEN = 3500
+"""The most tokens that a specialist writes unasked: `gate.expand.AUTO_TOKENS`."""
 WITHOUT_ACTIVATIONS = frozenset({"random", "uniform"})
 """Gate inits that run no model."""
 MERGEKIT = frozenset({"mergekit_hidden", "hidden_avg", "cheap_embed"})
@@ -34,22 +40,49 @@ MERGEKIT = frozenset({"mergekit_hidden", "hidden_avg", "cheap_embed"})
 def peak_memory(plan: Plan) -> int:
     """Estimated peak of the build's resident memory, in bytes: of streaming, or of fitting a gate if that is more.
 
-    Fitting a gate on activations holds one dense model at a time beside fp64 statistics of `8 · hidden²` bytes a
-    layer and fold, in as many passes over the layers as `STATISTICS` asks for.
+    Fitting a gate on activations runs the merged models layer by layer; a specialist that writes is held whole.
     """
     streaming = IMPORTS + BLOCKS + max((_merging(plan, tensor) for tensor in plan.tensors), default=0)
     init = plan.recipe.gate.init
     if plan.dense is None or init in WITHOUT_ACTIVATIONS:
         return streaming
-    dense = plan.dense
-    parameters = sum(math.prod(shape) for _, shape in dense.tensors())
-    fitting = parameters * ITEM_SIZE[plan.dtype] + max((tensor.nbytes for tensor in plan.tensors), default=0)
+    fitting = _layerwise(plan, plan.dense)
     if init not in MERGEKIT:
-        tokens = plan.recipe.gate.max_tokens * len(plan.experts)
-        fitting += _statistics(dense.hidden_size, dense.layers)
-        fitting += min(SAMPLE, tokens * dense.layers * dense.hidden_size * 4)
+        fitting += SQUARES * 8 * plan.dense.hidden_size**2
+        fitting += min(KEPT, 4 * _tokens(plan) * plan.dense.layers * plan.dense.hidden_size)
         fitting += 3 * statistics_bytes(plan)  # as gathered, as one tensor, and as a file's bytes
+        if plan.recipe.gate.expand != "off" and not all(expert.data for expert in plan.recipe.experts):
+            fitting = max(fitting, _whole(plan, plan.dense))
     return max(streaming, GATE_IMPORTS + streaming - IMPORTS + fitting)
+
+
+def _tokens(plan: Plan) -> int:
+    """At most about so many tokens are read: a prompt has no more of them than bytes."""
+    gate = plan.recipe.gate
+    written = gate.expand if isinstance(gate.expand, int) else WRITTEN if gate.expand == "auto" else 0
+    total = 0
+    for expert in plan.recipe.experts:
+        total += gate.max_tokens if expert.data else written
+        total += BATCH if expert.prompts_file else sum(len(prompt.encode()) for prompt in expert.prompts)
+        total += sum(len(prompt.encode()) for prompt in expert.negative_prompts)
+    return total
+
+
+def _layerwise(plan: Plan, dense: DenseConfig) -> int:
+    """The largest tensor twice (as it is read), one layer, the embedding's rows, the hidden states twice (as they pass
+    and as they enter the MoE block), and what runs for one batch."""
+    item, width = ITEM_SIZE[plan.dtype], dense.hidden_size
+    layer = sum(math.prod(shape) for _, shape, _ in dense.layer_shared_tensors(0))
+    layer += sum(math.prod(dense.ffn_shape(projection)) for projection in PROJECTIONS)
+    tokens = _tokens(plan)
+    rows = min(tokens, dense.vocab_size) + 2 * tokens + 8 * BATCH
+    largest = max(math.prod(dense.ffn_shape("up")), width * dense.heads * dense.head_dim)
+    return item * (layer + largest + rows * width + 3 * BATCH * dense.intermediate_size)
+
+
+def _whole(plan: Plan, dense: DenseConfig) -> int:
+    parameters = sum(math.prod(shape) for _, shape in dense.tensors())
+    return parameters * ITEM_SIZE[plan.dtype] + max((tensor.nbytes for tensor in plan.tensors), default=0)
 
 
 def _merging(plan: Plan, tensor: OutputTensor) -> int:
@@ -61,14 +94,6 @@ def _merging(plan: Plan, tensor: OutputTensor) -> int:
             folded = sum(info.nbytes for info in infos if info is not None and info.origin == "folded")
             most = max(most, PASSES + (folded + 8 * tensor.size if folded else 0))
     return most
-
-
-def _statistics(hidden_size: int, layers: int) -> int:
-    """Second moments of one pass over the layers, and what the closed forms of one layer take beside them."""
-    square = 8 * hidden_size**2
-    each = (FOLDS + 1) * square
-    passes = -(-layers // max(STATISTICS // each, 1))
-    return each * -(-layers // passes) + 6 * square
 
 
 def statistics_bytes(plan: Plan) -> int:

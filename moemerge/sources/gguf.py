@@ -66,7 +66,8 @@ class GgufStore:
         start, stop = row_bounds(info, rows)
         if stop == start or not data:
             return torch.empty((stop - start, *info.shape[1:]), dtype=torch.float32)
-        packed = numpy.frombuffer(data, dtype=numpy.uint8).reshape(stop - start, -1)
+        # as one row: blocks do not care where rows end, and `dequantize` takes sixteen rows at a time
+        packed = numpy.frombuffer(data, dtype=numpy.uint8)
         values = dequantize(packed, GGMLQuantizationType(source.kind))
         return torch.from_numpy(numpy.ascontiguousarray(values, dtype=numpy.float32)).reshape(
             stop - start, *info.shape[1:]

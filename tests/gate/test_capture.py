@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,8 @@ import torch
 from moemerge.console import Silent
 from moemerge.errors import GateError
 from moemerge.gate import capture as room
-from moemerge.gate.capture import Captured, Domain, capture, layer_passes
+from moemerge.gate.capture import Captured, Domain, capture
+from moemerge.gate.moments import Moments
 from moemerge.gate.passages import Passage, prompt_passages
 from moemerge.gate.request import ExpertTexts, GateRequest
 from tests.gate.conftest import LAYERS, WIDTH, TinyModels, texts
@@ -27,8 +30,14 @@ def domain(name: str, tokenizer: Any, count: int = 4, negative: tuple[str, ...] 
     return Domain(name, [replace(p, fold=p.group % 2) for p in found], refused)
 
 
-def read(models: TinyModels, domains: list[Domain], layers: tuple[int, ...] = (0, 1)) -> Captured:
-    return capture(models, domains, layers, WIDTH, 2, Silent())
+def read(models: TinyModels, domains: list[Domain], folds: int = 2) -> list[Captured]:
+    """Every layer."""
+    return list(capture(models, domains, LAYERS, folds, Silent()))
+
+
+def total(captured: Captured, without: int | None = None) -> Moments:
+    """The moments of all tokens but those of one fold."""
+    return reduce(add, (m for part, m in enumerate(captured.moments()) if part != without))
 
 
 def inputs_of(model: Any, passage: Passage, layer: int) -> np.ndarray:
@@ -99,7 +108,7 @@ def test_statistics_by_definition(models: TinyModels, tokenizer: Any) -> None:
                         mass[expert] += len(tokens) / own.tokens
             refused = inputs_of(models.merged(2), domains[2].negative[0], index)
             second += refused.T @ refused / len(refused)
-            moments = captured.moments(index, without=fold)
+            moments = total(captured[index], without=fold)
             np.testing.assert_allclose(moments.second.numpy(), second, rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(moments.first.numpy(), first, rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(moments.mass.numpy(), mass)
@@ -112,45 +121,56 @@ def test_padding_changes_nothing(models: TinyModels, tokenizer: Any, monkeypatch
     """A padded batch gives the statistics of batches of one."""
     prompts = ("def print", "def return if else while print list", "class list def number")
     own = Domain("code", prompt_passages(prompts, ExpertTexts("code"), tokenizer, REQUEST), [])
-    together = capture(models, [own], (0, 1), WIDTH, 1, Silent())
+    monkeypatch.setattr(room, "PADDING", 1.0)
+    together = read(models, [own], 1)
     monkeypatch.setattr(room, "BATCH_TOKENS", 1)
-    alone = capture(models, [own], (0, 1), WIDTH, 1, Silent())
-    torch.testing.assert_close(together.second, alone.second, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(together.first, alone.first, rtol=1e-4, atol=1e-4)
+    for one, other in zip(together, read(models, [own], 1), strict=True):
+        torch.testing.assert_close(total(one).second, total(other).second, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(total(one).first, total(other).first, rtol=1e-4, atol=1e-4)
+
+
+def test_batches_hold_texts_of_similar_lengths(tokenizer: Any) -> None:
+    """A tenth of a batch's positions is padding at most, and a batch has room for one long text at least."""
+    lengths = (3, 3, 4, 9, 10, 10, 11, 30, 31, 31, 32)
+    passages = [Passage((5,) * n, (True,) * n, 0) for n in lengths]
+    groups = list(room._groups(passages, 0, None))
+    assert [len(g.batch.ids) for g in groups] == [2, 1, 4, 4]
+    for group in groups:
+        assert group.counted.double().mean() >= 0.9
+        assert group.batch.mask is None
+    assert sum(len(g.parts) for g in groups) == sum(lengths)
 
 
 def test_every_token_of_a_text_counts(models: TinyModels, tokenizer: Any) -> None:
     """The first one too: later tokens read from it."""
     (passage,) = prompt_passages(("hello print list",), ExpertTexts("code"), tokenizer, REQUEST)
-    captured = capture(models, [Domain("code", [passage], [])], (0,), WIDTH, 1, Silent())
+    captured = read(models, [Domain("code", [passage], [])], 1)[0]
     tokens = inputs_of(models.merged(0), passage, 0)
     assert len(tokens) == 3
-    np.testing.assert_allclose(captured.moments(0).first[0].numpy(), tokens.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(total(captured).first[0].numpy(), tokens.mean(0), rtol=1e-4, atol=1e-6)
 
 
 def test_a_domains_texts_given_twice_weigh_no_more(models: TinyModels, tokenizer: Any) -> None:
     """The domains are balanced: G and the means stay as they are."""
     code, french = domain("code", tokenizer), domain("french", tokenizer)
     twice = Domain("code", [*code.passages, *code.passages], [])
-    once, more = read(models, [code, french]), read(models, [twice, french])
-    torch.testing.assert_close(once.second, more.second, rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(once.first, more.first, rtol=1e-6, atol=1e-8)
+    for once, more in zip(read(models, [code, french]), read(models, [twice, french]), strict=True):
+        torch.testing.assert_close(total(once).second, total(more).second, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(total(once).first, total(more).first, rtol=1e-6, atol=1e-6)
 
 
-def test_the_sample_is_bounded_and_even(models: TinyModels, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens beyond the memory for judging are left out evenly; every fold stays represented."""
-    monkeypatch.setattr(room, "SAMPLE_BYTES", 10 * 2 * WIDTH * 4 * 2)
-    captured = read(models, [domain("code", tokenizer), domain("french", tokenizer)])
-    assert torch.bincount(captured.labels).tolist() == [10, 10]
-    assert [len(sample) for sample in captured.sample] == [20, 20]
-    assert torch.bincount(captured.folds).tolist() == [10, 10]
-
-
-def test_layer_passes_cover_all_layers_once() -> None:
-    """Wide models are read in several passes, each over the whole depth."""
-    assert layer_passes(4, 8, 5) == [(0, 1, 2, 3)]
-    assert layer_passes(5, 8, 1, memory=2 * 2 * 64 * 8) == [(0, 3), (1, 4), (2,)]
-    assert layer_passes(2, 8, 1, memory=1) == [(0,), (1,)]
+@pytest.mark.parametrize("common", [0.0, 30.0])
+def test_moments_are_as_exact_as_fp32(common: float) -> None:
+    """Products in fp32 lose no more than the tokens' own last bit, where a large common part hides the rest too."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(9000, 48, generator=generator) + common
+    labels = torch.arange(9000) % 3
+    captured = Captured(tokens, labels, (4000, 5000, 0), 3)
+    exact = tokens.double().T @ tokens.double() / 3000
+    error = (total(captured).second - exact).abs().max() / exact.diagonal().max()
+    assert error < 3e-7
+    means = torch.stack([tokens[labels == e].double().mean(0) for e in range(3)])
+    torch.testing.assert_close(total(captured).first, means, rtol=1e-6, atol=1e-6)
 
 
 def test_hidden_states_that_are_not_finite(models: TinyModels, tokenizer: Any) -> None:

@@ -2,60 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import reduce
+from operator import add
+
 import numpy as np
 import pytest
 import torch
 
 from moemerge.gate import held_out
 from moemerge.gate.capture import Captured
+from moemerge.gate.layer_rows import fit_layer
+from moemerge.gate.request import GateRequest
 
 WIDTH, TOKENS, FOLDS = 24, 60, 4
 
 
-def captured(
-    apart: float, seed: int = 0, experts: int = 3, tokens: int = TOKENS, layers: int = 2, widest: float = 1.0
-) -> Captured:
+def captured(apart: float, seed: int = 0, experts: int = 3, tokens: int = TOKENS, widest: float = 1.0) -> Captured:
     """Gaussian domains `apart` from each other, in four folds; the noise falls from `widest` to 1 over the width."""
     generator = torch.Generator().manual_seed(seed)
-    means = apart * torch.randn(layers, experts, WIDTH, generator=generator, dtype=torch.float64)
-    labels = torch.arange(experts).repeat_interleave(tokens)
-    folds = torch.arange(experts * tokens) % FOLDS
-    second = torch.zeros(FOLDS + 1, layers, WIDTH, WIDTH, dtype=torch.float64)
-    first = torch.zeros(FOLDS + 1, layers, 2 * experts, WIDTH, dtype=torch.float64)
-    mass = torch.zeros(FOLDS + 1, 2 * experts, dtype=torch.float64)
-    sample = []
-    for layer in range(layers):
-        noise = torch.randn(experts * tokens, WIDTH, generator=generator, dtype=torch.float64)
-        noise *= torch.linspace(widest, 1.0, WIDTH)
-        sample.append(means[layer, labels] + noise)
-        for fold in range(FOLDS):
-            for expert in range(experts):
-                own = sample[layer][(labels == expert) & (folds == fold)]
-                second[fold, layer] += own.T @ own / tokens
-                first[fold, layer, expert] += own.sum(0) / tokens
-                mass[fold, expert] = len(own) / tokens
-    return Captured(tuple(range(layers)), second, first, mass, tuple(sample), labels, folds)
+    means = apart * torch.randn(experts, WIDTH, generator=generator, dtype=torch.float64)
+    folds = (torch.arange(experts * tokens) % FOLDS).sort(stable=True)
+    labels = torch.arange(experts).repeat_interleave(tokens)[folds.indices]
+    noise = torch.randn(experts * tokens, WIDTH, generator=generator, dtype=torch.float64)
+    noise *= torch.linspace(widest, 1.0, WIDTH)
+    return Captured(means[labels] + noise, labels, (*torch.bincount(folds.values).tolist(), 0), experts)
+
+
+def logits_of(data: Captured, strength: float) -> torch.Tensor:
+    """The judging logits of the discriminant at one λ."""
+    parts = data.moments()
+    return held_out.judging_logits(data, reduce(add, parts), parts, "discriminant", (strength,))[0]
+
+
+def in_sample(data: Captured) -> Captured:
+    """The same tokens in one fold."""
+    return replace(data, sizes=(sum(data.sizes), 0))
 
 
 def test_held_out_logits_come_from_the_other_folds() -> None:
     """Each token's logits are those of a fit to the tokens of the other folds, from scratch."""
     data = captured(1.0)
-    logits = held_out.judging_logits(data, 0, "discriminant", 0.1, FOLDS)
-    fold = data.folds == 2
-    rest, labels = data.sample[0][~fold].numpy(), data.labels[~fold].numpy()
+    logits = logits_of(data, 0.1)
+    fold = torch.zeros(len(data.labels), dtype=torch.bool)
+    fold[data.places(2)] = True
+    rest, labels = data.tokens[~fold].numpy(), data.labels[~fold].numpy()
     weights = 1 / TOKENS
     second = weights * rest.T @ rest
     targets = weights * rest.T @ np.eye(3)[labels]
     rows = np.linalg.solve(second + 0.1 * np.trace(second) / WIDTH * np.eye(WIDTH), targets).T
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    np.testing.assert_allclose(logits[fold].numpy(), data.sample[0][fold].numpy() @ rows.T, atol=1e-9)
+    np.testing.assert_allclose(logits[fold].numpy(), data.tokens[fold].numpy() @ rows.T, rtol=1e-5, atol=1e-5)
 
 
 def test_the_scale_out_of_fold_is_less_sharp_than_in_sample() -> None:
     """In-sample logits are too sure of themselves; the held-out scale has the lower loss on fresh tokens."""
     data = captured(0.25, tokens=20)
-    outside = held_out.judging_logits(data, 0, "discriminant", 0.01, FOLDS)
-    inside = held_out.judging_logits(data, 0, "discriminant", 0.01, 1)
+    outside = logits_of(data, 0.01)
+    inside = logits_of(in_sample(data), 0.01)
     fair, sharp = held_out.best_scale(outside, data.labels), held_out.best_scale(inside, data.labels)
     assert fair < 0.5 * sharp
     assert held_out.nll(fair * outside, data.labels) < held_out.nll(sharp * outside, data.labels)
@@ -64,7 +68,7 @@ def test_the_scale_out_of_fold_is_less_sharp_than_in_sample() -> None:
 def test_the_scale_minimises_the_loss() -> None:
     """No factor on a fine grid has a lower loss."""
     data = captured(0.4)
-    logits = held_out.judging_logits(data, 0, "discriminant", 0.1, FOLDS)
+    logits = logits_of(data, 0.1)
     best = held_out.best_scale(logits, data.labels)
     losses = [held_out.nll(best * 2.0**power * logits, data.labels) for power in np.linspace(-3, 3, 61)]
     assert min(losses) == pytest.approx(held_out.nll(best * logits, data.labels), abs=1e-9)
@@ -86,8 +90,11 @@ def test_the_scale_of_equal_logits_is_one() -> None:
 
 def test_more_noise_wants_more_ridge() -> None:
     """With few noisy tokens the chosen λ is larger than with many."""
-    few = held_out.choose_ridge(captured(0.6, tokens=8, widest=6.0), "discriminant", FOLDS)
-    many = held_out.choose_ridge(captured(0.6, tokens=1000, widest=6.0), "discriminant", FOLDS)
+    request = GateRequest("discriminant", (), 1, WIDTH)
+    few, many = (
+        min((rows.loss, strength) for strength, rows in fit_layer(data, request, held_out.GRID)[0].items())[1]
+        for data in (captured(0.6, tokens=8, widest=6.0), captured(0.6, tokens=1000, widest=6.0))
+    )
     assert few > many
 
 
@@ -95,7 +102,7 @@ def test_domains_apart_are_told_apart() -> None:
     """Separable domains have an accuracy near one, equal ones that of a coin."""
     for apart, low, high in ((2.0, 0.98, 1.0), (0.0, 0.2, 0.47)):
         data = captured(apart)
-        judged = held_out.judge(held_out.judging_logits(data, 0, "discriminant", 0.1, FOLDS), data.labels)
+        judged = held_out.judge(logits_of(data, 0.1), data.labels)
         assert low <= judged.accuracy <= high
         torch.testing.assert_close(judged.confusion.sum(1), torch.ones(3, dtype=torch.float64))
 

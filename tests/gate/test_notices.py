@@ -19,7 +19,7 @@ def judgement(*pairs: float) -> Judgement:
 
 def test_pairs_are_named_worst_first() -> None:
     """Those below 60 % on the mean of the layers, or like a coin at the first one."""
-    found = inseparable(("a", "b", "c"), {0: judgement(0.55, 0.52, 0.7), 1: judgement(0.55, 0.9, 0.8)})
+    found = inseparable(("a", "b", "c"), [judgement(0.55, 0.52, 0.7), judgement(0.55, 0.9, 0.8)])
     assert found == [
         Problem(
             "inseparable-experts",
@@ -38,8 +38,8 @@ def test_pairs_are_named_worst_first() -> None:
 
 def test_rounding_is_said_where_it_moves_routes() -> None:
     """The worst layer is named."""
-    assert rounding({0: 0.999, 1: 0.981}) == []
-    assert rounding({0: 0.999, 1: 0.961}) == [
+    assert rounding([0.999, 0.981]) == []
+    assert rounding([0.999, 0.961]) == [
         Problem(
             "bf16-routes",
             "In bf16, 3.9% of the tokens at layer 1 go to another expert than in fp32",

@@ -1,0 +1,118 @@
+"""Brings all texts through a model layer by layer, so that one layer's weights in memory are enough.
+
+What a layer is given besides the hidden states (masks, positions) is made by the model's own `forward`: it runs once
+over each batch with layers that do nothing but note their arguments. Then each layer in turn runs over all batches,
+called with what it was given. So nothing here knows a family, and the results are those of the whole model, bit for
+bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Reader = Callable[[int, int, Tensor], None]
+"""Is told the number of the model, that of the batch, and the tensor `[B, S, d]` that enters the MoE block."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts that run together.
+
+    Attributes:
+        ids: `[B, S]`.
+        mask: `[B, S]`, 0 where padded. None will do where padding is on the right: under causal attention no token
+            sees what follows it.
+    """
+
+    ids: Tensor
+    mask: Tensor | None = None
+
+
+class Walk:
+    """Batches of texts, each with the model that it runs through, at one layer of their way.
+
+    Args:
+        give: the model of a number, valid until the next call. It is asked for once a layer and number, so it should
+            cost nothing but the weights of the layers that run.
+        batches: for each number its batches.
+    """
+
+    def __init__(self, give: Callable[[int], PreTrainedModel], batches: Sequence[Sequence[Batch]]) -> None:
+        self._give = give
+        self._states: list[list[Tensor]] = []
+        self._arguments: list[list[list[dict[str, Any]]]] = []
+        for number, own in enumerate(batches):
+            model = give(number) if own else None
+            started = [_begin(model, batch) for batch in own]
+            self._states.append([states for states, _ in started])
+            self._arguments.append([arguments for _, arguments in started])
+
+    def states(self, number: int) -> Sequence[Tensor]:
+        """The residual stream `[B, S, d]` of each of a model's batches: what enters the next layer."""
+        return self._states[number]
+
+    @torch.inference_mode()
+    def advance(self, layer: int, read: Reader | None = None) -> None:
+        """Runs one layer over all batches.
+
+        Args:
+            layer: each in turn, from 0.
+            read: is told what enters the layer's MoE block.
+        """
+        for number, states in enumerate(self._states):
+            block: Any = self._give(number).model.layers[layer]
+            for place, arguments in enumerate(self._arguments[number]):
+                with _entering(block.mlp, partial(read, number, place)) if read else nullcontext():
+                    output = block(states[place], **arguments[layer])
+                states[place] = output[0] if isinstance(output, tuple) else output
+
+
+@torch.inference_mode()
+def _begin(model: Any, batch: Batch) -> tuple[Tensor, list[dict[str, Any]]]:
+    """What enters the first layer, and every layer's other arguments."""
+    found: list[Tensor] = []
+    arguments: list[dict[str, Any]] = []
+
+    def note(states: Tensor, **others: Any) -> Tensor:
+        found.append(states)
+        arguments.append(others)
+        return states
+
+    mask = None if batch.mask is None else batch.mask.to(model.device)
+    with _instead(model.model.layers, note):
+        model.model(input_ids=batch.ids.to(model.device), attention_mask=mask, use_cache=False)
+    return found[0], arguments
+
+
+@contextmanager
+def _instead(modules: Sequence[Any], forward: Callable[..., Any]) -> Iterator[None]:
+    """Modules run `forward` in place of their own, hooks and attributes as they were."""
+    kept = [vars(module).get("forward") for module in modules]
+    try:
+        for module in modules:
+            module.forward = forward
+        yield
+    finally:
+        for module, before in zip(modules, kept, strict=True):
+            del module.forward
+            if before is not None:
+                module.forward = before
+
+
+@contextmanager
+def _entering(module: Any, read: Callable[[Tensor], None]) -> Iterator[None]:
+    handle = module.register_forward_pre_hook(lambda _module, inputs: read(inputs[0]))
+    try:
+        yield
+    finally:
+        handle.remove()

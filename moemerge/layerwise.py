@@ -1,0 +1,158 @@
+"""Dense models of a plan that hold one layer at a time: those that the gate is fitted on, however large they are.
+
+They are transformers' own classes on the meta device. A layer's tensors are read just before it runs and dropped when
+another one runs; of the embedding only the rows of expected tokens are read; the head never is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from moemerge.models import MergedTensors, PlannedModels, empty_module, padded
+from moemerge.plan import Plan
+from moemerge.stream import PICK_ELEMENTS, TORCH_DTYPES, pick_rows, row_blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class LayerwiseModels:
+    """The dense models of a plan: whole ones that write, and those whose layers load themselves.
+
+    Each call may drop what the call before gave.
+
+    Args:
+        plan: a plan without problems.
+        device: a torch device, such as `cpu` or `cuda`.
+    """
+
+    def __init__(self, plan: Plan, device: str = "cpu") -> None:
+        if plan.dense is None:
+            raise ValueError("the plan has problems")
+        self._plan, self._device = plan, device
+        self._shapes = dict(plan.dense.tensors())
+        self._tensors = MergedTensors(plan)
+        self._whole: PlannedModels | None = None
+        self._module: _Layerwise | None = None
+        self._ids: Tensor | None = None
+
+    def expect(self, ids: Tensor) -> None:
+        """Says which token ids `[n]` will be looked up."""
+        self._ids = ids.unique()
+        self._module = None
+
+    def merged(self, expert: int) -> PreTrainedModel:
+        """The merged shared weights with one expert's FFNs; only what enters its layers has a meaning."""
+        read, ffn = partial(self._tensors.read, expert=expert), frozenset(self._tensors.ffn)
+        return self._show(lambda name: expert if name in ffn else "merged", read, self._tensors.rows)
+
+    def base(self) -> PreTrainedModel:
+        """The base model, likewise."""
+        base = self._plan.models["base"]
+
+        def rows(name: str, wanted: Tensor) -> Tensor:
+            blocks = row_blocks(base.tensors[name].shape, PICK_ELEMENTS)
+            return pick_rows(((block, partial(base.read, name, block)) for block in blocks), wanted)
+
+        return self._show(lambda _: "base", lambda name: padded(base.read(name), self._shapes[name]), rows)
+
+    def specialist(self, expert: int) -> PreTrainedModel:
+        """The specialist as a user would run it, whole: writing needs all layers for every token."""
+        self._module = None
+        self._whole = self._whole or PlannedModels(self._plan, self._device)
+        return self._whole.specialist(expert)
+
+    def _show(
+        self, key: Callable[[str], object], read: Callable[[str], Tensor], rows: Callable[[str, Tensor], Tensor]
+    ) -> PreTrainedModel:
+        self._whole = None
+        if self._module is None:
+            assert self._plan.dense is not None
+            config, dtype = self._plan.models["base"].config, TORCH_DTYPES[self._plan.dtype]
+            empty = empty_module(config, self._plan.dense, dtype, self._device)
+            self._module = _Layerwise(empty, self._device, self._ids)
+        self._module.show(key, read, rows)
+        model: PreTrainedModel = self._module.model
+        return model
+
+
+class _Layerwise:
+    """A module of transformers whose layers load themselves.
+
+    Args:
+        model: its parameters are on the meta device, its buffers on `device`.
+        device: where it runs.
+        ids: the token ids `[n]`, ascending, that will be looked up; None for all.
+    """
+
+    def __init__(self, model: Any, device: str, ids: Tensor | None) -> None:
+        self.model, self._device, self._ids = model, device, ids
+        self._dtype: torch.dtype = model.dtype
+        self._layer: nn.Module | None = None
+        self._held: dict[str, object] = {}
+        self._names = {module: name for name, module in model.named_modules()}
+        inner = {p for layer in model.model.layers for p in layer.parameters()}
+        embedding = model.get_input_embeddings()
+        self._embedding = f"{self._names[embedding]}.weight"
+        # what belongs to the decoder itself, such as the last norm
+        self._outside = [
+            f"{self._names[model.model]}.{name}"
+            for name, parameter in model.model.named_parameters()
+            if parameter not in inner and parameter is not embedding.weight
+        ]
+        for layer in model.model.layers:
+            layer.forward = partial(self._run, layer, layer.forward)
+        embedding.padding_idx = None  # it makes a difference to gradients alone, and must lie within the rows
+        embedding.forward = partial(self._look_up, embedding.forward)
+
+    def show(
+        self, key: Callable[[str], object], read: Callable[[str], Tensor], rows: Callable[[str, Tensor], Tensor]
+    ) -> None:
+        """From now on the module is the model that these read.
+
+        Args:
+            key: what a tensor of a name belongs to: with an equal key it need not be read again.
+            read: gives a tensor by its dense name.
+            rows: gives some of its rows.
+        """
+        self._key, self._read = key, read
+        self._fill(self._outside)
+        if self._held.get(self._embedding) != key(self._embedding):
+            whole = read(self._embedding) if self._ids is None else rows(self._embedding, self._ids)
+            self._put(self._embedding, whole)
+
+    def _look_up(self, forward: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
+        return forward(ids if self._ids is None else torch.searchsorted(self._ids.to(ids.device), ids))
+
+    def _run(self, layer: nn.Module, forward: Callable[..., Any], *inputs: Any, **others: Any) -> Any:
+        prefix = self._names[layer]
+        if self._layer is not layer:
+            self._drop()
+            self._layer = layer
+        self._fill(f"{prefix}.{name}" for name, _ in layer.named_parameters())
+        return forward(*inputs, **others)
+
+    def _fill(self, names: Iterable[str]) -> None:
+        for name in names:
+            if self._held.get(name) != self._key(name):
+                self._put(name, torch.empty(0))  # the old one goes before the new one comes
+                self._put(name, self._read(name))
+
+    def _drop(self) -> None:
+        if self._layer is None:
+            return
+        prefix = self._names[self._layer]
+        for name, _ in list(self._layer.named_parameters()):
+            self._put(f"{prefix}.{name}", torch.empty(0))
+            del self._held[f"{prefix}.{name}"]
+
+    def _put(self, name: str, value: Tensor) -> None:
+        owner, _, leaf = name.rpartition(".")
+        value = value.to(self._dtype).to(self._device)
+        setattr(self.model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+        self._held[name] = self._key(name)
