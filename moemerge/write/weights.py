@@ -17,9 +17,10 @@ from moemerge.blocks import Blocks, SourceFiles
 from moemerge.console import Progress
 from moemerge.errors import SourceError, WriteError
 from moemerge.plan.model import Compute, Copy, Merged, OutputTensor, Part, Plan, TensorSource
+from moemerge.sources.checkpoint import ByteRange
 from moemerge.write.finite import has_only_finite
 from moemerge.write.shards import Shard
-from moemerge.write.share import CHUNK, Sharer, chunks, write_all
+from moemerge.write.share import Sharer, write_all
 
 if TYPE_CHECKING:
     from moemerge.blocks import Gates
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 THREADS = 4
 """Tensors in flight. Copying and digesting release Python's lock; more threads only add memory."""
+CHUNK = 4 << 20
+"""Bytes copied at a time: small enough that digest, scan and writing find them in the cache that reading filled."""
 
 
 def write_weights(
@@ -57,7 +60,9 @@ def write_weights(
         for shard in shards:
             target = os.open(folder / shard.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             stack.callback(os.close, target)
-            _allocate(target, shard.size)
+            for tensor, offset in shard.places:
+                writer.share(tensor, target, offset)
+            _allocate(target, shard.size)  # what is shared has its blocks, and keeps them
             os.pwrite(target, shard.header, 0)
             jobs += [(tensor, target, offset) for tensor, offset in shard.places]
         pool = stack.enter_context(ThreadPoolExecutor(THREADS))
@@ -86,6 +91,7 @@ class _Writer:
         self._values = _streamed_values(blocks)
         self._progress = progress
         self._sharer = Sharer()
+        self._shared: dict[tuple[int, int], range] = {}
         self._own = _Buffer()
 
     def write(self, tensor: OutputTensor, target: int, offset: int) -> str:
@@ -116,19 +122,37 @@ class _Writer:
         for block in self._values.blocks(tensor, part):
             yield memoryview(block.view(-1).view(torch.uint8).numpy().data)
 
-    def _copy(self, tensor: OutputTensor, part: Copy, target: int, offset: int, digest: xxhash.xxh3_128) -> int:
-        checkpoint, files = self._blocks.plan.models[part.source.model], self._blocks.files
+    def share(self, tensor: OutputTensor, target: int, offset: int) -> None:
+        """Takes over the blocks of a tensor's copied parts where the file system can; the rest is left to `write`."""
+        for part in tensor.parts:
+            if not isinstance(part, Copy):
+                return  # in a fused tensor with a padded expert; what follows is written
+            place = self._place(part)
+            source = self._blocks.files.descriptor(place.path)
+            self._shared[target, offset] = self._sharer.share(source, place.offset, target, offset, place.length)
+            offset += place.length
+
+    def _place(self, part: Copy) -> ByteRange:
+        checkpoint = self._blocks.plan.models[part.source.model]
         place = checkpoint.bytes_of(part.source.name)
         if place is None:
             raise WriteError(f"`{part.source.name}` of `{checkpoint.spec}` has no bytes to copy")
-        for start, length in chunks(place.offset, place.length).items():
-            view = self._own.memory[:length]
-            files.read(place, start, view)
-            self._check(tensor, view)
-            digest.update(view)
-            source = files.descriptor(place.path)
-            self._sharer.write(source, place.offset + start, target, offset + start, view)
-            self._progress.advance(length)
+        return place
+
+    def _copy(self, tensor: OutputTensor, part: Copy, target: int, offset: int, digest: xxhash.xxh3_128) -> int:
+        place, shared = self._place(part), self._shared.get((target, offset), range(0))
+        for start in range(0, place.length, CHUNK):
+            data = self._own.memory[: min(CHUNK, place.length - start)]
+            self._blocks.files.read(place, start, data)
+            self._check(tensor, data)
+            digest.update(data)
+            before, after = shared.start - start, max(shared.stop - start, 0)
+            if shared and before < len(data):
+                write_all(target, data[: max(before, 0)], offset + start)
+                write_all(target, data[after:], offset + start + after)
+            else:
+                write_all(target, data, offset + start)
+            self._progress.advance(len(data))
         return offset + place.length
 
     def _check(self, tensor: OutputTensor, data: memoryview) -> None:

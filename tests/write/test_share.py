@@ -1,16 +1,19 @@
-"""What was read arrives in the target, as shared blocks or written; nothing is cut within a number."""
+"""Blocks are shared where they can be, and what is shared is not written."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from moemerge.write import share
-from moemerge.write.share import CHUNK, Sharer, chunks
+from moemerge.write import share, weights
+from moemerge.write.share import Sharer
+from tests.conftest import TinyMaker
+from tests.moe import build_tiny
 
 SIZE = 5 * 4096 + 123
 
@@ -43,42 +46,60 @@ def clone(monkeypatch: pytest.MonkeyPatch, error: OSError | None = None) -> list
 
 
 @pytest.mark.parametrize(
-    ("start", "length", "place"), [(0, SIZE, 0), (17, 9000, 17 + 4096), (5, 100, 5), (5, 0, 5), (1, 9000, 2)]
+    ("start", "length", "place", "shared"),
+    [
+        (0, SIZE, 0, range(20480)),
+        (17, 9000, 17 + 4096, range(4079, 8175)),
+        (5, 100, 5, range(0)),
+        (5, 0, 5, range(0)),
+        (1, 9000, 2, range(0)),
+    ],
 )
-def test_ranges_arrive_where_they_belong(
-    start: int, length: int, place: int, files: tuple[bytes, int, int], monkeypatch: pytest.MonkeyPatch
+def test_whole_blocks_that_lie_alike_in_both_files_are_shared(
+    start: int, length: int, place: int, shared: range, files: tuple[bytes, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole blocks are shared where they lie alike in both files; the rest is written."""
+    """And nothing else is asked of the kernel."""
     data, source, target = files
     asked = clone(monkeypatch)
-    Sharer().write(source, start, target, place, memoryview(data)[start : start + length])
-    assert os.pread(target, SIZE * 2, 0) == (b"\0" * place if length else b"") + data[start : start + length]
-    aligned = [(s, n, p) for s, n, p in asked if s % 4096 == n % 4096 == p % 4096 == 0]
-    assert asked == aligned
-    assert asked == {(0, SIZE, 0): [(0, 20480, 0)], (17, 9000, 4113): [(4096, 4096, 8192)]}.get(
-        (start, length, place), []
-    )
+    assert Sharer().share(source, start, target, place, length) == shared
+    assert len(asked) == bool(shared)
+    assert all(number % 4096 == 0 for one in asked for number in one)
+    there = os.pread(target, len(shared), place + shared.start)
+    assert there == data[start + shared.start : start + shared.stop]
 
 
 def test_a_refusal_is_remembered(files: tuple[bytes, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel is asked once, and everything is written."""
-    data, source, target = files
+    """The kernel is asked once."""
+    _, source, target = files
     asked = clone(monkeypatch, OSError(95, "Operation not supported"))
     sharer = Sharer()
-    for start in (0, 4096):
-        sharer.write(source, start, target, start, memoryview(data)[start : start + 4096])
+    assert [sharer.share(source, start, target, start, 4096) for start in (0, 4096)] == [range(0)] * 2
     assert asked == [(0, 4096, 0)]
-    assert os.pread(target, 8192, 0) == data[:8192]
 
 
-@pytest.mark.parametrize("offset", [0, 8, CHUNK - 8, CHUNK, 3, CHUNK + 1])
-@pytest.mark.parametrize("length", [0, 8, CHUNK, CHUNK + 16, 3 * CHUNK])
-def test_chunks_cover_a_range_in_order(offset: int, length: int) -> None:
-    """Cut at multiples of the chunk in the file, or where that would cut numbers, of the range."""
-    found: Any = chunks(offset, length)
-    assert sum(found.values()) == length
-    end = 0
-    for start, size in found.items():
-        assert (start, 0 < size <= CHUNK) == (end, True)
-        assert not start or (start if offset % 8 else offset + start) % CHUNK == 0
-        end = start + size
+@pytest.mark.parametrize("layout", ["per_expert", "fused"])
+def test_a_build_leaves_shared_blocks_alone(
+    layout: str, tiny: TinyMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With blocks of 64 bytes, so that tensors have shared and written parts: the same output as without sharing."""
+    models = [tiny("llama", seed) for seed in range(3)]
+    plain = build_tiny(tmp_path / "plain", models[0], models[1:], output={"layout": layout})
+    asked = clone(monkeypatch)
+    written: list[tuple[int, int]] = []
+    fstat, pwrite = os.fstat, os.pwrite
+
+    def small_blocks(descriptor: int) -> Any:
+        state = fstat(descriptor)
+        return SimpleNamespace(st_dev=state.st_dev, st_mode=state.st_mode, st_size=state.st_size, st_blksize=64)
+
+    def noted(descriptor: int, data: Any, offset: int) -> int:
+        written.append((offset, offset + len(data)))
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(share, "os", SimpleNamespace(fstat=small_blocks, pwrite=noted))
+    monkeypatch.setattr(weights, "CHUNK", 1000)
+    shared = build_tiny(tmp_path / "shared", models[0], models[1:], output={"layout": layout})
+    assert (shared / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+    assert len(asked) > 10
+    for _, length, place in asked:
+        assert not [span for span in written if span[0] < place + length and place < span[1]]
