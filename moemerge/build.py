@@ -15,6 +15,7 @@ from moemerge.recipe import Recipe, file_path, load_recipe
 
 if TYPE_CHECKING:
     from moemerge.gate import ExpertTexts, GateFit
+    from moemerge.gate.blank import BlankGate
     from moemerge.gate.request import ChatTemplate
     from moemerge.verify import Verification
 
@@ -38,7 +39,7 @@ class Build:
 
     path: Path
     plan: Plan
-    gate: GateFit
+    gate: GateFit | BlankGate
     verification: Verification
     warnings: tuple[Problem, ...]
 
@@ -113,7 +114,6 @@ def build_plan(
     progress: Progress | None = None,
 ) -> Build:
     """Builds a plan that has no problems; see `build`."""
-    from moemerge.stream import Values
     from moemerge.verify import verify_folder
     from moemerge.write import check_output, needed_bytes, remove_orphan, staged, write_folder
 
@@ -140,8 +140,9 @@ def build_plan(
     gate = fit_router(plan, texts, device=device, progress=progress)
     account = _account(plan, gate)
     with staged(output, overwrite=overwrite, warn=warn) as folder:
-        values = Values(plan, gate.weights)
-        write_folder(folder, values, root=root, output=output, gate=account, extra=_extra(gate), progress=progress)
+        write_folder(
+            folder, plan, gate.weights, root=root, output=output, gate=account, extra=_extra(gate), progress=progress
+        )
         verification = verify_folder(folder, level="built", root=root, checkpoints=plan.models, progress=progress)
         if not verification.ok:
             listed = "\n  ".join(f"{d.where}: {d.message}" for d in verification.differences[:8])
@@ -180,9 +181,9 @@ def _chat_template(plan: Plan, model: str) -> ChatTemplate | None:
 
 def fit_router(
     plan: Plan, texts: tuple[ExpertTexts, ...], *, device: str = "cpu", progress: Progress | None = None
-) -> GateFit:
+) -> GateFit | BlankGate:
     """Fits the gate of a plan without problems on its experts' texts; see `moemerge.gate.fit_gate`."""
-    from moemerge.gate import fit_gate
+    from moemerge.gate.blank import blank_gate
     from moemerge.gate.request import CONTEXT, FITTED, MERGEKIT, GateRequest
 
     assert plan.dense is not None
@@ -202,9 +203,10 @@ def fit_router(
         keep_statistics=recipe.gate.keep_statistics,
     )
     if recipe.gate.init not in FITTED | MERGEKIT:
-        return fit_gate(request, None, None, progress)
+        return blank_gate(request)
     import torch
 
+    from moemerge.gate import fit_gate
     from moemerge.layerwise import LayerwiseModels
     from moemerge.models import load_tokenizer
 
@@ -215,7 +217,7 @@ def fit_router(
         raise GateError(message, hint="leave `--device` out to use the CPU") from error
 
 
-def _account(plan: Plan, gate: GateFit) -> dict[str, Any]:
+def _account(plan: Plan, gate: GateFit | BlankGate) -> dict[str, Any]:
     """The gate as the record and the model card tell it."""
     return {
         "init": plan.recipe.gate.init,
@@ -226,7 +228,7 @@ def _account(plan: Plan, gate: GateFit) -> dict[str, Any]:
     }
 
 
-def _extra(gate: GateFit) -> Mapping[str, bytes]:
+def _extra(gate: GateFit | BlankGate) -> Mapping[str, bytes]:
     files: dict[str, bytes] = {}
     if gate.samples:
         lines = [

@@ -16,8 +16,9 @@ import torch
 import xxhash
 from torch import Tensor
 
+from moemerge.blocks import Blocks, SourceFiles
 from moemerge.merge import along_arc, angle_between, drop, elect, mean, task_arithmetic, trim, trim_threshold
-from moemerge.plan.model import Compute, Copy, Fill, Merged, OutputTensor, Part, Plan, Router, TensorSource
+from moemerge.plan.model import Compute, Copy, Merged, OutputTensor, Part, Plan, TensorSource
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Safetensors' names of the dtypes that moemerge writes."""
@@ -49,16 +50,20 @@ class Values:
 
     Attributes:
         plan: what makes each tensor.
-        gates: the router's weights `[L, E, hidden]`; None until they are fitted.
     """
 
     plan: Plan
-    gates: Tensor | None = None
     _one_at_a_time: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def blocks(self, tensor: OutputTensor, part: Part) -> Iterator[Tensor]:
-        """Yields a part of a tensor as consecutive row blocks in the output's dtype, on the CPU."""
+        """Yields a part of a tensor as consecutive contiguous blocks in the output's dtype, on the CPU."""
         dtype = TORCH_DTYPES[tensor.dtype]
+        with SourceFiles() as files:
+            made = Blocks(self.plan, None, files)
+            if made.makes(part):  # by the same arithmetic as in the writer
+                for data in made.blocks(part, tensor.dtype):
+                    yield torch.frombuffer(data, dtype=dtype).clone()
+                return
         for block in self._blocks(tensor, part):
             yield _stored(block, dtype)
 
@@ -104,12 +109,8 @@ class Values:
                 yield from self._computed(part)
             case Merged():
                 yield from self._merged(tensor, part)
-            case Fill(shape, value):
-                yield torch.full(shape, value)
-            case Router(layer):
-                if self.gates is None:
-                    raise ValueError("the gate is not fitted yet")
-                yield self.gates[layer]
+            case _:
+                raise ValueError(f"`{tensor.name}` is made in `blocks`")
 
     def _read(self, source: TensorSource, rows: slice | None = None) -> Tensor:
         return self.plan.models[source.model].read(source.name, rows)

@@ -41,7 +41,7 @@ def weights_bytes(folder: Path) -> dict[str, bytes]:
 def test_no_unconverted_expert_tensor_is_read_through_torch(
     tiny: TinyMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From bf16 safetensors, every expert tensor goes from file to file: `read` sees shared tensors alone."""
+    """From bf16 safetensors, every expert tensor goes from file to file: `read`, which gives torch's, sees none."""
     read: list[str] = []
     original = StoredCheckpoint.read
 
@@ -51,8 +51,8 @@ def test_no_unconverted_expert_tensor_is_read_through_torch(
 
     models = [tiny("llama", seed, dtype="bfloat16") for seed in range(4)]
     monkeypatch.setattr(StoredCheckpoint, "read", counting)
-    out = build_tiny(tmp_path / "out", models[0], models[1:])
-    assert read, "the mean of the shared tensors is computed"
+    out = build_tiny(tmp_path / "out", models[0], models[1:], merge={"attention": "task_arithmetic"})
+    assert read, "the merge of the attention is computed by torch"
     assert not [name for name in read if ".mlp." in name]
     moe = tensors_of(out)
     for index, model in enumerate(models[1:]):
@@ -61,6 +61,20 @@ def test_no_unconverted_expert_tensor_is_read_through_torch(
                 layer = name.split(".")[2]
                 short = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}[name.split(".")[4]]
                 assert torch.equal(moe[f"model.layers.{layer}.block_sparse_moe.experts.{index}.{short}.weight"], value)
+
+
+@pytest.mark.parametrize("shared", ["base", "mean"])
+def test_a_build_from_stored_tensors_loads_no_torch(shared: str, tiny: TinyMaker, tmp_path: Path) -> None:
+    """With a gate that looks at no text; the check at the end, and another dtype, included."""
+    recipe = recipe_of(tiny("llama"), [tiny("llama", 1), tiny("llama", 2)], merge={"shared": shared}, dtype="bfloat16")
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom moemerge.build import build\nfrom moemerge.recipe import Recipe\n"
+        "build(Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), root=Path.cwd())\n"
+        "print(*sorted({'torch', 'transformers', 'safetensors', 'peft'} & sys.modules.keys()))\n"
+    )
+    command = [sys.executable, "-c", program, recipe.model_dump_json(), str(tmp_path / "out")]
+    run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "\n", "")
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])

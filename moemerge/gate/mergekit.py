@@ -6,7 +6,6 @@ one counts padding. Kept as they are, since that is what they are for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from moemerge.console import Progress
 from moemerge.errors import GateError
+from moemerge.gate.blank import random_rows, uniform_rows
 from moemerge.gate.request import DenseModels, GateInit, GateRequest, ReadsTokens
 from moemerge.gate.walk import Batch, Walk
 
@@ -24,13 +24,12 @@ if TYPE_CHECKING:
 
 def random_gate(request: GateRequest) -> Tensor:
     """Standard normal rows, `[L, E, d]`."""
-    return torch.randn(_shape(request), generator=torch.Generator().manual_seed(request.seed))
+    return torch.from_numpy(random_rows(request))
 
 
 def uniform_gate(request: GateRequest) -> Tensor:
     """Rows uniform in ±1/√d (mergekit's `uniform_random`), `[L, E, d]`."""
-    draws = torch.rand(_shape(request), generator=torch.Generator().manual_seed(request.seed))
-    return (2 * draws - 1) / math.sqrt(request.hidden_size)
+    return torch.from_numpy(uniform_rows(request))
 
 
 def mergekit_gate(
@@ -59,7 +58,7 @@ def mergekit_gate(
     if isinstance(models, ReadsTokens):
         models.expect(torch.cat([batch.ids.flatten() for batch in batches]).unique())
     walk = Walk(lambda _: models.base(), [batches])
-    found = torch.zeros(_shape(request))
+    found = torch.zeros(request.layers, len(request.experts), request.hidden_size)
     for layer in range(request.layers):
         for (number, sign), batch, states in zip(owners, batches, walk.states(0), strict=True):
             found[layer, number] += sign * _pooled(request.init, states.float().cpu(), batch)
@@ -97,7 +96,3 @@ def _left_padded(name: str, prompts: Sequence[str], tokenizer: PreTrainedTokeniz
         ids[number, width - len(row) :] = torch.tensor(row)
         mask[number, width - len(row) :] = 1
     return ids, mask
-
-
-def _shape(request: GateRequest) -> tuple[int, int, int]:
-    return request.layers, len(request.experts), request.hidden_size

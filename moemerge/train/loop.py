@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from moemerge.train.judge import Judge, Judgement
 from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting
 from moemerge.train.rows import Rows, Sampler
-from moemerge.train.schedule import rate_at, steps_in
+from moemerge.train.schedule import fading, rate_at, steps_in
 from moemerge.train.snapshot import Found, Run, pack, pack_optimizer, unpack, unpack_optimizer
 from moemerge.train.state import State, save_state
 from moemerge.train.step import Losses, step_gradients
@@ -128,7 +129,9 @@ class Loop:
 
     def _step(self) -> Losses | None:
         """One optimiser step; None where its loss or gradient is not finite, and nothing was changed then."""
-        options, run = self._options, self.run
+        run = self.run
+        labels = (self._options.domain_weight or 0.0) * fading(run.step, run.steps)
+        options = replace(self._options, domain_weight=labels)
         batches, taught = self._next_rows()
         self._trained.clear()
         gradients, losses = step_gradients(

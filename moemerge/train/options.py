@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +15,9 @@ Method = Literal["lora", "full"]
 Route = Literal["auto", "straight-through", "soft", "top-k"]
 Also = Literal["attention", "experts"]
 Start = Literal["fitted", "discriminant", "lda", "centroid", "centred", "random", "uniform"]
+
+RATES: Mapping[Method, float] = {"lora": 1e-2, "full": 3e-2}
+"""Learning rates in units of the gates' inputs; docs/decisions.md has what was tried."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,13 @@ class TrainOptions:
         rows: rows of a forward pass.
         accumulation: forward passes of a step, over all processes together.
         mixed: share of the rows whose texts change the domain midway.
-        rate: AdamW's highest learning rate.
+        rate: AdamW's highest learning rate; None: that of the method, from `RATES`.
         warm_up: steps until it is reached.
         clip: largest norm of the gradient.
         balance_weight: of the load-balancing loss.
         z_weight: of the router z-loss.
-        domain_weight: of the cross-entropy of the domain's expert on the gate's logits.
+        domain_weight: of the cross-entropy of the domain's expert on the gate's logits; it falls to 0 in the first half
+            of the steps. None: 1 from a start that does not route (`random`, `uniform`), else 0.
         distil_weight: of the KL divergence from the domain's own dense specialist.
         temperature: of the two distributions in it.
         judge_every: steps between two looks at the held-out texts.
@@ -76,12 +81,12 @@ class TrainOptions:
     rows: int = 4
     accumulation: int = 1
     mixed: float = 0.2
-    rate: float = 3e-3
+    rate: float | None = None
     warm_up: int = 10
     clip: float = 1.0
     balance_weight: float = 1e-3
     z_weight: float = 1e-4
-    domain_weight: float = 0.1
+    domain_weight: float | None = None
     distil_weight: float = 0.0
     temperature: float = 2.0
     judge_every: int = 10
@@ -112,6 +117,11 @@ class TrainOptions:
         for name in ("rank", "rows", "accumulation", "judge_every", "patience", "held_out_tokens"):
             if getattr(self, name) < 1:
                 raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must be at least 1")
+        if self.rate is None:
+            object.__setattr__(self, "rate", RATES[self.method])
+        if self.domain_weight is None:
+            lost = self.start in ("random", "uniform") and not self.calibrate
+            object.__setattr__(self, "domain_weight", 1.0 if lost else 0.0)
         for name in ("alpha", "rate", "also_rate", "clip", "temperature"):
             if not getattr(self, name) > 0:
                 raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must be more than 0")

@@ -20,6 +20,11 @@ def rate_at(step: int, steps: int, warm_up: int) -> float:
     return LAST + (1 - LAST) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
+def fading(step: int, steps: int) -> float:
+    """Factor on what helps at the beginning alone, at a step (from 0): half a cosine to 0 at half of the steps."""
+    return 0.5 * (1 + math.cos(math.pi * min(2 * step / max(steps, 1), 1.0)))
+
+
 def steps_in(seconds: float, a_step: float, most: int) -> int:
     """Steps that there is time for, at least one."""
     return max(min(int(seconds / max(a_step, 1e-9)), most), 1)

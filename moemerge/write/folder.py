@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
 from moemerge.console import Progress
 from moemerge.plan.cost import statistics_bytes
-from moemerge.plan.model import Plan
-from moemerge.stream import Values
+from moemerge.plan.model import Copy, OutputTensor, Plan
 from moemerge.write.card import model_card
 from moemerge.write.record import NAME, dump_record, make_record
 from moemerge.write.shards import index_json, lay_out, parse_size
 from moemerge.write.weights import write_weights
+
+if TYPE_CHECKING:
+    from moemerge.blocks import Gates
 
 _OWN = frozenset({"config.json", "README.md", NAME, "model.safetensors.index.json"})
 
 
 def write_folder(
     folder: Path,
-    values: Values,
+    plan: Plan,
+    gates: Gates,
     *,
     root: Path,
     output: Path,
@@ -35,7 +39,8 @@ def write_folder(
 
     Args:
         folder: the staged folder, empty.
-        values: the plan with its fitted gate.
+        plan: what to write.
+        gates: the router's weights `[L, E, hidden]`, fp32.
         root: folder that the recipe's relative paths are relative to.
         output: the final folder, for the record and the card.
         gate: how the gate was fitted, for the record and the card.
@@ -46,9 +51,8 @@ def write_folder(
         SourceError: a source is damaged.
         OSError: the disk is full, or fails.
     """
-    plan = values.plan
-    shards = lay_out(plan.tensors, parse_size(plan.recipe.output.shard_size))
-    digests = write_weights(folder, shards, values, progress)
+    shards = lay_out(plan.tensors, parse_size(plan.recipe.output.shard_size), partial(_origin, plan))
+    digests = write_weights(folder, shards, plan, gates, progress)
     files: dict[str, bytes] = {"config.json": (json.dumps(plan.config, indent=2) + "\n").encode()}
     if len(shards) > 1:
         files["model.safetensors.index.json"] = index_json(shards).encode()
@@ -60,6 +64,13 @@ def write_folder(
     recorded = {name: xxhash.xxh3_128_hexdigest(data) for name, data in files.items()}
     record = make_record(plan, root, output, tensors=digests, files=recorded, gate=gate)
     _write(folder / NAME, dump_record(record).encode())
+
+
+def _origin(plan: Plan, tensor: OutputTensor) -> int | None:
+    """Where in its file the first part of a copied tensor lies."""
+    first = tensor.parts[0]
+    place = plan.models[first.source.model].bytes_of(first.source.name) if isinstance(first, Copy) else None
+    return None if place is None else place.offset
 
 
 def _kept(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Writes the tensors: preallocated shards, a few threads, each byte digested and scanned right after it is written."""
+"""Writes the tensors: preallocated shards, a few threads, each byte digested and scanned on its way."""
 
 from __future__ import annotations
 
@@ -6,32 +6,42 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from threading import Lock
+from threading import local
+from typing import TYPE_CHECKING
 
-import torch
 import xxhash
 
+from moemerge.blocks import Blocks, SourceFiles
 from moemerge.console import Progress
 from moemerge.errors import SourceError, WriteError
-from moemerge.plan.model import Compute, Copy, Merged, OutputTensor, Plan, TensorSource
-from moemerge.stream import Values, row_blocks
-from moemerge.write.copy import CHUNK, Copier
+from moemerge.plan.model import Compute, Copy, Merged, OutputTensor, Part, Plan, TensorSource
+from moemerge.sources.checkpoint import ByteRange
 from moemerge.write.finite import has_only_finite
 from moemerge.write.shards import Shard
+from moemerge.write.share import Sharer, write_all
+
+if TYPE_CHECKING:
+    from moemerge.blocks import Gates
+    from moemerge.stream import Values
 
 THREADS = 4
 """Tensors in flight. Copying and digesting release Python's lock; more threads only add memory."""
+CHUNK = 4 << 20
+"""Bytes copied at a time: small enough that digest, scan and writing find them in the cache that reading filled."""
 
 
-def write_weights(folder: Path, shards: Sequence[Shard], values: Values, progress: Progress) -> dict[str, str]:
+def write_weights(
+    folder: Path, shards: Sequence[Shard], plan: Plan, gates: Gates, progress: Progress
+) -> dict[str, str]:
     """Writes every shard into `folder`.
 
     Args:
         folder: the staged folder.
         shards: from `lay_out`.
-        values: what the tensors hold; its gates must be fitted.
+        plan: what the tensors hold.
+        gates: the router's weights `[L, E, hidden]`, fp32.
         progress: is told bytes.
 
     Returns:
@@ -44,12 +54,15 @@ def write_weights(folder: Path, shards: Sequence[Shard], values: Values, progres
     progress.stage("write", sum(shard.size for shard in shards), "bytes")
     digests: dict[str, str] = {}
     with ExitStack() as stack:
-        writer = _Writer(values, stack.enter_context(_open_files()), progress)
+        files = stack.enter_context(SourceFiles())
+        writer = _Writer(Blocks(plan, gates, files), progress)
         jobs = []
         for shard in shards:
             target = os.open(folder / shard.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             stack.callback(os.close, target)
-            _allocate(target, shard.size)
+            for tensor, offset in shard.places:
+                writer.share(tensor, target, offset)
+            _allocate(target, shard.size)  # what is shared has its blocks, and keeps them
             os.pwrite(target, shard.header, 0)
             jobs += [(tensor, target, offset) for tensor, offset in shard.places]
         pool = stack.enter_context(ThreadPoolExecutor(THREADS))
@@ -72,41 +85,14 @@ def _allocate(target: int, size: int) -> None:
         os.ftruncate(target, size)
 
 
-class _OpenFiles:
-    """Source files opened once, by path."""
-
-    def __init__(self) -> None:
-        self._files: dict[Path, int] = {}
-        self._lock = Lock()
-
-    def descriptor(self, path: Path) -> int:
-        """The one descriptor of a file, for any thread."""
-        with self._lock:
-            if path not in self._files:
-                self._files[path] = os.open(path, os.O_RDONLY)
-            return self._files[path]
-
-    def close(self) -> None:
-        """Closes all."""
-        for descriptor in self._files.values():
-            os.close(descriptor)
-
-
-@contextmanager
-def _open_files() -> Iterator[_OpenFiles]:
-    files = _OpenFiles()
-    try:
-        yield files
-    finally:
-        files.close()
-
-
 class _Writer:
-    def __init__(self, values: Values, files: _OpenFiles, progress: Progress) -> None:
-        self._values = values
-        self._files = files
+    def __init__(self, blocks: Blocks, progress: Progress) -> None:
+        self._blocks = blocks
+        self._values = _streamed_values(blocks)
         self._progress = progress
-        self._copier = Copier()
+        self._sharer = Sharer()
+        self._shared: dict[tuple[int, int], range] = {}
+        self._own = _Buffer()
 
     def write(self, tensor: OutputTensor, target: int, offset: int) -> str:
         """Writes one tensor at `offset` of `target`; returns its digest."""
@@ -114,40 +100,81 @@ class _Writer:
         for part in tensor.parts:
             if isinstance(part, Copy):
                 offset = self._copy(tensor, part, target, offset, digest)
-            else:
-                for block in self._values.blocks(tensor, part):
-                    data = memoryview(block.contiguous().view(-1).view(torch.uint8).numpy().data)
-                    self._check(tensor, data)
-                    digest.update(data)
-                    _write_all(target, data, offset)
-                    offset += len(data)
-                    self._progress.advance(len(data))
+                continue
+            for data in self._made(tensor, part):
+                self._check(tensor, data)
+                digest.update(data)
+                write_all(target, data, offset)
+                offset += len(data)
+                self._progress.advance(len(data))
         return digest.hexdigest()
 
-    def _copy(self, tensor: OutputTensor, part: Copy, target: int, offset: int, digest: xxhash.xxh3_128) -> int:
-        checkpoint = self._values.plan.models[part.source.model]
+    def _made(self, tensor: OutputTensor, part: Part) -> Iterator[memoryview]:
+        """The bytes of a computed part."""
+        if self._blocks.makes(part):
+            return self._blocks.blocks(part, tensor.dtype)
+        return self._streamed(tensor, part)
+
+    def _streamed(self, tensor: OutputTensor, part: Part) -> Iterator[memoryview]:
+        import torch
+
+        assert self._values is not None
+        for block in self._values.blocks(tensor, part):
+            yield memoryview(block.view(-1).view(torch.uint8).numpy().data)
+
+    def share(self, tensor: OutputTensor, target: int, offset: int) -> None:
+        """Takes over the blocks of a tensor's copied parts where the file system can; the rest is left to `write`."""
+        for part in tensor.parts:
+            if not isinstance(part, Copy):
+                return  # in a fused tensor with a padded expert; what follows is written
+            place = self._place(part)
+            source = self._blocks.files.descriptor(place.path)
+            self._shared[target, offset] = self._sharer.share(source, place.offset, target, offset, place.length)
+            offset += place.length
+
+    def _place(self, part: Copy) -> ByteRange:
+        checkpoint = self._blocks.plan.models[part.source.model]
         place = checkpoint.bytes_of(part.source.name)
         if place is None:
             raise WriteError(f"`{part.source.name}` of `{checkpoint.spec}` has no bytes to copy")
-        source = self._files.descriptor(place.path)
-        buffer = bytearray(min(CHUNK, place.length))
+        return place
+
+    def _copy(self, tensor: OutputTensor, part: Copy, target: int, offset: int, digest: xxhash.xxh3_128) -> int:
+        place, shared = self._place(part), self._shared.get((target, offset), range(0))
         for start in range(0, place.length, CHUNK):
-            length = min(CHUNK, place.length - start)
-            try:
-                self._copier.copy(source, place.offset + start, target, offset, length)
-            except EOFError as error:
-                raise SourceError(f"`{place.path}` ended while it was read: {error}", code="truncated") from None
-            view = memoryview(buffer)[:length]
-            _read_all(target, view, offset)
-            self._check(tensor, view)
-            digest.update(view)
-            offset += length
-            self._progress.advance(length)
-        return offset
+            data = self._own.memory[: min(CHUNK, place.length - start)]
+            self._blocks.files.read(place, start, data)
+            self._check(tensor, data)
+            digest.update(data)
+            before, after = shared.start - start, max(shared.stop - start, 0)
+            if shared and before < len(data):
+                write_all(target, data[: max(before, 0)], offset + start)
+                write_all(target, data[after:], offset + start + after)
+            else:
+                write_all(target, data, offset + start)
+            self._progress.advance(len(data))
+        return offset + place.length
 
     def _check(self, tensor: OutputTensor, data: memoryview) -> None:
         if not has_only_finite(data, tensor.dtype):
-            raise _not_finite(tensor, self._values.plan)
+            raise _not_finite(tensor, self._blocks.plan)
+
+
+def _streamed_values(blocks: Blocks) -> Values | None:
+    """What makes the parts that need torch, which is loaded here; None where none does."""
+    parts = (part for tensor in blocks.plan.tensors for part in tensor.parts)
+    if all(isinstance(part, Copy) or blocks.makes(part) for part in parts):
+        return None
+    from moemerge.stream import Values
+
+    return Values(blocks.plan)
+
+
+class _Buffer(local):
+    """Memory of a thread's own, for as long as it writes."""
+
+    def __init__(self) -> None:
+        self.memory = memoryview(bytearray(CHUNK))
 
 
 def _not_finite(tensor: OutputTensor, plan: Plan) -> SourceError:
@@ -169,22 +196,10 @@ def _sources(tensor: OutputTensor) -> Iterator[TensorSource]:
 
 
 def _is_finite(plan: Plan, source: TensorSource) -> bool:
+    import torch
+
+    from moemerge.stream import row_blocks
+
     model = plan.models[source.model]
     blocks = (model.read(source.name, rows) for rows in row_blocks(model.tensors[source.name].shape))
     return all(bool(torch.isfinite(block).all()) for block in blocks)
-
-
-def _read_all(target: int, view: memoryview, offset: int) -> None:
-    """Fills `view` with what was written at `offset`; one call may read less."""
-    done = 0
-    while done < len(view):
-        count = os.preadv(target, [view[done:]], offset + done)
-        if count == 0:
-            raise WriteError("the output became shorter while it was written", hint="let nothing else write into it")
-        done += count
-
-
-def _write_all(target: int, data: memoryview, offset: int) -> None:
-    written = 0
-    while written < len(data):
-        written += os.pwrite(target, data[written:], offset + written)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,8 +9,9 @@ from threading import Barrier
 
 import pytest
 
-from moemerge.errors import WriteError
-from moemerge.write.weights import _open_files, _read_all
+from moemerge.blocks import SourceFiles
+from moemerge.errors import SourceError
+from moemerge.sources import ByteRange
 
 
 def test_threads_that_open_one_file_at_once_leave_no_descriptor(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_threads_that_open_one_file_at_once_leave_no_descriptor(tmp_path: Path) 
     before = len(list(open_ones.iterdir()))
     sys.setswitchinterval(1e-6)
     try:
-        with _open_files() as files, ThreadPoolExecutor(threads) as pool:
+        with SourceFiles() as files, ThreadPoolExecutor(threads) as pool:
             barrier = Barrier(threads)
 
             def all_of_them(_: int) -> list[int]:
@@ -44,15 +44,13 @@ def test_threads_that_open_one_file_at_once_leave_no_descriptor(tmp_path: Path) 
 
 
 def test_a_short_read_is_an_error_and_no_digest_of_zeros(tmp_path: Path) -> None:
-    """A shard that somebody cuts while it is written."""
+    """A source that somebody cuts while it is read."""
     path = tmp_path / "shard"
     path.write_bytes(b"0123456789")
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with SourceFiles() as files:
         view = memoryview(bytearray(6))
-        _read_all(descriptor, view, 4)
+        files.read(ByteRange(path, 1, 9), 3, view)
         assert bytes(view) == b"456789"
-        with pytest.raises(WriteError, match="became shorter while it was written"):
-            _read_all(descriptor, view, 5)
-    finally:
-        os.close(descriptor)
+        with pytest.raises(SourceError) as error:
+            files.read(ByteRange(path, 1, 10), 4, view)
+    assert error.value.message == f"`{path}` ended while it was read: 1 bytes are missing"

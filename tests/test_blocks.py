@@ -1,0 +1,121 @@
+"""What numpy makes of stored bytes is what torch makes of them, bit for bit."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from moemerge import blocks
+from moemerge.blocks import Blocks, SourceFiles, decode, encode
+from moemerge.plan import make_plan
+from moemerge.plan.model import Compute, Copy, Merged, Router
+from moemerge.stream import TORCH_DTYPES, Values
+from tests.conftest import TinyMaker
+from tests.moe import recipe_of
+
+
+def rounded(numbers: torch.Tensor, dtype: str) -> torch.Tensor:
+    """fp32 through `encode`, as a tensor of the dtype."""
+    raw = np.empty(numbers.numel(), "<f2" if dtype == "F16" else "<u2" if dtype == "BF16" else "<f4")
+    encode(numbers.numpy().copy(), dtype, np.empty(numbers.numel(), np.uint32), raw)
+    return torch.from_numpy(raw.view(np.uint8)).view(TORCH_DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@given(bits=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=50))
+def test_rounding_is_torchs(dtype: str, bits: list[int]) -> None:
+    """Any fp32 number, with ties, subnormals, infinities and NaN of any fraction."""
+    halves = [(bit & 0xFFFF0000) | 0x8000 for bit in bits]
+    numbers = torch.from_numpy(np.array([*bits, *halves, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F7FFFFF], np.uint32)).view(
+        torch.float32
+    )
+    expected = numbers.to(TORCH_DTYPES[dtype])
+    assert torch.equal(torch.isnan(rounded(numbers, dtype)), torch.isnan(expected))
+    there = ~torch.isnan(expected)
+    width = torch.int32 if dtype == "F32" else torch.int16
+    assert torch.equal(rounded(numbers, dtype)[there].view(width), expected[there].view(width))
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_every_stored_number_is_read(dtype: str) -> None:
+    """All bit patterns of 16 bits, and a sample of those of 32."""
+    patterns = torch.arange(1 << 16, dtype=torch.int32)
+    stored = (patterns * 65521).view(torch.float32) if dtype == "F32" else patterns.to(torch.int16)
+    stored = stored.view(TORCH_DTYPES[dtype])
+    numbers = np.empty(stored.numel(), np.float32)
+    decode(
+        stored.view(torch.uint8).numpy().view("<f4" if dtype == "F32" else "<f2" if dtype == "F16" else "<u2"),
+        dtype,
+        numbers,
+    )
+    assert torch.equal(torch.from_numpy(numbers).nan_to_num(7), stored.float().nan_to_num(7))
+
+
+@pytest.mark.parametrize(("stored", "wanted"), list(itertools.permutations(["float32", "bfloat16", "float16"], 2)))
+@pytest.mark.parametrize("elements", [1 << 17, 7])
+def test_conversions_are_torchs(
+    stored: str, wanted: str, elements: int, tiny: TinyMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scaled expert too, whatever the size of a block."""
+    monkeypatch.setattr(blocks, "ELEMENTS", elements)
+    base, expert = tiny("llama", dtype=stored), tiny("llama", 1, dtype=stored)
+    fields = {"merge": {"shared": "base"}, "dtype": wanted, "expert_0": {"residual_scale": 0.3}}
+    plan = make_plan(recipe_of(base, [expert], **fields), Path.cwd())
+    assert plan.ok, plan.problems
+    models = {
+        "base": load_file(base / "model.safetensors"),
+        plan.experts[0].model: load_file(expert / "model.safetensors"),
+    }
+    seen = set()
+    with SourceFiles() as files:
+        made = Blocks(plan, None, files)
+        for tensor in plan.tensors:
+            for part in tensor.parts:
+                if isinstance(part, Compute):
+                    assert made.makes(part)
+                    source = models[part.source.model][part.source.name]
+                    value = source.float() * part.scale if part.scale != 1.0 else source
+                    assert torch.equal(Values(plan).whole(tensor), value.to(getattr(torch, wanted))), tensor.name
+                    seen.add(part.scale)
+    assert seen == {0.3, 1.0}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("elements", [1 << 17, 100])
+def test_a_mean_is_rounded_once_to_fp32_and_once_to_its_dtype(
+    elements: int, count: int, dtype: str, tiny: TinyMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From sums in fp64, in blocks or whole."""
+    monkeypatch.setattr(blocks, "ELEMENTS", elements)
+    folders = [tiny("llama", seed, dtype=dtype) for seed in range(count)]
+    plan = make_plan(recipe_of(folders[0], folders), Path.cwd())
+    models = [load_file(folder / "model.safetensors") for folder in folders]
+    merged = [(tensor, part) for tensor in plan.tensors for part in tensor.parts if isinstance(part, Merged)]
+    assert len(merged) == 15
+    for tensor, part in merged:
+        mean = sum(model[part.base.name].double() for model in models) / count
+        assert torch.equal(Values(plan).whole(tensor), mean.float().to(getattr(torch, dtype))), tensor.name
+
+
+def test_torch_makes_the_rest(tiny: TinyMaker) -> None:
+    """Noise, other merges and padding are no work of numpy's; a gate that is not fitted is said."""
+    base, expert = tiny("llama"), tiny("llama", 1)
+    fields = {"merge": {"shared": "base", "norms": "slerp", "attention": "weighted"}, "expert_0": {"noise_scale": 0.1}}
+    plan = make_plan(recipe_of(base, [expert, "base"], **fields), Path.cwd())
+    with SourceFiles() as files:
+        made = Blocks(plan, None, files)
+        parts = [part for tensor in plan.tensors for part in tensor.parts]
+        assert not any(made.makes(part) for part in parts if isinstance(part, Merged | Copy))
+        assert [made.makes(part) for part in parts if isinstance(part, Compute)].count(False) == 6
+        with pytest.raises(ValueError, match="the gate is not fitted yet"):
+            list(made.blocks(next(part for part in parts if isinstance(part, Router)), "F32"))
+    with pytest.raises(ValueError, match="is made in `blocks`"):
+        list(Values(plan)._blocks(plan.tensors[0], Router(0)))
