@@ -61,7 +61,7 @@ def ours(folder: MoeFolder, options: TrainOptions, batches: list[Rows], *, mixed
     gates = Gates([module.weight for module in routers.modules], routers.layers, options)
     how = "top-k" if mixed else routing_for("auto", routers.experts_per_token)
     routing = TrainedRouting(routers, how, slopes=True)
-    optimizer = torch.optim.AdamW(gates.parameters, lr=options.rate)
+    optimizer = torch.optim.AdamW(gates.parameters, lr=options.learning_rate)
     taken = []
     for rows in batches:
         started = time.perf_counter()
@@ -102,7 +102,7 @@ def theirs(folder: MoeFolder, options: TrainOptions, batches: list[Rows], *, mix
         arguments = TrainingArguments(
             output_dir=scratch, per_device_train_batch_size=options.rows, max_steps=len(batches), report_to=[],
             save_strategy="no", logging_strategy="no", disable_tqdm=True, use_cpu=True, optim="adamw_torch",
-            dataloader_pin_memory=False, train_sampling_strategy="sequential", learning_rate=options.rate,
+            dataloader_pin_memory=False, train_sampling_strategy="sequential", learning_rate=options.learning_rate,
         )  # fmt: skip
         Trainer(model=model, args=arguments, train_dataset=samples, callbacks=[Clock()]).train()
     return taken

@@ -49,7 +49,7 @@ def train_router(
     accumulation: Annotated[int, typer.Option("--accumulation", help="Forward passes of a step.")] = 1,
     mixed: Annotated[float, typer.Option("--mixed", help="Share of rows whose texts change the domain.")] = 0.2,
     rate: Annotated[
-        float | None, typer.Option("--rate", help="Highest learning rate [0.01 for lora, 0.03 for full].")
+        float | None, typer.Option("--rate", help="Highest learning rate [0.02 for lora, 0.03 for full].")
     ] = None,
     warm_up: Annotated[int, typer.Option("--warm-up", help="Steps until it is reached.")] = 10,
     clip: Annotated[float, typer.Option("--clip", help="Largest norm of the gradient.")] = 1.0,
@@ -57,7 +57,7 @@ def train_router(
     z_weight: Annotated[float, typer.Option("--z-weight", help="Of the router z-loss.")] = 1e-4,
     domain_weight: Annotated[
         float | None,
-        typer.Option("--domain-weight", help="Of the loss of the domain's label, which fades [1 from random, else 0]."),
+        typer.Option("--domain-weight", help="Of the loss of the domain's label, which fades [0.1 from random, else 0]."),
     ] = None,
     distil_weight: Annotated[
         float, typer.Option("--distil-weight", help="Of the divergence from the domain's own specialist.")

@@ -130,8 +130,7 @@ class Loop:
     def _step(self) -> Losses | None:
         """One optimiser step; None where its loss or gradient is not finite, and nothing was changed then."""
         run = self.run
-        labels = (self._options.domain_weight or 0.0) * fading(run.step, run.steps)
-        options = replace(self._options, domain_weight=labels)
+        options = replace(self._options, domain_weight=self._options.label_weight * fading(run.step, run.steps))
         batches, taught = self._next_rows()
         self._trained.clear()
         gradients, losses = step_gradients(
@@ -203,7 +202,7 @@ class Loop:
         self._optimizer = self._trained.optimizer()
         self._progress.note(
             f"step {run.step}: {why}; back to the state of step {run.best_step}, learning rate halved to "
-            f"{self._options.rate * run.factor:.2g}"
+            f"{self._options.learning_rate * run.factor:.2g}"
         )
 
     def _save(self) -> None:

@@ -16,7 +16,7 @@ Route = Literal["auto", "straight-through", "soft", "top-k"]
 Also = Literal["attention", "experts"]
 Start = Literal["fitted", "discriminant", "lda", "centroid", "centred", "random", "uniform"]
 
-RATES: Mapping[Method, float] = {"lora": 1e-2, "full": 3e-2}
+RATES: Mapping[Method, float] = {"lora": 2e-2, "full": 3e-2}
 """Learning rates in units of the gates' inputs; docs/decisions.md has what was tried."""
 
 
@@ -50,7 +50,7 @@ class TrainOptions:
         balance_weight: of the load-balancing loss.
         z_weight: of the router z-loss.
         domain_weight: of the cross-entropy of the domain's expert on the gate's logits; it falls to 0 in the first half
-            of the steps. None: 1 from a start that does not route (`random`, `uniform`), else 0.
+            of the steps. None: 0.1 from a start that does not route (`random`, `uniform`), else 0.
         distil_weight: of the KL divergence from the domain's own dense specialist.
         temperature: of the two distributions in it.
         judge_every: steps between two looks at the held-out texts.
@@ -117,17 +117,14 @@ class TrainOptions:
         for name in ("rank", "rows", "accumulation", "judge_every", "patience", "held_out_tokens"):
             if getattr(self, name) < 1:
                 raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must be at least 1")
-        if self.rate is None:
-            object.__setattr__(self, "rate", RATES[self.method])
-        if self.domain_weight is None:
-            lost = self.start in ("random", "uniform") and not self.calibrate
-            object.__setattr__(self, "domain_weight", 1.0 if lost else 0.0)
-        for name in ("alpha", "rate", "also_rate", "clip", "temperature"):
+        for name in ("alpha", "learning_rate", "also_rate", "clip", "temperature"):
             if not getattr(self, name) > 0:
-                raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must be more than 0")
-        for name in ("balance_weight", "z_weight", "domain_weight", "distil_weight", "warm_up", "steps"):
+                option = name.removeprefix("learning_").replace("_", "-")
+                raise TrainError(f"`--{option} {getattr(self, name)}` must be more than 0")
+        for name in ("balance_weight", "z_weight", "label_weight", "distil_weight", "warm_up", "steps"):
             if not getattr(self, name) >= 0:
-                raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must not be negative")
+                option = name.replace("label", "domain").replace("_", "-")
+                raise TrainError(f"`--{option} {getattr(self, name)}` must not be negative")
         if not 0 <= self.mixed <= 1:
             raise TrainError(f"`--mixed {self.mixed}` is no share: it must be between 0 and 1")
         if self.context < 8:
@@ -145,12 +142,26 @@ class TrainOptions:
                 "`fitted`, without `--calibrate`"
             )
 
+    @property
+    def learning_rate(self) -> float:
+        """The gates' highest learning rate."""
+        return RATES[self.method] if self.rate is None else self.rate
+
+    @property
+    def label_weight(self) -> float:
+        """The domain's weight at the first step."""
+        if self.domain_weight is not None:
+            return self.domain_weight
+        return 0.1 if self.start in ("random", "uniform") and not self.calibrate else 0.0
+
     def account(self) -> dict[str, Any]:
         """The options as plain data, for the record and for `--resume`: those that change the result."""
         found = asdict(self)
         for name in ("online", "allow_pickle", "placement", "minutes", "track", "track_dir"):
             del found[name]
         return found | {
+            "rate": self.learning_rate,
+            "domain_weight": self.label_weight,
             "also": list(self.also),
             "data": str(self.data) if self.data is not None else None,
             "dtype": self.placement.dtype,

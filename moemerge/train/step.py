@@ -51,7 +51,7 @@ class Losses:
             self.next_token
             + options.balance_weight * self.balance
             + options.z_weight * self.z
-            + options.domain_weight * self.domain
+            + options.label_weight * self.domain
             + options.distil_weight * self.distil
         )
 
@@ -92,7 +92,7 @@ def step_gradients(
             hidden = model.model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).last_hidden_state
         seen = routing.seen
         z, domain = torch.stack([one.z for one in seen]).sum(), torch.stack([one.domain for one in seen]).sum()
-        beside = options.z_weight * z / (counted * layers) + options.domain_weight * domain / (counted * layers)
+        beside = options.z_weight * z / (counted * layers) + options.label_weight * domain / (counted * layers)
         token_loss, distil, slope = _head(model, hidden, rows, lesson, scored, options)
         torch.autograd.backward([hidden, beside], [slope, torch.ones_like(beside)])
         right = sum(int(one.right) for one in seen)

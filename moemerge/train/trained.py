@@ -38,10 +38,10 @@ class Trained:
 
     def optimizer(self) -> torch.optim.AdamW:
         """A fresh one; each group's `highest` is its learning rate before any schedule."""
-        groups: list[dict[str, Any]] = [{"params": self.gates.parameters, "highest": self._options.rate}]
+        groups: list[dict[str, Any]] = [{"params": self.gates.parameters, "highest": self._options.learning_rate}]
         if self.also is not None:
             groups.append({"params": self.also.parameters, "highest": self._options.also_rate})
-        return torch.optim.AdamW(groups, lr=self._options.rate, betas=(0.9, 0.98), weight_decay=0.0)
+        return torch.optim.AdamW(groups, lr=self._options.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
 
     def clear(self) -> None:
         """Before the passes of a step."""
