@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moemerge.console import Progress
-from moemerge.errors import Problem, TrainError
+from moemerge.errors import Problem, TrainError, WriteError
 from moemerge.evaluate.baselines import Baselines
 from moemerge.evaluate.content import joined
 from moemerge.evaluate.folder import MoeFolder, open_moe
@@ -18,14 +18,16 @@ from moemerge.stream import TORCH_DTYPES
 from moemerge.train.also import Also
 from moemerge.train.attention import use_short_rows
 from moemerge.train.card import training_account
+from moemerge.train.checkpointing import checkpoint_layers
 from moemerge.train.gates import Gates
 from moemerge.train.judge import Judge, Judgement
 from moemerge.train.loop import Loop
 from moemerge.train.options import TrainOptions
-from moemerge.train.output import needed_bytes, router_names, write_adapter, write_trained
+from moemerge.train.output import router_names, write_adapter, write_trained
 from moemerge.train.routing import TrainedRouting, routing_for
 from moemerge.train.rows import Sampler, Tokens, tokenise
 from moemerge.train.sharpness import sharpness
+from moemerge.train.space import training_bytes
 from moemerge.train.start import starting_gates
 from moemerge.train.state import check_state, load_state, remove_state, state_path
 from moemerge.train.teacher import Teacher
@@ -121,7 +123,7 @@ class _Training:
         self.state = state_path(output)
         check_state(self.state, resume=resume)
         if processes.first:
-            needed = (1 << 22) if options.adapter_only else needed_bytes(self.folder)
+            needed = training_bytes(self.folder, options)
             for orphan in check_output(output, overwrite=overwrite, needed=needed):
                 for text in remove_orphan(orphan, output):
                     self._warn(text)
@@ -173,6 +175,9 @@ class _Training:
         else:
             factors = tuple(saved.values["factors"])
         self.trained = Trained(gates, Also(model, options) if options.also else None, options)
+        routers = find_routers(model)  # once more: what stands beside a router may be wrapped now
+        if options.checkpointing:
+            checkpoint_layers(model)
         routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0, factors=factors)
         teller = Teller(folder.experts, options, self.progress, self._trackers())
         loop = Loop(
@@ -212,7 +217,12 @@ class _Training:
         self._compare(best if kept == "best" else start, loop)
         self.trained.load(loop.best_state if kept == "best" else loop.start_state)
         if self.processes.first:
-            self._write(training, overwrite=overwrite)
+            try:
+                self._write(training, overwrite=overwrite)
+            except WriteError as error:
+                if error.code == "no-space":
+                    error.hint = "free some space: `--resume` then writes what was trained"
+                raise
             remove_state(self.state)
         return TrainResult(self.output, kept, start, best, change, training, tuple(self.warnings))
 
