@@ -26,6 +26,7 @@ from moemerge.train.options import TrainOptions
 from moemerge.train.output import router_names, write_adapter, write_trained
 from moemerge.train.routing import TrainedRouting, routing_for
 from moemerge.train.rows import Sampler, Tokens, tokenise
+from moemerge.train.sharding import check_sharding, shard, wants_sharding
 from moemerge.train.sharpness import sharpness
 from moemerge.train.space import training_bytes
 from moemerge.train.start import starting_gates
@@ -120,6 +121,9 @@ class _Training:
         if options.track:
             check_trackers(options.track)
             check_track_dir(self.track_dir, path, output)
+        self.sharded = processes.count > 1 and wants_sharding()
+        if self.sharded:
+            check_sharding(processes, options.accumulation)
         self.state = state_path(output)
         check_state(self.state, resume=resume)
         if processes.first:
@@ -158,7 +162,9 @@ class _Training:
         self.names = router_names(folder, routers.layers)
         stored = TORCH_DTYPES[folder.checkpoint.tensors[self.names[0]].dtype]
         own = {t.name: t.expert for t in self.texts}
-        judge = self.judge = Judge(model, routers, self.held, own, stored, self.processes)
+        judge = self.judge = Judge(
+            model, routers, self.held, own, stored, Processes() if self.sharded else self.processes
+        )
         self.built = [module.weight.detach().float().clone() for module in routers.modules]
         asked = self._asked()
         saved = load_state(self.state, asked) if resume else None
@@ -178,6 +184,8 @@ class _Training:
         routers = find_routers(model)  # once more: what stands beside a router may be wrapped now
         if options.checkpointing:
             checkpoint_layers(model)
+        if self.sharded:
+            shard(model)
         routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0, factors=factors)
         teller = Teller(folder.experts, options, self.progress, self._trackers())
         loop = Loop(
