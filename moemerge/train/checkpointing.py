@@ -15,6 +15,8 @@ def checkpoint_layers(model: Any) -> None:
     Args:
         model: of transformers, in eval mode.
     """
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    # transformers 5.23 calls it by the first name, and warns of the second, which older releases have alone
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
     for layer in model.model.layers:
         layer.training = True
