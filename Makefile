@@ -13,7 +13,7 @@ STAMP := $(VENV)/.moemerge-installed
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(PY) -m pip --disable-pip-version-check --no-input install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-browser check lint types docs bench bench-rivals clean
+.PHONY: help install demo demo-train test test-slow test-browser check lint types docs bench bench-rivals clean
 
 help:  ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null \
@@ -41,6 +41,9 @@ $(STAMP): pyproject.toml constraints.txt | $(PY)
 
 demo: $(STAMP)  ## plans, builds, verifies and measures a real MoE from three specialists (under 5 minutes)
 	@$(PY) examples/demo.py
+
+demo-train: $(STAMP)  ## trains the demo's router on its calibration texts and measures it again (after `make demo`)
+	@$(PY) examples/demo_train.py
 
 test: $(STAMP)  ## the tests, but for those marked slow or browser
 	@$(PY) -m pytest

@@ -127,10 +127,10 @@ class Bench:
 
     def _train(self, output: Path, options: list[str]) -> dict[str, Any]:
         command = [
-            str(Path(sys.executable).with_name("moemerge")), "train-router", str(self.path), "-o", str(output),
+            sys.executable, "-m", "moemerge", "train-router", str(self.path), "-o", str(output),
             "--overwrite", "--data", str(TEXTS), "--json", "--quiet", *options,
         ]  # fmt: skip
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
@@ -184,7 +184,7 @@ def main() -> None:
     """Measures what is missing and prints the table."""
     parser = argparse.ArgumentParser(description="Gain kept before and after training the router.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--work", type=Path, default=ROOT / "work" / "training")
+    parser.add_argument("--work", type=lambda text: Path(text).absolute(), default=ROOT / "work" / "training")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--only", nargs="*", metavar="START", help="rows that begin from one of these")
     parser.add_argument("--rows", nargs="*", metavar="NAME", help="rows of these names")
@@ -199,8 +199,8 @@ def main() -> None:
         bench.reference()
         for seed in arguments.seeds:
             for row in rows:
-                bench.start(row.start, seed)
                 bench.trained(row, seed)
+                bench.start(row.start, seed)
                 print(bench.line(row, [seed]), flush=True)
     print(
         "\n| start | training | gain kept at the start | after | mean | rise, 95 % interval | trained gate kept | s |"

@@ -57,7 +57,9 @@ def train_router(
     z_weight: Annotated[float, typer.Option("--z-weight", help="Of the router z-loss.")] = 1e-4,
     domain_weight: Annotated[
         float | None,
-        typer.Option("--domain-weight", help="Of the loss of the domain's label, which fades [0.1 from random, else 0]."),
+        typer.Option(
+            "--domain-weight", help="Of the loss of the domain's label, which fades [0.1 from random, else 0]."
+        ),
     ] = None,
     distil_weight: Annotated[
         float, typer.Option("--distil-weight", help="Of the divergence from the domain's own specialist.")
@@ -70,6 +72,9 @@ def train_router(
     seed: Annotated[int, typer.Option("--seed", help="Of everything that is random.")] = 0,
     dtype: Annotated[str, typer.Option("--dtype", help="auto (as stored), float32 or bfloat16.")] = "auto",
     device: Annotated[str, typer.Option("--device", help="Where it trains: cpu, cuda, cuda:1, mps.")] = "cpu",
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Less memory: computes each layer twice.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Goes on with an interrupted training.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replaces a folder that moemerge made.")] = False,
     online: Annotated[bool, typer.Option("--online", help="Downloads specialists that are not here.")] = False,
@@ -101,7 +106,7 @@ def train_router(
         "balance_weight": balance_weight, "z_weight": z_weight, "domain_weight": domain_weight,
         "distil_weight": distil_weight, "temperature": temperature, "judge_every": judge_every, "patience": patience,
         "held_out_tokens": held_out_tokens, "limit": limit, "seed": seed, "placement": Placement(dtype, device),
-        "online": online, "allow_pickle": allow_pickle,
+        "checkpointing": checkpointing, "online": online, "allow_pickle": allow_pickle,
         "track": tuple(dict.fromkeys(track or ())), "track_dir": track_dir,
     }  # fmt: skip
     options = TrainOptions(**chosen)

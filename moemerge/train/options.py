@@ -59,6 +59,7 @@ class TrainOptions:
         limit: at most so many texts a domain.
         seed: of everything that is random.
         placement: dtype and device. The gates are fp32 whatever the dtype.
+        checkpointing: keeps what enters each layer alone and computes the rest again for the gradient.
         online: whether specialists that are not here may be downloaded, for distillation.
         allow_pickle: whether specialists in `.bin` files may be read, tensors only.
         track: experiment trackers to log to: `tensorboard`, `wandb`.
@@ -95,6 +96,7 @@ class TrainOptions:
     limit: int | None = None
     seed: int = 0
     placement: Placement = field(default_factory=Placement)
+    checkpointing: bool = False
     online: bool = False
     allow_pickle: bool = False
     track: tuple[str, ...] = ()

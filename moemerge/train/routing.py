@@ -95,12 +95,18 @@ class TrainedRouting:
         self._routers, self._how, self._slopes = routers, how, slopes
         self._counted = self._labels = torch.zeros(0)
         self._candidates: dict[int, tuple[Tensor, Tensor]] = {}
-        self.seen: list[Seen] = []
+        self._seen: list[Seen] = []
+        self._taken = False
 
     def before(self, counted: Tensor, labels: Tensor) -> None:
         """What the next forward pass holds: `[B, S]` each."""
         self._counted, self._labels = counted.flatten(), labels.flatten()
-        self.seen = []
+        self._seen, self._taken = [], False
+
+    def take(self) -> list[Seen]:
+        """What the routers saw in that pass, layer by layer; what they see from now on is that pass computed again."""
+        self._taken = True
+        return self._seen
 
     @contextmanager
     def using(self, weights: Sequence[Tensor]) -> Iterator[None]:
@@ -125,7 +131,9 @@ class TrainedRouting:
             flat = hidden.reshape(-1, hidden.shape[-1])
             inputs = flat.float()
             logits = factor * functional.linear(inputs, weight)  # (N, d) -> (N, E), fp32 whatever the model's dtype
-            self.seen.append(self._look(logits, inputs, k, factor))
+            seen = self._look(logits, inputs, k, factor)
+            if not self._taken:  # the same once more, for activation checkpointing, would hold all that it set free
+                self._seen.append(seen)
             chosen, indices = route(logits, k, self._how)
             if self._how == "straight-through":
                 chosen = chosen.detach()

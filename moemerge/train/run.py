@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moemerge.console import Progress
-from moemerge.errors import Problem, TrainError
+from moemerge.errors import Problem, TrainError, WriteError
 from moemerge.evaluate.baselines import Baselines
 from moemerge.evaluate.content import joined
 from moemerge.evaluate.folder import MoeFolder, open_moe
@@ -18,14 +18,17 @@ from moemerge.stream import TORCH_DTYPES
 from moemerge.train.also import Also
 from moemerge.train.attention import use_short_rows
 from moemerge.train.card import training_account
+from moemerge.train.checkpointing import checkpoint_layers
 from moemerge.train.gates import Gates
 from moemerge.train.judge import Judge, Judgement
 from moemerge.train.loop import Loop
 from moemerge.train.options import TrainOptions
-from moemerge.train.output import needed_bytes, router_names, write_adapter, write_trained
+from moemerge.train.output import router_names, write_adapter, write_trained
 from moemerge.train.routing import TrainedRouting, routing_for
 from moemerge.train.rows import Sampler, Tokens, tokenise
 from moemerge.train.scales import scales
+from moemerge.train.sharding import check_sharding, shard, wants_sharding
+from moemerge.train.space import training_bytes
 from moemerge.train.start import starting_gates
 from moemerge.train.state import check_state, load_state, remove_state, state_path
 from moemerge.train.teacher import Teacher
@@ -118,10 +121,13 @@ class _Training:
         if options.track:
             check_trackers(options.track)
             check_track_dir(self.track_dir, path, output)
+        self.sharded = processes.count > 1 and wants_sharding()
+        if self.sharded:
+            check_sharding(processes, options.accumulation)
         self.state = state_path(output)
         check_state(self.state, resume=resume)
         if processes.first:
-            needed = (1 << 22) if options.adapter_only else needed_bytes(self.folder)
+            needed = training_bytes(self.folder, options)
             for orphan in check_output(output, overwrite=overwrite, needed=needed):
                 for text in remove_orphan(orphan, output):
                     self._warn(text)
@@ -156,7 +162,9 @@ class _Training:
         self.names = router_names(folder, routers.layers)
         stored = TORCH_DTYPES[folder.checkpoint.tensors[self.names[0]].dtype]
         own = {t.name: t.expert for t in self.texts}
-        judge = self.judge = Judge(model, routers, self.held, own, stored, self.processes)
+        judge = self.judge = Judge(
+            model, routers, self.held, own, stored, Processes() if self.sharded else self.processes
+        )
         self.built = [module.weight.detach().float().clone() for module in routers.modules]
         asked = self._asked()
         saved = load_state(self.state, asked) if resume else None
@@ -173,6 +181,11 @@ class _Training:
         else:
             gates, factors = Gates(begin, routers.layers, options), tuple(saved.values["factors"])
         self.trained = Trained(gates, Also(model, options) if options.also else None, options)
+        routers = find_routers(model)  # once more: what stands beside a router may be wrapped now
+        if options.checkpointing:
+            checkpoint_layers(model)
+        if self.sharded:
+            shard(model)
         routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0, factors=factors)
         teller = Teller(folder.experts, options, self.progress, self._trackers())
         loop = Loop(
@@ -213,7 +226,12 @@ class _Training:
         self._compare(best if kept == "best" else start, loop)
         self.trained.load(loop.best_state if kept == "best" else loop.start_state)
         if self.processes.first:
-            self._write(training, overwrite=overwrite)
+            try:
+                self._write(training, overwrite=overwrite)
+            except WriteError as error:
+                if error.code == "no-space":
+                    error.hint = "free some space: `--resume` then writes what was trained"
+                raise
             remove_state(self.state)
         return TrainResult(self.output, kept, start, best, change, training, tuple(self.warnings))
 

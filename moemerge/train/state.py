@@ -76,7 +76,11 @@ def save_state(path: Path, state: State) -> None:
         beside.unlink(missing_ok=True)
         raise TrainError(
             f"the checkpoint `{path}` cannot be written: {error.strerror or error}",
-            hint="free some space, then pass `--resume`" if path.exists() else "choose another output with `-o`",
+            hint=(
+                "the one before it is kept: free some space, then go on with `--resume`"
+                if path.exists()
+                else "free some space, or choose another output with `-o`"
+            ),
         ) from error
 
 

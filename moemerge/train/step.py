@@ -90,11 +90,11 @@ def step_gradients(
         routing.before(rows.counted, rows.labels)
         with routing.using(gates.leaves):
             hidden = model.model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).last_hidden_state
-        seen = routing.seen
-        z, domain = torch.stack([one.z for one in seen]).sum(), torch.stack([one.domain for one in seen]).sum()
-        beside = options.z_weight * z / (counted * layers) + options.label_weight * domain / (counted * layers)
-        token_loss, distil, slope = _head(model, hidden, rows, lesson, scored, options)
-        torch.autograd.backward([hidden, beside], [slope, torch.ones_like(beside)])
+            seen = routing.take()
+            z, domain = torch.stack([one.z for one in seen]).sum(), torch.stack([one.domain for one in seen]).sum()
+            beside = options.z_weight * z / (counted * layers) + options.label_weight * domain / (counted * layers)
+            token_loss, distil, slope = _head(model, hidden, rows, lesson, scored, options)
+            torch.autograd.backward([hidden, beside], [slope, torch.ones_like(beside)])
         right = sum(int(one.right) for one in seen)
         sums += torch.tensor(
             [token_loss, float(z.detach()), float(domain.detach()), right, distil], dtype=torch.float64

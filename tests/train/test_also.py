@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.evaluate.conftest import HOSTS, Trio, measure, mixture
 from tests.moe import build_tiny, load, logits, some_tokens
 from tests.train.conftest import Trainer
 from tests.train.test_run import contents, pairs
+from tests.train.test_step import DIVIDED, gradients, some_rows
 
 __all__ = ["mixture", "pairs"]
 BOTH = ("attention", "experts")
@@ -170,8 +172,6 @@ def test_a_change_that_the_record_does_not_name_is_seen(trained: Trainer, trio: 
 
 def test_the_frozen_model_is_never_written_to(mixture: Any) -> None:
     """No parameter of the model's own changes in training passes or looks; only the LoRA gets gradients, in fp32."""
-    import copy
-
     model = copy.deepcopy(mixture("mixtral", dtype=torch.bfloat16)).requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     lora = stirred(model, BOTH)
@@ -197,3 +197,19 @@ def test_options_that_make_no_sense(given: Any, message: str) -> None:
     with pytest.raises(TrainError) as caught:
         TrainOptions(**given)
     assert caught.value.message == message
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("also", [("attention",), ("experts",), BOTH])
+def test_the_gates_learn_as_they_do_alone(host: str, also: Any, mixture: Any) -> None:
+    """A LoRA that changes nothing yet leaves the gates' gradient as it is, straight through at top-1 too."""
+    model, rows = mixture(host, k=1, **DIVIDED[host]), some_rows(4)
+    alone = {"balance_weight": 0.0, "z_weight": 0.0, "domain_weight": 0.0}
+    plain, _ = gradients(copy.deepcopy(model), [rows], "straight-through", **alone)
+    wrapped = copy.deepcopy(model).requires_grad_(False)
+    lora = Also(wrapped, TrainOptions(also=also))
+    ours, _ = gradients(wrapped, [rows], "straight-through", frozen=False, **alone)
+    assert min(float(gradient.abs().max()) for gradient in plain) > 1e-4
+    for one, other in zip(ours, plain, strict=True):
+        torch.testing.assert_close(one, other)
+    assert any(p.grad is not None and float(p.grad.abs().max()) > 0 for p in lora.parameters)

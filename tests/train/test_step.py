@@ -40,13 +40,16 @@ def some_rows(count: int, seed: int = 0, experts: int = 4) -> Rows:
     return _batch(rows, 32)
 
 
-def gradients(model: Any, batches: list[Rows], how: Any = "top-k", **given: Any) -> tuple[list[Tensor], Losses]:
+def gradients(
+    model: Any, batches: list[Rows], how: Any = "top-k", *, frozen: bool = True, **given: Any
+) -> tuple[list[Tensor], Losses]:
     """Of a model's own gates."""
     options = TrainOptions(**{"method": "full"} | given)
     routers = find_routers(model)
     gates = Gates([router.weight for router in routers.modules], routers.layers, options)
     routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0)
-    model.requires_grad_(False)
+    if frozen:
+        model.requires_grad_(False)
     return step_gradients(model, gates, routing, batches, [None] * len(batches), options, Processes())
 
 

@@ -1,0 +1,59 @@
+"""What a training needs on the disk, known before any weight is read."""
+
+from __future__ import annotations
+
+from moemerge.evaluate.folder import MoeFolder
+from moemerge.families import HOSTS
+from moemerge.train.also import ATTENTION
+from moemerge.train.options import TrainOptions
+from moemerge.train.output import needed_bytes, router_names
+
+_BESIDE = 1 << 20
+"""Bytes of a state beside its tensors, and of an adapter's folder: history, names, card, picture."""
+
+
+def training_bytes(folder: MoeFolder, options: TrainOptions) -> int:
+    """Bytes that must be free where the output will be: it and two states, as a new one is written beside the old."""
+    written = _BESIDE + 4 * trainable(folder, options) if options.adapter_only else needed_bytes(folder)
+    return written + 2 * state_bytes(folder, options)
+
+
+def state_bytes(folder: MoeFolder, options: TrainOptions) -> int:
+    """Bytes of a saved state at most: what is trained as it is, at the start and at best, and two moments of it."""
+    held = _gates(folder) if options.method == "lora" else 0  # beside its LoRA each gate's own weight is kept
+    return 4 * (5 * trainable(folder, options) + 3 * held) + _BESIDE
+
+
+def trainable(folder: MoeFolder, options: TrainOptions) -> int:
+    """Parameters that are trained."""
+    rank, experts = options.rank, len(folder.experts)
+    count = _gates(folder)
+    if options.method == "lora":
+        count = sum(rank * sum(folder.checkpoint.tensors[name].shape) for name in _names(folder))
+    assert folder.record is not None
+    host = HOSTS[folder.record.architecture]
+    tensors = folder.checkpoint.tensors
+    for layer in range(_layers(folder)):
+        if "attention" in options.also:
+            names = [f"model.layers.{layer}.self_attn.{name}.weight" for name in ATTENTION]
+            count += sum(rank * sum(tensors[name].shape) for name in names)
+        if "experts" in options.also:
+            fused = host.fused["down"].format(layer=layer)
+            own = host.expert["down"].format(layer=layer, expert=0)
+            hidden, width = tensors[fused].shape[1:] if fused in tensors else tensors[own].shape
+            count += rank * experts * (2 * hidden + 3 * width)
+    return count
+
+
+def _layers(folder: MoeFolder) -> int:
+    count: int = folder.checkpoint.config["num_hidden_layers"]
+    return count
+
+
+def _names(folder: MoeFolder) -> list[str]:
+    return router_names(folder, range(_layers(folder)))
+
+
+def _gates(folder: MoeFolder) -> int:
+    shapes = [folder.checkpoint.tensors[name].shape for name in _names(folder)]
+    return sum(experts * hidden for experts, hidden in shapes)

@@ -1,0 +1,57 @@
+"""What a test runs in two processes: `python -m torch.distributed.run --nproc_per_node 2 -m tests.train.sharded`."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import distributed
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from moemerge.evaluate.routers import find_routers
+from moemerge.train.also import Also
+from moemerge.train.options import TrainOptions
+from moemerge.train.routing import TrainedRouting
+from moemerge.train.sharding import shard
+from tests.evaluate.conftest import HOSTS, host_config
+from tests.moe import some_tokens
+
+
+def gradients(model: Any) -> list[torch.Tensor]:
+    """Of the gates and a LoRA, by one pass."""
+    routers = find_routers(model)
+    gates = [router.weight.detach().clone().requires_grad_() for router in routers.modules]
+    routing, tokens = TrainedRouting(routers, "straight-through", slopes=False), some_tokens()
+    routing.before(torch.ones_like(tokens, dtype=torch.bool), torch.zeros_like(tokens))
+    with routing.using(gates):
+        model.model(input_ids=tokens, use_cache=False).last_hidden_state.square().sum().backward()
+    return [tensor.grad for tensor in (*gates, *(p for p in model.parameters() if p.requires_grad))]  # type: ignore[misc]
+
+
+def main() -> None:
+    """Compares a model that is shared with one that is not."""
+    distributed.init_process_group("gloo")
+    for host in HOSTS:
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(host, **host_config(host, 4, 1, norm_topk_prob=True))
+        model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+        other = copy.deepcopy(model)
+        also = [Also(one, TrainOptions(also=("attention", "experts"))) for one in (model, other)]
+        assert also[0].parameters
+        shard(model)
+        own = {type(parameter.data).__name__ for name, parameter in model.named_parameters() if ".experts." in name}
+        assert own == {"DTensor", "Tensor"}, own  # the experts' own, and their LoRA
+        for name, parameter in model.model.layers[0].named_parameters():
+            if ".lora_" in name or name == "mlp.gate.weight":
+                assert not isinstance(parameter, distributed.tensor.DTensor), name
+            else:
+                assert parameter.to_local().numel() == parameter.numel() / 2, name
+        for ours, theirs in zip(gradients(model), gradients(other), strict=True):
+            torch.testing.assert_close(ours, theirs)
+    print("as it should be")
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
