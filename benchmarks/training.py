@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from moemerge.evaluate.measures import DomainLosses, Measures
 from moemerge.evaluate.windows import Encoded, encode
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXTS = ROOT / "recipes" / "demo-texts.yaml"
+TEXTS = ROOT / "examples" / "training.yaml"
 STARTS = ("random", "centroid", "fitted")
 """`fitted` is the folder's own: the discriminant gate of the recipe's prompts."""
 
@@ -189,10 +190,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", metavar="START", help="rows that begin from one of these")
     parser.add_argument("--rows", nargs="*", metavar="NAME", help="rows of these names")
     parser.add_argument("--show", action="store_true", help="measures nothing new")
-    parser.add_argument("given", nargs="*", help="after `--`: options for every training")
+    parser.add_argument("--options", default="", metavar="WORDS", help="of every training, such as '--steps 60'")
     arguments = parser.parse_args()
 
-    bench = Bench(arguments.folder.absolute(), arguments.work, arguments.given)
+    bench = Bench(arguments.folder.absolute(), arguments.work, shlex.split(arguments.options))
     rows = [r for r in ROWS if not arguments.only or r.start in arguments.only]
     rows = [r for r in rows if not arguments.rows or r.name in arguments.rows]
     if not arguments.show:
