@@ -213,7 +213,7 @@ def fit_router(
     try:
         return fit_gate(request, LayerwiseModels(plan, device), load_tokenizer(plan), progress)
     except torch.OutOfMemoryError as error:
-        message = f"`--device {device}` has too little memory for one dense model: {str(error).splitlines()[0]}"
+        message = f"`--device {device}` has too little memory for the gate: {str(error).splitlines()[0]}"
         raise GateError(message, hint="leave `--device` out to use the CPU") from error
 
 

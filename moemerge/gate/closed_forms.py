@@ -2,7 +2,8 @@
 
 `λ` is in units of the mean eigenvalue tr/d, so that it means the same in every layer and width. The systems are solved
 in the primal: with λ > 0 the condition number is at most 1 + d/λ, about 1e5, of which fp64 leaves eleven digits, also
-where there are fewer tokens than dimensions (a test compares with the n × n dual).
+where there are fewer tokens than dimensions (a test compares with the n × n dual). All rows are sums of tokens, so
+where these span fewer than d dimensions, coordinates in their span will do.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def ridge(moments: Moments, strength: float) -> Tensor:
     own expert and 0 for the others, the token of a negative prompt has −1 for the expert that must not win it.
     """
     targets = moments.first - moments.negative  # [E, d]
-    return _unit(_solve(moments.second, strength, targets))
+    return _unit(_solve(moments.second, strength, targets, moments.width))
 
 
 def lda(moments: Moments, strength: float) -> Tensor:
@@ -37,8 +38,8 @@ def lda(moments: Moments, strength: float) -> Tensor:
     means, masses = _classes(moments)  # [C, d], [C]
     grand = moments.mean
     within = (moments.second - (means * masses[:, None]).T @ means) / moments.total
-    solved = _solve(within, strength, means)  # rows Σ_w^-1 μ_c
-    solved_grand = _solve(within, strength, grand[None])[0]
+    solved = _solve(within, strength, means, moments.width)  # rows Σ_w^-1 μ_c
+    solved_grand = _solve(within, strength, grand[None], moments.width)[0]
     rows = solved - solved_grand
     bias = -0.5 * (means * solved).sum(1) + 0.5 * (grand * solved_grand).sum()
     return _without_negatives(moments, rows, bias)
@@ -74,7 +75,7 @@ REGULARISED: frozenset[str] = frozenset({"discriminant", "lda"})
 
 def bias_vector(moments: Moments) -> Tensor:
     """`a = (E[hhᵀ] + εI)^-1 E[h]`, shape `[d]`: `a·h` is close to 1 on every token, so `b_i a` acts as the bias b_i."""
-    return _solve(moments.second / moments.total, FOLD_EPSILON, moments.mean[None])[0]
+    return _solve(moments.second / moments.total, FOLD_EPSILON, moments.mean[None], moments.width)[0]
 
 
 def _without_negatives(moments: Moments, rows: Tensor, bias: Tensor) -> Tensor:
@@ -105,10 +106,9 @@ def _classes(moments: Moments) -> tuple[Tensor, Tensor]:
     return torch.cat([moments.first, moments.negative[there]]) / masses[:, None], masses
 
 
-def _solve(matrix: Tensor, strength: float, rows: Tensor) -> Tensor:
+def _solve(matrix: Tensor, strength: float, rows: Tensor, width: int | None) -> Tensor:
     """Rows of `(matrix + λ tr/d I)^-1` applied to `rows` `[C, d]`, by Cholesky."""
-    size = matrix.shape[0]
-    ridge_value = strength * matrix.diagonal().sum() / size
+    ridge_value = strength * matrix.diagonal().sum() / (width or matrix.shape[0])
     regularised = matrix.clone()
     regularised.diagonal().add_(ridge_value.clamp(min=torch.finfo(matrix.dtype).tiny))
     factor = torch.linalg.cholesky(regularised)

@@ -50,10 +50,10 @@ def judging_logits(
 ) -> Tensor:
     """Logits `[len(strengths), n, E]` of the judged tokens, each from rows fitted without its fold; with one fold, in
     sample."""
-    method, folds = METHODS[init], captured.folds
+    method = METHODS[init]
     found = []
-    for fold in range(folds):
-        rest = whole - parts[fold] if folds > 1 else whole
+    for fold in range(captured.folds):
+        rest = whole - parts[fold] if captured.folds > 1 else whole
         rows = torch.stack([method(rest, strength) for strength in strengths])  # [λ, E, d]
         tokens = captured.tokens[captured.places(fold)]
         found.append(torch.cat([block.double() @ rows.mT for block in tokens.split(BLOCK)], dim=1).cpu())

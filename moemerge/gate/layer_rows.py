@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
+import torch
 from torch import Tensor
 
 from moemerge.gate import held_out
@@ -41,20 +42,25 @@ class LayerRows:
 def fit_layer(
     captured: Captured, request: GateRequest, strengths: Sequence[float]
 ) -> tuple[dict[float, LayerRows], Moments]:
-    """The rows at each λ of `strengths`, and the moments of all tokens."""
-    parts = captured.moments()
+    """The rows at each λ of `strengths`, and the moments of all tokens, in all dimensions where they are to be kept.
+
+    Where there are fewer tokens than dimensions, as with a few prompts for a wide model, all is computed in the span
+    of the tokens: the same numbers from smaller systems.
+    """
+    basis, inside = _span(captured)
+    parts = [replace(part, width=captured.tokens.shape[1]) for part in inside.moments()]
     whole = reduce(add, parts)
     method = METHODS[request.init]
-    logits = held_out.judging_logits(captured, whole, parts, request.init, strengths)
+    logits = held_out.judging_logits(inside, whole, parts, request.init, strengths)
     tokens, labels = held_out.judged(captured)
     one_wins = request.experts_per_token == 1 or captured.experts == 1  # then no scale changes anything
     choosing = len(strengths) > 1
     found = {}
     for strength, own in zip(strengths, logits, strict=True):
-        rows = method(whole, strength).cpu()
-        fitted = choosing or (not one_wins and captured.folds >= CHOOSING_FOLDS)
-        best = held_out.best_scale(own, labels) if fitted else 1.0
-        scale = 1.0 if one_wins else best if fitted else _fixed_scale(tokens, rows, labels)
+        rows = _outside(method(whole, strength), basis).cpu()
+        sought = choosing or (not one_wins and captured.folds >= CHOOSING_FOLDS)
+        best = held_out.best_scale(own, labels) if sought else 1.0
+        scale = 1.0 if one_wins else best if sought else _fixed_scale(tokens, rows, labels)
         weights = (scale * rows).float()
         found[strength] = LayerRows(
             weights,
@@ -63,7 +69,27 @@ def fit_layer(
             held_out.bf16_agreement(tokens, weights, labels),
             held_out.nll(best * own, labels) if choosing else 0.0,
         )
+    if basis is not None and request.keep_statistics:
+        whole = replace(
+            whole,
+            second=basis @ whole.second @ basis.T,
+            first=_outside(whole.first, basis),
+            negative=_outside(whole.negative, basis),
+        )
     return found, whole
+
+
+def _span(captured: Captured) -> tuple[Tensor | None, Captured]:
+    """An orthonormal basis `[d, n]` of fewer tokens than dimensions, and the tokens in its coordinates."""
+    tokens, width = captured.tokens.shape
+    if tokens >= width:
+        return None, captured
+    basis: Tensor = torch.linalg.qr(captured.tokens.double().T).Q
+    return basis, replace(captured, tokens=captured.tokens.double() @ basis)
+
+
+def _outside(rows: Tensor, basis: Tensor | None) -> Tensor:
+    return rows if basis is None else rows @ basis.T
 
 
 def _fixed_scale(tokens: Tensor, rows: Tensor, labels: Tensor) -> float:

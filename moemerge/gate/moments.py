@@ -5,7 +5,7 @@ They are additive: over tokens, over folds and over experts, so a fold is left o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ class Moments:
         mass: `Σ w` of each expert's own domain, shape `[E]`: 1 unless a fold is left out.
         negative: `Σ w h` of each expert's negative prompts, shape `[E, d]`.
         negative_mass: `Σ w` of each expert's negative prompts, shape `[E]`: 0 where there are none.
+        width: the d of λ's unit tr/d, where the vectors are coordinates in a span of fewer dimensions.
     """
 
     second: Tensor
@@ -27,6 +28,7 @@ class Moments:
     mass: Tensor
     negative: Tensor
     negative_mass: Tensor
+    width: int | None = None
 
     @property
     def total(self) -> Tensor:
@@ -40,20 +42,22 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of both."""
-        return Moments(
-            self.second + other.second,
-            self.first + other.first,
-            self.mass + other.mass,
-            self.negative + other.negative,
-            self.negative_mass + other.negative_mass,
+        return replace(
+            self,
+            second=self.second + other.second,
+            first=self.first + other.first,
+            mass=self.mass + other.mass,
+            negative=self.negative + other.negative,
+            negative_mass=self.negative_mass + other.negative_mass,
         )
 
     def __sub__(self, other: Moments) -> Moments:
         """The moments without the tokens of `other`."""
-        return Moments(
-            self.second - other.second,
-            self.first - other.first,
-            self.mass - other.mass,
-            self.negative - other.negative,
-            self.negative_mass - other.negative_mass,
+        return replace(
+            self,
+            second=self.second - other.second,
+            first=self.first - other.first,
+            mass=self.mass - other.mass,
+            negative=self.negative - other.negative,
+            negative_mass=self.negative_mass - other.negative_mass,
         )

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from moemerge.gate import held_out
+from moemerge.gate import held_out, layer_rows
 from moemerge.gate.capture import Captured
+from moemerge.gate.closed_forms import METHODS
 from moemerge.gate.layer_rows import fit_layer
 from moemerge.gate.request import GateRequest
 
@@ -53,6 +54,21 @@ def test_held_out_logits_come_from_the_other_folds() -> None:
     rows = np.linalg.solve(second + 0.1 * np.trace(second) / WIDTH * np.eye(WIDTH), targets).T
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     np.testing.assert_allclose(logits[fold].numpy(), data.tokens[fold].numpy() @ rows.T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("init", sorted(METHODS))
+def test_fewer_tokens_than_dimensions(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the span of the tokens everything is what it is in all dimensions."""
+    data = captured(1.0, tokens=6)
+    assert data.tokens.shape[0] < WIDTH
+    request = GateRequest(init, (), 1, WIDTH, keep_statistics=True)  # type: ignore[arg-type]  # any of the methods
+    rows, moments = fit_layer(data, request, (0.1, 1.0))
+    monkeypatch.setattr(layer_rows, "_span", lambda all_of_it: (None, all_of_it))
+    others, full = fit_layer(data, request, (0.1, 1.0))
+    torch.testing.assert_close(moments.second, full.second, rtol=1e-5, atol=1e-5)
+    for strength in (0.1, 1.0):
+        torch.testing.assert_close(rows[strength].weights, others[strength].weights, rtol=1e-4, atol=1e-4)
+        assert rows[strength].loss == pytest.approx(others[strength].loss, rel=1e-3, abs=1e-6)
 
 
 def test_the_scale_out_of_fold_is_less_sharp_than_in_sample() -> None:
