@@ -84,11 +84,12 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
-def write_weights(path: Path, shape: Shape, seed: int) -> None:
+def write_weights(path: Path, shape: Shape, seed: int | None) -> None:
     """Writes a bf16 safetensors file of random values, as fast as the disk takes it.
 
     The values come from a pool of 16 MiB that is read round and round. Sign and fraction are random, the exponent is
-    one of two, so every value is finite and its size between 2^-7 and 2^-5.
+    one of two, so every value is finite and its size between 2^-7 and 2^-5. Without a seed they are zeros that take no
+    blocks on the disk.
     """
     pool = np.random.default_rng(seed).integers(0, 1 << 16, size=(1 << 23) - 59, dtype=np.uint16)
     stream = memoryview(((pool & 0x80FF) | 0x3C00).tobytes())
@@ -101,11 +102,14 @@ def write_weights(path: Path, shape: Shape, seed: int) -> None:
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
+        if seed is None:
+            file.truncate(8 + len(text) + end)
+            return
         while end:
             end -= file.write(stream[:end])
 
 
-def make_source(folder: Path, shape: Shape, seed: int) -> None:
+def make_source(folder: Path, shape: Shape, seed: int | None) -> None:
     """Makes one model where it is not there yet."""
     if (folder / "config.json").exists():
         return
