@@ -13,7 +13,8 @@ STAMP := $(VENV)/.moemerge-installed
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(PY) -m pip --disable-pip-version-check --no-input install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-train test test-slow test-browser check lint types docs bench bench-rivals clean
+.PHONY: help install demo demo-train test test-slow test-browser check lint types docs bench bench-growth \
+        bench-rivals-build bench-rivals bench-training clean
 
 help:  ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null \
@@ -69,6 +70,12 @@ docs: $(STAMP)  ## writes docs/recipe.md from the recipe's field docstrings
 
 bench: $(STAMP)  ## a build of four experts of 1.1 B against `cp` of as many bytes (9 GB of disk beside the output)
 	@$(PY) benchmarks/build_vs_cp.py
+
+bench-growth: $(STAMP)  ## memory and time of builds over experts and sizes (30 GB of disk)
+	@$(PY) benchmarks/build_growth.py
+
+bench-rivals-build: $(STAMP)  ## the same four experts by mergekit-moe and MixtureKit, in environments of their own
+	@$(PY) benchmarks/build_vs_rivals.py
 
 bench-rivals: $(STAMP)  ## the demo's MoE built by mergekit-moe, in an environment of its own
 	@$(PY) benchmarks/mergekit/run.py --venv $(MERGEKIT_VENV)

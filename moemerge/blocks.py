@@ -50,6 +50,11 @@ class SourceFiles:
                 self._files[path] = os.open(path, os.O_RDONLY)
             return self._files[path]
 
+    def expect(self, place: ByteRange) -> None:
+        """Has the disk read a tensor ahead: threads that share a descriptor look to the system like random reads."""
+        if hasattr(os, "posix_fadvise"):  # macOS has no such call
+            os.posix_fadvise(self.descriptor(place.path), place.offset, place.length, os.POSIX_FADV_WILLNEED)
+
     def read(self, place: ByteRange, start: int, view: memoryview) -> None:
         """Fills `view` with the bytes from `start` of a tensor that lies at `place`; one system call may read less.
 
@@ -198,11 +203,14 @@ class Blocks:
             np.copyto(numbers, total, casting="same_kind")
         return numbers
 
+    def _place(self, source: TensorSource) -> ByteRange:
+        place = self.plan.models[source.model].bytes_of(source.name)
+        assert place is not None, "`makes` looks for it"
+        return place
+
     def _read(self, source: TensorSource, start: int, stop: int) -> NDArray[np.float32]:
         """Some elements of a stored tensor, in the scratch."""
-        model = self.plan.models[source.model]
-        place, dtype = model.bytes_of(source.name), model.tensors[source.name].dtype
-        assert place is not None
+        place, dtype = self._place(source), self.plan.models[source.model].tensors[source.name].dtype
         raw, numbers = self._scratch.raw.view(_STORED[dtype])[: stop - start], self._scratch.single[: stop - start]
         self.files.read(place, start * raw.itemsize, raw.view(np.uint8).data)
         decode(raw, dtype, numbers)

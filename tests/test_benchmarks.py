@@ -16,5 +16,9 @@ def test_the_build_is_measured_beside_cp(tmp_path: Path) -> None:
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (0, "")
     lines = run.stdout.splitlines()
-    assert [line.split("|")[1].strip() for line in lines[-2:]] == ["`cp -r`", "`moemerge build --gate random`"]
+    named = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
+    assert named == [
+        "", "`cp -r`", "`moemerge build --gate random`", "write, with `mean`", "verify, with `mean`",
+        "the same, `merge.shared=base`", "write, with `base`", "verify, with `base`",
+    ]  # fmt: skip
     assert list(tmp_path.iterdir()) == []

@@ -7,8 +7,9 @@ The recipe's reference page says how moemerge reads them; nothing of `merge` is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,25 @@ class Block:
 
     values: Array
     others: tuple[Array, ...] = ()
-    operands: tuple[Array, ...] = ()
+    operands: Collection[Array] = ()
     folded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Reads(Collection[Array]):
+    """Operands that are read each time they are looked at, so that none has to be held."""
+
+    read: Callable[[str], Array]
+    sources: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __iter__(self) -> Iterator[Array]:
+        return map(self.read, self.sources)
+
+    def __contains__(self, operand: object) -> bool:
+        raise NotImplementedError
 
 
 class Recomputation:
@@ -164,8 +182,10 @@ class Recomputation:
     def _mean(self, part: Merge, weights: tuple[float, ...], rows: slice, folded: bool) -> Block:
         import numpy as np
 
-        sources = tuple(self._stored(key, part.name, rows) for key in part.sources)
-        values = np.zeros(sources[0].shape)
+        read = partial(self._stored, name=part.name, rows=rows)
+        # folding is work, so that what was folded is kept; else one source is in memory at a time
+        sources: Collection[Array] = tuple(map(read, part.sources)) if folded else _Reads(read, part.sources)
+        values = np.zeros((rows.stop - rows.start, *part.shape[1:]))
         for source, weight in zip(sources, weights, strict=True):
             np.add(values, source if weight == 1.0 else np.multiply(source, weight, dtype=np.float64), out=values)
         values /= sum(weights)
@@ -224,7 +244,7 @@ class Recomputation:
         return _elect(part, base, kept, (base, *kept), folded)
 
 
-def _elect(part: Merge, base: Array, deltas: list[Array], operands: tuple[Array, ...], folded: bool) -> Block:
+def _elect(part: Merge, base: Array, deltas: list[Array], operands: Collection[Array], folded: bool) -> Block:
     """Each element takes the sign of the weighted sum of its deltas, and the weighted mean of those that share it."""
     import numpy as np
 

@@ -141,6 +141,7 @@ class _Writer:
 
     def _copy(self, tensor: OutputTensor, part: Copy, target: int, offset: int, digest: xxhash.xxh3_128) -> int:
         place, shared = self._place(part), self._shared.get((target, offset), range(0))
+        self._blocks.files.expect(place)
         for start in range(0, place.length, CHUNK):
             data = self._own.memory[: min(CHUNK, place.length - start)]
             self._blocks.files.read(place, start, data)
