@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,11 @@ Start = Literal["fitted", "discriminant", "lda", "centroid", "centred", "random"
 
 RATES: Mapping[Method, float] = {"lora": 2e-2, "full": 3e-2}
 """Learning rates in units of the gates' inputs; docs/decisions.md has what was tried."""
+
+LOST = ("random", "uniform")
+"""Starts that do not route, so that the domains' labels help them."""
+LOST_WEIGHT = 0.1
+"""The labels' weight from such a start."""
 
 
 @dataclass(frozen=True)
@@ -151,10 +156,18 @@ class TrainOptions:
 
     @property
     def label_weight(self) -> float:
-        """The domain's weight at the first step."""
-        if self.domain_weight is not None:
-            return self.domain_weight
-        return 0.1 if self.start in ("random", "uniform") and not self.calibrate else 0.0
+        """The labels' weight at the first step."""
+        return self.domain_weight or 0.0
+
+    def resolved(self, built: str) -> TrainOptions:
+        """The same with the weight of the labels settled.
+
+        Args:
+            built: the gate that the folder was built with (the recipe's `gate.init`), which the start `fitted` takes.
+        """
+        start = built if self.start == "fitted" else self.start
+        weight = LOST_WEIGHT if start in LOST and not self.calibrate else 0.0
+        return self if self.domain_weight is not None else replace(self, domain_weight=weight)
 
     def account(self) -> dict[str, Any]:
         """The options as plain data, for the record and for `--resume`: those that change the result."""

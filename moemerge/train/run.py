@@ -115,6 +115,8 @@ class _Training:
         self.output, self.options, self.progress, self.processes = output, options, progress, processes
         self.warnings: list[Problem] = []
         self.folder = _open(path, options.placement.dtype)
+        assert self.folder.record is not None
+        self.options = options = options.resolved(self.folder.record.recipe.gate.init)
         if output.resolve() == path.resolve() or path.resolve() in output.resolve().parents:
             raise TrainError(f"`{output}` is the folder that is trained, or lies in it", hint="name another with `-o`")
         self.track_dir = track_dir(output, options.track_dir)
