@@ -134,7 +134,7 @@ def test_a_file_with_unknown_keys(trained: Trainer, tmp_path: Path) -> None:
         ({"method": "dora"}, "`--method dora` is not known"),
         ({"route": "hard"}, "`--route hard` is not known"),
         ({"start": "best"}, "`--start best` is not known"),
-        ({"steps": 0}, "`--steps 0` must be at least 1"),
+        ({"steps": -1}, "`--steps -1` must not be negative"),
         ({"held_out_tokens": 0}, "`--held-out-tokens 0` must be at least 1"),
         ({"rate": 0.0}, "`--rate 0.0` must be more than 0"),
         ({"rate": float("nan")}, "`--rate nan` must be more than 0"),
