@@ -65,8 +65,8 @@ def train_router(
         float, typer.Option("--distil-weight", help="Of the divergence from the domain's own specialist.")
     ] = 0.0,
     temperature: Annotated[float, typer.Option("--temperature", help="In that divergence.")] = 2.0,
-    judge_every: Annotated[int, typer.Option("--judge-every", help="Steps between looks at held-out texts.")] = 10,
-    patience: Annotated[int, typer.Option("--patience", help="Looks without a better one until it ends.")] = 6,
+    judge_every: Annotated[int, typer.Option("--judge-every", help="Steps between looks at held-out texts.")] = 20,
+    patience: Annotated[int, typer.Option("--patience", help="Looks without a better one until it ends.")] = 5,
     held_out_tokens: Annotated[int, typer.Option("--held-out-tokens", help="About so many a domain.")] = 4096,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Reads at most so many texts a domain.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of everything that is random.")] = 0,

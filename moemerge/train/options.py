@@ -95,8 +95,8 @@ class TrainOptions:
     domain_weight: float | None = None
     distil_weight: float = 0.0
     temperature: float = 2.0
-    judge_every: int = 10
-    patience: int = 6
+    judge_every: int = 20
+    patience: int = 5
     held_out_tokens: int = 4096
     limit: int | None = None
     seed: int = 0
