@@ -16,7 +16,7 @@ from moemerge.errors import SourceError
 from moemerge.families import PROJECTIONS, DenseConfig
 from moemerge.plan.model import OutputTensor, Plan
 from moemerge.sources import Checkpoint
-from moemerge.stream import TORCH_DTYPES, Values
+from moemerge.stream import BLOCK_ELEMENTS, TORCH_DTYPES, Values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -95,7 +95,7 @@ class MergedTensors:
         if plan.dense is None or plan.host is None:
             raise ValueError("the plan has problems")
         self._host, dense = plan.host, plan.dense
-        self._values = Values(plan)
+        self._values = Values(plan, BLOCK_ELEMENTS)
         self._tensors: dict[str, OutputTensor] = {tensor.name: tensor for tensor in plan.tensors}
         self._fused = plan.recipe.output.layout == "fused"
         self._ffn = {dense.ffn(layer, p): (layer, p) for layer in range(dense.layers) for p in PROJECTIONS}

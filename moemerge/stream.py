@@ -50,9 +50,12 @@ class Values:
 
     Attributes:
         plan: what makes each tensor.
+        merged_at_once: elements of a row block that a method by element merges; `MERGE_ELEMENTS` when None. Of an
+            adapter's folded tensors 1024 rows at least are computed for a block, again for each that has fewer.
     """
 
     plan: Plan
+    merged_at_once: int | None = None
     _one_at_a_time: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def blocks(self, tensor: OutputTensor, part: Part) -> Iterator[Tensor]:
@@ -136,7 +139,8 @@ class Values:
     def _merged(self, tensor: OutputTensor, part: Merged) -> Iterator[Tensor]:
         with self._reader(part) as read:
             combine = self._combination(tensor.shape, part, read)
-            for rows in row_blocks(tensor.shape, MERGE_ELEMENTS):
+            more = self.merged_at_once if part.method in BY_ELEMENT else None  # of the others, one draws in blocks
+            for rows in row_blocks(tensor.shape, more or MERGE_ELEMENTS):
                 yield combine(rows)
 
     @contextmanager

@@ -68,6 +68,7 @@ def test_the_estimate_holds_for_large_tensors(method: str, wide: list[Path], tmp
 def test_the_caps_are_those_of_the_gate() -> None:
     """The plan room may not import the gate room, so its numbers are held equal here."""
     assert (cost.KEPT, cost.BATCH, cost.WRITTEN) == (fit.KEPT_BYTES, capture.BATCH_TOKENS, expand.AUTO_TOKENS)
+    assert (cost.SIDE_BY_SIDE, cost.SQUARES - cost.FOLDS) == (fit.SIDE_BY_SIDE, fit.ROOM)
     assert cost.FOLDS == passages.FOLDS
 
 

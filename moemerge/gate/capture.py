@@ -24,6 +24,9 @@ PADDING = 0.1
 BLOCK = 4096
 """Tokens whose second moment is taken in one product in fp32; the products are added in fp64."""
 
+STRIPS = 4
+"""A second moment is symmetric: its lower half is taken in so many strips, which costs 5/8 of the whole."""
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -92,10 +95,22 @@ class Captured:
             block = tokens.float()
             first += member.to(device) @ block
             block = block * each.sqrt().float().to(device)[:, None]
-            second += block.T @ block
+            _add_gram(second, block)
+        second += second.tril(-1).T
         mass = mass.to(device)
         own, negative = slice(self.experts), slice(self.experts, None)
         return Moments(second, first[own], mass[own], first[negative], mass[negative])
+
+
+def _add_gram(second: Tensor, block: Tensor) -> None:
+    """Adds the lower half of `blockᵀ block` to `second`, whose upper half stays zero, in strips of columns."""
+    width = second.shape[0]
+    strip = -(-width // STRIPS)
+    for start in range(0, width, strip):
+        stop = min(start + strip, width)
+        product = block[:, start:stop].T @ block[:, :stop]
+        product[:, start:].tril_()
+        second[start:stop, :stop] += product
 
 
 def capture(

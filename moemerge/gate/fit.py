@@ -20,12 +20,20 @@ from moemerge.gate.mergekit import mergekit_gate, random_gate, uniform_gate
 from moemerge.gate.notices import few_tokens, inseparable, rounding, same_texts, too_few_groups
 from moemerge.gate.passages import Passage, assign_folds, document_passages, prompt_passages
 from moemerge.gate.request import FITTED, MERGEKIT, DenseModels, GateFit, GateRequest, GateStatistics
+from moemerge.gate.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 KEPT_BYTES = 512 << 20
-"""The most that the tokens of layers take which wait for λ, counted in fp32."""
+"""The most that the tokens of layers take which wait for λ, counted in fp32, and the matrices of those that are then
+fitted at once."""
+
+ROOM = 7
+"""Matrices in fp64 that fitting a layer holds beside its folds' moments."""
+
+SIDE_BY_SIDE = 4
+"""Layers that are fitted at once."""
 
 
 def fit_gate(
@@ -125,8 +133,8 @@ def _domains(
 class _Gate:
     """Collects the rows layer by layer.
 
-    λ is known only when all layers were read that choose it. Until then, the other layers' tokens are kept where they
-    are few, and where they are many, the rows of such a layer are fitted at every λ: little beside running its tokens.
+    λ is known only when all layers were read that choose it. Where tokens are few, all wait for the end, and layers are
+    fitted side by side. Where they are many, a layer is fitted at every λ at once: little beside running its tokens.
     """
 
     def __init__(self, request: GateRequest, folds: int, tokens: int) -> None:
@@ -134,16 +142,21 @@ class _Gate:
         self._choosing = held_out.choosing_layers(request.layers)
         self._keeps = tokens * request.layers * request.hidden_size * 4 <= KEPT_BYTES
         self._strengths = _strengths(request, folds)
-        self._layers: list[dict[float, LayerRows] | Captured] = []
+        matrices = (folds + ROOM) * min(tokens, request.hidden_size) ** 2 * 8
+        self._most = min(max(KEPT_BYTES // matrices, 1), SIDE_BY_SIDE)
+        self._waiting: dict[int, Captured] = {}
+        self._fitted: dict[int, dict[float, LayerRows]] = {}
         self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def add(self, captured: Captured) -> None:
         """Takes the next layer."""
-        layer = len(self._layers)
-        later = len(self._strengths) > 1 and self._keeps and layer not in self._choosing
-        self._layers.append(captured if later else self._fitted(layer, captured, self._strengths))
+        layer = len(self._waiting) + len(self._fitted)
+        if self._keeps:
+            self._waiting[layer] = captured
+        else:
+            self._fitted[layer] = self._fit(layer, captured, self._strengths)
 
-    def _fitted(self, layer: int, captured: Captured, strengths: Sequence[float]) -> dict[float, LayerRows]:
+    def _fit(self, layer: int, captured: Captured, strengths: Sequence[float]) -> dict[float, LayerRows]:
         found, moments = fit_layer(captured, self._request, strengths)
         if self._request.keep_statistics:
             negative = moments.negative / moments.negative_mass.clamp(min=1)[:, None]
@@ -151,16 +164,24 @@ class _Gate:
             self._kept[layer] = (moments.second.cpu(), means.cpu(), negative.cpu())
         return found
 
+    def _fit_waiting(self, layers: Sequence[int], strengths: Sequence[float]) -> None:
+        """Fits those of some layers that wait, several at a time on the CPU."""
+        layers = [layer for layer in layers if layer in self._waiting]
+        most = self._most if all(self._waiting[layer].tokens.device.type == "cpu" for layer in layers) else 1
+        found = side_by_side(lambda layer: self._fit(layer, self._waiting.pop(layer), strengths), layers, most)
+        self._fitted.update(zip(layers, found, strict=True))
+
     def result(self) -> tuple[float, list[LayerRows]]:
         """λ, and every layer's rows."""
-        chosen = [found for found in (self._layers[layer] for layer in self._choosing) if isinstance(found, dict)]
-        losses = {strength: sum(found[strength].loss for found in chosen) for strength in self._strengths}
-        best = min(losses, key=lambda strength: losses[strength])
-        rows = []
-        for layer, found in enumerate(self._layers):
-            fitted = found if isinstance(found, dict) else self._fitted(layer, found, (best,))
-            rows.append(fitted[best])
-        return best, rows
+        best = self._strengths[0]
+        if len(self._strengths) > 1:
+            self._fit_waiting(self._choosing, self._strengths)
+            chosen = [self._fitted[layer] for layer in self._choosing]
+            losses = {strength: sum(found[strength].loss for found in chosen) for strength in self._strengths}
+            best = min(losses, key=lambda strength: losses[strength])
+        layers = range(self._request.layers)
+        self._fit_waiting(layers, (best,))
+        return best, [self._fitted[layer][best] for layer in layers]
 
     def statistics(self, domains: Sequence[Domain]) -> GateStatistics:
         """The sufficient statistics of all layers."""

@@ -27,6 +27,8 @@ FOLDS = 5
 SQUARES = FOLDS + 7
 """Matrices `[d, d]` in fp64 that fitting one layer holds: its folds' moments, all of them together, those without a
 fold, and what a closed form makes of them."""
+SIDE_BY_SIDE = 4
+"""Layers that are fitted at once, where their matrices take no more than `KEPT`: `gate.fit.SIDE_BY_SIDE`."""
 BATCH = 4096
 """Positions of a batch: `gate.capture.BATCH_TOKENS`."""
 WRITTEN = 3500
@@ -48,7 +50,8 @@ def peak_memory(plan: Plan) -> int:
         return streaming
     fitting = _layerwise(plan, plan.dense)
     if init not in MERGEKIT:
-        fitting += SQUARES * 8 * plan.dense.hidden_size**2
+        squares = SQUARES * 8 * plan.dense.hidden_size**2
+        fitting += min(SIDE_BY_SIDE * squares, max(squares, KEPT))
         fitting += min(KEPT, 4 * _tokens(plan) * plan.dense.layers * plan.dense.hidden_size)
         fitting += 3 * statistics_bytes(plan)  # as gathered, as one tensor, and as a file's bytes
         if plan.recipe.gate.expand != "off" and not all(expert.data for expert in plan.recipe.experts):
