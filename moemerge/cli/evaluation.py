@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moemerge.cli.app import AllowPickle, AsJson, Quiet, app
+from moemerge.cli.placement import Device, DeviceMap, Dtype, MaxMemory, Offload, names_in, placement_of
 from moemerge.console import progress
 from moemerge.errors import EvalError, WriteError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from moemerge.evaluate.folder import Placement
     from moemerge.evaluate.options import EvalOptions
 
 FAILED = 3
@@ -26,17 +26,6 @@ PAGE, FIGURES = '<meta name="generator" content="moemerge">', '"moemerge": "'
 """What the beginning of a file must hold for an old page or old figures of that name to be replaced."""
 
 Folder = Annotated[Path, typer.Argument(metavar="OUT", help="A folder with a mixture of experts.", show_default=False)]
-Device = Annotated[str, typer.Option("--device", help="Where the models run: cpu, cuda, cuda:1, mps.")]
-DeviceMap = Annotated[
-    str | None, typer.Option("--device-map", metavar="MAP", help="Spreads the mixture, such as `auto`.")
-]
-Offload = Annotated[
-    Path | None, typer.Option("--offload", metavar="FOLDER", help="With --device-map: holds what fits nowhere else.")
-]
-MaxMemory = Annotated[
-    str, typer.Option("--max-memory", metavar="cpu=8GB,0=20GB", help="With --device-map: what each device may hold.")
-]
-Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="auto (as stored), float32, bfloat16 or float16.")]
 Experts = Annotated[
     str, typer.Option("--experts", metavar="A,B,...", help="Names the experts of a folder that moemerge did not make.")
 ]
@@ -111,18 +100,18 @@ def evaluate(
         raise EvalError(f"`--tasks-backend {tasks_backend}` is not known", hint="one of `hf`, `vllm`")
     options = EvalOptions(
         domains=domains,
-        experts=_names(experts),
+        experts=names_in(experts),
         limit=limit,
         context=context,
         stride=stride,
-        placement=_placement(dtype, device, device_map, offload, max_memory),
+        placement=placement_of(dtype, device, device_map, offload, max_memory),
         online=online,
         allow_pickle=allow_pickle,
         cache=cache_folder() if cache else None,
         seed=seed,
-        without=frozenset(_names(without)),
+        without=frozenset(names_in(without)),
         compare=_named_folders(compare),
-        tasks=TaskOptions(_names(tasks), tasks_backend, tasks_include, fewshot) if tasks else None,  # type: ignore[arg-type]
+        tasks=TaskOptions(names_in(tasks), tasks_backend, tasks_include, fewshot) if tasks else None,  # type: ignore[arg-type]
     )
     report = _measured(folder, options, quiet=quiet)
     if report is None:  # one of several processes, and not the first
@@ -201,8 +190,8 @@ def trace(
         raise EvalError("`--explain` has no page", hint="leave `--html` out, or trace the text without `--explain`")
     _check_target(html, PAGE)
     check_device(device)
-    placement = _placement(dtype, device, device_map, offload, max_memory)
-    opened = open_moe(folder, _names(experts))
+    placement = placement_of(dtype, device, device_map, offload, max_memory)
+    opened = open_moe(folder, names_in(experts))
     tokenizer = opened.tokenizer()
     logging.disable_progress_bar()
     model = opened.load(placement)
@@ -244,28 +233,6 @@ def _text(text: str | None, file: Path | None) -> str:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise EvalError(f"`{file or 'stdin'}` cannot be read: {why}") from error
-
-
-def _placement(dtype: str, device: str, device_map: str | None, offload: Path | None, max_memory: str) -> Placement:
-    from moemerge.evaluate.folder import Placement
-
-    known = ("auto", "float32", "bfloat16", "float16")
-    if dtype not in known:
-        raise EvalError(f"`--dtype {dtype}` is not known", hint=f"one of {', '.join(f'`{name}`' for name in known)}")
-    for option, given in (("--offload", offload), ("--max-memory", max_memory)):
-        if given and device_map is None:
-            raise EvalError(f"`{option}` needs `--device-map`", hint="add `--device-map auto`")
-    limits: dict[int | str, str] = {}
-    for part in _names(max_memory):
-        where, equals, size = part.partition("=")
-        if not equals or not re.fullmatch(r"[0-9]+(\.[0-9]+)? ?[KMG]i?B", size):
-            raise EvalError(f"`--max-memory {part}` is not DEVICE=SIZE", hint="as in `--max-memory cpu=8GB,0=20GB`")
-        limits[int(where) if where.isdigit() else where] = size
-    return Placement(dtype, device, device_map, offload, limits or None)
-
-
-def _names(listed: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
 def _named_folders(given: list[str]) -> dict[str, Path]:

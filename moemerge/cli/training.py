@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moemerge.cli.app import AllowPickle, AsJson, Quiet, app
+from moemerge.cli.placement import Device, DeviceMap, MaxMemory, Offload, placement_of
 from moemerge.console import progress
 
 if TYPE_CHECKING:
@@ -71,7 +72,10 @@ def train_router(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Reads at most so many texts a domain.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of everything that is random.")] = 0,
     dtype: Annotated[str, typer.Option("--dtype", help="auto (as stored), float32 or bfloat16.")] = "auto",
-    device: Annotated[str, typer.Option("--device", help="Where it trains: cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Device = "cpu",
+    device_map: DeviceMap = None,
+    offload: Offload = None,
+    max_memory: MaxMemory = "",
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Less memory: computes each layer twice.")
     ] = False,
@@ -92,7 +96,6 @@ def train_router(
     from transformers.utils import logging
 
     from moemerge.device import check_device
-    from moemerge.evaluate.folder import Placement
     from moemerge.evaluate.processes import join_processes
     from moemerge.train import train_router as train
     from moemerge.train.options import TrainOptions
@@ -105,7 +108,8 @@ def train_router(
         "accumulation": accumulation, "mixed": mixed, "rate": rate, "warm_up": warm_up, "clip": clip,
         "balance_weight": balance_weight, "z_weight": z_weight, "domain_weight": domain_weight,
         "distil_weight": distil_weight, "temperature": temperature, "judge_every": judge_every, "patience": patience,
-        "held_out_tokens": held_out_tokens, "limit": limit, "seed": seed, "placement": Placement(dtype, device),
+        "held_out_tokens": held_out_tokens, "limit": limit, "seed": seed,
+        "placement": placement_of(dtype, device, device_map, offload, max_memory),
         "checkpointing": checkpointing, "online": online, "allow_pickle": allow_pickle,
         "track": tuple(dict.fromkeys(track or ())), "track_dir": track_dir,
     }  # fmt: skip

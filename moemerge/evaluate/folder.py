@@ -166,6 +166,9 @@ def load_pretrained(path: Path, placement: Placement) -> Any:
         raise EvalError(message, hint="use `--device-map auto` (with `--offload FOLDER`), or the CPU") from error
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if placement.device_map is not None and placement.offload is None and "offload" in first:
+            message = f"`{path}` does not fit where `--device-map` puts it, and there is no folder for the rest"
+            raise EvalError(message, hint="add `--offload FOLDER`") from error
         raise EvalError(f"transformers cannot load `{path}`: {first}", hint="`moemerge verify` looks closer") from error
     return model.eval().requires_grad_(False)
 

@@ -7,6 +7,7 @@ on the family, and a folder that moemerge did not build can be read too.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ Watcher = Callable[[int, RouterOutput], None]
 
 
 class Offloaded(EvalError):
-    """The routers' weights are not in memory, so they cannot be replaced."""
+    """The routers' weights are not in memory, so none like them can be drawn."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +78,27 @@ class Routers:
         if any(router.weight.is_meta for router in self.modules):
             raise Offloaded("a random gate cannot be put into a model whose routers are offloaded")
         generator = torch.Generator().manual_seed(seed)
-        kept = [router.weight.detach().clone() for router in self.modules]
-        try:
-            with torch.no_grad():
-                for router, weight in zip(self.modules, kept, strict=True):
-                    rows = torch.randn(weight.shape, generator=generator)
-                    rows *= weight.float().norm(dim=1).mean().cpu() / rows.norm(dim=1, keepdim=True)
-                    router.weight.copy_(rows)
+        drawn = []
+        for router in self.modules:
+            weight = router.weight.detach()
+            rows = torch.randn(weight.shape, generator=generator)
+            drawn.append(rows * (weight.float().norm(dim=1).mean().cpu() / rows.norm(dim=1, keepdim=True)))
+        with self.routed_by(drawn):
             yield
-        finally:
-            with torch.no_grad():
-                for router, weight in zip(self.modules, kept, strict=True):
-                    router.weight.copy_(weight)
+
+    @contextmanager
+    def routed_by(self, weights: Sequence[Tensor]) -> Iterator[None]:
+        """Each router computes as its class does, with another gate `[E, d]`, rounded to the model's dtype.
+
+        The model is not written to, so its own gates may lie anywhere: on another device, in parts, or on the disk.
+        """
+        twins = [_twin(router, weight) for router, weight in zip(self.modules, weights, strict=True)]
+
+        def forward(twin: Any) -> Callable[[Tensor], RouterOutput]:
+            return lambda hidden: type(twin).forward(twin.to(hidden.device), hidden)
+
+        with replaced(self.modules, [forward(twin) for twin in twins]):
+            yield
 
 
 def find_routers(model: nn.Module) -> Routers:
@@ -127,6 +137,31 @@ def _is_router(module: Any) -> bool:
 def _layer(name: str) -> int:
     """The number in a module's name, such as 3 in `model.layers.3.mlp.gate`."""
     return next((int(part) for part in name.split(".") if part.isdigit()), 0)
+
+
+def _twin(router: Any, weight: Tensor) -> Any:
+    """A router of the same class and settings, without hooks of any kind, that holds another weight."""
+    twin = copy.copy(router)
+    twin.__dict__.pop("forward", None)  # accelerate's, which would bring the weight that is offloaded
+    twin._parameters = dict(router._parameters)
+    twin.weight = nn.Parameter(weight.detach().to(router.weight.dtype), requires_grad=False)
+    return twin
+
+
+@contextmanager
+def replaced(modules: Sequence[Any], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    """Puts other functions in the place of the modules' forward passes, and what was there back again."""
+    kept = [module.__dict__.get("forward") for module in modules]
+    try:
+        for module, forward in zip(modules, forwards, strict=True):
+            module.forward = forward
+        yield
+    finally:
+        for module, forward in zip(modules, kept, strict=True):
+            if forward is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.forward = forward
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from moemerge.generation import device_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -88,9 +90,10 @@ def _begin(model: Any, batch: Batch) -> tuple[Tensor, list[dict[str, Any]]]:
         arguments.append(others)
         return states
 
-    mask = None if batch.mask is None else batch.mask.to(model.device)
+    device = device_of(model)
+    mask = None if batch.mask is None else batch.mask.to(device)
     with _instead(model.model.layers, note):
-        model.model(input_ids=batch.ids.to(model.device), attention_mask=mask, use_cache=False)
+        model.model(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False)
     return found[0], arguments
 
 

@@ -13,10 +13,12 @@ def checkpoint_layers(model: Any) -> None:
     """Turns it on for every pass that takes a gradient.
 
     Args:
-        model: of transformers, in eval mode.
+        model: of transformers, in eval mode. Where accelerate placed it, a layer is computed again to its end: stopped
+            as soon as all is there that the gradient needs, the module that it stood in would keep its weights.
     """
     # transformers 5.23 calls it by the first name, and warns of the second, which older releases have alone
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    placed = getattr(model, "hf_device_map", None) is not None
+    enable({"use_reentrant": False} | ({"early_stop": False} if placed else {}))
     for layer in model.model.layers:
         layer.training = True

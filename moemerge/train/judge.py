@@ -91,17 +91,8 @@ class Judge:
     @contextmanager
     def exported(self, weights: Sequence[Tensor]) -> Iterator[None]:
         """The model with these gates, rounded as the folder would hold them."""
-        kept = [module.weight.detach().clone() for module in self._routers.modules]
-        try:
-            self._put([weight.to(self._stored) for weight in weights])
+        with self._routers.routed_by([weight.to(self._stored) for weight in weights]):
             yield
-        finally:
-            self._put(kept)
-
-    def _put(self, weights: Sequence[Tensor]) -> None:
-        with torch.no_grad():
-            for module, weight in zip(self._routers.modules, weights, strict=True):
-                module.weight.copy_(weight)
 
     def look(self, weights: Sequence[Tensor], also: Also | None = None) -> Judgement:
         """Measures the gates `[E, d]` of all layers, and what is trained beside them.

@@ -63,7 +63,7 @@ class TrainOptions:
         held_out_tokens: at most about so many held-out tokens a domain.
         limit: at most so many texts a domain.
         seed: of everything that is random.
-        placement: dtype and device. The gates are fp32 whatever the dtype.
+        placement: dtype and device, or device map. The gates are fp32 whatever the dtype.
         checkpointing: keeps what enters each layer alone and computes the rest again for the gradient.
         online: whether specialists that are not here may be downloaded, for distillation.
         allow_pickle: whether specialists in `.bin` files may be read, tensors only.
@@ -141,8 +141,8 @@ class TrainOptions:
         if self.placement.dtype not in ("auto", "float32", "bfloat16"):
             message = f"`--dtype {self.placement.dtype}` is not known in training"
             raise TrainError(message, hint="one of `auto`, `float32`, `bfloat16`")
-        if self.placement.device_map is not None:
-            raise TrainError("`--device-map` cannot be used in training yet", hint="use `--device`")
+        if self.placement.device_map is not None and self.also:
+            raise TrainError("`--also` cannot be trained with `--device-map`", hint="use `--device`")
         if self.adapter_only and (self.method != "lora" or self.start != "fitted" or self.calibrate):
             raise TrainError(
                 "`--adapter-only` writes a change of the folder's own gate, so it needs `--method lora` and the start "
@@ -180,5 +180,5 @@ class TrainOptions:
             "also": list(self.also),
             "data": str(self.data) if self.data is not None else None,
             "dtype": self.placement.dtype,
-            "device": self.placement.device.partition(":")[0],
+            "device": self.placement.device_map or self.placement.device.partition(":")[0],
         }

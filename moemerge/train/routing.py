@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from moemerge.evaluate.routers import RouterOutput, Routers, hooked
+from moemerge.evaluate.routers import RouterOutput, Routers, hooked, replaced
 from moemerge.train.options import Route as AskedRoute
 
 Route = Literal["straight-through", "soft", "top-k"]
@@ -79,6 +79,11 @@ class Seen:
     probability: Tensor
     slopes: Tensor | None
 
+    def to(self, device: torch.device) -> Seen:
+        """The same on a device."""
+        values = {name: value.to(device) for name, value in vars(self).items() if value is not None}
+        return replace(self, **values)
+
 
 class TrainedRouting:
     """Replaces the forward pass of a model's routers.
@@ -110,19 +115,21 @@ class TrainedRouting:
 
     @contextmanager
     def using(self, weights: Sequence[Tensor]) -> Iterator[None]:
-        """Routes by these gates, `[E, d]` in fp32 each; the routers' own weights are not read."""
+        """Routes by these gates, `[E, d]` in fp32 each; the routers' own weights are not read.
+
+        A gate is brought to the device where its layer runs, and what a router saw to the gate's.
+        """
         modules = self._routers.modules
         through = self._how == "straight-through" and torch.is_grad_enabled()
         stacks = self._routers.stacks if through else ()
+        both = zip(weights, self.factors, strict=True)
+        forwards = [self._forward(place, weight, factor) for place, (weight, factor) in enumerate(both)]
+        through_stacks = [self._through(place) for place in range(len(stacks))]
         try:
-            for place, (module, weight, factor) in enumerate(zip(modules, weights, self.factors, strict=True)):
-                module.forward = self._forward(place, weight, factor)
-            with hooked(stacks, [self._through(place) for place in range(len(stacks))]):
+            with replaced(modules, forwards), hooked(stacks, through_stacks):
                 yield
         finally:
             self._candidates.clear()
-            for module in modules:
-                module.__dict__.pop("forward", None)
 
     def _forward(self, place: int, weight: Tensor, factor: float) -> Any:
         k = self._routers.experts_per_token
@@ -130,8 +137,10 @@ class TrainedRouting:
         def forward(hidden: Tensor) -> RouterOutput:
             flat = hidden.reshape(-1, hidden.shape[-1])
             inputs = flat.float()
-            logits = factor * functional.linear(inputs, weight)  # (N, d) -> (N, E), fp32 whatever the model's dtype
-            seen = self._look(logits, inputs, k, factor)
+            logits = factor * functional.linear(
+                inputs, weight.to(inputs.device)
+            )  # (N, d) -> (N, E), fp32 whatever the model's dtype
+            seen = self._look(logits, inputs, k, factor).to(weight.device)
             if not self._taken:  # the same once more, for activation checkpointing, would hold all that it set free
                 self._seen.append(seen)
             chosen, indices = route(logits, k, self._how)
@@ -159,8 +168,8 @@ class TrainedRouting:
         return hook
 
     def _look(self, logits: Tensor, inputs: Tensor, k: int, factor: float) -> Seen:
-        counted = self._counted
-        logits, labels = logits[counted], self._labels[counted]
+        counted, labels = self._counted.to(logits.device), self._labels.to(logits.device)
+        logits, labels = logits[counted], labels[counted]
         labelled = labels >= 0
         probabilities = logits.detach().softmax(dim=-1)
         top = probabilities.topk(k, dim=-1).indices

@@ -59,14 +59,14 @@ def scales(model: Any, routers: Routers, weights: Sequence[Tensor], batches: Seq
     labels = []
     for rows in batches:
         rows = rows.to(weights[0].device)
-        counted = rows.counted.flatten()
-        labels.append(rows.labels.flatten()[counted].cpu())
+        counted = rows.counted.flatten().cpu()
+        labels.append(rows.labels.flatten().cpu()[counted])
 
         def reader(place: int, counted: Tensor = counted) -> Any:
             def read(_module: Any, inputs: tuple[Tensor, ...], output: RouterOutput) -> None:
-                found[place].append(output[0].detach()[counted].double().cpu())
-                hidden = inputs[0].detach().reshape(-1, inputs[0].shape[-1])[counted]
-                squares[place].add_(hidden.square().sum(dim=0, dtype=torch.float64))
+                found[place].append(output[0].detach().cpu()[counted].double())
+                hidden = inputs[0].detach().reshape(-1, inputs[0].shape[-1])[counted.to(inputs[0].device)]
+                squares[place].add_(hidden.square().sum(dim=0, dtype=torch.float64).to(squares[place].device))
 
             return read
 

@@ -1,9 +1,9 @@
 """FSDP2: the frozen model in parts over the processes, one unit a decoder layer, each put together while it runs.
 
-What is trained is small and lies in every process: gates (which are outside the model), LoRA, and the routers' own
-weights, which looks at held-out texts replace. Embeddings and the head stay whole too, as the losses ask for slices of
-the head. A unit is put together by all processes at the same time, so all must make the same passes: batches are shared
-out evenly, and every process looks at all of the held-out texts.
+What is trained is small and lies in every process: gates (which are outside the model) and LoRA. The routers' own
+weights, embeddings and the head stay whole too: the first are small, and the losses ask for slices of the head. A unit
+is put together by all processes at the same time, so all must make the same passes: batches are shared out evenly, and
+every process looks at all of the held-out texts.
 """
 
 from __future__ import annotations

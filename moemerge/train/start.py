@@ -7,7 +7,7 @@ fitted on what the gates before it really send.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ CALIBRATION_TOKENS = 8192
 def starting_gates(
     model: Any,
     routers: Routers,
+    built: Sequence[Tensor],
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[Texts],
     options: TrainOptions,
@@ -38,10 +39,19 @@ def starting_gates(
 ) -> list[Tensor]:
     """Each layer's gate `[E, d]`, fp32, that training begins from; the model is left as it was.
 
+    Args:
+        model: the mixture.
+        routers: its routers.
+        built: the gates that the folder holds.
+        tokenizer: its tokenizer.
+        texts: the training texts.
+        options: the start, and whether it is calibrated.
+        progress: how to report.
+
     Raises:
         GateError: the gate cannot be fitted from the texts.
     """
-    weights = [module.weight.detach().float().clone() for module in routers.modules]
+    weights = list(built)
     if options.start != "fitted":
         request = _request(texts, routers, weights, options)
         with ExitStack() as stack:
@@ -101,23 +111,15 @@ def _calibrated(
 
     init = request.init if request.init in FITTED else "discriminant"
     one = replace(request, init=init, layers=1, max_tokens=CALIBRATION_TOKENS)
-    kept = [module.weight.detach().clone() for module in routers.modules]
     walk = _Walk(model, model.model.layers)
-    found: list[Tensor] = []
-    try:
-        reached = 0
-        for place, layer in enumerate(routers.layers):
+    found = list(weights)
+    reached = 0
+    for place, layer in enumerate(routers.layers):
+        with routers.routed_by(found):
             walk.advance(reached, layer)
             reached = layer
-            rows = fit_gate(one, walk, tokenizer, Silent()).weights[0].to(weights[place].device)
-            with torch.no_grad():
-                routers.modules[place].weight.copy_(rows)
-            found.append(rows)
-            progress.advance()
-    finally:
-        with torch.no_grad():
-            for module, weight in zip(routers.modules, kept, strict=True):
-                module.weight.copy_(weight)
+            found[place] = fit_gate(one, walk, tokenizer, Silent()).weights[0].to(weights[place].device)
+        progress.advance()
     return found
 
 
@@ -134,10 +136,9 @@ class _Walk:
         self._arguments: list[list[dict[str, Any]]] = []
         self._batch = self._at = 0
 
-    @property
-    def device(self) -> torch.device:
-        """Where the inputs belong."""
-        found: torch.device = self._model.device
+    def parameters(self) -> Iterator[Tensor]:
+        """What tells where the inputs belong."""
+        found: Iterator[Tensor] = self._model.parameters()
         return found
 
     @property

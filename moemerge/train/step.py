@@ -93,7 +93,7 @@ def step_gradients(
             seen = routing.take()
             z, domain = torch.stack([one.z for one in seen]).sum(), torch.stack([one.domain for one in seen]).sum()
             beside = options.z_weight * z / (counted * layers) + options.label_weight * domain / (counted * layers)
-            token_loss, distil, slope = _head(model, hidden, rows, lesson, scored, options)
+            token_loss, distil, slope = _head(model, hidden, rows.to(hidden.device), lesson, scored, options)
             torch.autograd.backward([hidden, beside], [slope, torch.ones_like(beside)])
         right = sum(int(one.right) for one in seen)
         sums += torch.tensor(
@@ -145,7 +145,7 @@ def _head(
     for start in range(0, len(states), count):
         part = slice(start, start + count)
         inputs = states[part].requires_grad_()
-        logits = model.lm_head(inputs)
+        logits = model.lm_head(inputs).to(inputs.device)
         scores = logits.detach().float()
         taught_slope: Tensor | float = 0.0
         if lesson is not None:

@@ -1,0 +1,120 @@
+"""Everything that a training can refuse before a model is loaded: folder, output, texts, processes, space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from moemerge.console import Progress
+from moemerge.errors import Problem, TrainError
+from moemerge.evaluate.baselines import Baselines
+from moemerge.evaluate.folder import MoeFolder, open_moe
+from moemerge.evaluate.processes import Processes
+from moemerge.evaluate.windows import Encoded, encode
+from moemerge.train.options import TrainOptions
+from moemerge.train.rows import Tokens, tokenise
+from moemerge.train.sharding import check_sharding, wants_sharding
+from moemerge.train.space import training_bytes
+from moemerge.train.state import check_state, state_path
+from moemerge.train.teacher import Teacher
+from moemerge.train.texts import Texts, find_texts
+from moemerge.train.tracking import check_track_dir, check_trackers, track_dir
+from moemerge.write import check_output, remove_orphan
+
+
+class Prepared:
+    """What a training begins with; making it checks everything.
+
+    Args:
+        path: the folder that is trained, absolute.
+        output: the folder that will appear, absolute.
+        options: what is wanted.
+        progress: how to report.
+        processes: those that share the work.
+        overwrite: whether `output` may be replaced.
+        resume: whether an interrupted training goes on.
+
+    Raises:
+        MoemergeError: anything that the user can mend.
+    """
+
+    def __init__(
+        self, path: Path, output: Path, options: TrainOptions, progress: Progress, processes: Processes, *,
+        overwrite: bool, resume: bool,
+    ) -> None:  # fmt: skip
+        self.output, self.options, self.progress, self.processes = output, options, progress, processes
+        self.warnings: list[Problem] = []
+        if processes.count > 1 and options.placement.device_map is not None:
+            raise TrainError(
+                "`--device-map` is for one process alone",
+                hint="leave it out, or share the model by FSDP2: `recipes/accelerate/fsdp2.yaml`",
+            )
+        self.folder = _open(path, options.placement.dtype)
+        assert self.folder.record is not None
+        self.options = options = options.resolved(self.folder.record.recipe.gate.init)
+        if output.resolve() == path.resolve() or path.resolve() in output.resolve().parents:
+            raise TrainError(f"`{output}` is the folder that is trained, or lies in it", hint="name another with `-o`")
+        self.track_dir = track_dir(output, options.track_dir)
+        if options.track:
+            check_trackers(options.track)
+            check_track_dir(self.track_dir, path, output)
+        self.sharded = processes.count > 1 and wants_sharding()
+        if self.sharded:
+            check_sharding(processes, options.accumulation)
+        self.state = state_path(output)
+        check_state(self.state, resume=resume)
+        if processes.first:
+            needed = training_bytes(self.folder, options)
+            for orphan in check_output(output, overwrite=overwrite, needed=needed):
+                for text in remove_orphan(orphan, output):
+                    self.warn(text)
+        self.tokenizer = self.folder.tokenizer()
+        limit = int(self.folder.checkpoint.config.get("max_position_embeddings") or options.context)
+        if options.context > limit:
+            raise TrainError(f"`--context {options.context}` is longer than the model reads: {limit} tokens")
+        self.texts = find_texts(self.folder, options.data, options.limit, options.seed)
+        self.rows: list[list[Tokens]] = [tokenise(t.train, t.expert, self.tokenizer) for t in self.texts]
+        self.held = {t.name: _held(t, self.tokenizer, options) for t in self.texts}
+        silent = [t.name for t in self.texts if not self.rows[t.expert] or not sum(self.held[t.name].tokens)]
+        if silent:
+            listed = ", ".join(f"`{name}`" for name in silent)
+            raise TrainError(f"no token can be predicted in the texts of {listed}: they are too short")
+        self.teacher = None
+        if options.distil_weight:
+            baselines = Baselines(
+                self.folder, options.placement, online=options.online, allow_pickle=options.allow_pickle
+            )
+            self.teacher = Teacher(baselines, self.folder.experts, options.temperature, processes)
+
+    def warn(self, text: str) -> None:
+        """Something was left over."""
+        self.progress.note(f"warning: {text}")
+        self.warnings.append(Problem("left-over", text))
+
+
+def _open(path: Path, dtype: str) -> MoeFolder:
+    folder = open_moe(path)
+    if folder.record is None:
+        raise TrainError(
+            f"`{path}` has no `moemerge.yaml`: moemerge did not build it, so its experts' domains are not known",
+            hint="name a folder that `moemerge build` made",
+        )
+    if folder.record.dtype == "F16" and dtype == "auto":
+        raise TrainError(
+            f"`{path}` is stored in float16, in which gradients overflow", hint="pass `--dtype float32` (or `bfloat16`)"
+        )
+    if len(folder.experts) < 2:
+        raise TrainError(f"`{path}` has one expert: there is nothing to route")
+    return folder
+
+
+def _held(texts: Texts, tokenizer: Any, options: TrainOptions) -> Encoded:
+    """As many held-out documents as `held_out_tokens` asks for, two at least where there are two."""
+    documents: list[str] = []
+    size = 0
+    for text in texts.held:
+        documents.append(text)
+        size += len(tokenizer(text, verbose=False)["input_ids"])
+        if size >= options.held_out_tokens and len(documents) > 1:
+            break
+    return encode(documents, tokenizer, options.context, max(options.context // 2, 1))
