@@ -38,7 +38,7 @@ def model_card(plan: Plan, gate: Mapping[str, Any], name: str) -> str:
         _licence(plan),
         _weights(plan),
         _gate(gate),
-        _run(name),
+        _run(name, plan.recipe.output.layout),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -133,7 +133,7 @@ def _gate(gate: Mapping[str, Any]) -> str:
     return text + _table(("layer", "token accuracy"), [(layer, f"{value:.3f}") for layer, value in known])
 
 
-def _run(name: str) -> str:
+def _run(name: str, layout: str) -> str:
     return (
         "## Run\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{name}", dtype="auto", device_map="auto")\n'
@@ -141,5 +141,21 @@ def _run(name: str) -> str:
         'inputs = tokenizer("Hello", return_tensors="pt").to(model.device)\n'
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))\n```\n\n"
         "`device_map` needs `accelerate`; leave it out to run on the CPU. `moemerge verify` checks this folder against "
-        "`moemerge.yaml`, which also holds the recipe that made it."
+        "`moemerge.yaml`, which also holds the recipe that made it.\n\n" + _fast(name, layout)
+    )
+
+
+def _fast(name: str, layout: str) -> str:
+    text = (
+        "Each token costs what its active parameters cost. `experts_implementation` in `from_pretrained` says how "
+        "transformers 5 computes the experts: `grouped_mm` (its default), `eager`, or `batched_mm`, which copies an "
+        "expert's weights for every token and is meant for few tokens on a GPU; try which is fastest. "
+        '`dtype="auto"` keeps the stored dtype; on a CPU without bfloat16 instructions try `dtype="float32"`. '
+    )
+    if layout == "fused":
+        return text + "The experts are stored fused, which transformers 5 alone reads."
+    return text + (
+        "Other engines know this architecture; moemerge ran neither of these on this model:\n\n"
+        f"```sh\nvllm serve {name}\npython convert_hf_to_gguf.py {name} --outfile {name}.gguf   # of llama.cpp\n"
+        f"llama-cli -m {name}.gguf\n```"
     )
