@@ -55,7 +55,9 @@ def trained(unrouted: Path, texts: Path, tmp_path: Path) -> Trainer:
         folder: Path = unrouted, output: Path = tmp_path / "out", progress: Any = None, **given: Any
     ) -> TrainResult:
         flags = {name: given.pop(name) for name in ("overwrite", "resume") if name in given}
-        options = TrainOptions(**{"data": texts, "steps": 6, "judge_every": 3, "context": 64, "rows": 4, "domain_weight": 1.0} | given)
+        options = TrainOptions(
+            **{"data": texts, "steps": 6, "judge_every": 3, "context": 64, "rows": 4, "domain_weight": 1.0} | given
+        )
         return train_folder(folder, output, options, progress or Silent(), Processes(), **flags)
 
     return make

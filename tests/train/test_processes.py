@@ -35,7 +35,7 @@ def launched(folder: Path, output: Path, texts: Path, processes: int, *more: str
         ]  # fmt: skip
     command += [
         "moemerge", "train-router", str(folder), "-o", str(output), "--data", str(texts), "--steps", "6", "--rows", "3",
-        "--accumulation", "3", "--context", "64", "--judge-every", "1", "--rate", "0.02", "--balance-weight", "0.1",
+        "--accumulation", "3", "--context", "64", "--judge-every", "1", "--rate", "0.05", "--balance-weight", "0.1",
         "--distil-weight", "0.5", "--json", "-q", *more,
     ]  # fmt: skip
     return command

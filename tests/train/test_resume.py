@@ -85,7 +85,7 @@ def test_other_options_do_not_resume(trained: Trainer, tmp_path: Path, monkeypat
         trained(resume=True, rate=0.5, seed=3)
     lines = caught.value.message.splitlines()
     assert lines[:3] == [
-        f"`{state}` is of a training that was asked for something else:", "  rate: 0.003 then, 0.5 now",
+        f"`{state}` is of a training that was asked for something else:", "  rate: 0.02 then, 0.5 now",
         "  seed: 0 then, 3 now",
     ]  # fmt: skip
     assert trained(resume=True).training["steps"] == 6

@@ -172,8 +172,8 @@ def test_an_adapter_gives_what_the_merged_model_gives(trained: Trainer, unrouted
     """`adapter_only` writes a peft adapter in a subfolder, which PeftModel applies to the source folder."""
     from peft import PeftModel
 
-    merged = trained(rate=2e-2)
-    adapter = trained(output=tmp_path / "adapter", rate=2e-2, adapter_only=True)
+    merged = trained(rate=5e-2)
+    adapter = trained(output=tmp_path / "adapter", rate=5e-2, adapter_only=True)
     assert sorted(contents(adapter.path)) == [
         "README.md", "moemerge-training.svg", "router-adapter/adapter_config.json",
         "router-adapter/adapter_model.safetensors", "training.json",
@@ -201,8 +201,8 @@ def test_a_gradient_that_is_not_finite_is_not_taken(trained: Trainer, monkeypatc
     """The best state comes back, the rate is halved, and training goes on."""
     monkeypatch.setattr("moemerge.train.loop.step_gradients", nothing_finite(5))
     notes = Notes()
-    result = trained(rate=2e-2, progress=notes)
-    said = "step 5: a loss or gradient is not finite; back to the state of step 3, learning rate halved to 0.01"
+    result = trained(rate=5e-2, progress=notes)
+    said = "step 5: a loss or gradient is not finite; back to the state of step 3, learning rate halved to 0.025"
     assert said in notes.said
     assert (result.training["restored"], result.training["steps"]) == (1, 6)
 
