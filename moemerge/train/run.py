@@ -193,6 +193,9 @@ class _Training:
         kept = "best" if change[2] < 0 else "start"
         if options.steps:
             self._say(kept, change)
+        if kept == "best":
+            for name, rise in best.worse_than(start, options.seed).items():
+                self._note("worse-domain", f"the held-out loss of `{name}` rose by {rise:.4f}, beyond doubt")
         documents = {t.name: {"trained": len(t.train), "held_out": len(t.held)} for t in self.prepared.texts}
         training = training_account(options, loop.run, start, best, change, kept, documents)
         self._compare(best if kept == "best" else start, loop)

@@ -275,3 +275,14 @@ def test_no_steps_write_the_start(trained: Trainer) -> None:
     assert (result.kept, result.training["steps"], result.change) == ("start", 0, (0.0, 0.0, 0.0))
     assert result.training["ended"] == "no steps were asked for"
     assert verify_folder(result.path).ok
+
+
+def test_a_domain_that_got_worse_is_named() -> None:
+    """The mean may fall while one domain's loss rises beyond doubt."""
+    tokens = {name: torch.full((6,), 10.0, dtype=torch.float64) for name in ("code", "math")}
+    start = Judgement({name: 20 + torch.arange(6.0, dtype=torch.float64) for name in tokens}, tokens, torch.ones(2), 1)
+    shifts = {"code": 1.0, "math": -8.0}
+    end = Judgement({name: start.losses[name] + shifts[name] for name in tokens}, tokens, torch.ones(2), 1)
+    assert end.rise_over(start, 0)[2] < 0
+    assert end.worse_than(start, 0) == pytest.approx({"code": 0.1})
+    assert start.worse_than(start, 0) == {}
