@@ -148,8 +148,8 @@ def _run(name: str, layout: str) -> str:
 def _fast(name: str, layout: str) -> str:
     text = (
         "What a token costs goes mostly with the active parameters. `experts_implementation` in `from_pretrained` says "
-        "how transformers 5 computes the experts: `grouped_mm` (its default), `eager`, or `batched_mm`, which copies an "
-        "expert's weights for every token and is meant for few tokens on a GPU; try which is fastest. "
+        "how transformers 5 computes the experts: `grouped_mm` (its default), `eager`, or `batched_mm`, which copies "
+        "an expert's weights for every token and is meant for few tokens on a GPU; try which is fastest. "
         '`dtype="auto"` keeps the stored dtype; on a CPU without bfloat16 instructions try `dtype="float32"`. '
     )
     if layout == "fused":
