@@ -107,6 +107,25 @@ def test_fitting_twice_gives_the_same_bits(models: TinyModels, tokenizer: Any) -
     assert min(one.tokens) > 78
 
 
+def test_layers_fitted_side_by_side_are_those_fitted_in_turn(models: TinyModels, tokenizer: Any) -> None:
+    """On two threads two layers at once: the same gate to rounding, and the same bits at each run."""
+    request = replace(OFF, keep_statistics=True)
+    alone = fit_gate(request, models, tokenizer)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        one, other = (fit_gate(request, models, tokenizer) for _ in range(2))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(one.weights, other.weights)
+    assert (one.ridge, one.confusion) == (alone.ridge, alone.confusion)
+    torch.testing.assert_close(one.weights, alone.weights)
+    assert one.statistics is not None
+    assert alone.statistics is not None
+    torch.testing.assert_close(one.statistics.second, alone.statistics.second)
+
+
 def test_experts_in_another_order_give_rows_in_that_order(models: TinyModels, tokenizer: Any) -> None:
     """Permuting the experts permutes the rows."""
     order = [2, 0, 1]
