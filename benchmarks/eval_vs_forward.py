@@ -15,13 +15,13 @@ import os
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from turns import seconds
 
 from moemerge.console import Silent
 from moemerge.evaluate.domains import find_evaluation, read_domains
@@ -41,13 +41,6 @@ def passes(model: Any, encoded: Encoded) -> None:
     positions = LOGITS // model.config.vocab_size
     for batch in batches(encoded.windows, positions):
         model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-
-
-def seconds(what: Callable[[], Any]) -> float:
-    """Wall-clock seconds."""
-    started = time.perf_counter()
-    what()
-    return time.perf_counter() - started
 
 
 def main() -> None:

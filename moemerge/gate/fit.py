@@ -12,11 +12,12 @@ from torch import Tensor
 from moemerge.console import Progress, Silent
 from moemerge.errors import GateError, Problem
 from moemerge.gate import held_out
+from moemerge.gate.blank import blank_gate
 from moemerge.gate.capture import Captured, Domain, capture
 from moemerge.gate.closed_forms import REGULARISED
 from moemerge.gate.expand import Expansion, expand
 from moemerge.gate.layer_rows import CHOOSING_FOLDS, LayerRows, fit_layer
-from moemerge.gate.mergekit import mergekit_gate, random_gate, uniform_gate
+from moemerge.gate.mergekit import mergekit_gate
 from moemerge.gate.notices import few_tokens, inseparable, rounding, same_texts, too_few_groups
 from moemerge.gate.passages import Passage, assign_folds, document_passages, prompt_passages
 from moemerge.gate.request import FITTED, MERGEKIT, DenseModels, GateFit, GateRequest, GateStatistics
@@ -59,8 +60,7 @@ def fit_gate(
     """
     progress = progress if progress is not None else Silent()
     if request.init not in FITTED | MERGEKIT:
-        make = random_gate if request.init == "random" else uniform_gate
-        return _unjudged(request, make(request))
+        return _unjudged(request, torch.from_numpy(blank_gate(request).weights))
     if models is None or tokenizer is None:
         raise ValueError(f"gate `{request.init}` needs models and a tokenizer")
     if request.init in MERGEKIT:

@@ -14,22 +14,11 @@ from torch import Tensor
 
 from moemerge.console import Progress
 from moemerge.errors import GateError
-from moemerge.gate.blank import random_rows, uniform_rows
 from moemerge.gate.request import DenseModels, GateInit, GateRequest, ReadsTokens
 from moemerge.gate.walk import Batch, Walk
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-def random_gate(request: GateRequest) -> Tensor:
-    """Standard normal rows, `[L, E, d]`."""
-    return torch.from_numpy(random_rows(request))
-
-
-def uniform_gate(request: GateRequest) -> Tensor:
-    """Rows uniform in ±1/√d (mergekit's `uniform_random`), `[L, E, d]`."""
-    return torch.from_numpy(uniform_rows(request))
 
 
 def mergekit_gate(
