@@ -25,6 +25,12 @@ def train_router(
     data: Annotated[
         Path | None, typer.Option("--data", metavar="FILE", help="YAML: training texts by domain [the recipe's own].")
     ] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--held-out", metavar="FILE", help="YAML: texts that decide what is kept [a fifth of the training texts]."
+        ),
+    ] = None,
     method: Annotated[str, typer.Option("--method", help="lora, or full: the whole gates.")] = "lora",
     rank: Annotated[int, typer.Option("--rank", help="Of the LoRA.")] = 8,
     alpha: Annotated[int, typer.Option("--alpha", help="Of the LoRA; its change is times alpha / rank.")] = 16,
@@ -62,6 +68,9 @@ def train_router(
             "--domain-weight", help="Of the loss of the domain's label, which fades [0.1 from random, else 0]."
         ),
     ] = None,
+    first_weight: Annotated[
+        float, typer.Option("--first-weight", help="Of the loss that holds documents' first tokens to their route.")
+    ] = 0.25,
     distil_weight: Annotated[
         float, typer.Option("--distil-weight", help="Of the divergence from the domain's own specialist.")
     ] = 0.0,
@@ -101,13 +110,14 @@ def train_router(
     from moemerge.train.options import TrainOptions
 
     chosen: dict[str, Any] = {
-        "data": data, "method": method, "rank": rank, "alpha": alpha,
+        "data": data, "held_out": held_out, "method": method, "rank": rank, "alpha": alpha,
         "also": tuple(name.strip() for name in also.split(",") if name.strip()), "also_rate": also_rate,
         "adapter_only": adapter_only, "start": start,
         "calibrate": calibrate, "route": route, "steps": steps, "minutes": minutes, "context": context, "rows": rows,
         "accumulation": accumulation, "mixed": mixed, "rate": rate, "warm_up": warm_up, "clip": clip,
         "balance_weight": balance_weight, "z_weight": z_weight, "domain_weight": domain_weight,
-        "distil_weight": distil_weight, "temperature": temperature, "judge_every": judge_every, "patience": patience,
+        "first_weight": first_weight, "distil_weight": distil_weight, "temperature": temperature,
+        "judge_every": judge_every, "patience": patience,
         "held_out_tokens": held_out_tokens, "limit": limit, "seed": seed,
         "placement": placement_of(dtype, device, device_map, offload, max_memory),
         "checkpointing": checkpointing, "online": online, "allow_pickle": allow_pickle,

@@ -87,7 +87,8 @@ class Loop:
         """Looks at the start, which training has to beat."""
         self.start = self.best = self._seen = self._trained.look(self._judge)
         self.best_state = self.start_state = self._trained.state()
-        self._teller.look(self.run, self.start, self.start, None, 0.0)
+        self._routing.start_from(self._trained.gates.weights)
+        self._teller.look(self.run, self.start, self.start, None, 0.0, {})
         if self.run.steps == 0:
             self.run.ended = "no steps were asked for"
         self._save()
@@ -166,12 +167,13 @@ class Loop:
         except EvalError:  # a loss that is not finite
             found = None
         trouble = self._trouble(found)
+        worse = found.worse_than(self.start, options.seed) if found is not None else {}
         if found is not None:
             self._seen = found
-            self._teller.look(run, found, self.start, losses, speed)
+            self._teller.look(run, found, self.start, losses, speed, worse)
         if trouble is not None:
             self._restore(trouble)
-        elif found is not None and found.mean < self.best.mean:
+        elif found is not None and found.mean < self.best.mean and not worse:
             self.best, self.best_state = found, self._trained.state()
             run.best_step, run.waited = run.step, 0
         else:
@@ -224,6 +226,8 @@ class Loop:
         self.start, self.start_state = start.judgement, start.gates
         self.best, self.best_state = best.judgement, best.gates
         self._seen = self.best
+        self._trained.load(self.start_state)
+        self._routing.start_from(self._trained.gates.weights)
         self._trained.load(gates)
         self._optimizer = self._trained.optimizer()
         unpack_optimizer(state, self._optimizer, self._trained.parameters)

@@ -31,6 +31,7 @@ class TrainOptions:
 
     Attributes:
         data: a YAML file of texts by domain, as `eval --domains` reads; the recipe's own texts when None.
+        held_out: such a file of the texts that decide what is kept; a part of the others when None.
         method: `lora` trains a low-rank change of each gate, `full` the `[E, d]` gate itself.
         rank: of the LoRA. At or above E it can express what `full` can.
         alpha: of the LoRA; the change is multiplied by alpha / rank.
@@ -56,6 +57,8 @@ class TrainOptions:
         z_weight: of the router z-loss.
         domain_weight: of the cross-entropy of the domain's expert on the gate's logits; it falls to 0 in the first half
             of the steps. None: 0.1 from a start that does not route (`random`, `uniform`), else 0.
+        first_weight: of the cross-entropy of where the start sends the first token of each document, to which all
+            others attend; from a start that does not route, of its domain's expert.
         distil_weight: of the KL divergence from the domain's own dense specialist.
         temperature: of the two distributions in it.
         judge_every: steps between two looks at the held-out texts.
@@ -72,6 +75,7 @@ class TrainOptions:
     """
 
     data: Path | None = None
+    held_out: Path | None = None
     method: Method = "lora"
     rank: int = 8
     alpha: int = 16
@@ -93,6 +97,7 @@ class TrainOptions:
     balance_weight: float = 1e-3
     z_weight: float = 1e-4
     domain_weight: float | None = None
+    first_weight: float = 0.25
     distil_weight: float = 0.0
     temperature: float = 2.0
     judge_every: int = 20
@@ -128,7 +133,7 @@ class TrainOptions:
             if not getattr(self, name) > 0:
                 option = name.removeprefix("learning_").replace("_", "-")
                 raise TrainError(f"`--{option} {getattr(self, name)}` must be more than 0")
-        for name in ("balance_weight", "z_weight", "label_weight", "distil_weight", "warm_up", "steps"):
+        for name in ("balance_weight", "z_weight", "label_weight", "first_weight", "distil_weight", "warm_up", "steps"):
             if not getattr(self, name) >= 0:
                 option = name.replace("label", "domain").replace("_", "-")
                 raise TrainError(f"`--{option} {getattr(self, name)}` must not be negative")
@@ -159,14 +164,17 @@ class TrainOptions:
         """The labels' weight at the first step."""
         return self.domain_weight or 0.0
 
-    def resolved(self, built: str) -> TrainOptions:
-        """The same with the weight of the labels settled.
+    def is_lost(self, built: str) -> bool:
+        """Whether the gate of the start does not route.
 
         Args:
             built: the gate that the folder was built with (the recipe's `gate.init`), which the start `fitted` takes.
         """
-        start = built if self.start == "fitted" else self.start
-        weight = LOST_WEIGHT if start in LOST and not self.calibrate else 0.0
+        return (built if self.start == "fitted" else self.start) in LOST and not self.calibrate
+
+    def resolved(self, built: str) -> TrainOptions:
+        """The same with the weight of the labels settled; see `is_lost`."""
+        weight = LOST_WEIGHT if self.is_lost(built) else 0.0
         return self if self.domain_weight is not None else replace(self, domain_weight=weight)
 
     def account(self) -> dict[str, Any]:
@@ -179,6 +187,7 @@ class TrainOptions:
             "domain_weight": self.label_weight,
             "also": list(self.also),
             "data": str(self.data) if self.data is not None else None,
+            "held_out": str(self.held_out) if self.held_out is not None else None,
             "dtype": self.placement.dtype,
             "device": self.placement.device_map or self.placement.device.partition(":")[0],
         }

@@ -51,7 +51,9 @@ class Prepared:
             )
         self.folder = _open(path, options.placement.dtype)
         assert self.folder.record is not None
-        self.options = options = options.resolved(self.folder.record.recipe.gate.init)
+        built = self.folder.record.recipe.gate.init
+        self.lost = options.is_lost(built)
+        self.options = options = options.resolved(built)
         if output.resolve() == path.resolve() or path.resolve() in output.resolve().parents:
             raise TrainError(f"`{output}` is the folder that is trained, or lies in it", hint="name another with `-o`")
         self.track_dir = track_dir(output, options.track_dir)
@@ -72,7 +74,7 @@ class Prepared:
         limit = int(self.folder.checkpoint.config.get("max_position_embeddings") or options.context)
         if options.context > limit:
             raise TrainError(f"`--context {options.context}` is longer than the model reads: {limit} tokens")
-        self.texts = find_texts(self.folder, options.data, options.limit, options.seed)
+        self.texts = find_texts(self.folder, options.data, options.limit, options.seed, options.held_out)
         self.rows: list[list[Tokens]] = [tokenise(t.train, t.expert, self.tokenizer) for t in self.texts]
         self.held = {t.name: _held(t, self.tokenizer, options) for t in self.texts}
         silent = [t.name for t in self.texts if not self.rows[t.expert] or not sum(self.held[t.name].tokens)]

@@ -7,10 +7,14 @@ loss gives the gate no gradient. So training routes otherwise; a look at held-ou
 the k + 1 likeliest experts, whose weights s sum to 1: `dL/ds_j = <dL/dy, y_j - y>`, y being what the layer gave (a
 constant in all j, which weights of a constant sum do not feel). So what the others would have given is computed
 without a graph, and at k = 1 for one expert only: the runner-up.
+
+A document's first token, which every other attends to, moves whole layers of activations when its expert changes: no
+slope foretells that. It is held to where the start sends it instead (`Seen.first`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +26,7 @@ from torch.nn import functional
 
 from moemerge.evaluate.routers import RouterOutput, Routers, hooked, replaced
 from moemerge.train.options import Route as AskedRoute
+from moemerge.train.rows import Rows
 
 Route = Literal["straight-through", "soft", "top-k"]
 
@@ -66,6 +71,7 @@ class Seen:
     Attributes:
         z: sum of the squared log-sum-exp of the logits, with gradient.
         domain: sum of the cross-entropy of the label's expert over the labelled tokens, with gradient.
+        first: over the first tokens of documents, that of where the start sends them, or of their labels.
         right: labelled tokens whose largest logit is the label's.
         counts: how often each expert is among the k that the exported model would choose, `[E]`.
         probability: sum of the softmax, `[E]`.
@@ -74,6 +80,7 @@ class Seen:
 
     z: Tensor
     domain: Tensor
+    first: Tensor
     right: Tensor
     counts: Tensor
     probability: Tensor
@@ -93,19 +100,28 @@ class TrainedRouting:
         how: how tokens are routed.
         slopes: whether `Seen.slopes` is wanted.
         factors: on each layer's logits; 1 when empty.
+        lost: whether the start does not route, so that first tokens are held to their domains' experts.
     """
 
-    def __init__(self, routers: Routers, how: Route | None, *, slopes: bool, factors: Sequence[float] = ()) -> None:
+    def __init__(
+        self, routers: Routers, how: Route | None, *, slopes: bool, factors: Sequence[float] = (), lost: bool = False
+    ) -> None:
         self.factors = tuple(factors) or (1.0,) * len(routers.modules)
         self._routers, self._how, self._slopes = routers, how, slopes
-        self._counted = self._labels = torch.zeros(0)
+        self._counted = self._labels = self._begins = torch.zeros(0)
+        self._most, self._lost, self._start = math.inf, lost, list[Tensor]()
         self._candidates: dict[int, tuple[Tensor, Tensor]] = {}
         self._seen: list[Seen] = []
         self._taken = False
 
-    def before(self, counted: Tensor, labels: Tensor) -> None:
-        """What the next forward pass holds: `[B, S]` each."""
-        self._counted, self._labels = counted.flatten(), labels.flatten()
+    def start_from(self, weights: Sequence[Tensor]) -> None:
+        """The gates of the start, `[E, d]` a layer, where first tokens are held."""
+        self._start = list(weights)
+
+    def before(self, rows: Rows, most: float = math.inf) -> None:
+        """What the next forward pass holds, and the largest derivative that one token may have by one weight."""
+        self._counted, self._labels, self._begins = rows.counted.flatten(), rows.labels.flatten(), rows.begins.flatten()
+        self._most = most
         self._seen, self._taken = [], False
 
     def take(self) -> list[Seen]:
@@ -140,7 +156,7 @@ class TrainedRouting:
             logits = factor * functional.linear(
                 inputs, weight.to(inputs.device)
             )  # (N, d) -> (N, E), fp32 whatever the model's dtype
-            seen = self._look(logits, inputs, k, factor).to(weight.device)
+            seen = self._look(place, logits, inputs, k).to(weight.device)
             if not self._taken:  # the same once more, for activation checkpointing, would hold all that it set free
                 self._seen.append(seen)
             chosen, indices = route(logits, k, self._how)
@@ -163,12 +179,14 @@ class TrainedRouting:
                     stack.forward(inputs[0], indices[:, [column]], one).sub_(output)
                     for column in range(first, indices.shape[1])
                 ]
-            return _StraightThrough.apply(output, weights[:, first:], *others)  # type: ignore[no-untyped-call, no-any-return]
+            return _StraightThrough.apply(output, weights[:, first:], self._most, *others)  # type: ignore[no-untyped-call, no-any-return]
 
         return hook
 
-    def _look(self, logits: Tensor, inputs: Tensor, k: int, factor: float) -> Seen:
-        counted, labels = self._counted.to(logits.device), self._labels.to(logits.device)
+    def _look(self, place: int, logits: Tensor, inputs: Tensor, k: int) -> Seen:
+        counted, labels, begins = (t.to(logits.device) for t in (self._counted, self._labels, self._begins))
+        first, factor = logits[begins], self.factors[place]
+        wanted = self._wanted(place, first, inputs.detach()[begins], labels[begins])
         logits, labels = logits[counted], labels[counted]
         labelled = labels >= 0
         probabilities = logits.detach().softmax(dim=-1)
@@ -176,20 +194,31 @@ class TrainedRouting:
         return Seen(
             z=logits.logsumexp(dim=-1).square().sum(),
             domain=functional.cross_entropy(logits[labelled], labels[labelled], reduction="sum"),
+            first=functional.cross_entropy(first, wanted, reduction="sum"),
             right=(logits.argmax(dim=-1) == labels)[labelled].sum(),
             counts=torch.bincount(top.flatten(), minlength=logits.shape[1]).float(),
             probability=probabilities.sum(dim=0),
             slopes=factor * _slopes(probabilities, inputs.detach()[counted]) if self._slopes else None,
         )
 
+    def _wanted(self, place: int, logits: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Probabilities `[n, E]` of first tokens; a special token has no label, and stays where it goes."""
+        if self._start and not self._lost:
+            return (self.factors[place] * functional.linear(inputs, self._start[place].to(inputs.device))).softmax(-1)
+        experts = torch.where(labels >= 0, labels, logits.argmax(dim=-1))
+        return functional.one_hot(experts, logits.shape[1]).to(logits.dtype)
+
 
 class _StraightThrough(torch.autograd.Function):
-    """`y`, with the gradient `<dL/dy, y_j - y>` by the weights `[N, j]`, given `y_j - y`, `[N, d]` each."""
+    """`y`, with the gradient `<dL/dy, y_j - y>` by the weights `[N, j]`, given `y_j - y`, `[N, d]` each.
+
+    No derivative is larger than `most`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, weights: Tensor, *others: Tensor) -> Tensor:
+    def forward(ctx: Any, output: Tensor, weights: Tensor, most: float, *others: Tensor) -> Tensor:
         ctx.save_for_backward(*others)
-        ctx.dtype = weights.dtype
+        ctx.dtype, ctx.most = weights.dtype, most
         return output.view_as(output)
 
     @staticmethod
@@ -197,7 +226,7 @@ class _StraightThrough(torch.autograd.Function):
         (slope,) = slopes
         others = ctx.saved_tensors
         by_weight = torch.stack([(slope * other).sum(dim=-1, dtype=ctx.dtype) for other in others], dim=-1)
-        return slope, by_weight, *(None for _ in others)
+        return slope, by_weight.clamp_(-ctx.most, ctx.most), None, *(None for _ in others)
 
 
 def _slopes(probabilities: Tensor, inputs: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class Rows:
         scored: the tokens that are predicted: a text's own, from the one before in the same document.
         counted: the tokens whose routes count: a text's own.
         labels: the domain's expert, -1 where nothing counts.
+        begins: the first token of each document, or of what follows of a long one: all others attend to it.
     """
 
     ids: Tensor
@@ -52,10 +53,11 @@ class Rows:
     scored: Tensor
     counted: Tensor
     labels: Tensor
+    begins: Tensor
 
     def to(self, device: torch.device) -> Rows:
         """The same on a device."""
-        parts = (self.ids, self.positions, self.scored, self.counted, self.labels)
+        parts = (self.ids, self.positions, self.scored, self.counted, self.labels, self.begins)
         return Rows(*(part.to(device) for part in parts))
 
 
@@ -152,12 +154,13 @@ class _Stream:
 
 def _batch(rows: Sequence[Sequence[Sequence[Tokens]]], context: int) -> Rows:
     ids, positions, labels = (torch.zeros(len(rows), context, dtype=torch.long) for _ in range(3))
-    scored, counted = (torch.zeros(len(rows), context, dtype=torch.bool) for _ in range(2))
+    scored, counted, begins = (torch.zeros(len(rows), context, dtype=torch.bool) for _ in range(3))
     labels.fill_(-1)
     for number, row in enumerate(rows):
         start = 0
         for document in row:
             begin = start
+            begins[number, begin] = True
             for piece in document:
                 stop = start + len(piece.ids)
                 own = torch.tensor(piece.own)
@@ -167,4 +170,4 @@ def _batch(rows: Sequence[Sequence[Sequence[Tokens]]], context: int) -> Rows:
                 start = stop
             positions[number, begin:start] = torch.arange(start - begin)
             scored[number, begin + 1 : start] = counted[number, begin + 1 : start]
-    return Rows(ids, positions, scored, counted, labels)
+    return Rows(ids, positions, scored, counted, labels, begins)

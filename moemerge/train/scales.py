@@ -70,7 +70,7 @@ def scales(model: Any, routers: Routers, weights: Sequence[Tensor], batches: Seq
 
             return read
 
-        routing.before(rows.counted, rows.labels)
+        routing.before(rows)
         readers = [reader(place) for place in range(len(weights))]
         with torch.no_grad(), routing.using(weights), hooked(routers.modules, readers):
             model.model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False)

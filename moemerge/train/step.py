@@ -20,6 +20,9 @@ from moemerge.train.routing import TrainedRouting, balance, balance_gradient
 from moemerge.train.rows import Rows
 from moemerge.train.teacher import Taught, divergence
 
+MOST = 0.1
+"""Nats of the step's summed loss that the switch of one token to another expert of one layer counts for at most."""
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -30,6 +33,7 @@ class Losses:
         balance: mean over the layers of `routing.balance`.
         z: mean over tokens and layers of the squared log-sum-exp (ST-MoE, arXiv 2202.08906, eq. 5).
         domain: cross-entropy of the domain's expert, nats a token and layer.
+        first: cross-entropy of where the start sends the first token of each document, nats a layer.
         distil: KL divergence from the specialists, nats a taught token, times the squared temperature.
         accuracy: share of the tokens, over the layers, whose largest logit is their domain's.
         load: each expert's share of the assignments, mean over the layers.
@@ -40,6 +44,7 @@ class Losses:
     balance: float
     z: float
     domain: float
+    first: float
     distil: float
     accuracy: float
     load: tuple[float, ...]
@@ -52,6 +57,7 @@ class Losses:
             + options.balance_weight * self.balance
             + options.z_weight * self.z
             + options.label_weight * self.domain
+            + options.first_weight * self.first
             + options.distil_weight * self.distil
         )
 
@@ -80,24 +86,28 @@ def step_gradients(
         leaf.grad = None
     scored = sum(int(rows.scored[:, 1:].sum()) for rows in batches)
     counted = sum(int(rows.counted.sum()) for rows in batches)
+    begun = sum(int(rows.begins.sum()) for rows in batches)
     layers, experts = len(gates.leaves), gates.leaves[0].shape[0]
     device = gates.leaves[0].device
-    sums = torch.zeros(5, dtype=torch.float64)  # next token, z, domain, right, distil
+    sums = torch.zeros(6, dtype=torch.float64)  # next token, z, domain, first, right, distil
     loads = torch.zeros(2, layers, experts, dtype=torch.float64)  # assignments, probability
     slopes = [torch.zeros(experts, *leaf.shape, device=device) for leaf in gates.leaves]
     for rows, lesson in processes.share(list(zip(batches, taught, strict=True))):
         rows = rows.to(device)
-        routing.before(rows.counted, rows.labels)
+        routing.before(rows, MOST / scored)
         with routing.using(gates.leaves):
             hidden = model.model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).last_hidden_state
             seen = routing.take()
-            z, domain = torch.stack([one.z for one in seen]).sum(), torch.stack([one.domain for one in seen]).sum()
+            z, domain, first = (
+                torch.stack([getattr(one, term) for one in seen]).sum() for term in ("z", "domain", "first")
+            )
             beside = options.z_weight * z / (counted * layers) + options.label_weight * domain / (counted * layers)
+            beside = beside + options.first_weight * first / (begun * layers)
             token_loss, distil, slope = _head(model, hidden, rows.to(hidden.device), lesson, scored, options)
             torch.autograd.backward([hidden, beside], [slope, torch.ones_like(beside)])
         right = sum(int(one.right) for one in seen)
         sums += torch.tensor(
-            [token_loss, float(z.detach()), float(domain.detach()), right, distil], dtype=torch.float64
+            [token_loss, *(float(term.detach()) for term in (z, domain, first)), right, distil], dtype=torch.float64
         )
         loads += torch.stack(
             [torch.stack([getattr(one, name) for one in seen]) for name in ("counts", "probability")]
@@ -121,8 +131,9 @@ def step_gradients(
         balance=float(balance(loads[0], loads[1], counted).mean()),
         z=float(sums[1]) / (counted * layers),
         domain=float(sums[2]) / (counted * layers),
-        distil=float(sums[4]) / scored,
-        accuracy=float(sums[3]) / (counted * layers),
+        first=float(sums[3]) / (begun * layers),
+        distil=float(sums[5]) / scored,
+        accuracy=float(sums[4]) / (counted * layers),
         load=tuple(assigned.mean(dim=0).tolist()),
         tokens=scored,
     )

@@ -12,7 +12,7 @@ from moemerge.train.snapshot import Run
 from moemerge.train.step import Losses
 from moemerge.train.tracking import Trackers
 
-TERMS = ("next_token", "balance", "z", "domain", "distil")
+TERMS = ("next_token", "balance", "z", "domain", "first", "distil")
 
 
 class Teller:
@@ -43,14 +43,21 @@ class Teller:
             values |= {f"rate/{name}": rate for name, rate in rates.items()} | {"tokens_per_second": speed}
             self._trackers.log(values, run.step)
 
-    def look(self, run: Run, found: Judgement, start: Judgement, losses: Losses | None, speed: float) -> None:
-        """After a look, that of the start without losses; it becomes an entry of the history."""
-        run.history.append(_entry(run.step, found, losses))
+    def look(
+        self, run: Run, found: Judgement, start: Judgement, losses: Losses | None, speed: float,
+        worse: Mapping[str, float],
+    ) -> None:  # fmt: skip
+        """After a look, that of the start without losses; it becomes an entry of the history.
+
+        `worse` are the domains whose loss is above the start's beyond doubt, for which the look is not kept.
+        """
+        run.history.append(_entry(run.step, found, losses) | ({"worse": sorted(worse)} if worse else {}))
         if losses is not None:
             self._progress.note(
                 f"step {run.step}/{run.steps}: loss {losses.next_token:.4f}, held out {found.mean:.4f} "
                 f"(start {start.mean:.4f}), load {self._load(found.load.tolist())}, {speed:,.0f} tokens/s, "
                 f"{_left(run):.1f} min left"
+                + "".join(f"; `{name}` is worse than at the start: {rise:+.4f}" for name, rise in worse.items())
             )
         if self._trackers is not None:
             values = {"held_out/mean": found.mean, "held_out_accuracy": found.accuracy}

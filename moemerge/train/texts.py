@@ -1,10 +1,10 @@
-"""The texts that a router is trained on, by domain, a part of them held out; never those of the evaluation."""
+"""The texts that a router is trained on, by domain, and those that decide what is kept; never the evaluation's."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,9 @@ class TextProblems(ManyProblems, TrainError):
     """Several domains whose texts cannot be used."""
 
 
-def find_texts(folder: MoeFolder, file: Path | None, limit: int | None, seed: int) -> tuple[Texts, ...]:
+def find_texts(
+    folder: MoeFolder, file: Path | None, limit: int | None, seed: int, held_out: Path | None = None
+) -> tuple[Texts, ...]:
     """Every expert's texts, in the order of the experts.
 
     Args:
@@ -49,31 +51,38 @@ def find_texts(folder: MoeFolder, file: Path | None, limit: int | None, seed: in
         file: a YAML file of texts by domain; the recipe's own texts when None.
         limit: at most so many documents a domain.
         seed: of the split.
+        held_out: a YAML file of the texts that are held out; a part of the others when None.
 
     Raises:
-        TrainError: all domains that have no texts, too few, or the evaluation's.
-        RecipeError: the file cannot be read.
+        TrainError: all domains that have no texts, too few, the evaluation's, or the same ones twice.
+        RecipeError: a file cannot be read.
     """
     if file is not None:
-        asked, root = load_evaluation(file)
-        sources: Mapping[str, Data | str] = asked.domains
-        _check_names(folder, file, sources)
-        found: dict[str, _File | _Own] = {name: _reading(sources[name], root, limit) for name in folder.experts}
+        found: Mapping[str, _File | _Own] = _by_domain(folder, file, limit)
     else:
         assert folder.record is not None
         found = {expert.name: _Own(folder, expert, limit) for expert in folder.record.recipe.experts}
-    held_out = _evaluation(folder)
+    kept_apart = _by_domain(folder, held_out, None) if held_out is not None else None
+    evaluation = _evaluation(folder)
     texts, problems = [], []
     for number, (name, source) in enumerate(found.items()):
         try:
-            documents = tuple(dict.fromkeys(source()))
-            _check(name, source.path, documents, held_out)
-            texts.append(_split(name, number, documents[:limit], seed))
+            documents = _documents(source, evaluation)[:limit]
+            if kept_apart is None:
+                texts.append(_split(name, number, documents, seed))
+            else:
+                texts.append(_apart(name, number, documents, _documents(kept_apart[name], evaluation)))
         except MoemergeError as error:
             problems += [Problem(p.code, f"domain `{name}`: {p.message}", p.hint) for p in error.problems]
     if problems:
         raise TextProblems(problems)
     return tuple(texts)
+
+
+def _by_domain(folder: MoeFolder, file: Path, limit: int | None) -> dict[str, _File]:
+    asked, root = load_evaluation(file)
+    _check_names(folder, file, asked.domains)
+    return {name: _reading(asked.domains[name], root, limit) for name in folder.experts}
 
 
 def _check_names(folder: MoeFolder, file: Path, sources: Mapping[str, Data | str]) -> None:
@@ -152,12 +161,12 @@ def _samples(path: Path, name: str) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class _HeldOut:
+class _Evaluation:
     paths: frozenset[Path]
     documents: frozenset[str]
 
 
-def _evaluation(folder: MoeFolder) -> _HeldOut:
+def _evaluation(folder: MoeFolder) -> _Evaluation:
     """The files of the recipe's `eval` and their documents, as far as they are on this machine."""
     assert folder.record is not None
     paths, documents = set(), set()
@@ -170,15 +179,29 @@ def _evaluation(folder: MoeFolder) -> _HeldOut:
                 documents |= {text.strip() for text in read_texts(data, folder.root)}
             except MoemergeError:  # it cannot be evaluated on either
                 continue
-    return _HeldOut(frozenset(paths), frozenset(documents))
+    return _Evaluation(frozenset(paths), frozenset(documents))
 
 
-def _check(name: str, path: Path | None, documents: Iterable[str], held_out: _HeldOut) -> None:
-    if path is not None and path.resolve() in held_out.paths:
-        raise TrainError(f"`{path}` is a file of the recipe's `eval`", hint="train on other texts, or nothing is shown")
-    shared = sum(text.strip() in held_out.documents for text in documents)
+def _documents(source: _File | _Own, evaluation: _Evaluation) -> tuple[str, ...]:
+    documents = tuple(dict.fromkeys(source()))
+    if source.path is not None and source.path.resolve() in evaluation.paths:
+        raise TrainError(
+            f"`{source.path}` is a file of the recipe's `eval`", hint="train on other texts, or nothing is shown"
+        )
+    shared = sum(text.strip() in evaluation.documents for text in documents)
     if shared:
         raise TrainError(f"{shared} of its documents are in the recipe's `eval` too", hint="take them out")
+    return documents
+
+
+def _apart(name: str, number: int, documents: tuple[str, ...], held: tuple[str, ...]) -> Texts:
+    both = {text.strip() for text in documents}
+    shared = sum(text.strip() in both for text in held)
+    if shared:
+        raise TrainError(
+            f"{shared} of its held-out documents are trained on too", hint="hold out texts of other sources"
+        )
+    return Texts(name, number, documents, held)
 
 
 def _split(name: str, number: int, documents: tuple[str, ...], seed: int) -> Texts:

@@ -30,6 +30,17 @@ class Notes(Silent):
         self.said.append(text)
 
 
+def write(folder: Path, **texts: Any) -> Path:
+    """A file of domains whose texts are given."""
+    lines = []
+    for domain, rows in texts.items():
+        (folder / f"{domain}.jsonl").write_text("\n".join(json.dumps({"text": row}) for row in rows), encoding="utf-8")
+        lines.append(f"{domain}: {domain}.jsonl")
+    path = folder / "data.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
 @pytest.fixture(scope="session")
 def texts(trio: Trio) -> Path:
     """A file of training texts by domain; none of them is an evaluation text."""

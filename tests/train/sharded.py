@@ -13,6 +13,7 @@ from moemerge.evaluate.routers import find_routers
 from moemerge.train.also import Also
 from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting
+from moemerge.train.rows import Rows
 from moemerge.train.sharding import shard
 from tests.evaluate.conftest import HOSTS, host_config
 from tests.moe import some_tokens
@@ -23,7 +24,8 @@ def gradients(model: Any) -> list[torch.Tensor]:
     routers = find_routers(model)
     gates = [router.weight.detach().clone().requires_grad_() for router in routers.modules]
     routing, tokens = TrainedRouting(routers, "straight-through", slopes=False), some_tokens()
-    routing.before(torch.ones_like(tokens, dtype=torch.bool), torch.zeros_like(tokens))
+    every = torch.ones_like(tokens, dtype=torch.bool)
+    routing.before(Rows(tokens, tokens, every, every, torch.zeros_like(tokens), every))
     with routing.using(gates):
         model.model(input_ids=tokens, use_cache=False).last_hidden_state.square().sum().backward()
     return [tensor.grad for tensor in (*gates, *(p for p in model.parameters() if p.requires_grad))]  # type: ignore[misc]

@@ -204,7 +204,7 @@ def test_options_that_make_no_sense(given: Any, message: str) -> None:
 def test_the_gates_learn_as_they_do_alone(host: str, also: Any, mixture: Any) -> None:
     """A LoRA that changes nothing yet leaves the gates' gradient as it is, straight through at top-1 too."""
     model, rows = mixture(host, k=1, **DIVIDED[host]), some_rows(4)
-    alone = {"balance_weight": 0.0, "z_weight": 0.0, "domain_weight": 0.0}
+    alone = {"balance_weight": 0.0, "z_weight": 0.0, "domain_weight": 0.0, "first_weight": 0.0}
     plain, _ = gradients(copy.deepcopy(model), [rows], "straight-through", **alone)
     wrapped = copy.deepcopy(model).requires_grad_(False)
     lora = Also(wrapped, TrainOptions(also=also))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from moemerge.evaluate.folder import Placement
 from moemerge.train.options import TrainOptions
 from tests.evaluate.conftest import WORDS, Trio, sentences
 from tests.moe import load
-from tests.train.conftest import Trainer
+from tests.train.conftest import Trainer, write
 
 
 def refused(make: Any, *arguments: Any, **options: Any) -> MoemergeError:
@@ -21,17 +20,6 @@ def refused(make: Any, *arguments: Any, **options: Any) -> MoemergeError:
     with pytest.raises(MoemergeError) as caught:
         make(*arguments, **options)
     return caught.value
-
-
-def write(folder: Path, **texts: Any) -> Path:
-    """A file of domains whose texts are given."""
-    lines = []
-    for domain, rows in texts.items():
-        (folder / f"{domain}.jsonl").write_text("\n".join(json.dumps({"text": row}) for row in rows), encoding="utf-8")
-        lines.append(f"{domain}: {domain}.jsonl")
-    path = folder / "data.yaml"
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return path
 
 
 def some(domain: str) -> list[str]:
@@ -119,6 +107,31 @@ def test_outputs_that_cannot_be_written(trained: Trainer, unrouted: Path, tmp_pa
 def test_a_trained_folder_may_be_overwritten(trained: Trainer) -> None:
     """It is one that moemerge made."""
     assert trained().path == trained(overwrite=True).path
+
+
+def test_held_out_texts_that_hold_nothing_out(trained: Trainer, trio: Trio, tmp_path: Path) -> None:
+    """A text that is trained on too, the evaluation's own file, and a domain that is missing."""
+    data = write(tmp_path, **{domain: some(domain) for domain in WORDS})
+    (tmp_path / "held").mkdir()
+    held = write(tmp_path / "held", code=[some("code")[3], "another"], math=sentences("math", 3, 2), french=["a b"])
+    held.write_text(f"code: code.jsonl\nmath: math.jsonl\nfrench: {trio.texts['french']}\n", encoding="utf-8")
+    error = refused(trained, data=data, held_out=held)
+    assert [problem.message for problem in error.problems] == [
+        "domain `code`: 1 of its held-out documents are trained on too",
+        f"domain `french`: `{trio.texts['french']}` is a file of the recipe's `eval`",
+    ]
+    held.write_text("code: code.jsonl\nmath: math.jsonl\n", encoding="utf-8")
+    assert refused(trained, data=data, held_out=held).message == f"`{held}` has no texts for the expert `french`"
+
+
+def test_held_out_texts_of_ones_own(trained: Trainer, tmp_path: Path) -> None:
+    """Then all others are trained on."""
+    data = write(tmp_path, **{domain: some(domain) for domain in WORDS})
+    (tmp_path / "held").mkdir()
+    held = write(tmp_path / "held", **{domain: sentences(domain, 3, 2) for domain in WORDS})
+    result = trained(data=data, held_out=held)
+    assert result.training["documents"] == {name: {"trained": 8, "held_out": 3} for name in WORDS}
+    assert result.training["options"]["held_out"] == str(held)
 
 
 def test_a_file_with_unknown_keys(trained: Trainer, tmp_path: Path) -> None:

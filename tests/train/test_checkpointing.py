@@ -79,7 +79,7 @@ def test_less_is_held_for_the_backward_pass(mixture: Any) -> None:
             return tensor
 
         routing, rows = TrainedRouting(find_routers(model), "top-k", slopes=False), some_rows(4)
-        routing.before(rows.counted, rows.labels)
+        routing.before(rows)
         with routing.using(gates), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model.model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False)
         sizes.append(held)

@@ -21,7 +21,7 @@ from moemerge.verify import verify_folder
 from tests.evaluate.test_processes import ROOT
 from tests.train.test_resume import saved_step
 
-TERMS = ("next_token", "balance", "z", "domain", "distil", "held_out")
+TERMS = ("next_token", "balance", "z", "domain", "first", "distil", "held_out")
 
 
 def launched(folder: Path, output: Path, texts: Path, processes: int, *more: str) -> list[str]:

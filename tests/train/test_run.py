@@ -19,9 +19,9 @@ from moemerge.train.options import TrainOptions
 from moemerge.train.run import train_folder
 from moemerge.train.step import step_gradients
 from moemerge.verify import verify_folder
-from tests.evaluate.conftest import HOSTS, Trio, measure, sentences, train
+from tests.evaluate.conftest import HOSTS, WORDS, Trio, measure, sentences, train
 from tests.moe import build_tiny, load, logits, some_tokens
-from tests.train.conftest import Notes, Trainer
+from tests.train.conftest import Notes, Trainer, write
 
 DENSE = {"mixtral": "llama", "qwen2_moe": "qwen2", "qwen3_moe": "qwen3"}
 
@@ -277,7 +277,7 @@ def test_no_steps_write_the_start(trained: Trainer) -> None:
     assert verify_folder(result.path).ok
 
 
-def test_a_domain_that_got_worse_is_named() -> None:
+def test_a_domain_that_got_worse_is_seen() -> None:
     """The mean may fall while one domain's loss rises beyond doubt."""
     tokens = {name: torch.full((6,), 10.0, dtype=torch.float64) for name in ("code", "math")}
     start = Judgement({name: 20 + torch.arange(6.0, dtype=torch.float64) for name in tokens}, tokens, torch.ones(2), 1)
@@ -286,3 +286,25 @@ def test_a_domain_that_got_worse_is_named() -> None:
     assert end.rise_over(start, 0)[2] < 0
     assert end.worse_than(start, 0) == pytest.approx({"code": 0.1})
     assert start.worse_than(start, 0) == {}
+
+
+def test_what_makes_a_domain_worse_is_not_kept(trained: Trainer, tmp_path: Path) -> None:
+    """Math's texts are given to code's expert: code and French gain more than math loses, and nothing is kept."""
+    given = {
+        "code": sentences("code", 40, 5) + sentences("math", 80, 5),
+        "math": [" ".join(reversed(text.split())) for text in sentences("french", 40, 6)],
+        "french": sentences("french", 40, 8),
+    }
+    (tmp_path / "held").mkdir()
+    data = write(tmp_path, **given)
+    seen = {text for texts in given.values() for text in texts}
+    others = {domain: [text for text in sentences(domain, 64, 17) if text not in seen] for domain in WORDS}
+    held = write(tmp_path / "held", **others)
+    notes = Notes()
+    result = trained(data=data, held_out=held, steps=60, judge_every=60, rate=2e-2, progress=notes)
+    lower = [look for look in result.training["history"] if look["held_out"] < result.start.mean]
+    assert lower
+    assert all(look["worse"] == ["math"] for look in lower)
+    assert not result.improved
+    assert [warning.code for warning in result.warnings] == ["not-better", "worse-domain"]
+    assert any("`math` is worse than at the start: +" in text for text in notes.said)

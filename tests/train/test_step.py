@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from torch.nn import functional
 
 from moemerge.evaluate.processes import Processes
 from moemerge.evaluate.routers import find_routers
+from moemerge.train import step
 from moemerge.train.gates import Gates
 from moemerge.train.options import TrainOptions
-from moemerge.train.routing import TrainedRouting, balance, balance_gradient, route, routing_for
+from moemerge.train.routing import TrainedRouting, _StraightThrough, balance, balance_gradient, route, routing_for
 from moemerge.train.rows import Rows, Tokens, _batch
 from moemerge.train.step import Losses, step_gradients
 from moemerge.train.teacher import divergence, largest
@@ -57,7 +59,7 @@ def gradients(
 def test_top_1_gives_the_gate_no_gradient_and_ours_does(host: str, mixture: Any) -> None:
     """The trap: divided by its sum, the one chosen weight is 1 whatever the gate says."""
     model, rows = mixture(host, k=1, **DIVIDED[host]), some_rows(4)
-    alone = {"balance_weight": 0.0, "z_weight": 0.0, "domain_weight": 0.0}
+    alone = {"balance_weight": 0.0, "z_weight": 0.0, "domain_weight": 0.0, "first_weight": 0.0}
     naive, _ = gradients(model, [rows], None, **alone)
     assert max(float(gradient.abs().max()) for gradient in naive) < 1e-7, "rounding at most"
     for how in ("straight-through", "soft", "top-k"):
@@ -95,10 +97,13 @@ def test_straight_through_loses_what_the_exported_model_loses(host: str, mixture
 
 @pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("host", HOSTS)
-def test_straight_through_has_the_gradient_of_the_mixture_of_the_likeliest(host: str, k: int, mixture: Any) -> None:
+def test_straight_through_has_the_gradient_of_the_mixture_of_the_likeliest(
+    host: str, k: int, mixture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Written down as autograd has it: k + 1 experts a token, the value that of the k, the slope that of all."""
+    monkeypatch.setattr(step, "MOST", float("inf"))  # a random model's tokens count for several nats
     model, rows = mixture(host, k=k, **DIVIDED[host]), some_rows(3)
-    alone = {"balance_weight": 0.0, "z_weight": 0.0, "domain_weight": 0.0}
+    alone = {"balance_weight": 0.0, "z_weight": 0.0, "domain_weight": 0.0, "first_weight": 0.0}
     ours, _ = gradients(model, [rows], "straight-through", **alone)
 
     def replaced(module: Any, inputs: tuple[Tensor], _output: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,7 +128,7 @@ def test_straight_through_has_the_gradient_of_the_mixture_of_the_likeliest(host:
 def test_gradients_are_those_of_autograd(mixture: Any) -> None:
     """The whole loss, written down once more without any of the savings, has the same gradient in a one-layer model."""
     model, rows = mixture("mixtral", num_hidden_layers=1), some_rows(3)
-    given = {"balance_weight": 0.3, "z_weight": 0.01, "domain_weight": 0.2}
+    given = {"balance_weight": 0.3, "z_weight": 0.01, "domain_weight": 0.2, "first_weight": 0.4}
     (ours,), _ = gradients(model, [rows], "top-k", **given)
     gate = model.model.layers[0].mlp.gate
     gate.weight.requires_grad_(True)
@@ -137,6 +142,8 @@ def test_gradients_are_those_of_autograd(mixture: Any) -> None:
     loss = functional.cross_entropy(scores[rows.scored[:, 1:]], rows.ids[:, 1:][rows.scored[:, 1:]])
     loss = loss + 0.3 * balance(counts, logits.softmax(-1).sum(0), len(logits))
     loss = loss + 0.01 * logits.logsumexp(-1).square().mean() + 0.2 * functional.cross_entropy(logits, labels)
+    first = seen[0][rows.begins.flatten()]
+    loss = loss + 0.4 * functional.cross_entropy(first, first.argmax(-1))  # special tokens, which have no label
     (theirs,) = torch.autograd.grad(loss, gate.weight)
     gate.weight.requires_grad_(False)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
@@ -193,3 +200,48 @@ def test_the_divergence_of_a_distribution_from_itself_is_zero() -> None:
     logits, other = torch.randn(5, 100), torch.randn(5, 100)
     assert float(divergence(logits, largest(logits, 2.0), 2.0)) == pytest.approx(0.0, abs=1e-4)
     assert float(divergence(other, largest(logits, 2.0), 2.0)) > 1
+
+
+def test_a_first_token_is_held(mixture: Any) -> None:
+    """To where the start sends it, else to its domain's expert; a special token stays with the expert that has it."""
+    model, rows = mixture("mixtral"), some_rows(3)
+    labelled = replace(rows, labels=torch.where(rows.begins, 2, rows.labels))
+    start = [torch.randn_like(router.weight) for router in find_routers(model).modules]
+
+    def first(batch: Rows, *, lost: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Of each layer: logits and inputs of the first tokens, and the loss."""
+        routers = find_routers(model)
+        routing = TrainedRouting(routers, None, slopes=False, lost=lost)
+        routing.start_from(start)
+        routing.before(batch)
+        found: list[tuple[Tensor, Tensor]] = []
+        at = batch.begins.flatten()
+
+        def keep(_module: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+            found.append((output[0][at], inputs[0].flatten(0, -2)[at]))
+
+        hooks = [module.register_forward_hook(keep) for module in routers.modules]
+        with routing.using([module.weight for module in routers.modules]):
+            model.model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        return [(*kept, seen.first) for kept, seen in zip(found, routing.take(), strict=True)]
+
+    for weight, (logits, inputs, loss) in zip(start, first(labelled, lost=False), strict=True):
+        wanted = functional.linear(inputs, weight).softmax(-1)
+        torch.testing.assert_close(loss, functional.cross_entropy(logits, wanted, reduction="sum"))
+    for logits, _inputs, loss in first(labelled, lost=True):
+        assert float(loss) == pytest.approx(float(-logits.log_softmax(-1)[:, 2].sum()), rel=1e-5)
+    for logits, _inputs, loss in first(rows, lost=True):
+        assert float(loss) == pytest.approx(float(-logits.log_softmax(-1).amax(-1).sum()), rel=1e-5)
+
+
+def test_no_token_counts_for_more_than_the_most() -> None:
+    """The derivative by each weight is cut off, that of the output is not."""
+    output, weights = torch.zeros(3, 2, requires_grad=True), torch.zeros(3, 1, requires_grad=True)
+    other = torch.tensor([[1.0, 0.0], [50.0, 0.0], [-50.0, 0.0]])
+    _StraightThrough.apply(output, weights, 2.0, other)[:, 0].sum().backward()  # type: ignore[no-untyped-call]
+    assert weights.grad is not None
+    assert output.grad is not None
+    assert weights.grad.flatten().tolist() == [1.0, 2.0, -2.0]
+    assert output.grad.tolist() == [[1.0, 0.0]] * 3

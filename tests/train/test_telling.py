@@ -88,7 +88,7 @@ def test_trackers_are_told_every_term_and_load(trained: Trainer, monkeypatch: py
     assert [step for step, values in recorder.logged if "held_out/mean" in values] == [0, 3, 6]
     keys = {key for _, values in recorder.logged for key in values}
     assert keys == {
-        *(f"loss/{term}" for term in ("next_token", "balance", "z", "domain", "distil", "total")),
+        *(f"loss/{term}" for term in ("next_token", "balance", "z", "domain", "first", "distil", "total")),
         *(f"{kind}/{name}" for kind in ("load", "held_out", "held_out_load") for name in WORDS),
         "accuracy", "rate/router", "rate/also", "tokens_per_second", "held_out/mean", "held_out_accuracy",
     }  # fmt: skip
