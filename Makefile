@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt | $(PY)
 demo: $(STAMP)  ## plans, builds, verifies and measures a real MoE from three specialists (under 5 minutes)
 	@$(PY) examples/demo.py
 
-demo-train: $(STAMP)  ## trains the demo's router on its calibration texts and measures it again (after `make demo`)
+demo-train: $(STAMP)  ## trains the demo's router and measures it again (after `make demo`)
 	@$(PY) examples/demo_train.py
 
 test: $(STAMP)  ## the tests, but for those marked slow or browser

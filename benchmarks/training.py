@@ -5,10 +5,10 @@
     python benchmarks/training.py out/demo --show                           # the table of what was measured so far
 
 A row is a gate to begin from and the options of `moemerge train-router`. Each training is the command itself, in a
-process of its own; it knows the training texts alone, and stops and chooses by those that it holds out of them. Then
-the evaluation texts are read: once for the start's gate and once for the trained one. The rise is the difference of
-the gain kept, its 95 % interval a paired bootstrap over the documents of each domain. What was measured is kept in
-`--work` and not measured again, so an interrupted run goes on.
+process of its own; it knows the training texts, and stops and chooses by those of `held_out.yaml`, which are of other
+sources. Then the evaluation texts are read: once for the start's gate and once for the trained one. The rise is the
+difference of the gain kept, its 95 % interval a paired bootstrap over the documents of each domain. What was measured
+is kept in `--work` and not measured again, so an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from moemerge.evaluate.measures import DomainLosses, Measures
 from moemerge.evaluate.windows import Encoded, encode
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXTS = ROOT / "examples" / "training.yaml"
+TEXTS, HELD_OUT = ROOT / "examples" / "training.yaml", ROOT / "examples" / "held_out.yaml"
 STARTS = ("random", "centroid", "fitted")
 """`fitted` is the folder's own: the discriminant gate of the recipe's prompts."""
 
@@ -129,7 +129,7 @@ class Bench:
     def _train(self, output: Path, options: list[str]) -> dict[str, Any]:
         command = [
             sys.executable, "-m", "moemerge", "train-router", str(self.path), "-o", str(output),
-            "--overwrite", "--data", str(TEXTS), "--json", "--quiet", *options,
+            "--overwrite", "--data", str(TEXTS), "--held-out", str(HELD_OUT), "--json", "--quiet", *options,
         ]  # fmt: skip
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         found: dict[str, Any] = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""Trains the demo's router on its calibration texts, never on `examples/eval`, and measures the mixture again.
+"""Trains the demo's router, never on `examples/eval` nor judged by it, and measures the mixture again.
 
     make demo-train            or            python examples/demo_train.py
 
@@ -26,8 +26,8 @@ def main() -> None:
     out, trained = str(OUT.relative_to(ROOT)), str(TRAINED.relative_to(ROOT))
     resume = ["--resume"] if TRAINED.with_name(f"{TRAINED.name}.training.safetensors").is_file() else []
     run(
-        tool, "train-router", out, "-o", trained, "--data", "examples/training.yaml", "--minutes", MINUTES,
-        "--overwrite", *resume,
+        tool, "train-router", out, "-o", trained, "--data", "examples/training.yaml",
+        "--held-out", "examples/held_out.yaml", "--minutes", MINUTES, "--overwrite", *resume,
     )  # fmt: skip
     run(tool, "verify", trained)
     run(tool, "eval", trained, "--html", f"{trained}.html")

@@ -17,6 +17,13 @@ from math_problems import Family, layout, templates, worked_problems  # noqa: E4
 from ngrams import hash_ngram, ngrams  # noqa: E402
 
 DOMAINS = ("code", "math", "french", "spanish")
+KINDS = {
+    "prompts": (*DOMAINS, "general"), "calibration": DOMAINS, "eval": DOMAINS, "training": ("code", "french"),
+    "held_out": ("code", "math", "french"),
+}  # fmt: skip
+"""Each kind of text, and its domains."""
+PAIRS = [pair for pair in combinations(KINDS, 2) if pair != ("calibration", "training")]
+"""The calibration texts are among the router's training texts."""
 
 
 def rows(kind: str, domain: str) -> list[dict[str, str]]:
@@ -37,21 +44,21 @@ def all_ngrams(texts: Iterable[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def kinds() -> dict[str, set[str]]:
-    """The word 8-grams of the prompts, of the calibration texts and of the evaluation texts, over all domains."""
-    return {
-        "prompts": all_ngrams(text for domain in (*DOMAINS, "general") for text in prompts(domain)),
-        "calibration": all_ngrams(row["text"] for domain in DOMAINS for row in rows("calibration", domain)),
-        "eval": all_ngrams(row["text"] for domain in DOMAINS for row in rows("eval", domain)),
-    }
+    """The word 8-grams of each kind, over all domains."""
+
+    def texts(kind: str, domain: str) -> list[str]:
+        return prompts(domain) if kind == "prompts" else [row["text"] for row in rows(kind, domain)]
+
+    return {k: all_ngrams(text for domain in domains for text in texts(k, domain)) for k, domains in KINDS.items()}
 
 
-@pytest.mark.parametrize(("one", "other"), list(combinations(("prompts", "calibration", "eval"), 2)))
+@pytest.mark.parametrize(("one", "other"), PAIRS)
 def test_no_two_kinds_of_text_share_an_8_gram(kinds: dict[str, set[str]], one: str, other: str) -> None:
     """A gate must not be judged on words that it was fitted on."""
     assert sorted(kinds[one] & kinds[other]) == []
 
 
-@pytest.mark.parametrize("kind", ["prompts", "calibration", "eval"])
+@pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_no_text_has_an_8_gram_that_a_specialist_was_trained_on(
     kinds: dict[str, set[str]], kind: str, domain: str

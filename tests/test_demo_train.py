@@ -13,12 +13,16 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_it_trains_on_no_evaluation_text() -> None:
-    """The calibration texts of exactly the demo's domains."""
-    data = yaml.safe_load((ROOT / "examples" / "training.yaml").read_text(encoding="utf-8"))
+    """And holds out none; each of exactly the demo's domains."""
+    data, held_out = (
+        yaml.safe_load((ROOT / "examples" / name).read_text(encoding="utf-8"))
+        for name in ("training.yaml", "held_out.yaml")
+    )
     recipe = yaml.safe_load((ROOT / "recipes" / "demo.yaml").read_text(encoding="utf-8"))
-    assert list(data) == [expert["name"] for expert in recipe["experts"]]
-    assert {str(Path(path).parent) for path in data.values()} == {"calibration"}
-    assert all((ROOT / "examples" / path).is_file() for path in data.values())
+    assert list(data) == list(held_out) == [expert["name"] for expert in recipe["experts"]]
+    assert {str(Path(path).parent) for path in data.values()} == {"calibration", "training"}
+    assert {str(Path(path).parent) for path in held_out.values()} == {"held_out"}
+    assert all((ROOT / "examples" / path).is_file() for path in (*data.values(), *held_out.values()))
 
 
 def test_without_the_demo_it_says_what_to_run(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def train_router(
     accumulation: Annotated[int, typer.Option("--accumulation", help="Forward passes of a step.")] = 1,
     mixed: Annotated[float, typer.Option("--mixed", help="Share of rows whose texts change the domain.")] = 0.2,
     rate: Annotated[
-        float | None, typer.Option("--rate", help="Highest learning rate [0.02 for lora, 0.03 for full].")
+        float | None, typer.Option("--rate", help="Highest learning rate [0.01; from a random gate 0.02, full 0.03].")
     ] = None,
     warm_up: Annotated[int, typer.Option("--warm-up", help="Steps until it is reached.")] = 10,
     clip: Annotated[float, typer.Option("--clip", help="Largest norm of the gradient.")] = 1.0,

@@ -16,11 +16,13 @@ Route = Literal["auto", "straight-through", "soft", "top-k"]
 Also = Literal["attention", "experts"]
 Start = Literal["fitted", "discriminant", "lda", "centroid", "centred", "random", "uniform"]
 
-RATES: Mapping[Method, float] = {"lora": 2e-2, "full": 3e-2}
-"""Learning rates in units of the gates' inputs; docs/decisions.md has what was tried."""
+RATE = 1e-2
+"""Learning rate in units of the gates' inputs; docs/decisions.md has what was tried."""
 
 LOST = ("random", "uniform")
-"""Starts that do not route, so that the domains' labels help them."""
+"""Starts that do not route: they have a long way to go, and the domains' labels help them."""
+LOST_RATES: Mapping[Method, float] = {"lora": 2e-2, "full": 3e-2}
+"""Learning rates from such a start."""
 LOST_WEIGHT = 0.1
 """The labels' weight from such a start."""
 
@@ -50,7 +52,8 @@ class TrainOptions:
         rows: rows of a forward pass.
         accumulation: forward passes of a step, over all processes together.
         mixed: share of the rows whose texts change the domain midway.
-        rate: AdamW's highest learning rate; None: that of the method, from `RATES`.
+        rate: AdamW's highest learning rate; None: 0.01, and from a start that does not route 0.02 (`lora`) or
+            0.03 (`full`).
         warm_up: steps until it is reached.
         clip: largest norm of the gradient.
         balance_weight: of the load-balancing loss.
@@ -157,7 +160,7 @@ class TrainOptions:
     @property
     def learning_rate(self) -> float:
         """The gates' highest learning rate."""
-        return RATES[self.method] if self.rate is None else self.rate
+        return RATE if self.rate is None else self.rate
 
     @property
     def label_weight(self) -> float:
@@ -173,9 +176,11 @@ class TrainOptions:
         return (built if self.start == "fitted" else self.start) in LOST and not self.calibrate
 
     def resolved(self, built: str) -> TrainOptions:
-        """The same with the weight of the labels settled; see `is_lost`."""
-        weight = LOST_WEIGHT if self.is_lost(built) else 0.0
-        return self if self.domain_weight is not None else replace(self, domain_weight=weight)
+        """The same with rate and weight of the labels settled; see `is_lost`."""
+        lost = self.is_lost(built)
+        weight = self.domain_weight if self.domain_weight is not None else LOST_WEIGHT if lost else 0.0
+        rate = LOST_RATES[self.method] if lost and self.rate is None else self.learning_rate
+        return replace(self, domain_weight=weight, rate=rate)
 
     def account(self) -> dict[str, Any]:
         """The options as plain data, for the record and for `--resume`: those that change the result."""

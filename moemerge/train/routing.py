@@ -162,7 +162,9 @@ class TrainedRouting:
             chosen, indices = route(logits, k, self._how)
             if self._how == "straight-through":
                 chosen = chosen.detach()
-                self._candidates[place] = _top(logits.softmax(dim=-1), min(k + 1, logits.shape[1]))
+                weights, candidates = _top(logits.softmax(dim=-1), min(k + 1, logits.shape[1]))
+                first = self._begins.to(weights.device)[:, None]
+                self._candidates[place] = torch.where(first, weights.detach(), weights), candidates
             return logits, chosen.to(flat.dtype), indices
 
         return forward
@@ -202,11 +204,10 @@ class TrainedRouting:
         )
 
     def _wanted(self, place: int, logits: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Probabilities `[n, E]` of first tokens; a special token has no label, and stays where it goes."""
+        """The experts `[n]` of first tokens; a special token has no label, and stays where it goes."""
         if self._start and not self._lost:
-            return (self.factors[place] * functional.linear(inputs, self._start[place].to(inputs.device))).softmax(-1)
-        experts = torch.where(labels >= 0, labels, logits.argmax(dim=-1))
-        return functional.one_hot(experts, logits.shape[1]).to(logits.dtype)
+            return functional.linear(inputs, self._start[place].to(inputs.device)).argmax(dim=-1)
+        return torch.where(labels >= 0, labels, logits.argmax(dim=-1))
 
 
 class _StraightThrough(torch.autograd.Function):

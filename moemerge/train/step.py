@@ -86,7 +86,7 @@ def step_gradients(
         leaf.grad = None
     scored = sum(int(rows.scored[:, 1:].sum()) for rows in batches)
     counted = sum(int(rows.counted.sum()) for rows in batches)
-    begun = sum(int(rows.begins.sum()) for rows in batches)
+    begun = max(sum(int(rows.begins.sum()) for rows in batches), 1)
     layers, experts = len(gates.leaves), gates.leaves[0].shape[0]
     device = gates.leaves[0].device
     sums = torch.zeros(6, dtype=torch.float64)  # next token, z, domain, first, right, distil
