@@ -15,10 +15,15 @@ from torch import Tensor, nn
 
 from moemerge.models import MergedTensors, PlannedModels, empty_module, padded
 from moemerge.plan import Plan
+from moemerge.side_by_side import side_by_side
 from moemerge.stream import PICK_ELEMENTS, TORCH_DTYPES, pick_rows, row_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+READERS = 2
+"""Tensors of a layer that are read and merged at once."""
 
 
 class LayerwiseModels:
@@ -138,10 +143,11 @@ class _Layerwise:
         return forward(*inputs, **others)
 
     def _fill(self, names: Iterable[str]) -> None:
-        for name in names:
-            if self._held.get(name) != self._key(name):
-                self._put(name, torch.empty(0))  # the old one goes before the new one comes
-                self._put(name, self._read(name))
+        wanted = [name for name in names if self._held.get(name) != self._key(name)]
+        for name in wanted:
+            self._put(name, torch.empty(0))  # the old ones go before the new ones come
+        for name, value in zip(wanted, side_by_side(self._read, wanted, READERS), strict=True):
+            self._put(name, value)
 
     def _drop(self) -> None:
         if self._layer is None:

@@ -23,8 +23,8 @@ PACKAGE = ROOT / "moemerge"
 
 ORDER = (
     "errors", "console", "device", "recipe", "texts", "sources", "families", "plan", "blocks", "merge", "stream",
-    "models", "layerwise", "divergence", "generation", "gate", "choose", "write", "verify", "build", "evaluate",
-    "train", "report", "cli", "__main__",
+    "models", "side_by_side", "layerwise", "divergence", "generation", "gate", "choose", "write", "verify", "build",
+    "evaluate", "train", "report", "cli", "__main__",
 )  # fmt: skip
 """Data flows one way: a room imports only from rooms before it."""
 FORBIDDEN = {

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from moemerge import layerwise
 from moemerge.families import DenseConfig
 from moemerge.gate import capture, expand, fit, passages
 from moemerge.plan import cost, make_plan, peak_memory
@@ -69,7 +70,7 @@ def test_the_caps_are_those_of_the_gate() -> None:
     """The plan room may not import the gate room, so its numbers are held equal here."""
     assert (cost.KEPT, cost.BATCH, cost.WRITTEN) == (fit.KEPT_BYTES, capture.BATCH_TOKENS, expand.AUTO_TOKENS)
     assert (cost.SIDE_BY_SIDE, cost.SQUARES - cost.FOLDS) == (fit.SIDE_BY_SIDE, fit.ROOM)
-    assert cost.FOLDS == passages.FOLDS
+    assert (cost.FOLDS, cost.READERS) == (passages.FOLDS, layerwise.READERS)
 
 
 def test_a_gate_takes_one_layer_and_not_the_model(tiny: TinyMaker, tmp_path: Path) -> None:

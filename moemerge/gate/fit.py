@@ -21,7 +21,7 @@ from moemerge.gate.mergekit import mergekit_gate
 from moemerge.gate.notices import few_tokens, inseparable, rounding, same_texts, too_few_groups
 from moemerge.gate.passages import Passage, assign_folds, document_passages, prompt_passages
 from moemerge.gate.request import FITTED, MERGEKIT, DenseModels, GateFit, GateRequest, GateStatistics
-from moemerge.gate.side_by_side import side_by_side
+from moemerge.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

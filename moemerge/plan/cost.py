@@ -29,6 +29,8 @@ SQUARES = FOLDS + 7
 fold, and what a closed form makes of them."""
 SIDE_BY_SIDE = 4
 """Layers that are fitted at once, where their matrices take no more than `KEPT`: `gate.fit.SIDE_BY_SIDE`."""
+READERS = 2
+"""Tensors that are read at once: `layerwise.READERS`."""
 BATCH = 4096
 """Positions of a batch: `gate.capture.BATCH_TOKENS`."""
 WRITTEN = 3500
@@ -72,15 +74,15 @@ def _tokens(plan: Plan) -> int:
 
 
 def _layerwise(plan: Plan, dense: DenseConfig) -> int:
-    """The largest tensor twice (as it is read), one layer, the embedding's rows, the hidden states twice (as they pass
-    and as they enter the MoE block), and what runs for one batch."""
+    """The largest tensor twice more (two are read at once), one layer, the embedding's rows, the hidden states twice
+    (as they pass and as they enter the MoE block), and what runs for one batch."""
     item, width = ITEM_SIZE[plan.dtype], dense.hidden_size
     layer = sum(math.prod(shape) for _, shape, _ in dense.layer_shared_tensors(0))
     layer += sum(math.prod(dense.ffn_shape(projection)) for projection in PROJECTIONS)
     tokens = _tokens(plan)
     rows = min(tokens, dense.vocab_size) + 2 * tokens + 8 * BATCH
     largest = max(math.prod(dense.ffn_shape("up")), width * dense.heads * dense.head_dim)
-    return item * (layer + largest + rows * width + 3 * BATCH * dense.intermediate_size)
+    return item * (layer + READERS * largest + rows * width + 3 * BATCH * dense.intermediate_size)
 
 
 def _whole(plan: Plan, dense: DenseConfig) -> int:

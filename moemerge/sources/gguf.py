@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from moemerge.errors import SourceError
 from moemerge.sources.checkpoint import ByteRange, TensorInfo
 from moemerge.sources.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 from moemerge.sources.gguf_names import ROPE_FACTORS, config_of, model_names
+from moemerge.sources.recent import Recent
 from moemerge.sources.safetensors_file import read_bytes, read_rows, tensor_of
 from moemerge.sources.store import StoredCheckpoint, place, row_bounds
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 PLAIN: Mapping[int, str] = {0: "F32", 1: "F16", 30: "BF16"}
 """ggml's types that are plain numbers, by safetensors' names."""
+REMEMBERED = 64 << 20
+"""Bytes of dequantised rows that are remembered: every adapter of a recipe folds into the same ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class GgufStore:
     sources: Mapping[str, GgufTensor]
     heads: Mapping[str, int]
     digest: str
+    _recent: Recent = field(default_factory=lambda: Recent(REMEMBERED), repr=False, compare=False)
 
     def bytes_of(self, name: str) -> ByteRange | None:
         return self.sources[name].place if self.tensors[name].origin == "stored" else None
@@ -55,9 +59,12 @@ class GgufStore:
 
     def _unpack(self, info: TensorInfo, source: GgufTensor, rows: slice | None) -> torch.Tensor:
         """Rows as they lie in the file, in the dtype of `info`."""
-        data = read_rows(source.place, info, rows)
         if source.kind in PLAIN:
-            return tensor_of(data, info, rows)
+            return tensor_of(read_rows(source.place, info, rows), info, rows)
+        return self._recent.take((info.name, *row_bounds(info, rows)), lambda: self._dequantised(info, source, rows))
+
+    def _dequantised(self, info: TensorInfo, source: GgufTensor, rows: slice | None) -> torch.Tensor:
+        data = read_rows(source.place, info, rows)
         import numpy
         import torch
         from gguf import GGMLQuantizationType

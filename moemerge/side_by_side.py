@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -17,6 +15,8 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], most: in
 
     Each gets an equal share of torch's threads, the same one at every run, so that the results are the same bits.
     """
+    import torch
+
     threads = torch.get_num_threads()
     workers = min(threads, most, len(items))
     if workers <= 1:
