@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ from tests.evaluate.conftest import HOSTS, host_config
 from tests.moe import some_tokens
 
 
-def gradients(model: Any) -> list[torch.Tensor]:
+def gradients(model: Any, also: Also) -> list[torch.Tensor]:
     """Of the gates and a LoRA, by one pass."""
+    also.clear()
     routers = find_routers(model)
     gates = [router.weight.detach().clone().requires_grad_() for router in routers.modules]
     routing, tokens = TrainedRouting(routers, "straight-through", slopes=False), some_tokens()
@@ -28,7 +30,29 @@ def gradients(model: Any) -> list[torch.Tensor]:
     routing.before(Rows(tokens, tokens, every, every, torch.zeros_like(tokens), every))
     with routing.using(gates):
         model.model(input_ids=tokens, use_cache=False).last_hidden_state.square().sum().backward()
-    return [tensor.grad for tensor in (*gates, *(p for p in model.parameters() if p.requires_grad))]  # type: ignore[misc]
+    return [tensor.grad for tensor in (*gates, *also.parameters)]  # type: ignore[misc]
+
+
+def _check_fsdp(model: Any) -> None:
+    own = {type(parameter.data).__name__ for name, parameter in model.named_parameters() if ".experts." in name}
+    assert own == {"DTensor", "Tensor"}, own  # the experts' own, and their LoRA
+    for name, parameter in model.model.layers[0].named_parameters():
+        if ".lora_" in name or name == "mlp.gate.weight":
+            assert not isinstance(parameter, distributed.tensor.DTensor), name
+        else:
+            half = parameter.shape[0] // 2  # one row lies in one process
+            assert parameter.to_local().shape[0] in {half, parameter.shape[0] - half}, name
+
+
+def _check_zero(model: Any) -> None:
+    """What is whole is no parameter to DeepSpeed; of the others a process holds half, and nothing between passes."""
+    named = dict(model.model.named_parameters())
+    assert any(".experts." in name for name in named)
+    assert not any(word in name for name in named for word in (".lora_", "mlp.gate.weight", "embed_tokens"))
+    for name, parameter in named.items():
+        assert parameter.numel() == 0, name
+        assert parameter.ds_tensor.numel() == -(-parameter.ds_numel // 2), name
+    assert all(router.weight.numel() for router in find_routers(model).modules)
 
 
 def main() -> None:
@@ -42,16 +66,14 @@ def main() -> None:
         also = [Also(one, TrainOptions(also=("attention", "experts"))) for one in (model, other)]
         assert also[0].parameters
         shard(model)
-        own = {type(parameter.data).__name__ for name, parameter in model.named_parameters() if ".experts." in name}
-        assert own == {"DTensor", "Tensor"}, own  # the experts' own, and their LoRA
-        for name, parameter in model.model.layers[0].named_parameters():
-            if ".lora_" in name or name == "mlp.gate.weight":
-                assert not isinstance(parameter, distributed.tensor.DTensor), name
-            else:
-                half = parameter.shape[0] // 2  # one row lies in one process
-                assert parameter.to_local().shape[0] in {half, parameter.shape[0] - half}, name
-        for ours, theirs in zip(gradients(model), gradients(other), strict=True):
-            torch.testing.assert_close(ours, theirs)
+        (_check_zero if "ACCELERATE_USE_DEEPSPEED" in os.environ else _check_fsdp)(model)
+        pairs = list(zip((model, other), also, strict=True))
+        for _ in range(3):  # DeepSpeed notes what the first passes need, and fetches it ahead from then on
+            for ours, theirs in zip(*(gradients(*pair) for pair in pairs), strict=True):
+                torch.testing.assert_close(ours, theirs)
+            with torch.inference_mode(), also[0].exported(torch.bfloat16), also[1].exported(torch.bfloat16):
+                ours, theirs = (one(input_ids=some_tokens()).logits for one in (model, other))
+                torch.testing.assert_close(ours, theirs)
     print("as it should be")
     distributed.destroy_process_group()
 
