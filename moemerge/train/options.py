@@ -23,6 +23,8 @@ LOST = ("random", "uniform")
 """Starts that do not route: they have a long way to go, and the domains' labels help them."""
 LOST_RATES: Mapping[Method, float] = {"lora": 2e-2, "full": 3e-2}
 """Learning rates from such a start."""
+PLACING = ("discriminant", "lda")
+"""Starts that send documents' first tokens to good experts."""
 LOST_WEIGHT = 0.1
 """The labels' weight from such a start."""
 
@@ -61,7 +63,7 @@ class TrainOptions:
         domain_weight: of the cross-entropy of the domain's expert on the gate's logits; it falls to 0 in the first half
             of the steps. None: 0.1 from a start that does not route (`random`, `uniform`), else 0.
         first_weight: of the cross-entropy of where the start sends the first token of each document, to which all
-            others attend; from a start that does not route, of its domain's expert.
+            others attend; of its domain's expert, unless the start is a discriminant.
         distil_weight: of the KL divergence from the domain's own dense specialist.
         temperature: of the two distributions in it.
         judge_every: steps between two looks at the held-out texts.
@@ -167,17 +169,17 @@ class TrainOptions:
         """The labels' weight at the first step."""
         return self.domain_weight or 0.0
 
-    def is_lost(self, built: str) -> bool:
-        """Whether the gate of the start does not route.
+    def places_first(self, built: str) -> bool:
+        """Whether the gate of the start sends documents' first tokens to good experts.
 
         Args:
             built: the gate that the folder was built with (the recipe's `gate.init`), which the start `fitted` takes.
         """
-        return (built if self.start == "fitted" else self.start) in LOST and not self.calibrate
+        return (built if self.start == "fitted" else self.start) in PLACING or self.calibrate
 
     def resolved(self, built: str) -> TrainOptions:
-        """The same with rate and weight of the labels settled; see `is_lost`."""
-        lost = self.is_lost(built)
+        """The same with rate and weight of the labels settled; `built` as in `places_first`."""
+        lost = (built if self.start == "fitted" else self.start) in LOST and not self.calibrate
         weight = self.domain_weight if self.domain_weight is not None else LOST_WEIGHT if lost else 0.0
         rate = LOST_RATES[self.method] if lost and self.rate is None else self.learning_rate
         return replace(self, domain_weight=weight, rate=rate)

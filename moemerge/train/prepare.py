@@ -52,7 +52,7 @@ class Prepared:
         self.folder = _open(path, options.placement.dtype)
         assert self.folder.record is not None
         built = self.folder.record.recipe.gate.init
-        self.lost = options.is_lost(built)
+        self.labelled = not options.places_first(built)
         self.options = options = options.resolved(built)
         if output.resolve() == path.resolve() or path.resolve() in output.resolve().parents:
             raise TrainError(f"`{output}` is the folder that is trained, or lies in it", hint="name another with `-o`")

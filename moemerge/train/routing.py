@@ -9,7 +9,7 @@ constant in all j, which weights of a constant sum do not feel). So what the oth
 without a graph, and at k = 1 for one expert only: the runner-up.
 
 A document's first token, which every other attends to, moves whole layers of activations when its expert changes: no
-slope foretells that. It is held to where the start sends it instead (`Seen.first`).
+slope foretells that. It is held to where the start sends it instead, or to its domain's expert (`Seen.first`).
 """
 
 from __future__ import annotations
@@ -100,16 +100,22 @@ class TrainedRouting:
         how: how tokens are routed.
         slopes: whether `Seen.slopes` is wanted.
         factors: on each layer's logits; 1 when empty.
-        lost: whether the start does not route, so that first tokens are held to their domains' experts.
+        labelled: whether first tokens are held to their domains' experts, and not where the start sends them.
     """
 
     def __init__(
-        self, routers: Routers, how: Route | None, *, slopes: bool, factors: Sequence[float] = (), lost: bool = False
+        self,
+        routers: Routers,
+        how: Route | None,
+        *,
+        slopes: bool,
+        factors: Sequence[float] = (),
+        labelled: bool = False,
     ) -> None:
         self.factors = tuple(factors) or (1.0,) * len(routers.modules)
         self._routers, self._how, self._slopes = routers, how, slopes
         self._counted = self._labels = self._begins = torch.zeros(0)
-        self._most, self._lost, self._start = math.inf, lost, list[Tensor]()
+        self._most, self._labelled, self._start = math.inf, labelled, list[Tensor]()
         self._candidates: dict[int, tuple[Tensor, Tensor]] = {}
         self._seen: list[Seen] = []
         self._taken = False
@@ -205,7 +211,7 @@ class TrainedRouting:
 
     def _wanted(self, place: int, logits: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
         """The experts `[n]` of first tokens; a special token has no label, and stays where it goes."""
-        if self._start and not self._lost:
+        if self._start and not self._labelled:
             return functional.linear(inputs, self._start[place].to(inputs.device)).argmax(dim=-1)
         return torch.where(labels >= 0, labels, logits.argmax(dim=-1))
 

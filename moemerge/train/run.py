@@ -153,7 +153,7 @@ class _Training:
         if self.prepared.sharded:
             shard(model)
         routing = TrainedRouting(
-            routers, how, slopes=options.balance_weight > 0, factors=factors, lost=self.prepared.lost
+            routers, how, slopes=options.balance_weight > 0, factors=factors, labelled=self.prepared.labelled
         )
         teller = Teller(folder.experts, options, self.progress, self._trackers())
         loop = Loop(

@@ -206,13 +206,13 @@ def test_the_divergence_of_a_distribution_from_itself_is_zero() -> None:
 def test_a_first_token_is_held(mixture: Any) -> None:
     """To where the start sends it, else to its domain's expert; a special token stays with the expert that has it."""
     model, rows = mixture("mixtral"), some_rows(3)
-    labelled = replace(rows, labels=torch.where(rows.begins, 2, rows.labels))
+    own = replace(rows, labels=torch.where(rows.begins, 2, rows.labels))
     start = [torch.randn_like(router.weight) for router in find_routers(model).modules]
 
-    def first(batch: Rows, *, lost: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def first(batch: Rows, *, labelled: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Of each layer: logits and inputs of the first tokens, and the loss."""
         routers = find_routers(model)
-        routing = TrainedRouting(routers, None, slopes=False, lost=lost)
+        routing = TrainedRouting(routers, None, slopes=False, labelled=labelled)
         routing.start_from(start)
         routing.before(batch)
         found: list[tuple[Tensor, Tensor]] = []
@@ -228,12 +228,12 @@ def test_a_first_token_is_held(mixture: Any) -> None:
             hook.remove()
         return [(*kept, seen.first) for kept, seen in zip(found, routing.take(), strict=True)]
 
-    for weight, (logits, inputs, loss) in zip(start, first(labelled, lost=False), strict=True):
+    for weight, (logits, inputs, loss) in zip(start, first(own, labelled=False), strict=True):
         wanted = functional.linear(inputs, weight).argmax(-1)
         torch.testing.assert_close(loss, functional.cross_entropy(logits, wanted, reduction="sum"))
-    for logits, _inputs, loss in first(labelled, lost=True):
+    for logits, _inputs, loss in first(own, labelled=True):
         assert float(loss) == pytest.approx(float(-logits.log_softmax(-1)[:, 2].sum()), rel=1e-5)
-    for logits, _inputs, loss in first(rows, lost=True):
+    for logits, _inputs, loss in first(rows, labelled=True):
         assert float(loss) == pytest.approx(float(-logits.log_softmax(-1).amax(-1).sum()), rel=1e-5)
 
 
