@@ -167,7 +167,7 @@ class Loop:
         except EvalError:  # a loss that is not finite
             found = None
         trouble = self._trouble(found)
-        worse = found.worse_than(self.start, options.seed) if found is not None else {}
+        worse = self._too_much_worse(found) if found is not None else {}
         if found is not None:
             self._seen = found
             self._teller.look(run, found, self.start, losses, speed, worse)
@@ -185,6 +185,12 @@ class Loop:
         elif run.waited >= options.patience:
             run.ended = f"no better look in {run.waited}"
         self._save()
+
+    def _too_much_worse(self, found: Judgement) -> dict[str, float]:
+        """The domains that lost more since the start, beyond doubt, than the mean gained, and how much."""
+        gained = self.start.mean - found.mean
+        risen = found.worse_than(self.start, self._options.seed)
+        return {name: rise for name, rise in risen.items() if rise > gained}
 
     def _trouble(self, found: Judgement | None) -> str | None:
         if found is None:

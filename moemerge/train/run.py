@@ -195,12 +195,15 @@ class _Training:
         kept = "best" if change[2] < 0 else "start"
         if options.steps:
             self._say(kept, change)
+        if kept == "best":
+            for name, rise in best.worse_than(start, options.seed).items():
+                self._note("worse-domain", f"the held-out loss of `{name}` rose by {rise:.4f}, beyond doubt")
         lower = [entry for entry in loop.run.history if entry["held_out"] < best.mean and "worse" in entry]
         if lower:
             look = min(lower, key=lambda entry: float(entry["held_out"]))
             listed = ", ".join(f"`{name}`" for name in look["worse"])
-            text = f"the mean was lower at step {look['step']}, but the loss of {listed} had risen beyond doubt"
-            self._note("worse-domain", f"{text}: what makes a domain worse than the start is not kept")
+            text = f"the mean was lower at step {look['step']}, but {listed} had lost more than the mean had gained"
+            self._note("refused-look", f"{text}, so that step was not kept")
         documents = {t.name: {"trained": len(t.train), "held_out": len(t.held)} for t in self.prepared.texts}
         training = training_account(options, loop.run, start, best, change, kept, documents)
         self._compare(best if kept == "best" else start, loop)

@@ -49,7 +49,7 @@ class Teller:
     ) -> None:  # fmt: skip
         """After a look, that of the start without losses; it becomes an entry of the history.
 
-        `worse` are the domains whose loss is above the start's beyond doubt, for which the look is not kept.
+        `worse` are the domains that lost so much that the look is not kept for them.
         """
         run.history.append(_entry(run.step, found, losses) | ({"worse": sorted(worse)} if worse else {}))
         if losses is not None:
@@ -57,7 +57,7 @@ class Teller:
                 f"step {run.step}/{run.steps}: loss {losses.next_token:.4f}, held out {found.mean:.4f} "
                 f"(start {start.mean:.4f}), load {self._load(found.load.tolist())}, {speed:,.0f} tokens/s, "
                 f"{_left(run):.1f} min left"
-                + "".join(f"; `{name}` is worse than at the start: {rise:+.4f}" for name, rise in worse.items())
+                + "".join(f"; not kept, since `{name}` lost {rise:.4f}" for name, rise in worse.items())
             )
         if self._trackers is not None:
             values = {"held_out/mean": found.mean, "held_out_accuracy": found.accuracy}
