@@ -90,12 +90,15 @@ def test_two_processes_that_share_the_model_train_as_one_does(
     assert verify_folder(trio.root / f"{name}-2").differences == ()
 
 
-def test_a_shared_training_saves_and_resumes(unrouted: Path, texts: Path, trio: Any) -> None:
-    """Its first process is killed at the end of a training that others shared; going on gives the same folder."""
-    output, whole = trio.root / "shared-resumed", trio.root / "shared-whole"
+@pytest.mark.parametrize("way", [pytest.param({}, id="ddp"), pytest.param(SHARDED, id="fsdp2")])
+def test_a_training_of_two_processes_saves_and_resumes(
+    way: dict[str, str], unrouted: Path, texts: Path, trio: Any
+) -> None:
+    """Both are killed at the end of a training that they shared; going on gives the same folder."""
+    output, whole = (trio.root / f"two-{len(way)}-{name}" for name in ("resumed", "whole"))
     state = state_path(output)
     command = launched(unrouted, output, texts, 2, "--accumulation", "2")
-    given = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | SHARDED
+    given = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | way
     child = subprocess.Popen(
         command, env=given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -105,8 +108,8 @@ def test_a_shared_training_saves_and_resumes(unrouted: Path, texts: Path, trio: 
     child.wait()
     assert saved_step(state) >= 2
     assert not output.exists()
-    trained(unrouted, output, texts, 2, "--accumulation", "2", "--resume", **SHARDED)
-    trained(unrouted, whole, texts, 2, "--accumulation", "2", **SHARDED)
+    trained(unrouted, output, texts, 2, "--accumulation", "2", "--resume", **way)
+    trained(unrouted, whole, texts, 2, "--accumulation", "2", **way)
     assert (output / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
