@@ -23,6 +23,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -66,20 +67,29 @@ def forward(model: Any, batches: Sequence[Tensor]) -> None:
 
 
 class Reading:
-    """Counts the seconds that the gate takes to read and merge weights."""
+    """Counts the seconds in which the gate reads and merges weights, in one thread or several."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self._busy, self._since, self._lock = 0, 0.0, Lock()
         for name in ("read", "rows"):
             setattr(MergedTensors, name, self._timed(getattr(MergedTensors, name)))
 
+    def _changed(self, by: int) -> None:
+        with self._lock:
+            if by > 0 and not self._busy:
+                self._since = time.perf_counter()
+            self._busy += by
+            if not self._busy:
+                self.seconds += time.perf_counter() - self._since
+
     def _timed(self, read: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def timed(*arguments: Any, **others: Any) -> Tensor:
-            started = time.perf_counter()
+            self._changed(1)
             try:
                 return read(*arguments, **others)
             finally:
-                self.seconds += time.perf_counter() - started
+                self._changed(-1)
 
         return timed
 
