@@ -175,11 +175,15 @@ class TrainOptions:
         Args:
             built: the gate that the folder was built with (the recipe's `gate.init`), which the start `fitted` takes.
         """
-        return (built if self.start == "fitted" else self.start) in PLACING or self.calibrate
+        return self._begins_as(built) in PLACING
+
+    def _begins_as(self, built: str) -> str:
+        """The kind of the start's gate; a calibrated one counts as a discriminant."""
+        return "discriminant" if self.calibrate else built if self.start == "fitted" else self.start
 
     def resolved(self, built: str) -> TrainOptions:
         """The same with rate and weight of the labels settled; `built` as in `places_first`."""
-        lost = (built if self.start == "fitted" else self.start) in LOST and not self.calibrate
+        lost = self._begins_as(built) in LOST
         weight = self.domain_weight if self.domain_weight is not None else LOST_WEIGHT if lost else 0.0
         rate = LOST_RATES[self.method] if lost and self.rate is None else self.learning_rate
         return replace(self, domain_weight=weight, rate=rate)
