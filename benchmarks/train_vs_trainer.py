@@ -33,6 +33,7 @@ from moemerge.evaluate.folder import MoeFolder, Placement, open_moe
 from moemerge.evaluate.processes import Processes
 from moemerge.evaluate.routers import find_routers
 from moemerge.train.attention import use_short_rows
+from moemerge.train.experts import use_frozen_experts
 from moemerge.train.gates import Gates
 from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting, routing_for
@@ -57,6 +58,7 @@ def ours(folder: MoeFolder, options: TrainOptions, batches: list[Rows], *, mixed
     """Seconds of each step of moemerge."""
     model = folder.load(options.placement)
     use_short_rows(model, options.context)
+    use_frozen_experts(model)
     routers = find_routers(model)
     gates = Gates([module.weight for module in routers.modules], routers.layers, options)
     how = "top-k" if mixed else routing_for("auto", routers.experts_per_token)

@@ -1,9 +1,10 @@
-"""Attention of short rows in bf16 on a CPU: one row of the batch at a time, so that its scores stay in the cache.
+"""Attention in bf16 on a CPU: a block of queries at a time over the keys that it may see, so that scores
+stay in the cache.
 
-torch's fused attention keeps nothing but takes twice as long there, forward and backward, at 256 and 512 positions;
-transformers' eager one keeps the scores of every layer, in fp32 too. This one is as fast as the products in it and
-keeps its inputs alone: the scores are made once more in the backward pass. From about a thousand positions on, and in
-fp32, torch's is faster. Figures: docs/decisions.md.
+torch's fused attention keeps nothing but takes two to six times as long there, forward and backward, at 256 to 2,048
+positions: it makes the products that the mask throws away. transformers' eager one keeps the scores of every layer, in
+fp32 too. This one skips what lies behind a block of queries or in other documents, and keeps its inputs alone: the
+scores are made once more in the backward pass. In fp32 torch's is faster. Figures: docs/decisions.md.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor
 
 NAME = "moemerge_rows"
-LONGEST = 512
-"""Positions up to which it is the faster one."""
+LONGEST = 2048
+"""Positions up to which it was found to be the faster one."""
+BLOCK = 128
+"""Queries that are taken at once."""
 
 
 def use_short_rows(model: Any, context: int) -> bool:
@@ -44,38 +47,55 @@ def _attention(
     return output.transpose(1, 2), None
 
 
+def _blocks(mask: Tensor) -> list[tuple[slice, slice]]:
+    """Which queries look at which keys, of a mask `[1, S, S]`: behind a query, and in other documents, are none."""
+    allowed = mask[0] > torch.finfo(mask.dtype).min
+    found = []
+    for start in range(0, len(allowed), BLOCK):
+        queries = slice(start, min(start + BLOCK, len(allowed)))
+        seen = allowed[queries].any(dim=0).nonzero()
+        found.append((queries, slice(int(seen[0]), int(seen[-1]) + 1) if len(seen) else slice(0, len(allowed))))
+    return found
+
+
 def _weights(query: Tensor, key: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """One row's softmax, `[H, S, S]`, of queries `[H_kv, H / H_kv * S, D]`: those that share a key are one matrix."""
-    length = key.shape[1]
-    return torch.bmm(query, key.mT).view(-1, length, length).mul_(scaling).add_(mask).softmax(dim=-1)
+    """One block's softmax, `[H, Q, K]`, of queries `[H_kv, H / H_kv * Q, D]`: those that share a key are one matrix."""
+    return torch.bmm(query, key.mT).view(-1, *mask.shape[1:]).mul_(scaling).add_(mask).softmax(dim=-1)
 
 
 class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+        shared = query.unflatten(1, (key.shape[1], -1))  # (B, H, S, D) -> (B, H_kv, H / H_kv, S, D)
+        key, value = key.contiguous(), value.contiguous()
         ctx.save_for_backward(query, key, value, mask)
-        ctx.scaling = scaling
-        heads, length, _ = key.shape[1:]
-        output = torch.empty_like(query)
-        for row in range(len(query)):
-            weights = _weights(query[row].view(heads, -1, query.shape[-1]), key[row], mask[row], scaling)
-            torch.bmm(weights.view(heads, -1, length), value[row], out=output[row].view(heads, -1, query.shape[-1]))
-        return output
+        ctx.scaling, ctx.blocks = scaling, [_blocks(one) for one in mask.expand(len(query), -1, -1, -1)]
+        output = torch.empty(shared.shape, dtype=query.dtype)
+        for row, blocks in enumerate(ctx.blocks):
+            for queries, keys in blocks:
+                asking = shared[row, :, :, queries].flatten(1, 2)
+                weights = _weights(asking, key[row, :, keys], mask[row, :, queries, keys], scaling)
+                given = torch.bmm(weights.view(len(asking), -1, weights.shape[-1]), value[row, :, keys])
+                output[row, :, :, queries] = given.view(*shared.shape[1:3], -1, shared.shape[-1])
+        return output.flatten(1, 2)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask = ctx.saved_tensors
-        (slope,) = slopes
-        heads, length, size = key.shape[1:]
-        by_query, by_key, by_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-        for row in range(len(query)):
-            queries, outgoing = query[row].view(heads, -1, size), slope[row].reshape(heads, -1, size)
-            weights = _weights(queries, key[row], mask[row], ctx.scaling)
-            torch.bmm(weights.view(heads, -1, length).mT, outgoing, out=by_value[row])
-            by_weight = torch.bmm(outgoing, value[row].mT).view(-1, length, length)
-            inner = (by_weight * weights).sum(dim=-1, keepdim=True, dtype=torch.float32)
-            by_score = weights.mul_(by_weight.sub_(inner)).mul_(ctx.scaling).view(heads, -1, length)
-            torch.bmm(by_score, key[row], out=by_query[row].view(heads, -1, size))
-            torch.bmm(by_score.mT, queries, out=by_key[row])
-        return by_query, by_key, by_value, None, None
+        shared, outgoing = (one.unflatten(1, (key.shape[1], -1)) for one in (query, slopes[0]))
+        by_query = torch.empty(shared.shape, dtype=query.dtype)
+        by_key, by_value = torch.zeros_like(key), torch.zeros_like(value)
+        for row, blocks in enumerate(ctx.blocks):
+            for queries, keys in blocks:
+                asking, slope = (one[row, :, :, queries].flatten(1, 2) for one in (shared, outgoing))
+                weights = _weights(asking, key[row, :, keys], mask[row, :, queries, keys], ctx.scaling)
+                length = weights.shape[-1]
+                by_value[row, :, keys] += torch.bmm(weights.view(len(asking), -1, length).mT, slope)
+                by_weight = torch.bmm(slope, value[row, :, keys].mT).view_as(weights)
+                inner = (by_weight * weights).sum(dim=-1, keepdim=True, dtype=torch.float32)
+                by_score = weights.mul_(by_weight.sub_(inner)).mul_(ctx.scaling).view(len(asking), -1, length)
+                by_query[row, :, :, queries] = torch.bmm(by_score, key[row, :, keys]).view(
+                    *shared.shape[1:3], -1, shared.shape[-1]
+                )
+                by_key[row, :, keys] += torch.bmm(by_score.mT, asking)
+        return by_query.flatten(1, 2), by_key, by_value, None, None

@@ -20,6 +20,7 @@ from moemerge.train.also import Also
 from moemerge.train.attention import use_short_rows
 from moemerge.train.card import training_account
 from moemerge.train.checkpointing import checkpoint_layers
+from moemerge.train.experts import use_frozen_experts
 from moemerge.train.gates import Gates
 from moemerge.train.judge import Judge, Judgement
 from moemerge.train.loop import Loop
@@ -118,6 +119,8 @@ class _Training:
         model = folder.load(options.placement)
         if options.placement.device_map is None:
             use_short_rows(model, options.context)
+            if "experts" not in options.also and not self.prepared.sharded:
+                use_frozen_experts(model)
         elif not options.checkpointing and any(p.is_meta for p in model.parameters()):
             self._note(
                 "no-checkpointing", "a part of the model is offloaded: with `--checkpointing` a step holds one layer"

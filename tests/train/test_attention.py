@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
+from moemerge.train import attention
 from moemerge.train.attention import LONGEST, _Rows, use_short_rows
 from tests.evaluate.conftest import HOSTS, mixture
 from tests.train.test_step import DIVIDED, gradients, some_rows
@@ -15,9 +17,11 @@ from tests.train.test_step import DIVIDED, gradients, some_rows
 __all__ = ["mixture"]
 
 
+@pytest.mark.parametrize("block", [5, 128])
 @pytest.mark.parametrize("heads", [4, 2, 1])
-def test_values_and_slopes_are_those_of_torch(heads: int) -> None:
-    """Four heads of queries over 4, 2 and 1 heads of keys; a random mask."""
+def test_values_and_slopes_are_those_of_torch(heads: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four heads of queries over 4, 2 and 1 heads of keys; a random mask; one block and several, the last one short."""
+    monkeypatch.setattr(attention, "BLOCK", block)
     draw = torch.Generator().manual_seed(heads)
     query, outgoing = (torch.randn(3, 4, 12, 8, generator=draw) for _ in range(2))
     key, value = (torch.randn(3, heads, 12, 8, generator=draw) for _ in range(2))
@@ -32,10 +36,27 @@ def test_values_and_slopes_are_those_of_torch(heads: int) -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_keys_that_no_query_of_a_block_may_see_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two documents of six and four tokens in one row, and one of ten; a block that may see nothing keeps all."""
+    monkeypatch.setattr(attention, "BLOCK", 4)
+    documents = torch.tensor([0] * 6 + [1] * 4)
+    allowed = torch.ones(10, 10, dtype=torch.bool).tril()
+    lowest = torch.finfo(torch.bfloat16).min
+
+    def blocks(seen: torch.Tensor) -> list[tuple[list[int], list[int]]]:
+        found = attention._blocks(torch.zeros(1, 10, 10, dtype=torch.bfloat16).masked_fill(~seen, lowest))
+        return [([q.start, q.stop], [k.start, k.stop]) for q, k in found]
+
+    assert blocks(allowed) == [([0, 4], [0, 4]), ([4, 8], [0, 8]), ([8, 10], [0, 10])]
+    packed = allowed & (documents[:, None] == documents)
+    assert blocks(packed) == [([0, 4], [0, 4]), ([4, 8], [0, 8]), ([8, 10], [6, 10])]
+    assert blocks(torch.zeros_like(allowed))[0] == ([0, 4], [0, 10])
+
+
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_step_in_bf16_is_the_same_to_rounding(host: str, mixture: Any) -> None:
     """Packed rows in a real model: the terms to bf16's precision, the gradients in the same direction."""
-    model, rows = mixture(host, k=1, dtype=torch.bfloat16, **DIVIDED[host]), some_rows(4)
+    model, rows = deepcopy(mixture(host, k=1, dtype=torch.bfloat16, **DIVIDED[host])), some_rows(4)
     before, losses = gradients(model, [rows], "straight-through")
     assert use_short_rows(model, 32)
     after, others = gradients(model, [rows], "straight-through")
@@ -46,7 +67,7 @@ def test_a_step_in_bf16_is_the_same_to_rounding(host: str, mixture: Any) -> None
 
 def test_it_is_used_where_it_is_faster_and_nowhere_else(mixture: Any) -> None:
     """In bf16 for short rows alone."""
-    assert not use_short_rows(mixture("mixtral"), 32)
-    model = mixture("mixtral", dtype=torch.bfloat16)
+    assert not use_short_rows(deepcopy(mixture("mixtral")), 32)
+    model = deepcopy(mixture("mixtral", dtype=torch.bfloat16))
     assert not use_short_rows(model, LONGEST + 1)
     assert model.config._attn_implementation == "sdpa"
