@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
+
+RANK = 16
+"""Of the adapters."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,25 @@ def make_source(folder: Path, shape: Shape, seed: int | None) -> None:
     (folder / "config.json").write_text(json.dumps(shape.config(), indent=1), encoding="utf-8")
 
 
+def make_adapter(folder: Path, shape: Shape, seed: int) -> None:
+    """Makes a LoRA adapter on all seven projections of each layer of a model, in fp32, where it is not there yet."""
+    if (folder / "adapter_config.json").exists():
+        return
+    print(f"making {folder}", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(seed)
+    factors = {}
+    for name, (rows, *columns) in shape.tensors():
+        if "_proj" in name:
+            key = f"base_model.model.{name.removesuffix('.weight')}"
+            for part, extents in (("A", (RANK, columns[0])), ("B", (rows, RANK))):
+                factors[f"{key}.lora_{part}.weight"] = draw.standard_normal(extents, np.float32) / 100
+    save_file(factors, folder / "adapter_model.safetensors")
+    targets = sorted({key.split(".")[-3] for key in factors})
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": RANK, "target_modules": targets}
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
 def link_source(source: Path, folder: Path) -> None:
     """The same model in another folder, by hard links: it takes no disk and counts as another model."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,9 +151,10 @@ def link_source(source: Path, folder: Path) -> None:
         (folder / file.name).hardlink_to(file)
 
 
-def write_recipe(work: Path, experts: int) -> Path:
-    """A recipe of `source-0` to the last, `source-0` being the base; gives its path."""
+def write_recipe(work: Path, experts: int, first: int = 0) -> Path:
+    """A recipe of so many experts, `source-{first}` and on, `source-0` being the base; gives its path."""
     recipe = work / "recipe.yaml"
-    listed = "".join(f"  - {{name: expert-{index}, model: source-{index}}}\n" for index in range(experts))
+    numbers = range(first, first + experts)
+    listed = "".join(f"  - {{name: expert-{index}, model: source-{index}}}\n" for index in numbers)
     recipe.write_text(f"base_model: source-0\nexperts:\n{listed}experts_per_token: 2\n", encoding="utf-8")
     return recipe

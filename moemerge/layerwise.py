@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from moemerge.models import MergedTensors, PlannedModels, empty_module, padded
 from moemerge.plan import Plan
-from moemerge.side_by_side import side_by_side
+from moemerge.side_by_side import SideBySide
 from moemerge.stream import PICK_ELEMENTS, TORCH_DTYPES, pick_rows, row_blocks
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class _Layerwise:
     def __init__(self, model: Any, device: str, ids: Tensor | None) -> None:
         self.model, self._device, self._ids = model, device, ids
         self._dtype: torch.dtype = model.dtype
+        self._readers = SideBySide(READERS)
         self._layer: nn.Module | None = None
         self._held: dict[str, object] = {}
         self._names = {module: name for name, module in model.named_modules()}
@@ -146,7 +147,7 @@ class _Layerwise:
         wanted = [name for name in names if self._held.get(name) != self._key(name)]
         for name in wanted:
             self._put(name, torch.empty(0))  # the old ones go before the new ones come
-        for name, value in zip(wanted, side_by_side(self._read, wanted, READERS), strict=True):
+        for name, value in zip(wanted, self._readers.map(self._read, wanted), strict=True):
             self._put(name, value)
 
     def _drop(self) -> None:

@@ -10,19 +10,32 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], most: int) -> list[Result]:
-    """The results in the order of `items`, of which at most `most` are worked on at once.
+class SideBySide:
+    """Threads that work on items at once; they stay for the next items, as starting one costs more than small work.
 
     Each gets an equal share of torch's threads, the same one at every run, so that the results are the same bits.
-    """
-    import torch
 
-    threads = torch.get_num_threads()
-    workers = min(threads, most, len(items))
-    if workers <= 1:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+    Args:
+        most: items that are worked on at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        import torch
+
+        self._threads = torch.get_num_threads()
+        workers = min(self._threads, most)
+        share = (self._threads // workers,)
+        self._pool = (
+            ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=share) if workers > 1 else None
+        )
+
+    def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """The results in the order of `items`; the first error ends it."""
+        import torch
+
+        if self._pool is None or len(items) <= 1:
+            return [work(item) for item in items]
         try:
-            return list(pool.map(work, items))
+            return list(self._pool.map(work, items))
         finally:
-            torch.set_num_threads(threads)  # a thread sets its own number, and that of threads to come
+            torch.set_num_threads(self._threads)  # a thread sets its own number, and that of threads to come

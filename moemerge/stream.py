@@ -61,22 +61,26 @@ class Values:
     def blocks(self, tensor: OutputTensor, part: Part) -> Iterator[Tensor]:
         """Yields a part of a tensor as consecutive contiguous blocks in the output's dtype, on the CPU."""
         dtype = TORCH_DTYPES[tensor.dtype]
+        for block in self._precise(tensor, part):
+            yield _stored(block, dtype)
+
+    def _precise(self, tensor: OutputTensor, part: Part) -> Iterator[Tensor]:
+        """The same before it is rounded to the output's dtype, where torch makes it."""
         with SourceFiles() as files:
             made = Blocks(self.plan, None, files)
             if made.makes(part):  # by the same arithmetic as in the writer
                 for data in made.blocks(part, tensor.dtype):
-                    yield torch.frombuffer(data, dtype=dtype).clone()
+                    yield torch.frombuffer(data, dtype=TORCH_DTYPES[tensor.dtype]).clone()
                 return
-        for block in self._blocks(tensor, part):
-            yield _stored(block, dtype)
+        yield from self._blocks(tensor, part)
 
     def whole(self, tensor: OutputTensor) -> Tensor:
         """The tensor in memory, in the output's dtype."""
         result = torch.empty(tensor.size, dtype=TORCH_DTYPES[tensor.dtype])
         done = 0
         for part in tensor.parts:
-            for block in self.blocks(tensor, part):
-                result[done : done + block.numel()] = block.reshape(-1)
+            for block in self._precise(tensor, part):
+                result[done : done + block.numel()] = _single(block).reshape(-1)  # rounded on its way
                 done += block.numel()
         return result.reshape(tensor.shape)
 
@@ -197,8 +201,13 @@ class Values:
         return lambda rows: elect(base(rows), dropped(rows), part.weights, part.scaling)
 
 
+def _single(block: Tensor) -> Tensor:
+    """fp64 is rounded to fp32 first, as everywhere."""
+    return block.float() if block.dtype is torch.float64 else block
+
+
 def _stored(block: Tensor, dtype: torch.dtype) -> Tensor:
-    return block.to(torch.float32).to(dtype).contiguous() if block.dtype is torch.float64 else block.to(dtype)
+    return _single(block).to(dtype).contiguous()
 
 
 def _threshold(shape: tuple[int, ...], part: Merged, source: TensorSource, read: _Read) -> Tensor | None:

@@ -134,7 +134,11 @@ def capture(
     walk = Walk(models.merged, [[group.batch for group in own] for own in groups])
     found: list[Tensor] = []
     for layer in range(layers):
-        walk.advance(layer, lambda number, place, entered: found.append(entered[groups[number][place].counted]))
+        walk.advance(
+            layer,
+            lambda number, place, entered: found.append(entered[groups[number][place].counted]),
+            last=layer == layers - 1,
+        )
         tokens = torch.cat(found)
         found.clear()
         captured = Captured(tokens[order.indices.to(tokens.device)], labels, sizes, len(domains))

@@ -21,7 +21,7 @@ from moemerge.gate.mergekit import mergekit_gate
 from moemerge.gate.notices import few_tokens, inseparable, rounding, same_texts, too_few_groups
 from moemerge.gate.passages import Passage, assign_folds, document_passages, prompt_passages
 from moemerge.gate.request import FITTED, MERGEKIT, DenseModels, GateFit, GateRequest, GateStatistics
-from moemerge.side_by_side import side_by_side
+from moemerge.side_by_side import SideBySide
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -168,7 +168,7 @@ class _Gate:
         """Fits those of some layers that wait, several at a time on the CPU."""
         layers = [layer for layer in layers if layer in self._waiting]
         most = self._most if all(self._waiting[layer].tokens.device.type == "cpu" for layer in layers) else 1
-        found = side_by_side(lambda layer: self._fit(layer, self._waiting.pop(layer), strengths), layers, most)
+        found = SideBySide(most).map(lambda layer: self._fit(layer, self._waiting.pop(layer), strengths), layers)
         self._fitted.update(zip(layers, found, strict=True))
 
     def result(self) -> tuple[float, list[LayerRows]]:

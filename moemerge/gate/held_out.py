@@ -6,6 +6,7 @@ comes from rows that were fitted without the token's fold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,11 @@ GRID: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 GRID_LAYERS = 8
 """The λ is chosen on so many layers at most, evenly spread."""
 
-BISECTIONS = 16
-"""Halvings of the range of the logarithm of the scale, which find it to four digits."""
+CLOSE = 1e-6
+"""The scale is found when it changes by no more than this share of itself."""
+
+NEWTON, HALVINGS = 8, 24
+"""Steps that find it: Newton's first, then halvings of what range is left."""
 
 FEW_RIDGE = 0.3
 """λ where too little can be held out to choose one."""
@@ -78,21 +82,26 @@ def nll(logits: Tensor, labels: Tensor) -> float:
 
 
 def best_scale(logits: Tensor, labels: Tensor) -> float:
-    """The positive factor on the logits that minimises `nll`, which is convex in it: its derivative is bisected."""
+    """The positive factor on the logits that minimises `nll`, which is convex in it: Newton's steps, where they stay
+    between the nearest factors that were too small and too large, and halvings of that range's logarithm elsewhere."""
     size = spread(logits, labels)
     if size == 0.0:
         return 1.0
     weights = balanced(labels)
     right = logits.gather(1, labels[:, None])[:, 0]
-    low, high = (torch.tensor(bound / size, dtype=torch.float64).log() for bound in SPREAD_RANGE)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        expected = (torch.softmax(middle.exp() * logits, 1) * logits).sum(1)
-        if weights @ (expected - right) > 0:
-            high = middle
-        else:
-            low = middle
-    return float(((low + high) / 2).exp())
+    low, high = (bound / size for bound in SPREAD_RANGE)
+    scale = math.sqrt(low * high)
+    for step in range(NEWTON + HALVINGS):
+        weighted = torch.softmax(scale * logits, 1) * logits
+        expected = weighted.sum(1)
+        slope = float(weights @ (expected - right))
+        curvature = float(weights @ ((weighted * logits).sum(1) - expected.square()))
+        low, high = (low, scale) if slope > 0 else (scale, high)
+        tried = scale - slope / curvature if step < NEWTON and curvature > 0 else 0.0
+        before, scale = scale, tried if low < tried < high else math.sqrt(low * high)
+        if abs(scale - before) <= CLOSE * scale:
+            break
+    return scale
 
 
 def choosing_layers(layers: int) -> range:

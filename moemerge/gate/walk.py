@@ -64,17 +64,21 @@ class Walk:
         return self._states[number]
 
     @torch.inference_mode()
-    def advance(self, layer: int, read: Reader | None = None) -> None:
+    def advance(self, layer: int, read: Reader | None = None, *, last: bool = False) -> None:
         """Runs one layer over all batches.
 
         Args:
             layer: each in turn, from 0.
             read: is told what enters the layer's MoE block.
+            last: nothing is asked of what leaves the layer, so its FFN need not run.
         """
         for number, states in enumerate(self._states):
             block: Any = self._give(number).model.layers[layer]
             for place, arguments in enumerate(self._arguments[number]):
-                with _entering(block.mlp, partial(read, number, place)) if read else nullcontext():
+                with (
+                    _entering(block.mlp, partial(read, number, place)) if read else nullcontext(),
+                    _instead([block.mlp], lambda states: states) if last else nullcontext(),
+                ):
                     output = block(states[place], **arguments[layer])
                 states[place] = output[0] if isinstance(output, tuple) else output
 

@@ -127,7 +127,8 @@ class AdapterCheckpoint(Checkpoint):
             else:
                 value = rescale(value, moved, self._factor(name, change, index, value, moved, rows))
         for key, scaling in change.biases:
-            value += self._store.read(key, rows).to(factor_dtype(value)) * scaling
+            moved = self._store.read(key, rows).to(factor_dtype(value)) * scaling
+            value = add(value, moved, "linear")
         return value
 
     def _factor(

@@ -32,13 +32,18 @@ def delta(a: torch.Tensor, b: torch.Tensor, scaling: float, layout: Layout) -> t
         scaling: the factor on the product.
         layout: `linear` gives `[out, in]`, `embedding` gives `[rows, width]`.
     """
-    product = b @ a
-    change: torch.Tensor = (product if layout == "linear" else product.T) * scaling
-    return change
+    product: torch.Tensor = (b @ a).mul_(scaling)
+    return product if layout == "linear" else product.T
 
 
 def add(weight: torch.Tensor, change: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """Plain LoRA (https://arxiv.org/abs/2106.09685): adds in place and returns the weight in its own dtype."""
+    """Plain LoRA (https://arxiv.org/abs/2106.09685): their sum in the weight's dtype.
+
+    A weight of the change's dtype may be remembered for others and is left as it is; another one is widened, added to
+    and rounded once, in its place, as by peft.
+    """
+    if weight.dtype == change.dtype:
+        return change.add_(weight) if layout == "linear" else weight + change
     weight += change if layout == "linear" else change.to(weight.dtype)
     return weight
 

@@ -23,14 +23,14 @@ class Recent:
         self._tensors: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
 
     def take(self, name: Hashable, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """A copy of what is remembered, or what `make` gives."""
+        """What is remembered, or what `make` gives; whoever is given it must not write to it."""
         with self._lock:
             known = self._tensors.get(name)
         if known is not None:
-            return known.clone()
+            return known
         made = make()
         if made.nbytes * 2 <= self._most:
-            self._keep(name, made.clone())
+            self._keep(name, made)
         return made
 
     def _keep(self, name: Hashable, tensor: torch.Tensor) -> None:

@@ -443,3 +443,18 @@ def test_all_of_the_real_file(tmp_path: Path) -> None:
         assert converted(text)["input_ids"] == direct(text)["input_ids"]
     chat = [{"role": "user", "content": "hi"}]
     assert converted.apply_chat_template(chat, tokenize=False) == direct.apply_chat_template(chat, tokenize=False)
+
+
+def test_folding_leaves_what_is_remembered_as_it_is(models: dict[str, Path], tmp_path: Path) -> None:
+    """Two adapters on one quantised base give the same whichever is read first, and the base its own."""
+    path = write_gguf(models["llama"], tmp_path / "base.gguf", kind=Kind.Q8_0)
+    base = open_checkpoint(path.name, root=tmp_path)
+    for seed, options in enumerate(({}, {"bias": "all"}, {"use_dora": True})):
+        folder = make_adapter(models["llama"], tmp_path / f"adapter-{seed}", seed=seed, **options)
+        adapter = open_checkpoint(f"{path.name}+{folder.name}", root=tmp_path)
+        fresh = open_checkpoint(path.name, root=tmp_path)
+        for name in base.tensors:
+            first = adapter.read(name).clone()
+            torch.testing.assert_close(adapter.read(name), first, rtol=0, atol=0)
+            assert adapter.base is not None
+            torch.testing.assert_close(adapter.base.read(name), fresh.read(name), rtol=0, atol=0)
