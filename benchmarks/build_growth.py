@@ -1,7 +1,7 @@
 """How the memory and the time of a build grow with experts and with the size of the models.
 
     python benchmarks/build_growth.py           # up to 30 GB of disk, one output at a time
-    python benchmarks/build_growth.py --small   # 0.1 B alone, to try the script itself
+    python benchmarks/build_growth.py --small   # models of a few MB, to try the script itself
 
 One model of random values is hard-linked as all the others; that of 7 B is a file of zeros without blocks, of which
 memory and work see no difference. Two experts for the shapes, the 1.1 B shape for the experts; each build runs once.
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from build_vs_cp import build, prepare, size
-from sources import SHAPES, link_source, make_source, write_recipe
+from sources import SHAPES, SMALL, link_source, make_source, write_recipe
 from timing import MEGA, ROOT, Run, machine
 
 FLAT = 0.1
@@ -32,7 +32,7 @@ def grown(work: Path, shape: str, experts: int, shared: str) -> tuple[Run, int]:
             prepare(work / "large", SHAPES[shape], 1)
             link_source(work / "large" / "source-0", folder / "source-0")
         else:
-            make_source(folder / "source-0", SHAPES[shape], seed=None if shape == "7 B" else 0)
+            make_source(folder / "source-0", SHAPES.get(shape, SMALL), seed=None if shape == "7 B" else 0)
         for index in range(1, experts):
             link_source(folder / "source-0", folder / f"source-{index}")
         run = build(write_recipe(folder, experts), shared, cold=False)
@@ -46,10 +46,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "bench", help="folder for sources and outputs")
     parser.add_argument("--shared", nargs="+", default=["mean", "base"], help="values of `merge.shared`")
-    parser.add_argument("--small", action="store_true", help="models of 0.1 B, 2 and 4 of them: tries the script")
+    parser.add_argument("--small", action="store_true", help="tiny models, 2 and 4 of them: tries the script")
     arguments = parser.parse_args()
 
-    middle_shape = "0.1 B" if arguments.small else "1.1 B"
+    middle_shape = "small" if arguments.small else "1.1 B"
     cases = [(middle_shape, experts) for experts in ((2, 4) if arguments.small else EXPERTS)]
     cases += [(shape, 2) for shape in SHAPES if shape != middle_shape and not arguments.small]
     rows, peaks = [], {}

@@ -27,6 +27,8 @@ MOEMERGE = (sys.executable, "-m", "moemerge")
 MEGA = 1e6
 _CHUNK = 1 << 24
 _LEFT_FREE = 512 << 20
+_SMALL = 64 << 20
+"""Bytes of inputs that only try a script, or measure Python's start: those find memory in any state."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,11 @@ def settle(work: Path, inputs: Sequence[Path], *, cold: bool) -> None:
     os.sync()
     if cold:
         Path("/proc/sys/vm/drop_caches").write_text("3", encoding="ascii")
-    _fill(work)
+    files = [file for folder in inputs for file in sorted(folder.iterdir()) if file.is_file()]
+    if sum(file.stat().st_size for file in files) > _SMALL:
+        _fill(work)
     if not cold:
-        for file in (file for folder in inputs for file in sorted(folder.iterdir()) if file.is_file()):
+        for file in files:
             with file.open("rb", buffering=0) as stream:
                 while stream.read(_CHUNK):
                     pass

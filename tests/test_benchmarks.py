@@ -32,9 +32,9 @@ def test_the_build_is_measured_beside_cp(kind: list[str], tmp_path: Path) -> Non
 
 
 def test_growth_is_measured(tmp_path: Path) -> None:
-    """`--small` builds two sizes and leaves nothing."""
+    """`--small` builds with two and four experts and leaves nothing."""
     rows = run("build_growth.py", "--small", "--shared", "base", "--work", str(tmp_path))
-    assert [row[:3] for row in rows[-2:]] == [["base", "0.1 B", "2"], ["base", "0.1 B", "4"]]
+    assert [row[:3] for row in rows[-2:]] == [["base", "small", "2"], ["base", "small", "4"]]
     assert list(tmp_path.iterdir()) == []
 
 
