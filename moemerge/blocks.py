@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moemerge.errors import SourceError
-from moemerge.plan.model import Compute, Copy, Fill, Merged, Part, Plan, Router, TensorSource
+from moemerge.plan.model import Compute, Fill, Merged, Part, Plan, Router, TensorSource
+from moemerge.plan.plain import made_of_bytes
 from moemerge.sources.checkpoint import ByteRange
 
 if TYPE_CHECKING:
@@ -138,19 +139,7 @@ class Blocks:
 
     def makes(self, part: Part) -> bool:
         """Whether a part is made here; torch makes the others."""
-        match part:
-            case Copy():
-                return False
-            case Compute(source, shape):
-                own = self.plan.models[source.model].tensors[source.name].shape
-                return not part.noise and own == shape and self._is_stored(source)
-            case Merged():
-                return part.method == "mean" and all(map(self._is_stored, part.sources))
-        return True
-
-    def _is_stored(self, source: TensorSource) -> bool:
-        model = self.plan.models[source.model]
-        return model.tensors[source.name].dtype in _STORED and model.bytes_of(source.name) is not None
+        return made_of_bytes(self.plan, part)
 
     def blocks(self, part: Part, dtype: str) -> Iterator[memoryview]:
         """Yields a part as consecutive pieces of its bytes; each is valid until the next is asked for.

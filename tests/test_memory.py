@@ -66,6 +66,19 @@ def test_the_estimate_holds_for_large_tensors(method: str, wide: list[Path], tmp
     assert int(run.stdout) < 1.3 * estimate, f"{int(run.stdout):,} bytes, the plan says {estimate:,}"
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux's /proc")
+def test_the_estimate_knows_builds_without_torch(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Copies, means of stored tensors and a random gate; the command line takes some more than this, and is counted."""
+    models = [tiny("llama", seed=seed) for seed in range(3)]
+    recipe = recipe_of(models[0], models[1:], gate={"init": "random"})
+    command = [sys.executable, "-c", PROGRAM, recipe.model_dump_json(), str(tmp_path / "out")]
+    run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    estimate = peak_memory(make_plan(recipe, Path.cwd()))
+    assert estimate / 1.5 < int(run.stdout) < 1.3 * estimate, f"{int(run.stdout):,} bytes, the plan says {estimate:,}"
+    folded = recipe_of(models[0], models[1:], gate={"init": "random"}, merge={"shared": "slerp"})
+    assert peak_memory(make_plan(folded, Path.cwd())) > estimate + (150 << 20)
+
+
 def test_the_caps_are_those_of_the_gate() -> None:
     """The plan room may not import the gate room, so its numbers are held equal here."""
     assert (cost.KEPT, cost.BATCH, cost.WRITTEN) == (fit.KEPT_BYTES, capture.BATCH_TOKENS, expand.AUTO_TOKENS)

@@ -17,6 +17,7 @@ from moemerge.blocks import Blocks, SourceFiles
 from moemerge.console import Progress
 from moemerge.errors import SourceError, WriteError
 from moemerge.plan.model import Compute, Copy, Merged, OutputTensor, Part, Plan, TensorSource
+from moemerge.plan.plain import needs_torch
 from moemerge.sources.checkpoint import ByteRange
 from moemerge.write.finite import has_only_finite
 from moemerge.write.shards import Shard
@@ -163,8 +164,7 @@ class _Writer:
 
 def _streamed_values(blocks: Blocks) -> Values | None:
     """What makes the parts that need torch, which is loaded here; None where none does."""
-    parts = (part for tensor in blocks.plan.tensors for part in tensor.parts)
-    if all(isinstance(part, Copy) or blocks.makes(part) for part in parts):
+    if not needs_torch(blocks.plan):
         return None
     from moemerge.stream import Values
 
