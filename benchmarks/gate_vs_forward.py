@@ -42,13 +42,18 @@ PROMPTS = 32
 CHARACTERS = 160
 
 
-def with_prompts(texts: ExpertTexts) -> ExpertTexts:
-    """An expert's texts with 32 prompts: its own, then the beginnings of texts of its domain, and what follows them."""
-    lines = (ROOT / "examples" / "eval" / f"{texts.name}.jsonl").read_text(encoding="utf-8").splitlines()
+def more_prompts(name: str, own: Sequence[str], count: int) -> list[str]:
+    """So many prompts of a domain: its own, then the beginnings of the project's texts, and what follows them."""
+    lines = (ROOT / "examples" / "eval" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     found = [json.loads(line)["text"] for line in lines]
     pieces = [text[start : start + CHARACTERS] for start in (0, CHARACTERS) for text in found]
     more = (piece.rpartition(" ")[0] for piece in pieces)
-    return replace(texts, prompts=tuple([*texts.prompts, *more][:PROMPTS]))
+    return [*own, *more][:count]
+
+
+def with_prompts(texts: ExpertTexts) -> ExpertTexts:
+    """An expert's texts with 32 prompts."""
+    return replace(texts, prompts=tuple(more_prompts(texts.name, texts.prompts, PROMPTS)))
 
 
 def of_equal_length(rows: Sequence[Sequence[int]]) -> list[Tensor]:
