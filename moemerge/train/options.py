@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -169,21 +169,17 @@ class TrainOptions:
         """The labels' weight at the first step."""
         return self.domain_weight or 0.0
 
-    def places_first(self, built: str) -> bool:
+    def places_first(self, own: str) -> bool:
         """Whether the gate of the start sends documents' first tokens to good experts.
 
         Args:
-            built: the gate that the folder was built with (the recipe's `gate.init`), which the start `fitted` takes.
+            own: the kind of the folder's gate (`kind_of_gate`), which the start `fitted` takes.
         """
-        return self._begins_as(built) in PLACING
+        return _begins_as(own, self.start, self.calibrate) in PLACING
 
-    def _begins_as(self, built: str) -> str:
-        """The kind of the start's gate; a calibrated one counts as a discriminant."""
-        return "discriminant" if self.calibrate else built if self.start == "fitted" else self.start
-
-    def resolved(self, built: str) -> TrainOptions:
-        """The same with rate and weight of the labels settled; `built` as in `places_first`."""
-        lost = self._begins_as(built) in LOST
+    def resolved(self, own: str) -> TrainOptions:
+        """The same with rate and weight of the labels settled; `own` as in `places_first`."""
+        lost = _begins_as(own, self.start, self.calibrate) in LOST
         weight = self.domain_weight if self.domain_weight is not None else LOST_WEIGHT if lost else 0.0
         rate = LOST_RATES[self.method] if lost and self.rate is None else self.learning_rate
         return replace(self, domain_weight=weight, rate=rate)
@@ -202,3 +198,24 @@ class TrainOptions:
             "dtype": self.placement.dtype,
             "device": self.placement.device_map or self.placement.device.partition(":")[0],
         }
+
+
+def kind_of_gate(built: str, trainings: Sequence[Mapping[str, Any]]) -> str:
+    """What a folder's gate counts as: how it was built, or what its trainings began from.
+
+    Args:
+        built: the recipe's `gate.init`.
+        trainings: the record's entries, the oldest first. One that made a lost gate better made it another kind.
+    """
+    kind = built
+    for training in trainings:
+        options = training["options"]
+        kind = _begins_as(kind, options["start"], options["calibrate"])
+        if kind in LOST and training["kept"] == "best":
+            kind = "trained"
+    return kind
+
+
+def _begins_as(own: str, start: str, calibrate: bool) -> str:
+    """The kind of a start's gate; a calibrated one counts as a discriminant."""
+    return "discriminant" if calibrate else own if start == "fitted" else start

@@ -11,7 +11,7 @@ from moemerge.evaluate.baselines import Baselines
 from moemerge.evaluate.folder import MoeFolder, open_moe
 from moemerge.evaluate.processes import Processes
 from moemerge.evaluate.windows import Encoded, encode
-from moemerge.train.options import TrainOptions
+from moemerge.train.options import TrainOptions, kind_of_gate
 from moemerge.train.rows import Tokens, tokenise
 from moemerge.train.sharding import check_sharding, wants_sharding
 from moemerge.train.space import training_bytes
@@ -20,6 +20,7 @@ from moemerge.train.teacher import Teacher
 from moemerge.train.texts import Texts, find_texts
 from moemerge.train.tracking import check_track_dir, check_trackers, track_dir
 from moemerge.write import check_output, remove_orphan
+from moemerge.write.record import read_record
 
 
 class Prepared:
@@ -51,9 +52,10 @@ class Prepared:
             )
         self.folder = _open(path, options.placement.dtype)
         assert self.folder.record is not None
-        built = self.folder.record.recipe.gate.init
-        self.labelled = not options.places_first(built)
-        self.options = options = options.resolved(built)
+        trainings = (read_record(path) or {}).get("training", [])
+        own = kind_of_gate(self.folder.record.recipe.gate.init, trainings)
+        self.labelled = not options.places_first(own)
+        self.options = options = options.resolved(own)
         if output.resolve() == path.resolve() or path.resolve() in output.resolve().parents:
             raise TrainError(f"`{output}` is the folder that is trained, or lies in it", hint="name another with `-o`")
         self.track_dir = track_dir(output, options.track_dir)
