@@ -49,7 +49,7 @@ def train_router(
     route: Annotated[
         str, typer.Option("--route", help="While training: auto, straight-through, soft or top-k.")
     ] = "auto",
-    steps: Annotated[int, typer.Option("--steps", help="At most so many; 0 writes the start.")] = 200,
+    steps: Annotated[int, typer.Option("--steps", help="At most so many; 0 writes the start.")] = 60,
     minutes: Annotated[float | None, typer.Option("--minutes", help="At most so long.")] = None,
     context: Annotated[int, typer.Option("--context", help="Positions of a row.")] = 256,
     rows: Annotated[int, typer.Option("--rows", help="Rows of a forward pass.")] = 4,

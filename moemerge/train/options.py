@@ -90,7 +90,7 @@ class TrainOptions:
     start: Start = "fitted"
     calibrate: bool = False
     route: Route = "auto"
-    steps: int = 200
+    steps: int = 60
     minutes: float | None = None
     context: int = 256
     rows: int = 4
