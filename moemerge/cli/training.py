@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moemerge.cli.app import AllowPickle, AsJson, Quiet, app
+from moemerge.cli.app import AllowPickle, AsJson, Quiet, app, print_problems
 from moemerge.cli.placement import Device, DeviceMap, MaxMemory, Offload, placement_of
 from moemerge.console import progress
+from moemerge.errors import Problem
 
 if TYPE_CHECKING:
     from moemerge.train.run import TrainResult
@@ -127,14 +128,28 @@ def train_router(
     check_device(device)
     logging.disable_progress_bar()
     processes = join_processes()
-    with progress(quiet=quiet or not processes.first) as reporter:
-        result = train(folder, output, options, reporter, processes, overwrite=overwrite, resume=resume)
+    try:
+        with progress(quiet=quiet or not processes.first) as reporter:
+            result = train(folder, output, options, reporter, processes, overwrite=overwrite, resume=resume)
+    except KeyboardInterrupt:
+        if processes.first:
+            print_problems([_interrupted(output)])
+        raise typer.Exit(130) from None  # as a shell calls what Ctrl-C ended
     if not processes.first:
         return
     if as_json:
         typer.echo(json.dumps({"path": str(result.path), **result.training}, indent=1, ensure_ascii=False))
     else:
         _print(result)
+
+
+def _interrupted(output: Path) -> Problem:
+    """What an interrupted training leaves."""
+    from moemerge.train.state import state_path
+
+    if state_path(output).is_file():
+        return Problem("interrupted", "interrupted", "the same command with `--resume` goes on from the last look")
+    return Problem("interrupted", "interrupted before the first look: nothing is left of it")
 
 
 def _print(result: TrainResult) -> None:
@@ -147,7 +162,11 @@ def _print(result: TrainResult) -> None:
         typer.echo(f"  {name:<14}{result.start.by_domain[name]:.4f} -> {value:.4f}")
     if result.improved:
         typer.echo(f"trained {result.path}: step {result.training['best_step']} is kept")
+    elif result.training["options"]["adapter_only"]:
+        typer.echo(f"the adapter in {result.path} changes nothing: training did not beat the start beyond doubt")
     elif result.training["steps"]:
         typer.echo(f"{result.path} has the gate of the start: training did not beat it beyond doubt")
+    elif result.training["options"]["calibrate"]:
+        typer.echo(f"{result.path} has the calibrated gate")
     else:
         typer.echo(f"{result.path} has the gate of the start")

@@ -99,6 +99,8 @@ def open_moe(path: Path, names: Sequence[str] = ()) -> MoeFolder:
     if not path.is_dir():
         state = "is not a folder" if path.exists() else "does not exist"
         raise EvalError(f"`{path}` {state}", hint="name a folder that `moemerge build` made")
+    if not (path / "config.json").exists():
+        raise EvalError(f"`{path}` holds no model", hint="name a folder that `moemerge build` made")
     record = _record(path)
     checkpoint = open_folder(Folder.at(path, str(path)))
     if not checkpoint.has_weights:

@@ -156,7 +156,8 @@ class TrainOptions:
         if self.adapter_only and (self.method != "lora" or self.start != "fitted" or self.calibrate):
             raise TrainError(
                 "`--adapter-only` writes a change of the folder's own gate, so it needs `--method lora` and the start "
-                "`fitted`, without `--calibrate`"
+                "`fitted`, without `--calibrate`",
+                hint="leave `--adapter-only` out: the whole folder holds a gate from any start",
             )
 
     @property

@@ -181,7 +181,7 @@ def write_adapter(
     run = (
         f"# Router adapter\n\nA LoRA on the routers of `{path.name}`.\n\n```python\nfrom peft import PeftModel\n"
         f'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("{path}")\n'
-        f'model = PeftModel.from_pretrained(model, "{ADAPTER}")\n```\n'
+        f'model = PeftModel.from_pretrained(model, "{ADAPTER}")  # the subfolder beside this card\n```\n'
     )
     (target / PLOT).write_text(training_plot(training, folder.experts), encoding="utf-8")
     (target / CARD).write_text(trained_card(run, training), encoding="utf-8")

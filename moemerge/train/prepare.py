@@ -75,7 +75,8 @@ class Prepared:
         self.tokenizer = self.folder.tokenizer()
         limit = int(self.folder.checkpoint.config.get("max_position_embeddings") or options.context)
         if options.context > limit:
-            raise TrainError(f"`--context {options.context}` is longer than the model reads: {limit} tokens")
+            message = f"`--context {options.context}` is longer than the model reads: {limit} tokens"
+            raise TrainError(message, hint="longer texts are cut into rows of `--context` tokens")
         self.texts = find_texts(self.folder, options.data, options.limit, options.seed, options.held_out)
         self.rows: list[list[Tokens]] = [tokenise(t.train, t.expert, self.tokenizer) for t in self.texts]
         self.held = {t.name: _held(t, self.tokenizer, options) for t in self.texts}

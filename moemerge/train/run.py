@@ -226,6 +226,7 @@ class _Training:
         if kept == "best":
             self.progress.note(f"training won: {said}")
             return
+        said = said if any(change) else "no look was better"
         text = f"training did not beat the start beyond doubt, so the output has the gate of the start: {said}"
         self._note("not-better", text)
 

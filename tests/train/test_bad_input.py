@@ -77,6 +77,8 @@ def test_folders_that_cannot_be_trained(trained: Trainer, unrouted: Path, trio: 
     assert refused(trained, tmp_path / "none").message == f"`{tmp_path / 'none'}` does not exist"
     error = refused(trained, trio.base)
     assert error.message == f"`{trio.base}` holds no mixture of experts: its `config.json` is that of `llama`"
+    (tmp_path / "empty").mkdir()
+    assert refused(trained, tmp_path / "empty").message == f"`{tmp_path / 'empty'}` holds no model"
     load(unrouted).save_pretrained(tmp_path / "foreign")
     error = refused(trained, tmp_path / "foreign")
     assert error.message == (

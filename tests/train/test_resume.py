@@ -57,6 +57,25 @@ def test_a_kill_changes_nothing(method: Any, unrouted: Path, texts: Path, trio: 
     assert not state.exists()
 
 
+def test_ctrl_c_says_how_to_go_on(unrouted: Path, texts: Path, tmp_path: Path) -> None:
+    """The command ends as interrupted, names `--resume`, and leaves its state and no output."""
+    output = tmp_path / "out"
+    command = [
+        sys.executable, "-m", "moemerge", "train-router", str(unrouted), "-o", str(output), "--data", str(texts), "-q",
+        "--steps", "100000", "--judge-every", "1", "--patience", "100000", "--context", "64",
+    ]  # fmt: skip
+    child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while saved_step(state_path(output)) < 2 and child.poll() is None and time.monotonic() < until:
+        time.sleep(0.005)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate()
+    assert child.returncode == 130
+    assert said == "error: interrupted\nhint: the same command with `--resume` goes on from the last look\n"
+    assert state_path(output).exists()
+    assert not output.exists()
+
+
 def test_a_state_is_not_overlooked(trained: Trainer, tmp_path: Path) -> None:
     """An interrupted training is neither overwritten nor taken for another one."""
     state = state_path(tmp_path / "out")
