@@ -19,6 +19,7 @@ from torch import Tensor
 from moemerge.blocks import Blocks, SourceFiles
 from moemerge.merge import along_arc, angle_between, drop, elect, mean, task_arithmetic, trim, trim_threshold
 from moemerge.plan.model import Compute, Copy, Merged, OutputTensor, Part, Plan, TensorSource
+from moemerge.sources.adapter import TALL
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Safetensors' names of the dtypes that moemerge writes."""
@@ -50,8 +51,7 @@ class Values:
 
     Attributes:
         plan: what makes each tensor.
-        merged_at_once: elements of a row block that a method by element merges; `MERGE_ELEMENTS` when None. Of an
-            adapter's folded tensors 1024 rows at least are computed for a block, again for each that has fewer.
+        merged_at_once: elements of a row block that a method by element merges; `MERGE_ELEMENTS` when None.
     """
 
     plan: Plan
@@ -126,10 +126,17 @@ class Values:
         for rows in row_blocks(shape):
             yield self._read(source, rows)
 
+    def _folded_rows(self, source: TensorSource, shape: tuple[int, ...]) -> Iterator[Tensor]:
+        """The same blocks, out of taller ones: folding computes no fewer rows at a time, so each is folded once."""
+        for tall, inside in _tall_blocks(shape, BLOCK_ELEMENTS):
+            held = self._read(source, tall)
+            yield from (held[rows] for rows in inside)
+
     def _computed(self, part: Compute) -> Iterator[Tensor]:
         stored = self.plan.models[part.source.model].tensors[part.source.name].shape
         generator = torch.Generator().manual_seed(tensor_seed(part.seed, part.source)) if part.noise else None
-        for block in self._rows(part.source, stored):
+        rows = self._folded_rows if self._is_folded(part.source) else self._rows
+        for block in rows(part.source, stored):
             if generator is not None:
                 block = block.float() + part.noise * torch.randn(block.shape, generator=generator)
             if part.scale != 1.0:
@@ -141,19 +148,36 @@ class Values:
             yield torch.zeros(part.shape[0] - stored[0], *part.shape[1:])
 
     def _merged(self, tensor: OutputTensor, part: Merged) -> Iterator[Tensor]:
+        if part.method in BY_ELEMENT:
+            yield from self._merged_by_element(tensor, part)
+            return
         with self._reader(part) as read:
             combine = self._combination(tensor.shape, part, read)
-            more = self.merged_at_once if part.method in BY_ELEMENT else None  # of the others, one draws in blocks
-            for rows in row_blocks(tensor.shape, more or MERGE_ELEMENTS):
+            for rows in row_blocks(tensor.shape, MERGE_ELEMENTS):
                 yield combine(rows)
+
+    def _merged_by_element(self, tensor: OutputTensor, part: Merged) -> Iterator[Tensor]:
+        """Row blocks out of taller ones of an adapter's folded tensors, each of which is folded once."""
+        held: dict[TensorSource, Tensor] = {}
+        start = 0
+
+        def read(source: TensorSource, rows: slice) -> Tensor:
+            if source in held:
+                return held[source][rows.start - start : rows.stop - start]
+            return self._read(source, rows)
+
+        combine = self._combination(tensor.shape, part, read)
+        folded = [source for source in {part.base, *part.sources} if self._is_folded(source)]
+        for tall, inside in _tall_blocks(tensor.shape, self.merged_at_once or MERGE_ELEMENTS):
+            held.update((source, self._read(source, tall)) for source in folded)
+            start = tall.start
+            for rows in inside:
+                yield combine(slice(start + rows.start, start + rows.stop))
 
     @contextmanager
     def _reader(self, part: Merged) -> Iterator[_Read]:
-        """How a merge reads its operands: rows from their files, or from an adapter's folded tensors, which are held
-        whole in their own dtype. Methods that hold tensors or make several passes merge one tensor at a time."""
-        if part.method not in SEVERAL_PASSES:
-            yield self._read
-            return
+        """How a merge of several passes reads its operands: rows from their files, or from an adapter's folded tensors,
+        which are held whole in their own dtype; so one tensor is merged at a time."""
         with self._one_at_a_time:
             held = {source: self._read(source) for source in (part.base, *part.sources) if self._is_folded(source)}
             yield lambda source, rows: held[source][rows] if source in held else self._read(source, rows)
@@ -238,6 +262,16 @@ def row_blocks(shape: tuple[int, ...], elements: int = BLOCK_ELEMENTS) -> Iterat
     step = max(elements // max(columns, 1), 1)
     for start in range(0, shape[0], step):
         yield slice(start, min(start + step, shape[0]))
+
+
+def _tall_blocks(shape: tuple[int, ...], elements: int) -> Iterator[tuple[slice, list[slice]]]:
+    """Slices of the first dimension of at least `TALL` rows but for the last, and the row blocks within each."""
+    blocks = list(row_blocks(shape, elements))
+    while blocks:
+        start = blocks[0].start
+        count = next((n for n, block in enumerate(blocks, 1) if block.stop - start >= TALL), len(blocks))
+        inside, blocks = blocks[:count], blocks[count:]
+        yield slice(start, inside[-1].stop), [slice(block.start - start, block.stop - start) for block in inside]
 
 
 def tensor_seed(seed: int, source: TensorSource) -> int:

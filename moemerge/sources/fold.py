@@ -37,15 +37,14 @@ def delta(a: torch.Tensor, b: torch.Tensor, scaling: float, layout: Layout) -> t
 
 
 def add(weight: torch.Tensor, change: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """Plain LoRA (https://arxiv.org/abs/2106.09685): their sum in the weight's dtype.
+    """Plain LoRA (https://arxiv.org/abs/2106.09685): their sum in the weight's dtype; may be put into `change`.
 
-    A weight of the change's dtype may be remembered for others and is left as it is; another one is widened, added to
-    and rounded once, in its place, as by peft.
+    peft adds in place to a linear layer's weight, which widens it to the change's dtype, adds, and rounds once: these
+    numbers. The weight is left as it is, since it may be remembered for others.
     """
-    if weight.dtype == change.dtype:
-        return change.add_(weight) if layout == "linear" else weight + change
-    weight += change if layout == "linear" else change.to(weight.dtype)
-    return weight
+    if layout == "linear":
+        return change.add_(weight).to(weight.dtype)
+    return weight + change.to(weight.dtype)
 
 
 def magnitude_factor(

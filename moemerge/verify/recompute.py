@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Array = Any  # NDArray of float64; a name of its own because numpy is loaded lazily
 BLOCK = 1 << 20
 """Elements of a row block where the values depend on it: noise is drawn, and adapters are folded, by such blocks."""
+FOLDED_ROWS = 1 << 10
+"""Rows of an adapter's folded tensor that are asked for at once, at least."""
 SMALL_BLOCK = 1 << 17
 """Elements of a row block elsewhere: 1 MiB in fp64, which stays in the cache (1 << 20 takes 3 times as long)."""
 PASS_BLOCK = 1 << 19
@@ -129,8 +131,10 @@ class Recomputation:
         stored = self._models[part.source].tensors[part.name].shape
         folded = self._folded(part.source, part.name)
         noise = _noise(part)
-        for rows in _rows(stored, BLOCK if folded or noise else SMALL_BLOCK):
-            source = self._read(part.source, part.name, rows)
+        blocks = (
+            self._folded_once(part, stored) if folded else self._plain(part, stored, BLOCK if noise else SMALL_BLOCK)
+        )
+        for source in blocks:
             values = source
             if noise is not None:  # in fp32, as documented, because a rounding of the sum is part of it
                 values = (source.astype(np.float32) + noise(source.shape)).astype(np.float64)
@@ -140,6 +144,20 @@ class Recomputation:
             yield Block(values, operands=(values,), folded=folded or noise is not None)
         if stored[0] < part.shape[0]:
             yield Block(np.zeros((part.shape[0] - stored[0], *part.shape[1:])))
+
+    def _plain(self, part: One, shape: tuple[int, ...], elements: int) -> Iterator[NDArray[np.float64]]:
+        return (self._read(part.source, part.name, rows) for rows in _rows(shape, elements))
+
+    def _folded_once(self, part: One, shape: tuple[int, ...]) -> Iterator[NDArray[np.float64]]:
+        """Blocks out of taller ones, as an adapter folds no fewer than `FOLDED_ROWS` rows whatever it is asked for."""
+        import torch
+
+        columns = math.prod(shape[1:])
+        step = max(BLOCK // max(columns, 1), 1)  # whole blocks, as noise is drawn by them
+        for tall in _rows(shape, -(-FOLDED_ROWS // step) * step * columns):
+            held = self._models[part.source].read(part.name, tall)
+            for rows in _rows(tuple(held.shape), BLOCK):
+                yield held[rows].to(torch.float64).numpy()
 
     def _merge(self, part: Merge) -> Iterator[Block]:
         folded = [key for key in part.sources if self._folded(key, part.name)]
