@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, local
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from moemerge.errors import SourceError
 from moemerge.plan.model import Compute, Fill, Merged, Part, Plan, Router, TensorSource
-from moemerge.plan.plain import made_of_bytes
+from moemerge.plan.plain import STORED, made_of_bytes
 from moemerge.sources.checkpoint import ByteRange
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 ELEMENTS = 1 << 17
 """Elements that are computed at a time: 512 KiB in fp32, which stay in the processor's cache."""
-
-_STORED: Mapping[str, str] = {"F32": "<f4", "BF16": "<u2", "F16": "<f2"}
-"""How numpy sees the dtypes' bytes; bf16 is no type of its own there."""
 
 Values = NDArray[Any]
 
@@ -89,7 +86,7 @@ class _Scratch(local):
 
 
 def decode(raw: Values, dtype: str, numbers: NDArray[np.float32]) -> None:
-    """Puts stored numbers, as `_STORED` sees them, into fp32, which holds all of them exactly."""
+    """Puts stored numbers, as `STORED` sees them, into fp32, which holds all of them exactly."""
     if dtype != "BF16":
         np.copyto(numbers, raw)
         return
@@ -153,7 +150,7 @@ class Blocks:
             ValueError: the gate is not fitted.
         """
         for numbers in self._numbers(part):
-            raw = self._scratch.raw.view(_STORED[dtype])[: len(numbers)]
+            raw = self._scratch.raw.view(STORED[dtype])[: len(numbers)]
             encode(numbers, dtype, self._scratch.bits[: len(numbers)], raw)
             yield raw.view(np.uint8).data
 
@@ -200,7 +197,7 @@ class Blocks:
     def _read(self, source: TensorSource, start: int, stop: int) -> NDArray[np.float32]:
         """Some elements of a stored tensor, in the scratch."""
         place, dtype = self._place(source), self.plan.models[source.model].tensors[source.name].dtype
-        raw, numbers = self._scratch.raw.view(_STORED[dtype])[: stop - start], self._scratch.single[: stop - start]
+        raw, numbers = self._scratch.raw.view(STORED[dtype])[: stop - start], self._scratch.single[: stop - start]
         self.files.read(place, start * raw.itemsize, raw.view(np.uint8).data)
         decode(raw, dtype, numbers)
         return numbers

@@ -52,8 +52,8 @@ class Prepared:
             )
         self.folder = _open(path, options.placement.dtype)
         assert self.folder.record is not None
-        trainings = (read_record(path) or {}).get("training", [])
-        own = kind_of_gate(self.folder.record.recipe.gate.init, trainings)
+        self.recorded = read_record(path) or {}
+        own = kind_of_gate(self.folder.record.recipe.gate.init, self.recorded.get("training", []))
         self.labelled = not options.places_first(own)
         self.options = options = options.resolved(own)
         if output.resolve() == path.resolve() or path.resolve() in output.resolve().parents:

@@ -38,7 +38,6 @@ from moemerge.train.tracking import Trackers
 from moemerge.train.trained import Trained
 from moemerge.verify import verify_folder
 from moemerge.write import staged
-from moemerge.write.record import read_record
 
 SCALED = 4
 """Batches that the scales of the gates are found on."""
@@ -186,9 +185,8 @@ class _Training:
 
     def _asked(self) -> dict[str, Any]:
         """What makes a training this very one."""
-        record = read_record(self.folder.path) or {}
         texts = joined(text for t in self.prepared.texts for part in (t.train, t.held) for text in (t.name, *part))
-        tensors = joined(f"{name} {digest}" for name, digest in record["tensors"].items())
+        tensors = joined(f"{name} {digest}" for name, digest in self.prepared.recorded["tensors"].items())
         return {**self.options.account(), "folder": tensors, "texts": texts, "processes": self.processes.count}
 
     def finish(self, loop: Loop, *, overwrite: bool) -> TrainResult:
