@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from moemerge.gate.packed import packed_attention
 from moemerge.gate.walk import Batch, Walk
 from moemerge.layerwise import LayerwiseModels
 from moemerge.models import PlannedModels
@@ -82,6 +83,31 @@ def test_a_walk_is_the_whole_forward_bit_for_bit(plan: Plan) -> None:
             for layer in range(plan.dense.layers):
                 assert torch.equal(found[layer][number, place], entered[layer])
                 assert torch.equal(streams[layer][number][place], states[layer])
+
+
+def test_texts_in_a_packed_row_see_themselves_alone(plan: Plan) -> None:
+    """Texts of several lengths, some longer than a window, in one row are what each is alone."""
+    texts = [some_tokens(2, 3), some_tokens(3, 12), some_tokens(1, 9)]
+    runs = tuple((len(run), run.shape[1]) for run in texts)
+    layerwise, models = LayerwiseModels(plan), PlannedModels(plan)
+    assert plan.dense is not None
+    with packed_attention() as packed:
+        row = Batch(torch.cat([run.flatten() for run in texts])[None], runs=runs)
+        walk = Walk(lambda number: packed(layerwise.merged(number)), [[], [row]])
+        for layer in range(plan.dense.layers):
+            walk.advance(layer)
+    alone = [state for run in texts for text in run for state in final(models.merged(1), text)]
+    torch.testing.assert_close(walk.states(1)[0][0], torch.stack(alone), rtol=1e-4, atol=1e-5)
+
+
+def final(model: Any, text: Tensor) -> Tensor:
+    """What leaves the last layer for one text alone, `[S, d]`."""
+    kept: list[Tensor] = []
+    hook = model.model.norm.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
+    with torch.inference_mode():
+        model.model(input_ids=text[None], use_cache=False)
+    hook.remove()
+    return kept[0][0]
 
 
 def test_the_base_layer_by_layer(plan: Plan) -> None:

@@ -11,15 +11,16 @@ from torch import Tensor
 from moemerge.console import Progress
 from moemerge.errors import GateError
 from moemerge.gate.moments import Moments
+from moemerge.gate.packed import packed_attention
 from moemerge.gate.passages import Passage
 from moemerge.gate.request import DenseModels, ReadsTokens
 from moemerge.gate.walk import Batch, Walk
 
 BATCH_TOKENS = 4096
-"""Positions in a batch, padding too."""
+"""Positions in a packed row, padding too."""
 
 PADDING = 0.1
-"""At most this share of a batch's positions is padding."""
+"""At most this share of a run's positions is padding."""
 
 BLOCK = 4096
 """Tokens whose second moment is taken in one product in fp32; the products are added in fp64."""
@@ -131,20 +132,21 @@ def capture(
     order = torch.cat([group.parts for group in every]).sort(stable=True)
     labels = torch.cat([torch.full((len(group.parts),), group.label) for group in every])[order.indices]
     sizes = tuple(torch.bincount(order.values, minlength=folds + 1).tolist())
-    walk = Walk(models.merged, [[group.batch for group in own] for own in groups])
-    found: list[Tensor] = []
-    for layer in range(layers):
-        walk.advance(
-            layer,
-            lambda number, place, entered: found.append(entered[groups[number][place].counted]),
-            last=layer == layers - 1,
-        )
-        tokens = torch.cat(found)
-        found.clear()
-        captured = Captured(tokens[order.indices.to(tokens.device)], labels, sizes, len(domains))
-        _check(captured, layer, domains)
-        yield captured
-        progress.advance()
+    with packed_attention() as packed:
+        walk = Walk(lambda number: packed(models.merged(number)), [[group.batch for group in own] for own in groups])
+        found: list[Tensor] = []
+        for layer in range(layers):
+            walk.advance(
+                layer,
+                lambda number, place, entered: found.append(entered[groups[number][place].counted]),
+                last=layer == layers - 1,
+            )
+            tokens = torch.cat(found)
+            found.clear()
+            captured = Captured(tokens[order.indices.to(tokens.device)], labels, sizes, len(domains))
+            _check(captured, layer, domains)
+            yield captured
+            progress.advance()
 
 
 def _check(captured: Captured, layer: int, domains: Sequence[Domain]) -> None:
@@ -160,13 +162,13 @@ def _check(captured: Captured, layer: int, domains: Sequence[Domain]) -> None:
 
 @dataclass(frozen=True)
 class _Group:
-    """Passages that run together, padded on the right.
+    """Passages of one class in a packed row.
 
     Attributes:
-        batch: their ids.
-        counted: which places count, `[B, S]`.
+        batch: their ids, `[1, S]`.
+        counted: which places count, `[1, S]`.
         label: the class of their tokens.
-        parts: the fold of each counted token, row by row.
+        parts: the fold of each counted token.
     """
 
     batch: Batch
@@ -176,28 +178,46 @@ class _Group:
 
 
 def _groups(passages: Sequence[Passage], label: int, part: int | None) -> Iterator[_Group]:
-    """Groups of passages of similar lengths; `part` takes the place of their folds."""
-    for rows in _rows(sorted(passages, key=lambda p: len(p.ids))):
-        ids = torch.zeros(len(rows), len(rows[-1].ids), dtype=torch.long)
-        counted = torch.zeros(ids.shape, dtype=torch.bool)
-        for row, passage in enumerate(rows):
-            ids[row, : len(passage.ids)] = torch.tensor(passage.ids)
-            counted[row, : len(passage.ids)] = torch.tensor(passage.counted)
-        folds = torch.tensor([p.fold if part is None else part for p in rows])
-        yield _Group(Batch(ids), counted, label, folds.repeat_interleave(counted.sum(1)))
+    """Passages in packed rows, shortest first; `part` takes the place of their folds."""
+    row: list[list[Passage]] = []
+    for run in _runs(sorted(passages, key=lambda p: len(p.ids))):
+        if row and sum(map(_positions, [*row, run])) > BATCH_TOKENS:
+            yield _packed(row, label, part)
+            row = []
+        row.append(run)
+    if row:
+        yield _packed(row, label, part)
 
 
-def _rows(passages: Sequence[Passage]) -> Iterator[list[Passage]]:
-    """Splits passages that are sorted by length."""
-    rows: list[Passage] = []
+def _packed(row: Sequence[Sequence[Passage]], label: int, part: int | None) -> _Group:
+    """One packed row of runs; the passages of a run are padded on the right to its longest."""
+    ids, counted, folds = [], [], []
+    for run in row:
+        length = len(run[-1].ids)
+        for passage in run:
+            padding = length - len(passage.ids)
+            ids += [*passage.ids, *[0] * padding]
+            counted += [*passage.counted, *[False] * padding]
+            folds += [passage.fold if part is None else part] * passage.tokens
+    runs = tuple((len(run), len(run[-1].ids)) for run in row)
+    return _Group(Batch(torch.tensor([ids]), runs=runs), torch.tensor([counted]), label, torch.tensor(folds))
+
+
+def _positions(run: Sequence[Passage]) -> int:
+    return len(run) * len(run[-1].ids)
+
+
+def _runs(passages: Sequence[Passage]) -> Iterator[list[Passage]]:
+    """Splits passages that are sorted by length into runs that attention takes together."""
+    run: list[Passage] = []
     filled = 0
     for passage in passages:
         length = len(passage.ids)
-        positions = (len(rows) + 1) * length
-        if rows and (positions > BATCH_TOKENS or positions - filled - length > PADDING * positions):
-            yield rows
-            rows, filled = [], 0
-        rows.append(passage)
+        positions = (len(run) + 1) * length
+        if run and (positions > BATCH_TOKENS or positions - filled - length > PADDING * positions):
+            yield run
+            run, filled = [], 0
+        run.append(passage)
         filled += length
-    if rows:
-        yield rows
+    if run:
+        yield run

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from moemerge.gate.packed import Runs, places_of
 from moemerge.generation import device_of
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ class Batch:
         ids: `[B, S]`.
         mask: `[B, S]`, 0 where padded. None will do where padding is on the right: under causal attention no token
             sees what follows it.
+        runs: of a packed row, ids `[1, S]`; the models' attention is then that of `packed`.
     """
 
     ids: Tensor
     mask: Tensor | None = None
+    runs: Runs = ()
 
 
 class Walk:
@@ -96,8 +99,9 @@ def _begin(model: Any, batch: Batch) -> tuple[Tensor, list[dict[str, Any]]]:
 
     device = device_of(model)
     mask = None if batch.mask is None else batch.mask.to(device)
+    packed = {"position_ids": places_of(batch.runs).to(device), "runs": batch.runs} if batch.runs else {}
     with _instead(model.model.layers, note):
-        model.model(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False)
+        model.model(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False, **packed)
     return found[0], arguments
 
 

@@ -117,11 +117,11 @@ def test_statistics_by_definition(models: TinyModels, tokenizer: Any) -> None:
             assert moments.second.dtype == torch.float64
 
 
-def test_padding_changes_nothing(models: TinyModels, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A padded batch gives the statistics of batches of one."""
-    prompts = ("def print", "def return if else while print list", "class list def number")
+def test_packing_changes_nothing(models: TinyModels, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A packed row, padded runs in it too, gives the statistics of texts alone."""
+    prompts = ("def print", "class list", "def return if else while print list", "class list def number")
     own = Domain("code", prompt_passages(prompts, ExpertTexts("code"), tokenizer, REQUEST), [])
-    monkeypatch.setattr(room, "PADDING", 1.0)
+    monkeypatch.setattr(room, "PADDING", 0.3)
     together = read(models, [own], 1)
     monkeypatch.setattr(room, "BATCH_TOKENS", 1)
     for one, other in zip(together, read(models, [own], 1), strict=True):
@@ -129,16 +129,41 @@ def test_padding_changes_nothing(models: TinyModels, tokenizer: Any, monkeypatch
         torch.testing.assert_close(total(one).first, total(other).first, rtol=1e-4, atol=1e-4)
 
 
-def test_batches_hold_texts_of_similar_lengths(tokenizer: Any) -> None:
-    """A tenth of a batch's positions is padding at most, and a batch has room for one long text at least."""
+def test_attention_is_given_back_where_a_reader_stops(
+    models: TinyModels, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when not all layers are read, and when a hidden state is not finite."""
+    model = models.merged(0)
+    monkeypatch.setattr(models, "merged", lambda _: model)
+    attention = model.config._attn_implementation
+    layers = capture(models, [domain("code", tokenizer)], LAYERS, 2, Silent())
+    next(layers)
+    assert model.config._attn_implementation != attention
+    layers.close()
+    assert model.config._attn_implementation == attention
+    with torch.no_grad():
+        model.model.layers[0].self_attn.o_proj.weight.fill_(float("inf"))
+    with pytest.raises(GateError):
+        read(models, [domain("code", tokenizer)])
+    assert model.config._attn_implementation == attention
+
+
+def test_runs_hold_texts_of_similar_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of a run's positions is padding at most; rows are filled, and have room for one long text at least."""
     lengths = (3, 3, 4, 9, 10, 10, 11, 30, 31, 31, 32)
-    passages = [Passage((5,) * n, (True,) * n, 0) for n in lengths]
-    groups = list(room._groups(passages, 0, None))
-    assert [len(g.batch.ids) for g in groups] == [2, 1, 4, 4]
-    for group in groups:
-        assert group.counted.double().mean() >= 0.9
-        assert group.batch.mask is None
-    assert sum(len(g.parts) for g in groups) == sum(lengths)
+    passages = [Passage((5,) * n, (True,) * n, 0, fold=n % 3) for n in lengths]
+    (group,) = room._groups(passages, 0, None)
+    assert group.batch.runs == ((2, 3), (1, 4), (4, 11), (4, 32))
+    assert group.batch.ids.shape == group.counted.shape == (1, 182)
+    assert group.batch.mask is None
+    assert group.parts.tolist() == [n % 3 for n in lengths for _ in range(n)]
+    assert group.counted.sum() == sum(lengths)
+    assert (group.batch.ids[group.counted] == 5).all()
+    assert (group.batch.ids[~group.counted] == 0).all()
+    monkeypatch.setattr(room, "BATCH_TOKENS", 31)
+    assert [g.batch.runs for g in room._groups(passages, 0, None)] == [
+        ((2, 3), (1, 4)), ((3, 10),), ((1, 11),), ((1, 30),), ((1, 31),), ((1, 31),), ((1, 32),),
+    ]  # fmt: skip
 
 
 def test_every_token_of_a_text_counts(models: TinyModels, tokenizer: Any) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from moemerge.gate import closed_forms
 from moemerge.gate.closed_forms import FOLD_EPSILON, METHODS, bias_vector, centred, centroid, lda, ridge
 from moemerge.gate.moments import Moments
 
@@ -112,8 +113,6 @@ def test_lda_with_its_exact_bias_is_the_textbook(monkeypatch: pytest.MonkeyPatch
     """With the bias added as a bias, before it is folded, the posteriors are those of the densities."""
     domains = domain_tokens([60, 90, 70])
     tokens = np.concatenate(domains)
-    from moemerge.gate import closed_forms
-
     rows: dict[str, torch.Tensor] = {}
 
     def keep(moments: Moments, weights: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -177,3 +176,27 @@ def test_experts_in_another_order_give_rows_in_that_order(init: str) -> None:
     rows = METHODS[init](moments_of(domains, {2: negative}), 0.1)
     permuted = METHODS[init](moments_of([domains[i] for i in order], {0: negative}), 0.1)
     torch.testing.assert_close(permuted, rows[order], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(("size", "strength"), [(1.0, 0.01), (1e-12, 0.01), (1e12, 0.01), (1.0, 1e-9), (1.0, 1e-13)])
+def test_solutions_are_those_of_fp64(size: float, strength: float) -> None:
+    """Whatever an fp32 factor leaves of it: eigenvalues over twelve decades, and hidden states far from one."""
+    generator = np.random.default_rng(0)
+    basis = np.linalg.qr(generator.normal(size=(48, 48)))[0]
+    matrix = size * basis * np.logspace(0, -12, 48) @ basis.T
+    rows = size * generator.normal(size=(3, 48))
+    found = closed_forms._solve(torch.tensor(matrix), strength, torch.tensor(rows), None).numpy()
+    regularised = matrix + strength * np.trace(matrix) / 48 * np.eye(48)
+    exact = np.linalg.solve(regularised, rows.T).T
+    condition = np.linalg.cond(regularised)
+    assert np.linalg.norm(found - exact) <= max(1e-11, 1e-15 * condition) * np.linalg.norm(exact)
+
+
+def test_an_fp32_factor_is_given_up_where_it_is_of_no_use() -> None:
+    """Too ill conditioned, or not positive in fp32: None, and the factor is taken in fp64."""
+    generator = np.random.default_rng(0)
+    basis = np.linalg.qr(generator.normal(size=(48, 48)))[0]
+    wanted = torch.tensor(generator.normal(size=(48, 3)))
+    found = [closed_forms._refined(torch.tensor(basis * np.logspace(0, -decades, 48) @ basis.T), wanted)
+             for decades in (4, 8, 12)]  # fmt: skip
+    assert [solution is None for solution in found] == [False, True, True]
