@@ -13,7 +13,7 @@ from moemerge.errors import GateError
 from moemerge.gate.moments import Moments
 from moemerge.gate.packed import packed_attention
 from moemerge.gate.passages import Passage
-from moemerge.gate.request import DenseModels, ReadsTokens
+from moemerge.gate.request import MergedModels, ReadsTokens
 from moemerge.gate.walk import Batch, Walk
 
 BATCH_TOKENS = 4096
@@ -115,9 +115,24 @@ def _add_gram(second: Tensor, block: Tensor) -> None:
 
 
 def capture(
-    models: DenseModels, domains: Sequence[Domain], layers: int, folds: int, progress: Progress
+    models: MergedModels,
+    domains: Sequence[Domain],
+    layers: Sequence[int],
+    folds: int,
+    progress: Progress,
+    *,
+    in_turn: bool = False,
 ) -> Iterator[Captured]:
-    """Runs every passage once, all of them layer by layer, and yields what enters each layer's MoE block.
+    """Runs every passage once, all of them layer by layer, and yields what enters the MoE blocks.
+
+    Args:
+        models: gives the model that an expert's passages run through.
+        domains: the passages.
+        layers: those that are read, ascending.
+        folds: the number of folds.
+        progress: is told of each layer that is read.
+        in_turn: a layer's FFN runs only when the next layer is asked for, so that it may be changed until then; what
+            comes before it runs twice.
 
     Raises:
         GateError: a hidden state is not finite.
@@ -132,21 +147,29 @@ def capture(
     order = torch.cat([group.parts for group in every]).sort(stable=True)
     labels = torch.cat([torch.full((len(group.parts),), group.label) for group in every])[order.indices]
     sizes = tuple(torch.bincount(order.values, minlength=folds + 1).tolist())
+    found: list[Tensor] = []
+
+    def read(number: int, place: int, entered: Tensor) -> None:
+        found.append(entered[groups[number][place].counted])
+
     with packed_attention() as packed:
         walk = Walk(lambda number: packed(models.merged(number)), [[group.batch for group in own] for own in groups])
-        found: list[Tensor] = []
-        for layer in range(layers):
-            walk.advance(
-                layer,
-                lambda number, place, entered: found.append(entered[groups[number][place].counted]),
-                last=layer == layers - 1,
-            )
+        for layer in range(layers[-1] + 1):
+            if layer not in layers:
+                walk.advance(layer)
+                continue
+            if in_turn or layer == layers[-1]:
+                walk.look(layer, read)
+            else:
+                walk.advance(layer, read)
             tokens = torch.cat(found)
             found.clear()
             captured = Captured(tokens[order.indices.to(tokens.device)], labels, sizes, len(domains))
             _check(captured, layer, domains)
             yield captured
             progress.advance()
+            if in_turn and layer != layers[-1]:
+                walk.advance(layer)
 
 
 def _check(captured: Captured, layer: int, domains: Sequence[Domain]) -> None:

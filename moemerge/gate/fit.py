@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -69,6 +69,30 @@ def fit_gate(
     return _fit(replace(request, context=context), models, tokenizer, progress)
 
 
+def fit_in_turn(
+    request: GateRequest,
+    models: DenseModels,
+    tokenizer: PreTrainedTokenizerBase,
+    layers: Sequence[int],
+    progress: Progress | None = None,
+) -> Iterator[Tensor]:
+    """Fits the gates one after the other, each at a λ of its own: rows `[E, d]`, fp32, of every layer of `layers`.
+
+    A layer's FFN runs only when the next gate is asked for: put into the models until then, a gate decides what the
+    later ones are fitted to.
+
+    Raises:
+        GateError: see `fit_gate`.
+    """
+    progress = progress if progress is not None else Silent()
+    domains, folds, _, _ = _domains(request, models, tokenizer, progress)
+    one = replace(request, layers=1)
+    for captured in capture(models, domains, layers, folds, progress, in_turn=True):
+        gate = _Gate(one, folds, len(captured.tokens))
+        gate.add(captured)
+        yield gate.result()[1][0].weights
+
+
 def _unjudged(request: GateRequest, weights: Tensor, warnings: Sequence[Problem] = ()) -> GateFit:
     return GateFit(weights, (0,) * len(request.experts), (None,) * request.layers, warnings=tuple(warnings))
 
@@ -77,7 +101,7 @@ def _fit(request: GateRequest, models: DenseModels, tokenizer: PreTrainedTokeniz
     domains, folds, expansion, warnings = _domains(request, models, tokenizer, progress)
     progress.stage("Fitting the gate", request.layers, "layers")
     gate = _Gate(request, folds, sum(d.tokens + d.negative_tokens for d in domains))
-    for captured in capture(models, domains, request.layers, folds, progress):
+    for captured in capture(models, domains, range(request.layers), folds, progress):
         gate.add(captured)
     strength, rows = gate.result()
     tokens = tuple(d.tokens for d in domains)

@@ -66,24 +66,32 @@ class Walk:
         """The residual stream `[B, S, d]` of each of a model's batches: what enters the next layer."""
         return self._states[number]
 
-    @torch.inference_mode()
-    def advance(self, layer: int, read: Reader | None = None, *, last: bool = False) -> None:
+    def advance(self, layer: int, read: Reader | None = None) -> None:
         """Runs one layer over all batches.
 
         Args:
             layer: each in turn, from 0.
             read: is told what enters the layer's MoE block.
-            last: nothing is asked of what leaves the layer, so its FFN need not run.
         """
+        for number, place, output in self._run(layer, read, ffn=True):
+            self._states[number][place] = output
+
+    def look(self, layer: int, read: Reader) -> None:
+        """Tells what enters the next layer's MoE block, which does not run; the batches stay where they are."""
+        for _ in self._run(layer, read, ffn=False):
+            pass
+
+    @torch.inference_mode()
+    def _run(self, layer: int, read: Reader | None, *, ffn: bool) -> Iterator[tuple[int, int, Tensor]]:
         for number, states in enumerate(self._states):
             block: Any = self._give(number).model.layers[layer]
             for place, arguments in enumerate(self._arguments[number]):
                 with (
                     _entering(block.mlp, partial(read, number, place)) if read else nullcontext(),
-                    _instead([block.mlp], lambda states: states) if last else nullcontext(),
+                    nullcontext() if ffn else _instead([block.mlp], lambda states: states),
                 ):
                     output = block(states[place], **arguments[layer])
-                states[place] = output[0] if isinstance(output, tuple) else output
+                yield number, place, output[0] if isinstance(output, tuple) else output
 
 
 @torch.inference_mode()

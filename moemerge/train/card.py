@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from moemerge import __version__
@@ -11,6 +12,7 @@ from moemerge.train.plot import NAME as PLOT
 from moemerge.train.snapshot import Run
 
 _HEADING = "## Training"
+_TITLE = re.compile(r"^# .*$", re.MULTILINE)
 
 
 def training_account(
@@ -49,8 +51,15 @@ def training_account(
     }
 
 
-def trained_card(card: str, training: dict[str, Any]) -> str:
-    """A model card with a section on the training, in the place of an older one, before the section on running it."""
+def trained_card(card: str, name: str, training: dict[str, Any]) -> str:
+    """A model card with a section on the training, in the place of an older one, before the section on running it.
+
+    Args:
+        card: that of what was trained.
+        name: what the trained one is called; it takes the place of the first heading.
+        training: the record's entry.
+    """
+    card = _TITLE.sub(lambda _: f"# {name}", card, count=1)
     before, heading, after = card.partition(f"{_HEADING}\n")
     if heading:
         rest = after.partition("\n## ")

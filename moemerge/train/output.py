@@ -55,7 +55,7 @@ def write_trained(
     Args:
         target: the staged folder, empty.
         folder: the mixture that was trained.
-        output: the final folder, for the record.
+        output: the final folder, for the record and the model card.
         changes: what becomes of a tensor, by name.
         training: what the record and the model card tell of the training.
         progress: is told bytes.
@@ -74,7 +74,7 @@ def write_trained(
             continue
         data = (folder.path / name).read_bytes()
         if name == CARD:
-            data = trained_card(data.decode("utf-8", "replace"), training).encode()
+            data = trained_card(data.decode("utf-8", "replace"), output.name, training).encode()
         elif xxhash.xxh3_128_hexdigest(data) != files[name]:
             raise _changed(folder.path, name)
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -184,4 +184,4 @@ def write_adapter(
         f'model = PeftModel.from_pretrained(model, "{ADAPTER}")  # the subfolder beside this card\n```\n'
     )
     (target / PLOT).write_text(training_plot(training, folder.experts), encoding="utf-8")
-    (target / CARD).write_text(trained_card(run, training), encoding="utf-8")
+    (target / CARD).write_text(trained_card(run, "Router adapter", training), encoding="utf-8")

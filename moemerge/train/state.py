@@ -54,7 +54,8 @@ def check_state(path: Path, *, resume: bool) -> None:
 
 
 def save_state(path: Path, state: State) -> None:
-    """Writes beside, forces to the disk, renames; a kill at any moment leaves the old state or the new one.
+    """Writes beside, forces to the disk, renames; a kill at any moment leaves the old state or the new one. Missing
+    folders above it are made.
 
     Raises:
         TrainError: the system refuses.
@@ -67,6 +68,7 @@ def save_state(path: Path, state: State) -> None:
     )
     beside = path.with_name(f".{path.name}.new")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
             file.write(data)
             file.flush()

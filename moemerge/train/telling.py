@@ -34,7 +34,7 @@ class Teller:
         """After a step; `found` is the last look."""
         self._progress.status(
             f"loss {losses.next_token:.4f}, held out {found.mean:.4f}, load {self._load(losses.load)}, "
-            f"{speed:,.0f} tokens/s, {_left(run):.1f} min left"
+            f"{speed:,.0f} tokens/s, {_left(run)} left"
         )
         if self._trackers is not None:
             values = {f"loss/{term}": float(getattr(losses, term)) for term in TERMS}
@@ -56,7 +56,7 @@ class Teller:
             self._progress.note(
                 f"step {run.step}/{run.steps}: loss {losses.next_token:.4f}, held out {found.mean:.4f} "
                 f"(start {start.mean:.4f}), load {self._load(found.load.tolist())}, {speed:,.0f} tokens/s, "
-                f"{_left(run):.1f} min left"
+                f"{_left(run)} left"
                 + "".join(f"; not kept, since `{name}` lost {rise:.4f}" for name, rise in worse.items())
             )
         if self._trackers is not None:
@@ -74,9 +74,10 @@ class Teller:
         return " ".join(f"{name} {100 * share:.0f}" for name, share in zip(self._names, shares, strict=True)) + " %"
 
 
-def _left(run: Run) -> float:
-    """Minutes."""
-    return (run.steps - run.step) * run.seconds / max(run.step - 1, 1) / 60
+def _left(run: Run) -> str:
+    """The time that the steps which are left will take, by those that were."""
+    seconds = (run.steps - run.step) * run.seconds / max(run.step - 1, 1)
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _entry(step: int, found: Judgement, losses: Losses | None) -> dict[str, Any]:

@@ -34,8 +34,9 @@ def saved_step(path: Path) -> int:
 
 @pytest.mark.parametrize("method", ["lora", "full", "also"])
 def test_a_kill_changes_nothing(method: Any, unrouted: Path, texts: Path, trio: Any, tmp_path: Path) -> None:
-    """SIGKILL after some steps, twice; what `--resume` then makes is bit for bit what an undisturbed run makes."""
-    output = trio.root / f"resumed-{method}"
+    """SIGKILL after some steps, twice, into a missing folder's; what `--resume` then makes is bit for bit what an
+    undisturbed run makes."""
+    output, whole = (trio.root / f"{kind}-{method}" / "out" for kind in ("resumed", "whole"))
     state = state_path(output)
     command = [sys.executable, "-m", "tests.train.interrupted", str(unrouted), str(output), str(texts), method]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -48,10 +49,10 @@ def test_a_kill_changes_nothing(method: Any, unrouted: Path, texts: Path, trio: 
         assert child.wait() == -signal.SIGKILL
         assert saved_step(state) >= least
         assert not output.exists()
-        left = [path.name for path in output.parent.iterdir() if f"resumed-{method}" in path.name]
-        assert set(left) <= {state.name, f".{state.name}.new"}, "one state, whatever the number of steps"
+        left = {path.name for path in output.parent.iterdir()}
+        assert left <= {state.name, f".{state.name}.new"}, "one state, whatever the number of steps"
     done = train_router(unrouted, output, options(texts, method), resume=True)
-    undisturbed = train_router(unrouted, trio.root / f"whole-{method}", options(texts, method))
+    undisturbed = train_router(unrouted, whole, options(texts, method))
     assert done.training == undisturbed.training
     assert contents(done.path) == contents(undisturbed.path)
     assert not state.exists()
