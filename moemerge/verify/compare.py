@@ -16,7 +16,7 @@ from moemerge.verify.layout import ITEM_BYTES, Place
 from moemerge.verify.names import Shape
 from moemerge.verify.numbers import FORMATS, decode, first_not_finite, unit
 from moemerge.verify.reading import OpenFiles
-from moemerge.verify.recompute import Block, Recomputation
+from moemerge.verify.recompute import Block, Folded, Recomputation
 from moemerge.verify.result import Difference
 
 CHUNK = 4 << 20
@@ -169,14 +169,17 @@ class Comparison:
 
     def _computed(self, part: One | Merge | Constant, own: _Own) -> Iterator[str]:
         tally, done = _Tally(), 0
-        for block in self._recomputation.blocks(part):
-            actual = decode(own.next(block.values.size * ITEM_BYTES[own.place.dtype]), own.place.dtype)
-            wrong = _wrong(actual, block, own.place.dtype)
-            if len(wrong):
-                at = int(wrong[0])
-                example = f"is {actual[at]:.9g} and should be {block.values.ravel()[at]:.9g}"
-                tally.add(len(wrong), done + at, example)
-            done += block.values.size
+        for found in self._recomputation.blocks(part):
+            data = own.next(found.size * ITEM_BYTES[own.place.dtype])
+            if not isinstance(found, Folded) or found.dtype != own.place.dtype or found.data != data:
+                block = found.block() if isinstance(found, Folded) else found
+                actual = decode(data, own.place.dtype)
+                wrong = _wrong(actual, block, own.place.dtype)
+                if len(wrong):
+                    at = int(wrong[0])
+                    example = f"is {actual[at]:.9g} and should be {block.values.ravel()[at]:.9g}"
+                    tally.add(len(wrong), done + at, example)
+            done += found.size
         if tally.first is not None:
             first = f"first at {own.index(tally.first)}, which {tally.example}"
             yield f"{tally.wrong} of {done} values are not {_words(part)}, {first}"

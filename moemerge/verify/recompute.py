@@ -44,7 +44,7 @@ class Block:
     """Consecutive rows of a tensor's part.
 
     Attributes:
-        values: what they should be, fp64.
+        values: what they should be, fp64, or fp32 that is exact.
         others: what they may be too, where rounding decides an election.
         operands: what went into them: they bound the error of any way of summing.
         folded: whether an operand is a product of matrices in fp32, whose last bits depend on the machine.
@@ -54,6 +54,38 @@ class Block:
     others: tuple[Array, ...] = ()
     operands: Collection[Array] = ()
     folded: bool = False
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(self.values.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """Consecutive rows that are an adapter's folded ones as they are, in their own dtype.
+
+    Nearly always the folder holds these very bytes; only where it does not is their arithmetic looked at.
+
+    Attributes:
+        data: their bytes.
+        dtype: safetensors' name of what they are.
+        shape: of the rows.
+    """
+
+    data: bytes
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    def block(self) -> Block:
+        """The same as numbers."""
+        values = decode(self.data, self.dtype).reshape(self.shape)
+        return Block(values, operands=(values,), folded=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +118,7 @@ class Recomputation:
         self._one_at_a_time = Lock()  # around what holds whole tensors
         self._held: dict[tuple[str, str], Any] = {}
 
-    def blocks(self, part: One | Merge | Constant) -> Iterator[Block]:
+    def blocks(self, part: One | Merge | Constant) -> Iterator[Block | Folded]:
         """Yields a part as consecutive blocks of rows.
 
         Raises:
@@ -125,11 +157,14 @@ class Recomputation:
         data = self._files.read(place.path, place.offset + first * stride, (stop - first) * stride)
         return decode(data, info.dtype).reshape(stop - first, *info.shape[1:])
 
-    def _one(self, part: One) -> Iterator[Block]:
+    def _one(self, part: One) -> Iterator[Block | Folded]:
         import numpy as np
 
-        stored = self._models[part.source].tensors[part.name].shape
-        folded = self._folded(part.source, part.name)
+        info = self._models[part.source].tensors[part.name]
+        stored, folded = info.shape, info.origin == "folded"
+        if folded and part.plain and stored == part.shape and info.dtype in FORMATS:
+            yield from self._as_folded(part, stored, info.dtype)
+            return
         noise = _noise(part)
         blocks = (
             self._folded_once(part, stored) if folded else self._plain(part, stored, BLOCK if noise else SMALL_BLOCK)
@@ -147,6 +182,15 @@ class Recomputation:
 
     def _plain(self, part: One, shape: tuple[int, ...], elements: int) -> Iterator[NDArray[np.float64]]:
         return (self._read(part.source, part.name, rows) for rows in _rows(shape, elements))
+
+    def _as_folded(self, part: One, shape: tuple[int, ...], dtype: str) -> Iterator[Folded]:
+        import torch
+
+        for tall in _rows(shape, FOLDED_ROWS * math.prod(shape[1:])):
+            held = self._models[part.source].read(part.name, tall)
+            numbers = held.contiguous().view(-1).view(torch.uint8).view(len(held), -1).numpy()
+            for rows in _rows(tuple(held.shape), BLOCK):
+                yield Folded(numbers[rows].tobytes(), dtype, tuple(held[rows].shape))
 
     def _folded_once(self, part: One, shape: tuple[int, ...]) -> Iterator[NDArray[np.float64]]:
         """Blocks out of taller ones, as an adapter folds no fewer than `FOLDED_ROWS` rows whatever it is asked for."""

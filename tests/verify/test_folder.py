@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+import xxhash
 
 from moemerge.errors import VerifyError
 from moemerge.verify import Verification, verification_json, verify_folder
 from tests.conftest import TinyMaker
 from tests.moe import build_tiny
-from tests.verify.conftest import FAMILIES, Builder
+from tests.verify.conftest import FAMILIES, Builder, Folder
 
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -141,24 +142,52 @@ def test_progress_ends_where_it_said(built: Builder) -> None:
     assert recorder.done == 169344
 
 
-def test_folded_adapters_verify(tiny: TinyMaker, tmp_path: Path) -> None:
-    """LoRA specialists: folded matrices are folded again, untouched ones are the base's bytes."""
+@pytest.fixture
+def adapters(tiny: TinyMaker, tmp_path: Path) -> list[Path]:
+    """Two adapters of bf16 models."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    base = tiny("llama", 0, dtype="bfloat16")
-    adapters = []
+    found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         lora = LoraConfig(r=4, target_modules=["q_proj", "gate_proj", "down_proj"], init_lora_weights=False)
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16), lora)
-        model.save_pretrained(str(tmp_path / f"adapter-{seed}"))
-        adapters.append(tmp_path / f"adapter-{seed}")
+        base = AutoModelForCausalLM.from_pretrained(tiny("llama", 0, dtype="bfloat16"), dtype=torch.bfloat16)
+        found.append(tmp_path / f"adapter-{seed}")
+        get_peft_model(base, lora).save_pretrained(str(found[-1]))
+    return found
+
+
+def test_folded_adapters_verify(tiny: TinyMaker, adapters: list[Path], tmp_path: Path) -> None:
+    """LoRA specialists: folded matrices are folded again, untouched ones are the base's bytes."""
+    base = tiny("llama", 0, dtype="bfloat16")
     for method in ("mean", "ties", "slerp"):
         found = good(build_tiny(tmp_path / method, base, adapters, merge={"shared": method}))
         # computed: gate and down of 2 experts and q, in 2 layers; the rest is the base's own bytes
         assert found.checked["recomputed"] == 10
         assert found.checked["copied"] == 35 - 6 - 2 - 10
+    good(build_tiny(tmp_path / "converted", base, adapters, dtype="float32"))
+
+
+@pytest.mark.parametrize(("bit", "believed"), [(0, True), (2, False)])
+def test_a_folded_value_may_be_off_by_its_last_bit(
+    bit: int, believed: bool, tiny: TinyMaker, adapters: list[Path], tmp_path: Path
+) -> None:
+    """As another machine's product of matrices may make it; by more than that it is wrong, whatever the record says."""
+    folder = Folder(build_tiny(tmp_path / "out", tiny("llama", 0, dtype="bfloat16"), adapters))
+    name = "model.layers.0.block_sparse_moe.experts.1.w1.weight"
+    before = xxhash.xxh3_128_hexdigest(folder.read(name))
+    folder.flip(name, byte=1234, bit=bit)  # of element 617, which is [19, 9]
+    text = (folder.path / "moemerge.yaml").read_text(encoding="utf-8")
+    after = xxhash.xxh3_128_hexdigest(folder.read(name))
+    (folder.path / "moemerge.yaml").write_text(text.replace(before, after), encoding="utf-8")
+    found = folder.differences()
+    if believed:
+        assert found == []
+    else:
+        assert len(found) == 1
+        assert found[0].startswith(f"{name}: 1 of 1536 values are not `model.layers.0.mlp.gate_proj.weight` of `e1`")
+        assert "first at [19, 9], which is" in found[0]
 
 
 # sources that are not there
