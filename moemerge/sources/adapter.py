@@ -110,25 +110,25 @@ class AdapterCheckpoint(Checkpoint):
 
     def _changed(self, name: str, change: Change, rows: slice | None, folds: int) -> torch.Tensor:
         """The tensor's rows after its replacement and the first so many folds."""
-        from moemerge.sources.fold import add, delta, factor_dtype, rescale
+        from moemerge.sources.fold import delta, factor_dtype, fold, rescale
 
         if change.replaced is None:
             value = self.base.read(self._name_in_base(name), rows)
         else:
             value = self._store.read(change.replaced, rows).to(torch_dtype(self.tensors[name].dtype))
-        for index, fold in enumerate(change.folds[:folds]):
+        for index, lora in enumerate(change.folds[:folds]):
             kind = factor_dtype(value)
-            a, b = self._store.read(fold.a).to(kind), self._store.read(fold.b).to(kind)
+            a, b = self._store.read(lora.a).to(kind), self._store.read(lora.b).to(kind)
             if rows is not None:
-                a, b = (a[:, rows], b) if fold.layout == "embedding" else (a, b[rows])
-            moved = delta(a, b, fold.scaling, fold.layout)
-            if fold.magnitude is None:
-                value = add(value, moved, fold.layout)
+                a, b = (a[:, rows], b) if lora.layout == "embedding" else (a, b[rows])
+            if lora.magnitude is None:
+                value = fold(value, a, b, lora.scaling, lora.layout)
             else:
+                moved = delta(a, b, lora.scaling, lora.layout)
                 value = rescale(value, moved, self._factor(name, change, index, value, moved, rows))
         for key, scaling in change.biases:
             moved = self._store.read(key, rows).to(factor_dtype(value)) * scaling
-            value = add(value, moved, "linear")
+            value = (moved + value).to(value.dtype)
         return value
 
     def _factor(

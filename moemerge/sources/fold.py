@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Layout = Literal["linear", "embedding"]
 
+ELEMENTS = 1 << 18
+"""Elements that are added and rounded at a time: 1 MiB in fp32."""
+
 
 def factor_dtype(weight: torch.Tensor) -> torch.dtype:
     """The dtype in which peft holds the factors for a weight."""
@@ -36,15 +39,24 @@ def delta(a: torch.Tensor, b: torch.Tensor, scaling: float, layout: Layout) -> t
     return product if layout == "linear" else product.T
 
 
-def add(weight: torch.Tensor, change: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """Plain LoRA (https://arxiv.org/abs/2106.09685): their sum in the weight's dtype; may be put into `change`.
+def fold(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float, layout: Layout) -> torch.Tensor:
+    """Plain LoRA (https://arxiv.org/abs/2106.09685): weight + delta in the weight's dtype.
 
-    peft adds in place to a linear layer's weight, which widens it to the change's dtype, adds, and rounds once: these
-    numbers. The weight is left as it is, since it may be remembered for others.
+    peft adds in place to a linear layer's weight, which widens it to the delta's dtype, adds, and rounds once: these
+    numbers, a few rows at a time, which stay in the cache. The weight is left as it is, since it may be remembered for
+    others.
     """
-    if layout == "linear":
-        return change.add_(weight).to(weight.dtype)
-    return weight + change.to(weight.dtype)
+    import torch
+
+    if layout == "embedding":
+        return weight + delta(a, b, scaling, layout).to(weight.dtype)
+    product = b @ a
+    folded = torch.empty_like(weight)
+    step = max(ELEMENTS // weight.shape[1], 1)
+    for start in range(0, len(weight), step):
+        rows = slice(start, start + step)
+        folded[rows] = product[rows].mul_(scaling).add_(weight[rows])
+    return folded
 
 
 def magnitude_factor(
