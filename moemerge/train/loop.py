@@ -78,6 +78,7 @@ class Loop:
         self._optimizer = self._trained.optimizer()
         self._prepared: list[tuple[list[Rows], list[Taught | None]]] = []
         self.run = Run(0, options.steps)
+        self._began = 0.0
         self.start: Judgement
         self.best: Judgement
         self.start_state: dict[str, Tensor]
@@ -100,8 +101,8 @@ class Loop:
         self._progress.advance(run.step)
         losses: Losses | None = None
         tokens, since = 0, time.monotonic()
+        self._began = since - run.seconds
         while run.ended is None:
-            began = time.monotonic()
             losses = self._step()
             tokens += losses.tokens if losses is not None else 0
             run.step += 1
@@ -109,12 +110,13 @@ class Loop:
             if losses is not None:
                 rates = dict(zip(("router", "also"), (g["lr"] for g in self._optimizer.param_groups), strict=False))
                 speed = tokens / max(time.monotonic() - since, 1e-9)
+                run.seconds = time.monotonic() - self._began
                 self._teller.step(run, losses, self._seen, speed, rates)
             last = run.step >= run.steps
             if losses is None or last or run.step % options.judge_every == 0:
                 self._look(losses, tokens / max(time.monotonic() - since, 1e-9), last=last)
                 tokens, since = 0, time.monotonic()
-            run.seconds += time.monotonic() - began
+            run.seconds = time.monotonic() - self._began
             self._fit_into_time()
 
     def _fit_into_time(self) -> None:
@@ -170,6 +172,7 @@ class Loop:
         worse = self._too_much_worse(found) if found is not None else {}
         if found is not None:
             self._seen = found
+            run.seconds = time.monotonic() - self._began
             self._teller.look(run, found, self.start, losses, speed, worse)
         if trouble is not None:
             self._restore(trouble)

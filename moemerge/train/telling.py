@@ -57,7 +57,11 @@ class Teller:
                 f"step {run.step}/{run.steps}: loss {losses.next_token:.4f}, held out {found.mean:.4f} "
                 f"(start {start.mean:.4f}), load {self._load(found.load.tolist())}, {speed:,.0f} tokens/s, "
                 f"{_left(run)} left"
-                + "".join(f"; not kept, since `{name}` lost {rise:.4f}" for name, rise in worse.items())
+                + (
+                    "; not kept, since " + " and ".join(f"`{n}` lost {rise:.4f}" for n, rise in worse.items())
+                    if worse
+                    else ""
+                )
             )
         if self._trackers is not None:
             values = {"held_out/mean": found.mean, "held_out_accuracy": found.accuracy}
@@ -75,8 +79,8 @@ class Teller:
 
 
 def _left(run: Run) -> str:
-    """The time that the steps which are left will take, by those that were."""
-    seconds = (run.steps - run.step) * run.seconds / max(run.step - 1, 1)
+    """The time that the steps which are left will take with their looks, by those that were."""
+    seconds = (run.steps - run.step) * run.seconds / max(run.step, 1)
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
