@@ -38,7 +38,7 @@ def train_router(
     also: Annotated[
         str, typer.Option("--also", help="LoRA beside the router too: attention, experts, or both with a comma.")
     ] = "",
-    also_rate: Annotated[float, typer.Option("--also-rate", help="Highest learning rate of these.")] = 3e-4,
+    also_rate: Annotated[float, typer.Option("--also-rate", help="Highest learning rate of these.")] = 1e-4,
     adapter_only: Annotated[bool, typer.Option("--adapter-only", help="Writes a peft adapter and no model.")] = False,
     start: Annotated[
         str,

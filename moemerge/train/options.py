@@ -85,7 +85,7 @@ class TrainOptions:
     rank: int = 8
     alpha: int = 16
     also: tuple[Also, ...] = ()
-    also_rate: float = 3e-4
+    also_rate: float = 1e-4
     adapter_only: bool = False
     start: Start = "fitted"
     calibrate: bool = False
