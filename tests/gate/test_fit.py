@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from moemerge.errors import GateError, Problem
-from moemerge.gate import ExpertTexts, GateFit, GateRequest, fit_gate, held_out
+from moemerge.gate import ExpertTexts, GateFit, GateRequest, fit_gate, fit_in_turn, held_out
 from moemerge.gate import fit as room
 from moemerge.gate.closed_forms import METHODS
 from moemerge.gate.moments import Moments
@@ -55,6 +56,21 @@ def test_domains_apart_are_routed_to_their_experts(init: Any, models: TinyModels
     assert (fit.ridge is None) == (init in ("centroid", "centred"))
     assert len(fit.scale) == LAYERS
     assert "inseparable-experts" not in codes(fit)
+
+
+def test_gates_in_turn_see_what_was_put_in_before(models: TinyModels, tokenizer: Any) -> None:
+    """At a fixed λ they are those of a fit of all layers where nothing is put in; a changed layer moves the next."""
+    request = replace(OFF, ridge=0.2)
+    together = fit_gate(request, models, tokenizer).weights
+    rows = list(fit_in_turn(request, models, tokenizer, range(LAYERS)))
+    torch.testing.assert_close(torch.stack(rows), together)
+    held = [models.merged(expert) for expert in range(3)]
+    turns = fit_in_turn(request, SimpleNamespace(merged=held.__getitem__), tokenizer, range(LAYERS))  # type: ignore[arg-type]
+    first = next(turns)
+    for model in held:
+        model.model.layers[0].mlp.down_proj.weight.data.mul_(-1)
+    torch.testing.assert_close(first, together[0])
+    assert not torch.allclose(next(turns), together[1], atol=1e-2)
 
 
 def test_rows_are_the_closed_form_times_the_scale(models: TinyModels, tokenizer: Any) -> None:
