@@ -1,39 +1,31 @@
-"""`moemerge eval` and `moemerge trace`: parse, call one function, print."""
+"""`moemerge eval`: parse, call one function, print."""
 
 from __future__ import annotations
 
 import json
-import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moemerge.cli.app import AllowPickle, AsJson, Quiet, app
-from moemerge.cli.placement import Device, DeviceMap, Dtype, MaxMemory, Offload, names_in, placement_of
+from moemerge.cli.placement import (
+    Device, DeviceMap, Dtype, Experts, MaxMemory, MoeFolder, Offload, names_in, placement_of,
+)  # fmt: skip
+from moemerge.cli.results import FIGURES, PAGE, check_target, results, write_file
 from moemerge.console import progress
-from moemerge.errors import EvalError, WriteError
+from moemerge.errors import EvalError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from moemerge.evaluate.options import EvalOptions
 
 FAILED = 3
 """Exit status where a `--require` does not hold."""
-PAGE, FIGURES = '<meta name="generator" content="moemerge">', '"moemerge": "'
-"""What the beginning of a file must hold for an old page or old figures of that name to be replaced."""
-
-Folder = Annotated[Path, typer.Argument(metavar="OUT", help="A folder with a mixture of experts.", show_default=False)]
-Experts = Annotated[
-    str, typer.Option("--experts", metavar="A,B,...", help="Names the experts of a folder that moemerge did not make.")
-]
 
 
 @app.command("eval")
 def evaluate(
-    folder: Folder,
+    folder: MoeFolder,
     domains: Annotated[
         Path | None,
         typer.Option("--domains", metavar="FILE", help="YAML: held-out texts by domain [the recipe's `eval`]."),
@@ -94,8 +86,8 @@ def evaluate(
         check_name(requirement, REPORT)
     if html is not None and output is not None and html.absolute() == output.absolute():
         raise EvalError(f"`--html` and `-o` both name `{html}`", hint="name two files")
-    _check_target(html, PAGE)
-    _check_target(output, FIGURES)
+    check_target(html, PAGE)
+    check_target(output, FIGURES)
     if tasks_backend not in ("hf", "vllm"):
         raise EvalError(f"`--tasks-backend {tasks_backend}` is not known", hint="one of `hf`, `vllm`")
     options = EvalOptions(
@@ -117,11 +109,11 @@ def evaluate(
     if report is None:  # one of several processes, and not the first
         return
     if output is not None:
-        _write(output, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_file(output, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     if html is not None:
         from moemerge.report import html_page
 
-        _write(html, html_page(report))
+        write_file(html, html_page(report))
     if plots is not None:
         from moemerge.report import write_plots
 
@@ -131,7 +123,7 @@ def evaluate(
     else:
         from moemerge.report import print_report
 
-        print_report(report, _console())
+        print_report(report, results())
     failures = [failure for requirement in requirements if (failure := check(requirement, report)) is not None]
     for failure in failures:
         typer.secho("failed: ", fg="red", bold=True, nl=False, err=True)
@@ -156,85 +148,6 @@ def _measured(folder: Path, options: EvalOptions, *, quiet: bool) -> dict[str, A
     return report if processes.first else None
 
 
-@app.command()
-def trace(
-    folder: Folder,
-    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; `-` reads stdin.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", metavar="FILE", help="Reads the text from a file.")] = None,
-    layer: Annotated[
-        int | None, typer.Option("--layer", help="Shows one layer [the mean over all; with --explain the middle one].")
-    ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Shows the way of one token through one layer.")] = False,
-    token: Annotated[
-        str, typer.Option("--token", metavar="N|TEXT", help="With --explain: its number, or a part of its text.")
-    ] = "-1",
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Writes a page.")] = None,
-    experts: Experts = "",
-    dtype: Dtype = "auto",
-    device: Device = "cpu",
-    device_map: DeviceMap = None,
-    offload: Offload = None,
-    max_memory: MaxMemory = "",
-    as_json: AsJson = False,
-) -> None:
-    """Shows which expert each token of a text goes to, in each layer."""
-    from transformers.utils import logging
-
-    from moemerge.device import check_device
-    from moemerge.evaluate.folder import open_moe
-    from moemerge.evaluate.routers import find_routers
-    from moemerge.evaluate.trace import trace_text
-
-    words = _text(text, file)
-    if explain and html is not None:
-        raise EvalError("`--explain` has no page", hint="leave `--html` out, or trace the text without `--explain`")
-    _check_target(html, PAGE)
-    check_device(device)
-    placement = placement_of(dtype, device, device_map, offload, max_memory)
-    opened = open_moe(folder, names_in(experts))
-    tokenizer = opened.tokenizer()
-    logging.disable_progress_bar()
-    model = opened.load(placement)
-    routers = find_routers(model)
-    if explain:
-        from moemerge.evaluate.explain import explain as explain_token
-        from moemerge.report.trace import print_explanation
-
-        place = routers.layers[len(routers.layers) // 2] if layer is None else layer
-        which = int(token) if re.fullmatch(r"-?[0-9]+", token) else token
-        found = explain_token(model, tokenizer, routers, words, which, place, opened.experts)
-        if as_json:
-            typer.echo(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
-        else:
-            print_explanation(found, _console())
-        return
-    traced = trace_text(model, tokenizer, routers, words, opened.experts)
-    if html is not None:
-        from moemerge.report.trace_page import trace_page
-
-        _write(html, trace_page(traced))
-    if as_json:
-        typer.echo(json.dumps(traced.to_json(), ensure_ascii=False))
-    else:
-        from moemerge.report.trace import print_trace
-
-        print_trace(traced, _console(), layer)
-
-
-def _text(text: str | None, file: Path | None) -> str:
-    if text is not None and file is not None:
-        raise EvalError("there are two texts to trace", hint="give TEXT or `--file FILE`, not both")
-    if text is None and file is None:
-        raise EvalError("give the text to trace", hint='as in `moemerge trace OUT "a text"`, or by `--file FILE`')
-    try:
-        if file is not None:
-            return file.read_text(encoding="utf-8")
-        return sys.stdin.read() if text == "-" else str(text)
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise EvalError(f"`{file or 'stdin'}` cannot be read: {why}") from error
-
-
 def _named_folders(given: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for text in given:
@@ -247,44 +160,3 @@ def _named_folders(given: list[str]) -> dict[str, Path]:
             raise EvalError(f"`--compare {text}`: `{folder}` holds no model", hint="name a folder with a `config.json`")
         found[name] = Path(folder)
     return found
-
-
-def _check_target(path: Path | None, made: str) -> None:
-    """Refuses a file that cannot be written, or that is not an earlier one of the same kind, before the work begins.
-
-    Raises:
-        WriteError: one of these.
-    """
-    if path is None:
-        return
-    if not path.parent.is_dir():
-        raise WriteError(f"`{path}` cannot be written: there is no folder `{path.parent}`")
-    if path.is_dir():
-        raise WriteError(f"`{path}` is a folder", hint="name a file in it")
-    if path.exists():
-        with path.open("rb") as file:
-            if made.encode() not in file.read(2000):
-                what = "page" if made == PAGE else "file of figures"
-                raise WriteError(f"`{path}` exists and is no {what} of moemerge", hint="name another file")
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes beside, then renames.
-
-    Raises:
-        WriteError: the system refuses.
-    """
-    beside = path.with_name(f".{path.name}.moemerge")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise WriteError(f"`{path}` cannot be written: {error.strerror or error}") from error
-
-
-def _console() -> Console:
-    """Results go to stdout."""
-    from rich.console import Console
-
-    return Console()

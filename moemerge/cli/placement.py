@@ -1,4 +1,4 @@
-"""The options that say how and where models run, the same for every verb that runs one."""
+"""What every verb that runs a mixture is told: the folder, its experts, how and where it runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from moemerge.errors import EvalError
 if TYPE_CHECKING:
     from moemerge.evaluate.folder import Placement
 
+MoeFolder = Annotated[
+    Path, typer.Argument(metavar="OUT", help="A folder with a mixture of experts.", show_default=False)
+]
+Experts = Annotated[
+    str, typer.Option("--experts", metavar="A,B,...", help="Names the experts of a folder that moemerge did not make.")
+]
 Device = Annotated[str, typer.Option("--device", help="Where the models run: cpu, cuda, cuda:1, mps.")]
 DeviceMap = Annotated[
     str | None, typer.Option("--device-map", metavar="MAP", help="Spreads the mixture, such as `auto`.")

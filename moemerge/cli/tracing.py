@@ -1,0 +1,97 @@
+"""`moemerge trace`: parse, call one function, print."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moemerge.cli.app import AsJson, app
+from moemerge.cli.placement import (
+    Device, DeviceMap, Dtype, Experts, MaxMemory, MoeFolder, Offload, names_in, placement_of,
+)  # fmt: skip
+from moemerge.cli.results import PAGE, check_target, results, write_file
+from moemerge.errors import EvalError
+
+
+@app.command()
+def trace(
+    folder: MoeFolder,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; `-` reads stdin.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", metavar="FILE", help="Reads the text from a file.")] = None,
+    layer: Annotated[
+        int | None, typer.Option("--layer", help="Shows one layer [the mean over all; with --explain the middle one].")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Shows the way of one token through one layer.")] = False,
+    token: Annotated[
+        str, typer.Option("--token", metavar="N|TEXT", help="With --explain: its number, or a part of its text.")
+    ] = "-1",
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Writes a page.")] = None,
+    experts: Experts = "",
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    device_map: DeviceMap = None,
+    offload: Offload = None,
+    max_memory: MaxMemory = "",
+    as_json: AsJson = False,
+) -> None:
+    """Shows which expert each token of a text goes to, in each layer."""
+    from transformers.utils import logging
+
+    from moemerge.device import check_device
+    from moemerge.evaluate.folder import open_moe
+    from moemerge.evaluate.routers import find_routers
+    from moemerge.evaluate.trace import trace_text
+
+    words = _text(text, file)
+    if explain and html is not None:
+        raise EvalError("`--explain` has no page", hint="leave `--html` out, or trace the text without `--explain`")
+    check_target(html, PAGE)
+    check_device(device)
+    placement = placement_of(dtype, device, device_map, offload, max_memory)
+    opened = open_moe(folder, names_in(experts))
+    tokenizer = opened.tokenizer()
+    logging.disable_progress_bar()
+    model = opened.load(placement)
+    routers = find_routers(model)
+    if explain:
+        from moemerge.evaluate.explain import explain as explain_token
+        from moemerge.report.trace import print_explanation
+
+        place = routers.layers[len(routers.layers) // 2] if layer is None else layer
+        which = int(token) if re.fullmatch(r"-?[0-9]+", token) else token
+        found = explain_token(model, tokenizer, routers, words, which, place, opened.experts)
+        if as_json:
+            typer.echo(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
+        else:
+            print_explanation(found, results())
+        return
+    traced = trace_text(model, tokenizer, routers, words, opened.experts)
+    if html is not None:
+        from moemerge.report.trace_page import trace_page
+
+        write_file(html, trace_page(traced))
+    if as_json:
+        typer.echo(json.dumps(traced.to_json(), ensure_ascii=False))
+    else:
+        from moemerge.report.trace import print_trace
+
+        print_trace(traced, results(), layer)
+
+
+def _text(text: str | None, file: Path | None) -> str:
+    if text is not None and file is not None:
+        raise EvalError("there are two texts to trace", hint="give TEXT or `--file FILE`, not both")
+    if text is None and file is None:
+        raise EvalError("give the text to trace", hint='as in `moemerge trace OUT "a text"`, or by `--file FILE`')
+    try:
+        if file is not None:
+            return file.read_text(encoding="utf-8")
+        return sys.stdin.read() if text == "-" else str(text)
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise EvalError(f"`{file or 'stdin'}` cannot be read: {why}") from error
