@@ -10,8 +10,16 @@ import typer
 
 from moemerge.cli.app import AllowPickle, AsJson, Quiet, app
 from moemerge.cli.placement import (
-    Device, DeviceMap, Dtype, Experts, MaxMemory, MoeFolder, Offload, names_in, placement_of,
-)  # fmt: skip
+    Device,
+    DeviceMap,
+    Dtype,
+    Experts,
+    MaxMemory,
+    MoeFolder,
+    Offload,
+    names_in,
+    placement_of,
+)
 from moemerge.cli.results import FIGURES, PAGE, check_target, results, write_file
 from moemerge.console import progress
 from moemerge.errors import EvalError

@@ -12,8 +12,16 @@ import typer
 
 from moemerge.cli.app import AsJson, app
 from moemerge.cli.placement import (
-    Device, DeviceMap, Dtype, Experts, MaxMemory, MoeFolder, Offload, names_in, placement_of,
-)  # fmt: skip
+    Device,
+    DeviceMap,
+    Dtype,
+    Experts,
+    MaxMemory,
+    MoeFolder,
+    Offload,
+    names_in,
+    placement_of,
+)
 from moemerge.cli.results import PAGE, check_target, results, write_file
 from moemerge.errors import EvalError
 
