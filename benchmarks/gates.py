@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,7 +136,7 @@ class Bench:
         model = self.model(row.shared)
         with torch.no_grad():
             for layer, weights in zip(model.model.layers, fit.weights, strict=True):
-                layer.mlp.gate.weight.copy_(weights)
+                layer.mlp.gate.weight.copy_(torch.as_tensor(weights))
                 layer.mlp.gate.top_k = plan.recipe.experts_per_token
         return {domain: self.measure(model, domain) for domain in self.domains}, seconds
 
@@ -166,6 +167,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `moemerge build`")
     arguments = parser.parse_args()
 
+    transformers.utils.logging.disable_progress_bar()
     bench = Bench(arguments.recipe, arguments.work, arguments.texts, arguments.set)
     lines = [
         "| gate | shared | " + " | ".join(bench.domains) + " | gain kept | of ceiling | fit, s |",

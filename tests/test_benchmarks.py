@@ -50,3 +50,11 @@ def test_running_the_result_is_measured() -> None:
     """Two experts of the demo, by all implementations."""
     rows = run("inference.py", "--experts", "2", "--new", "2", "--prompt", "8", "--runs", "1")
     assert {row[0] for row in rows[1:]} >= {"the dense base", "2 experts, top-2", "2 experts, top-1"}
+
+
+@pytest.mark.slow
+def test_the_table_of_gates(tmp_path: Path) -> None:
+    """On the demo: a gate that is fitted, and one that looks at nothing."""
+    rows = run("gates.py", "--only", "uniform", "hidden_avg", "--work", str(tmp_path))
+    names = ["base model", "own specialist", "dense linear merge", "uniform", "oracle routing", "hidden_avg"]
+    assert sorted({row[0] for row in rows} - {"gate", "---"}) == sorted(names)
