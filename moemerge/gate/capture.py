@@ -97,21 +97,29 @@ class Captured:
             first += member.to(device) @ block
             block = block * each.sqrt().float().to(device)[:, None]
             _add_gram(second, block)
-        second += second.tril(-1).T
+        _mirror(second)
         mass = mass.to(device)
         own, negative = slice(self.experts), slice(self.experts, None)
         return Moments(second, first[own], mass[own], first[negative], mass[negative])
 
 
 def _add_gram(second: Tensor, block: Tensor) -> None:
-    """Adds the lower half of `blockᵀ block` to `second`, whose upper half stays zero, in strips of columns."""
-    width = second.shape[0]
-    strip = -(-width // STRIPS)
-    for start in range(0, width, strip):
-        stop = min(start + strip, width)
-        product = block[:, start:stop].T @ block[:, :stop]
-        product[:, start:].tril_()
-        second[start:stop, :stop] += product
+    """Adds the lower half of `blockᵀ block` to `second`, in strips of columns."""
+    for strip in _strips(second.shape[0]):
+        second[strip, : strip.stop] += block[:, strip].T @ block[:, : strip.stop]
+
+
+def _mirror(second: Tensor) -> None:
+    """Fills the upper half of a matrix from its lower one."""
+    for strip in _strips(second.shape[0]):
+        second[: strip.start, strip] = second[strip, : strip.start].T
+        square = second[strip, strip]
+        square.copy_(square.tril() + square.tril(-1).T)
+
+
+def _strips(width: int) -> Iterator[slice]:
+    step = -(-width // STRIPS)
+    return (slice(start, min(start + step, width)) for start in range(0, width, step))
 
 
 def capture(

@@ -143,12 +143,15 @@ def judge(logits: Tensor, labels: Tensor) -> Judgement:
     return Judgement(confusion, (wins + wins.T) / 2)
 
 
-def bf16_agreement(sample: Tensor, rows: Tensor, labels: Tensor) -> float:
-    """Share of tokens whose largest logit is the same with rows and inputs in bf16, balanced over the experts."""
-    tokens = sample.float()
-    exact = (tokens @ rows.float().T).argmax(1)
-    rounded = (tokens.bfloat16() @ rows.bfloat16().T).float().argmax(1)
-    return float(balanced(labels) @ (exact == rounded).double())
+def bf16_agreement(tokens: Tensor, gates: Tensor, labels: Tensor) -> list[float]:
+    """For each gate of `[n, E, d]` the share of tokens whose largest logit is the same with rows and inputs in bf16,
+    balanced over the experts."""
+    count, experts, width = gates.shape
+    rows = gates.float().reshape(-1, width).to(tokens.device)
+    exact, rounded = ((tokens.to(kind) @ rows.to(kind).T).float() for kind in (torch.float32, torch.bfloat16))
+    same = exact.view(-1, count, experts).argmax(2) == rounded.view(-1, count, experts).argmax(2)
+    shares: list[float] = (balanced(labels) @ same.double().cpu()).tolist()
+    return shares
 
 
 def mean_of(judgements: Sequence[Judgement]) -> Judgement:

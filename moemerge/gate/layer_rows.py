@@ -55,20 +55,17 @@ def fit_layer(
     tokens, labels = held_out.judged(captured)
     one_wins = request.experts_per_token == 1 or captured.experts == 1  # then no scale changes anything
     choosing = len(strengths) > 1
-    found = {}
+    sought = choosing or (not one_wins and captured.folds >= CHOOSING_FOLDS)
+    scales, weights, losses = [], [], []
     for strength, own in zip(strengths, logits, strict=True):
         rows = _outside(method(whole, strength), basis).cpu()
-        sought = choosing or (not one_wins and captured.folds >= CHOOSING_FOLDS)
         best = held_out.best_scale(own, labels) if sought else 1.0
-        scale = 1.0 if one_wins else best if sought else _fixed_scale(tokens, rows, labels)
-        weights = (scale * rows).float()
-        found[strength] = LayerRows(
-            weights,
-            scale,
-            held_out.judge(own, labels),
-            held_out.bf16_agreement(tokens, weights, labels),
-            held_out.nll(best * own, labels) if choosing else 0.0,
-        )
+        scales.append(1.0 if one_wins else best if sought else _fixed_scale(tokens, rows, labels))
+        weights.append((scales[-1] * rows).float())
+        losses.append(held_out.nll(best * own, labels) if choosing else 0.0)
+    judgements = [held_out.judge(own, labels) for own in logits]
+    agreements = held_out.bf16_agreement(tokens, torch.stack(weights), labels)
+    found = map(LayerRows, weights, scales, judgements, agreements, losses)
     if basis is not None and request.keep_statistics:
         whole = replace(
             whole,
@@ -76,7 +73,7 @@ def fit_layer(
             first=_outside(whole.first, basis),
             negative=_outside(whole.negative, basis),
         )
-    return found, whole
+    return dict(zip(strengths, found, strict=True)), whole
 
 
 def _span(captured: Captured) -> tuple[Tensor | None, Captured]:

@@ -145,5 +145,9 @@ def test_bf16_moves_routes_of_rows_that_are_nearly_equal() -> None:
     generator = torch.Generator().manual_seed(0)
     sample, labels = torch.randn(400, WIDTH, generator=generator), torch.arange(400) % 2
     apart = torch.randn(2, WIDTH, generator=generator)
-    assert held_out.bf16_agreement(sample, apart, labels) > 0.98
-    assert held_out.bf16_agreement(sample, 100 + 0.1 * apart, labels) < 0.9
+    found = held_out.bf16_agreement(sample, torch.stack([apart, 100 + 0.1 * apart]), labels)
+    assert found[0] > 0.98
+    assert found[1] < 0.9
+    exact, rounded = (sample.to(kind) @ apart.to(kind).T for kind in (torch.float32, torch.bfloat16))
+    same = exact.argmax(1) == rounded.argmax(1)
+    assert found[0] == pytest.approx(sum(float(same[labels == e].double().mean()) for e in range(2)) / 2)
