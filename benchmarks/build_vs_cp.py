@@ -9,7 +9,8 @@ The sources have TinyLlama's shape and random values; they are made once and use
 and of the whole command `moemerge build RECIPE --gate random` (plan, gate, write, verify; Python's start too) take
 turns, once with the mean of the shared weights and once with the base's. `cp` copies the folder that the first wrote.
 `timing.py` tells what each run starts from. The memory of the imports is the peak of the same command on models of a
-few MB. Exit status 1 says that a bar is missed; builds from adapters, which are computed and load torch, have none.
+few MB. Exit status 1 says that a bar is missed; builds from adapters, which are computed and load torch, and
+small ones, which are mostly Python's start, have none.
 """
 
 from __future__ import annotations
@@ -66,14 +67,19 @@ def size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def report(runs: dict[str, list[Run]], imports: float) -> bool:
-    """Prints the table, in Markdown, and the bars; tells whether all are met."""
+def report(runs: dict[str, list[Run]]) -> None:
+    """Prints the table, in Markdown."""
     against = median(runs["cp"])
     print(f"{HEADER}\n{row('`cp -r`', runs['cp'], against)}")
     for shared, name in BUILDS.items():
         print(row(name, runs[shared], against))
         for stage in ("write", "verify"):
             print(row(f"{stage}, with `{shared}`", runs[shared], against, stage))
+
+
+def meets(runs: dict[str, list[Run]], imports: float) -> bool:
+    """Prints the bars; tells whether all are met."""
+    against = median(runs["cp"])
     met = True
     for shared in BUILDS:
         whole, write = median(runs[shared]) / against, median(runs[shared], "write") / against
@@ -119,7 +125,8 @@ def main() -> int:
     print(
         f"\n{machine(arguments.work)}; {written / 1e9:.2f} GB written, {state} page cache, median of {arguments.runs}\n"
     )
-    return 0 if report(runs, tiny) or arguments.small or arguments.adapters else 1
+    report(runs)
+    return 0 if arguments.small or arguments.adapters or meets(runs, tiny) else 1
 
 
 if __name__ == "__main__":

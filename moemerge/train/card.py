@@ -12,7 +12,7 @@ from moemerge.train.plot import NAME as PLOT
 from moemerge.train.snapshot import Run
 
 _HEADING = "## Training"
-_TITLE = re.compile(r"^# .*$", re.MULTILINE)
+_TITLE = re.compile(r"^# (.*)$", re.MULTILINE)
 
 
 def training_account(
@@ -59,12 +59,16 @@ def trained_card(card: str, name: str, training: dict[str, Any]) -> str:
         name: what the trained one is called; it takes the place of the first heading.
         training: the record's entry.
     """
+    title = _TITLE.search(card)
+    old = title[1] if title else name
     card = _TITLE.sub(lambda _: f"# {name}", card, count=1)
     before, heading, after = card.partition(f"{_HEADING}\n")
     if heading:
         rest = after.partition("\n## ")
         card = before + (f"## {rest[2]}" if rest[1] else "")
     first, run, last = card.partition("## Run\n")
+    for before, after in (('"', '"'), ("serve ", "\n"), (".py ", " "), (" ", ".gguf")):
+        last = last.replace(f"{before}{old}{after}", f"{before}{name}{after}")
     return f"{first.rstrip()}\n\n{_section(training)}\n" + (f"\n{run}{last}" if run else "")
 
 

@@ -168,7 +168,7 @@ def write_adapter(
         config: its config.
         training: what the card tells of the training.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = folder.path.absolute()
     inside = target / ADAPTER
@@ -176,7 +176,7 @@ def write_adapter(
     config = config | {"base_model_name_or_path": str(path)}
     (inside / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    save_file(contiguous, inside / "adapter_model.safetensors", metadata={"format": "pt"})
+    (inside / "adapter_model.safetensors").write_bytes(save(contiguous, metadata={"format": "pt"}))
     (target / "training.json").write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
     run = (
         f"# Router adapter\n\nA LoRA on the routers of `{path.name}`.\n\n```python\nfrom peft import PeftModel\n"
