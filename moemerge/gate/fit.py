@@ -65,8 +65,7 @@ def fit_gate(
         raise ValueError(f"gate `{request.init}` needs models and a tokenizer")
     if request.init in MERGEKIT:
         return _unjudged(request, mergekit_gate(request, models, tokenizer, progress), same_texts(request.experts))
-    context = min(request.context, tokenizer.model_max_length)
-    return _fit(replace(request, context=context), models, tokenizer, progress)
+    return _fit(request, models, tokenizer, progress)
 
 
 def fit_in_turn(
@@ -128,6 +127,7 @@ def _domains(
     request: GateRequest, models: DenseModels, tokenizer: PreTrainedTokenizerBase, progress: Progress
 ) -> tuple[list[Domain], int, Expansion, list[Problem]]:
     """Every expert's passages with their folds, the number of folds, what was written, and warnings."""
+    request = replace(request, context=min(request.context, tokenizer.model_max_length))
     warnings = list(same_texts(request.experts))
     own: list[list[Passage]] = []
     for texts in request.experts:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from moemerge.console import Progress
 from moemerge.evaluate.routers import Routers
-from moemerge.gate import ExpertTexts, GateRequest, fit_gate, fit_in_turn
+from moemerge.gate import ExpertTexts, GateRequest, fit_gate
+from moemerge.gate.fit import fit_in_turn
 from moemerge.gate.request import FITTED
 from moemerge.train.options import TrainOptions
 from moemerge.train.texts import Texts

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from moemerge.errors import GateError, Problem
-from moemerge.gate import ExpertTexts, GateFit, GateRequest, fit_gate, fit_in_turn, held_out
+from moemerge.gate import ExpertTexts, GateFit, GateRequest, fit_gate, held_out
 from moemerge.gate import fit as room
 from moemerge.gate.closed_forms import METHODS
+from moemerge.gate.fit import fit_in_turn
 from moemerge.gate.moments import Moments
 from tests.gate.conftest import LAYERS, WIDTH, TinyModels, texts
 
@@ -71,6 +72,17 @@ def test_gates_in_turn_see_what_was_put_in_before(models: TinyModels, tokenizer:
         model.model.layers[0].mlp.down_proj.weight.data.mul_(-1)
     torch.testing.assert_close(first, together[0])
     assert not torch.allclose(next(turns), together[1], atol=1e-2)
+
+
+def test_gates_in_turn_read_windows_that_the_tokenizer_allows(models: TinyModels, tokenizer: Any) -> None:
+    """A text longer than the model reads is cut as in a fit of all layers."""
+    short = copy.deepcopy(tokenizer)
+    short.model_max_length = 8
+    experts = tuple(ExpertTexts(name, documents=(" ".join(texts(name, 6)),) * 2) for name in NAMES)
+    request = replace(OFF, experts=experts, ridge=0.2)
+    (first,) = fit_in_turn(request, models, short, [0])
+    torch.testing.assert_close(first, fit_gate(request, models, short).weights[0])
+    assert not torch.allclose(first, fit_gate(request, models, tokenizer).weights[0], atol=1e-3)
 
 
 def test_rows_are_the_closed_form_times_the_scale(models: TinyModels, tokenizer: Any) -> None:
