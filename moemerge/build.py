@@ -114,8 +114,8 @@ def build_plan(
     progress: Progress | None = None,
 ) -> Build:
     """Builds a plan that has no problems; see `build`."""
-    from moemerge.verify import verify_folder
-    from moemerge.write import check_output, needed_bytes, remove_orphan, staged, write_folder
+    from moemerge.verify import EarlyChecks, verify_folder
+    from moemerge.write import check_output, make_record, needed_bytes, remove_orphan, staged, write_folder
 
     progress = progress or Silent()
     output = Path(output)
@@ -138,12 +138,24 @@ def build_plan(
 
         plan, texts = choose_shared_merge(plan, texts, device=device, progress=progress)
     gate = fit_router(plan, texts, device=device, progress=progress)
-    account = _account(plan, gate)
-    with staged(output, overwrite=overwrite, warn=warn) as folder:
+    record = make_record(plan, root, output, gate=_account(plan, gate))
+    with (
+        staged(output, overwrite=overwrite, warn=warn) as folder,
+        EarlyChecks(folder, record, plan.models) as early,
+    ):
         write_folder(
-            folder, plan, gate.weights, root=root, output=output, gate=account, extra=_extra(gate), progress=progress
+            folder,
+            plan,
+            gate.weights,
+            output=output,
+            record=record,
+            extra=_extra(gate),
+            progress=progress,
+            written=early.written,
         )
-        verification = verify_folder(folder, level="built", root=root, checkpoints=plan.models, progress=progress)
+        verification = verify_folder(
+            folder, level="built", root=root, checkpoints=plan.models, early=early, progress=progress
+        )
         if not verification.ok:
             listed = "\n  ".join(f"{d.where}: {d.message}" for d in verification.differences[:8])
             raise VerifyError(f"the build does not verify, so nothing was kept:\n  {listed}")

@@ -14,6 +14,7 @@ from moemerge.sources import Checkpoint
 from moemerge.verify import config as config_file
 from moemerge.verify import tokens
 from moemerge.verify.compare import Comparison, Outcome
+from moemerge.verify.early import EarlyChecks
 from moemerge.verify.expected import Wanted, expected_tensors
 from moemerge.verify.files import check_base_files, check_files, check_strangers
 from moemerge.verify.layout import Place, Weights, parse_object, read_layout
@@ -37,6 +38,7 @@ def verify_folder(
     root: Path | None = None,
     checkpoints: Mapping[str, Checkpoint] | None = None,
     allow_pickle: bool = False,
+    early: EarlyChecks | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Checks a folder that `build` made.
@@ -51,6 +53,7 @@ def verify_folder(
         checkpoints: the sources where they are open already, by their key in the record.
         allow_pickle: whether sources in pickled `.bin` files are read, tensors only; otherwise they count as absent,
             whatever the folder says.
+        early: checks that began while the folder was written.
         progress: is told bytes.
 
     Returns:
@@ -70,7 +73,7 @@ def verify_folder(
     else:
         place = root if root is not None else folder / record.root
         origins = open_origins(record, place, online=sources is True, allow_pickle=allow_pickle)
-    return _Verifier(folder, record, origins, level, progress or Silent()).run(sources)
+    return _Verifier(folder, record, origins, level, early, progress or Silent()).run(sources)
 
 
 _COUNTS = ("tensors", "bytes", "files", "copied", "recomputed")
@@ -82,6 +85,7 @@ class _Verifier:
     record: Record
     origins: Origins
     level: Level
+    early: EarlyChecks | None
     progress: Progress
     differences: list[Difference] = field(default_factory=list)
 
@@ -201,7 +205,9 @@ class _Verifier:
                 yield name, place, own
 
     def _one(self, comparison: Comparison, name: str, place: Place, wanted: Wanted | None) -> Outcome:
-        outcome = comparison.check(name, place, wanted)
+        digest = self.record.tensors[name]
+        found = self.early.outcome(name, place, wanted, digest) if self.early is not None else None
+        outcome = found or comparison.check(name, place, wanted)
         self.progress.advance(place.length)
         return outcome
 

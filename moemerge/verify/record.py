@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -89,8 +90,13 @@ def read_record(folder: Path) -> Record | list[Difference]:
             f"`{folder}` has a record of format `{parsed.get('format')}`, and this moemerge reads format `{FORMAT}`"
         )
         raise VerifyError(message, hint="use the version of moemerge that built it, named in its `moemerge.yaml`")
+    return parse_record(parsed)
+
+
+def parse_record(fields: Mapping[str, Any]) -> Record | list[Difference]:
+    """The record out of its fields, or what is wrong with them."""
     try:
-        record = Record.model_validate(parsed)
+        record = Record.model_validate(fields)
     except ValidationError as error:
         return [Difference(NAME, f"`{_place(e['loc'])}`: {e['msg']}") for e in error.errors(include_url=False)]
     return _contradictions(record) or record

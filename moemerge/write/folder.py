@@ -14,9 +14,9 @@ from moemerge.console import Progress
 from moemerge.plan.cost import statistics_bytes
 from moemerge.plan.model import Copy, OutputTensor, Plan
 from moemerge.write.card import model_card
-from moemerge.write.record import NAME, dump_record, make_record
+from moemerge.write.record import NAME, dump_record
 from moemerge.write.shards import index_json, lay_out, parse_size
-from moemerge.write.weights import write_weights
+from moemerge.write.weights import Written, write_weights
 
 if TYPE_CHECKING:
     from moemerge.blocks import Gates
@@ -29,11 +29,11 @@ def write_folder(
     plan: Plan,
     gates: Gates,
     *,
-    root: Path,
     output: Path,
-    gate: Mapping[str, Any],
+    record: Mapping[str, Any],
     extra: Mapping[str, bytes],
     progress: Progress,
+    written: Written,
 ) -> None:
     """Fills a staged folder: weights, index, config, the base's files, extra files, model card, record.
 
@@ -41,29 +41,28 @@ def write_folder(
         folder: the staged folder, empty.
         plan: what to write.
         gates: the router's weights `[L, E, hidden]`, fp32.
-        root: folder that the recipe's relative paths are relative to.
-        output: the final folder, for the record and the card.
-        gate: how the gate was fitted, for the record and the card.
+        output: the final folder, for the card.
+        record: from `make_record`; the digests are added.
         extra: more files by relative path, such as the texts that the specialists wrote.
         progress: is told bytes.
+        written: is told of every tensor; see `write_weights`.
 
     Raises:
         SourceError: a source is damaged.
         OSError: the disk is full, or fails.
     """
     shards = lay_out(plan.tensors, parse_size(plan.recipe.output.shard_size), partial(_origin, plan))
-    digests = write_weights(folder, shards, plan, gates, progress)
+    digests = write_weights(folder, shards, plan, gates, progress, written)
     files: dict[str, bytes] = {"config.json": (json.dumps(plan.config, indent=2) + "\n").encode()}
     if len(shards) > 1:
         files["model.safetensors.index.json"] = index_json(shards).encode()
     files |= {name: path.read_bytes() for name, path in plan.models["base"].files.items() if _kept(name)}
     files |= extra
-    files["README.md"] = model_card(plan, gate, output.name).encode()
+    files["README.md"] = model_card(plan, record["gate"], output.name).encode()
     for name, data in files.items():
         _write(folder / name, data)
-    recorded = {name: xxhash.xxh3_128_hexdigest(data) for name, data in files.items()}
-    record = make_record(plan, root, output, tensors=digests, files=recorded, gate=gate)
-    _write(folder / NAME, dump_record(record).encode())
+    recorded = {name: xxhash.xxh3_128_hexdigest(data) for name, data in sorted(files.items())}
+    _write(folder / NAME, dump_record({**record, "files": recorded, "tensors": digests}).encode())
 
 
 def _origin(plan: Plan, tensor: OutputTensor) -> int | None:

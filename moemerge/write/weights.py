@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,8 +33,12 @@ CHUNK = 4 << 20
 """Bytes copied at a time: small enough that digest, scan and writing find them in the cache that reading filled."""
 
 
+Written = Callable[[str, str], None]
+"""Is told a tensor's name and digest when all of it lies in its file."""
+
+
 def write_weights(
-    folder: Path, shards: Sequence[Shard], plan: Plan, gates: Gates, progress: Progress
+    folder: Path, shards: Sequence[Shard], plan: Plan, gates: Gates, progress: Progress, written: Written
 ) -> dict[str, str]:
     """Writes every shard into `folder`.
 
@@ -44,6 +48,7 @@ def write_weights(
         plan: what the tensors hold.
         gates: the router's weights `[L, E, hidden]`, fp32.
         progress: is told bytes.
+        written: is called by whichever thread wrote a tensor; every file has its header and its size by then.
 
     Returns:
         xxh3-128 (hex) of each tensor's bytes, by name.
@@ -56,7 +61,7 @@ def write_weights(
     digests: dict[str, str] = {}
     with ExitStack() as stack:
         files = stack.enter_context(SourceFiles())
-        writer = _Writer(Blocks(plan, gates, files), progress)
+        writer = _Writer(Blocks(plan, gates, files), progress, written)
         jobs = []
         for shard in shards:
             target = os.open(folder / shard.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
@@ -87,10 +92,11 @@ def _allocate(target: int, size: int) -> None:
 
 
 class _Writer:
-    def __init__(self, blocks: Blocks, progress: Progress) -> None:
+    def __init__(self, blocks: Blocks, progress: Progress, written: Written) -> None:
         self._blocks = blocks
         self._values = _streamed_values(blocks)
         self._progress = progress
+        self._written = written
         self._sharer = Sharer()
         self._shared: dict[tuple[int, int], range] = {}
         self._own = _Buffer()
@@ -108,6 +114,7 @@ class _Writer:
                 write_all(target, data, offset)
                 offset += len(data)
                 self._progress.advance(len(data))
+        self._written(tensor.name, digest.hexdigest())
         return digest.hexdigest()
 
     def _made(self, tensor: OutputTensor, part: Part) -> Iterator[memoryview]:
