@@ -32,7 +32,7 @@ import torch
 from moemerge.evaluate.folder import MoeFolder, Placement, open_moe
 from moemerge.evaluate.processes import Processes
 from moemerge.evaluate.routers import find_routers
-from moemerge.train.attention import use_short_rows
+from moemerge.train.attention import use_blocked_attention
 from moemerge.train.experts import use_frozen_experts
 from moemerge.train.gates import Gates
 from moemerge.train.options import TrainOptions
@@ -57,7 +57,7 @@ def rows_of(folder: MoeFolder, options: TrainOptions, steps: int) -> list[Rows]:
 def ours(folder: MoeFolder, options: TrainOptions, batches: list[Rows], *, mixed: bool) -> list[float]:
     """Seconds of each step of moemerge."""
     model = folder.load(options.placement)
-    use_short_rows(model, options.context)
+    use_blocked_attention(model, options.context)
     use_frozen_experts(model)
     routers = find_routers(model)
     gates = Gates([module.weight for module in routers.modules], routers.layers, options)

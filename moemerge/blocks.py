@@ -6,6 +6,7 @@ is made here needs no torch to be loaded, and memory that hangs on neither tenso
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     Gates = Tensor | NDArray[np.float32]
 
+_NOT_AT_ONCE = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL})
+"""What the system says to a read that must not wait: it would, or there is no such read here."""
 ELEMENTS = 1 << 17
 """Elements that are computed at a time: 512 KiB in fp32, which stay in the processor's cache."""
 
@@ -36,8 +39,13 @@ Values = NDArray[Any]
 
 @dataclass
 class SourceFiles:
-    """Source files opened once, by path, and read at offsets from any thread; a context manager that closes them."""
+    """Source files opened once, by path, and read at offsets from any thread; a context manager that closes them.
 
+    Attributes:
+        from_disk: whether anything that was read so far was not in memory, or the system cannot tell.
+    """
+
+    from_disk: bool = not hasattr(os, "RWF_NOWAIT")
     _files: dict[Path, int] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -61,7 +69,14 @@ class SourceFiles:
         """
         source, done = self.descriptor(place.path), 0
         while done < len(view):
-            count = os.preadv(source, [view[done:]], place.offset + start + done)
+            flags = 0 if self.from_disk else os.RWF_NOWAIT
+            try:
+                count = os.preadv(source, [view[done:]], place.offset + start + done, flags)
+            except OSError as error:
+                if not flags or error.errno not in _NOT_AT_ONCE:
+                    raise
+                self.from_disk = True
+                continue
             if not count:
                 missing = f"{len(view) - done} bytes are missing"
                 raise SourceError(f"`{place.path}` ended while it was read: {missing}", code="truncated")

@@ -14,11 +14,14 @@ from safetensors.torch import load_file
 
 from moemerge import blocks
 from moemerge.blocks import Blocks, SourceFiles, decode, encode
+from moemerge.errors import SourceError
 from moemerge.plan import make_plan
 from moemerge.plan.model import Compute, Copy, Merged, Router
+from moemerge.sources import ByteRange
 from moemerge.stream import TORCH_DTYPES, Values
 from tests.conftest import TinyMaker
 from tests.moe import recipe_of
+from tests.paging import enter_memory, leave_memory
 
 
 def rounded(numbers: torch.Tensor, dtype: str) -> torch.Tensor:
@@ -119,3 +122,30 @@ def test_torch_makes_the_rest(tiny: TinyMaker) -> None:
             list(made.blocks(next(part for part in parts if isinstance(part, Router)), "F32"))
     with pytest.raises(ValueError, match="is made in `blocks`"):
         list(Values(plan)._blocks(plan.tensors[0], Router(0)))
+
+
+def test_what_is_in_memory_is_told_from_what_is_fetched(tmp_path: Path) -> None:
+    """The bytes are the same; once something was fetched, that is remembered."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 1000)
+    place = ByteRange(path, 100, 50_000)
+    if not enter_memory(path):
+        pytest.skip("this file system does not say what it holds")
+    with SourceFiles() as files:
+        first = bytearray(1000)
+        files.read(place, 28, memoryview(first))
+        assert not files.from_disk
+        if not leave_memory(path):
+            pytest.skip("this file system does not let go of files")
+        again = bytearray(1000)
+        files.read(place, 28, memoryview(again))
+        assert files.from_disk
+    assert first == again == (bytes(range(256)) * 5)[128:1128]
+
+
+def test_a_file_that_ends_early_is_said_wherever_it_is(tmp_path: Path) -> None:
+    """Reads that do not wait find the end, too."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100))
+    with SourceFiles() as files, pytest.raises(SourceError, match="20 bytes are missing"):
+        files.read(ByteRange(path, 0, 120), 0, memoryview(bytearray(120)))

@@ -102,6 +102,7 @@ def test_version_of_the_installed_command() -> None:
         ["build", "recipe.yaml", "--overwite"],
         ["build", "recipe.yaml", "-o"],
         ["plan", "recipe.yaml", "another.yaml"],
+        ["train", "out"],
     ],
 )
 def test_misuse(arguments: list[str], snapshot: SnapshotAssertion) -> None:
@@ -307,7 +308,7 @@ main()
 
 
 def test_ctrl_c_ends_a_build_without_a_trace() -> None:
-    """Status 130, no traceback, no output, no staged folder, none of the folders above it."""
+    """Status 130, one line, no traceback, no output, no staged folder, none of the folders above it."""
     variables = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", SLOWLY, "build", "recipe.yaml", "-q", "-o", "new/out"]
     process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -316,7 +317,7 @@ def test_ctrl_c_ends_a_build_without_a_trace() -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout, stderr) == (130, "", "")
+    assert (process.returncode, stdout, stderr) == (130, "", "error: interrupted\n")
     assert sorted(path.name for path in Path().iterdir()) == ["models", "recipe.yaml", "started"]
 
 

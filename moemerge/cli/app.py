@@ -21,6 +21,10 @@ _CIRCUMSTANCES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPER
 """What the system may refuse anywhere (a full disk for temporary files, say) and the user can mend."""
 
 
+INTERRUPTED = 130
+"""The exit status, as a shell calls what Ctrl-C ended."""
+
+
 class _Group(TyperGroup):
     """Prints what a user can mend as `error:` and `hint:` and exits with 1; anything else stays a traceback."""
 
@@ -29,6 +33,9 @@ class _Group(TyperGroup):
             ctx.color = False
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print_problems([Problem("interrupted", "interrupted")])
+            raise typer.Exit(INTERRUPTED) from None
         except MoemergeError as error:
             print_problems(error.problems)
             raise typer.Exit(1) from error
@@ -38,6 +45,13 @@ class _Group(TyperGroup):
             where = f": `{error.filename}`" if error.filename else ""
             print_problems([Problem("system", f"{error.strerror}{where}")])
             raise typer.Exit(1) from error
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """A command by its name; the first word of one is enough to be told the whole."""
+        longer = [name for name in self.commands if args and name.startswith(f"{args[0]}-")]
+        if longer:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {longer[0]!r}?")
+        return super().resolve_command(ctx, args)
 
 
 def print_problems(problems: Iterable[Problem], *, word: str = "error") -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moemerge.cli.app import AllowPickle, AsJson, Quiet, app, print_problems
+from moemerge.cli.app import INTERRUPTED, AllowPickle, AsJson, Quiet, app, print_problems
 from moemerge.cli.placement import Device, DeviceMap, MaxMemory, Offload, placement_of
 from moemerge.console import progress
 from moemerge.errors import Problem
@@ -134,7 +134,7 @@ def train_router(
     except KeyboardInterrupt:
         if processes.first:
             print_problems([_interrupted(output)])
-        raise typer.Exit(130) from None  # as a shell calls what Ctrl-C ended
+        raise typer.Exit(INTERRUPTED) from None
     if not processes.first:
         return
     if as_json:

@@ -14,7 +14,7 @@ from moemerge.sources import Checkpoint
 from moemerge.sources.folder import open_folder
 from moemerge.sources.weights import Folder
 from moemerge.verify.record import NAME as RECORD
-from moemerge.verify.record import Record, read_record
+from moemerge.verify.record import Record, hint_for, read_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -100,7 +100,7 @@ def open_moe(path: Path, names: Sequence[str] = ()) -> MoeFolder:
         state = "is not a folder" if path.exists() else "does not exist"
         raise EvalError(f"`{path}` {state}", hint="name a folder that `moemerge build` made")
     if not (path / "config.json").exists():
-        raise EvalError(f"`{path}` holds no model", hint="name a folder that `moemerge build` made")
+        raise EvalError(f"`{path}` holds no model", hint=hint_for(path))
     record = _record(path)
     checkpoint = open_folder(Folder.at(path, str(path)))
     if not checkpoint.has_weights:

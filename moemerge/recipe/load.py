@@ -55,6 +55,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), gate: str | None = No
     return _read(source, path, path.absolute().parent, overrides, gate)
 
 
+_TEXTS = frozenset({".jsonl", ".ndjson", ".parquet"})
+"""Files that hold texts and name none, by their suffix."""
+
+
 def load_evaluation(path: Path) -> tuple[Evaluation, Path]:
     """Reads what a recipe would say under `eval` from a file of its own: `domains` and `questions`, or domains alone.
 
@@ -67,9 +71,13 @@ def load_evaluation(path: Path) -> tuple[Evaluation, Path]:
         What it says, and the folder that its relative paths are relative to.
 
     Raises:
-        RecipeError: the file cannot be read, or with every problem that is found in it, each with its line and a caret.
+        RecipeError: the file cannot be read or holds texts, or with every problem that is found in it, each with its
+            line and a caret.
     """
     path = Path(path)
+    if path.suffix.lower() in _TEXTS and path.is_file():
+        message = f"`{path}` holds texts; what is wanted is a YAML file that names texts for each domain"
+        raise RecipeError(message, hint=f"write one with lines such as `code: {path.name}`", code="no-recipe")
     tree = compose(_source(path, "file of domains"))
     inside = tree.get("eval")
     if isinstance(inside, Table) and inside.entries.keys() & Evaluation.model_fields.keys():

@@ -21,7 +21,7 @@ BLOCK = 128
 """Queries that are taken at once."""
 
 
-def use_short_rows(model: Any, context: int) -> bool:
+def use_blocked_attention(model: Any, context: int) -> bool:
     """Gives a model this attention where it is the faster one; returns whether it did.
 
     Args:

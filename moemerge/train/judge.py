@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moemerge.console import Silent
+from moemerge.console import Progress, Silent
 from moemerge.evaluate.losses import document_losses
 from moemerge.evaluate.processes import Processes
 from moemerge.evaluate.routers import Routers
@@ -104,13 +104,24 @@ class Judge:
         with self._routers.routed_by([weight.to(self._stored) for weight in weights]):
             yield
 
-    def look(self, weights: Sequence[Tensor], also: Also | None = None) -> Judgement:
+    @property
+    def tokens(self) -> int:
+        """Scored tokens of one look."""
+        return sum(sum(encoded.tokens) for encoded in self._encoded.values())
+
+    def look(self, weights: Sequence[Tensor], also: Also | None = None, progress: Progress | None = None) -> Judgement:
         """Measures the gates `[E, d]` of all layers, and what is trained beside them.
+
+        Args:
+            weights: the gates.
+            also: what is trained beside them.
+            progress: is told scored tokens.
 
         Raises:
             EvalError: a loss is not finite.
         """
         losses, loads, right = {}, [], []
+        progress = progress or Silent()
         with ExitStack() as stack:
             stack.enter_context(self.exported(weights))
             if also is not None:
@@ -118,7 +129,7 @@ class Judge:
             for name, encoded in self._encoded.items():
                 counter = RouteCounter(self._routers)
                 with counter.watching():
-                    losses[name] = document_losses(self._model, encoded, Silent(), self._processes, counter.before)
+                    losses[name] = document_losses(self._model, encoded, progress, self._processes, counter.before)
                 counts = RouteCounts.from_sums(counter.sums(self._processes))
                 loads.append((counts.routed / counts.routed.sum(dim=1, keepdim=True)).mean(dim=0))
                 first = counts.first / counts.first.sum(dim=1, keepdim=True)

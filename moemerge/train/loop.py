@@ -86,7 +86,8 @@ class Loop:
 
     def begin(self) -> None:
         """Looks at the start, which training has to beat."""
-        self.start = self.best = self._seen = self._trained.look(self._judge)
+        self._progress.stage("look at the start", self._judge.tokens, "held-out tokens")
+        self.start = self.best = self._seen = self._trained.look(self._judge, self._progress)
         self.best_state = self.start_state = self._trained.state()
         self._routing.start_from(self._trained.gates.weights)
         self._teller.look(self.run, self.start, self.start, None, 0.0, {})

@@ -17,7 +17,7 @@ from moemerge.evaluate.routers import find_routers
 from moemerge.generation import device_of
 from moemerge.stream import TORCH_DTYPES
 from moemerge.train.also import Also
-from moemerge.train.attention import use_short_rows
+from moemerge.train.attention import use_blocked_attention
 from moemerge.train.card import training_account
 from moemerge.train.checkpointing import checkpoint_layers
 from moemerge.train.experts import use_frozen_experts
@@ -117,7 +117,7 @@ class _Training:
         options, folder = self.options, self.folder
         model = folder.load(options.placement)
         if options.placement.device_map is None:
-            use_short_rows(model, options.context)
+            use_blocked_attention(model, options.context)
             if "experts" not in options.also and not self.prepared.sharded:
                 use_frozen_experts(model)
         elif not options.checkpointing and any(p.is_meta for p in model.parameters()):

@@ -33,9 +33,12 @@ class State:
     values: dict[str, Any]
 
 
+_SUFFIX = ".training.safetensors"
+
+
 def state_path(output: Path) -> Path:
     """The file of an output's training."""
-    return output.with_name(f"{output.name}.training.safetensors")
+    return output.with_name(output.name + _SUFFIX)
 
 
 def check_state(path: Path, *, resume: bool) -> None:
@@ -45,6 +48,12 @@ def check_state(path: Path, *, resume: bool) -> None:
         TrainError: there is one and `resume` is not asked for, or the other way round.
     """
     if resume and not path.is_file():
+        output = path.with_name(path.name.removesuffix(_SUFFIX))
+        if output.exists():
+            raise TrainError(
+                f"nothing to resume: `{output}` is there, so its training has ended",
+                hint="leave `--resume` out, and pass `--overwrite`, to train it anew",
+            )
         raise TrainError(f"nothing to resume: there is no `{path}`", hint="leave `--resume` out to begin anew")
     if not resume and os.path.lexists(path):
         raise TrainError(

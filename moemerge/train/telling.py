@@ -52,7 +52,9 @@ class Teller:
         `worse` are the domains that lost so much that the look is not kept for them.
         """
         run.history.append(_entry(run.step, found, losses) | ({"worse": sorted(worse)} if worse else {}))
-        if losses is not None:
+        if losses is None:
+            self._progress.note(f"start: held out {found.mean:.4f}, load {self._load(found.load.tolist())}")
+        else:
             self._progress.note(
                 f"step {run.step}/{run.steps}: loss {losses.next_token:.4f}, held out {found.mean:.4f} "
                 f"(start {start.mean:.4f}), load {self._load(found.load.tolist())}, {speed:,.0f} tokens/s, "

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moemerge.console import Progress
 from moemerge.evaluate.folder import MoeFolder
 from moemerge.evaluate.processes import Processes
 from moemerge.families import HOSTS
@@ -60,9 +61,9 @@ class Trained:
             norms.append(nn.utils.clip_grad_norm_(self.also.parameters, self._options.clip))
         return all(bool(torch.isfinite(norm)) for norm in norms)
 
-    def look(self, judge: Judge) -> Judgement:
+    def look(self, judge: Judge, progress: Progress | None = None) -> Judgement:
         """The held-out texts with everything as it is now, rounded as it would be stored."""
-        return judge.look(self.gates.weights, self.also)
+        return judge.look(self.gates.weights, self.also, progress)
 
     def state(self) -> dict[str, Tensor]:
         """Everything to continue from, by name."""

@@ -1,18 +1,16 @@
-"""Tensors checked while others are still being written: that takes the time in which the disk is waited for.
+"""Tensors checked while others are still being written, in the time in which the disk is waited for.
 
 Their sources were read a moment ago, so that they are still in memory even where all of them together would not fit.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from threading import Lock, get_native_id
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -25,8 +23,6 @@ from moemerge.verify.record import Record, parse_record
 
 THREADS = 2
 """Tensors in flight."""
-NICENESS = 10
-"""How far the threads stand behind those that write, where the system lets threads differ (Linux)."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +47,19 @@ class EarlyChecks:
     """
 
     def __init__(self, folder: Path, record: Mapping[str, Any], models: Mapping[str, Checkpoint]) -> None:
-        self._folder = folder
+        self._folder, self._record, self._models = folder, record, models
         self._files = OpenFiles()
         self._digests: dict[str, str] = {}
         self._comparison = Comparison(models, self._digests, self._files)
-        parsed = parse_record(record)
-        # what is wrong with a record is said at the end; then nothing is checked before
-        self._wanted = expected_tensors(parsed, models["base"], models) if isinstance(parsed, Record) else {}
         self._lock = Lock()
         self._checks: dict[str, _Check] = {}
-        self._pool = ThreadPoolExecutor(THREADS, initializer=_stand_back)
+        self._pool = ThreadPoolExecutor(THREADS)
+
+    @cached_property
+    def _wanted(self) -> dict[str, Wanted]:
+        """What tensors must hold; of none where something is wrong with the record, which is said at the end."""
+        record = parse_record(self._record)
+        return expected_tensors(record, self._models["base"], self._models) if isinstance(record, Record) else {}
 
     @cached_property
     def _places(self) -> dict[str, Place]:
@@ -95,8 +94,3 @@ class EarlyChecks:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._pool.shutdown(cancel_futures=True)
         self._files.close()
-
-
-def _stand_back() -> None:
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), NICENESS)

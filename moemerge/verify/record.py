@@ -76,7 +76,7 @@ def read_record(folder: Path) -> Record | list[Difference]:
     path = folder / NAME
     if not path.is_file():
         state = f"holds no `{NAME}`" if folder.is_dir() else "is not a folder"
-        raise VerifyError(f"`{folder}` {state}", hint="name a folder that `moemerge build` made")
+        raise VerifyError(f"`{folder}` {state}", hint=hint_for(folder))
     try:
         if path.stat().st_size > MAX_BYTES:
             return [Difference(NAME, f"is larger than {MAX_BYTES} bytes")]
@@ -100,6 +100,13 @@ def parse_record(fields: Mapping[str, Any]) -> Record | list[Difference]:
     except ValidationError as error:
         return [Difference(NAME, f"`{_place(e['loc'])}`: {e['msg']}") for e in error.errors(include_url=False)]
     return _contradictions(record) or record
+
+
+def hint_for(folder: Path) -> str:
+    """What to name where a folder is no mixture."""
+    if any(next(folder.glob(pattern), None) for pattern in ("adapter_config.json", "*/adapter_config.json")):
+        return "it holds an adapter and no model: name the folder that the adapter is for"
+    return "name a folder that `moemerge build` made"
 
 
 def _parse(text: str) -> Any:

@@ -34,7 +34,11 @@ CHUNK = 4 << 20
 
 
 Written = Callable[[str, str], None]
-"""Is told a tensor's name and digest when all of it lies in its file."""
+"""Is told a tensor's name and digest when all of it lies in its file.
+
+It hears of them once sources have to be fetched from the disk: then there is time to spare, and what was read of them
+may soon have left the memory again. Where all of them are in memory, nothing is gained by looking at a tensor at once.
+"""
 
 
 def write_weights(
@@ -114,7 +118,8 @@ class _Writer:
                 write_all(target, data, offset)
                 offset += len(data)
                 self._progress.advance(len(data))
-        self._written(tensor.name, digest.hexdigest())
+        if self._blocks.files.from_disk:
+            self._written(tensor.name, digest.hexdigest())
         return digest.hexdigest()
 
     def _made(self, tensor: OutputTensor, part: Part) -> Iterator[memoryview]:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moemerge.errors import MoemergeError, RecipeError
-from moemerge.recipe import RecipeProblems, load_recipe, parse_recipe
+from moemerge.recipe import RecipeProblems, load_evaluation, load_recipe, parse_recipe
 from moemerge.recipe.checks import RESERVED
 from moemerge.recipe.load import MAX_BYTES
 from moemerge.recipe.schema import Data, Evaluation, Expert, Gate, Merge, Output, Questions, Recipe
@@ -254,6 +254,18 @@ def test_a_missing_file_is_answered_with_the_nearest(tmp_path: Path) -> None:
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
     """It is said so, and not that it cannot be read."""
     assert refused_file(tmp_path) == ("no-recipe", f"Recipe `{tmp_path}` is a folder", "name the YAML file in it")
+
+
+def test_texts_are_no_file_of_domains(tmp_path: Path) -> None:
+    """A JSONL of texts is what such a file names; as YAML it would be read as something broken."""
+    path = tmp_path / "code.jsonl"
+    path.write_text('{"text": "one"}\n{"text": "two"}\n', encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_evaluation(path)
+    assert caught.value.message == (
+        f"`{path}` holds texts; what is wanted is a YAML file that names texts for each domain"
+    )
+    assert caught.value.hint == "write one with lines such as `code: code.jsonl`"
 
 
 def test_a_name_that_no_file_can_have_is_refused() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from moemerge.train import attention
-from moemerge.train.attention import LONGEST, _Rows, use_short_rows
+from moemerge.train.attention import LONGEST, _Rows, use_blocked_attention
 from tests.evaluate.conftest import HOSTS, mixture
 from tests.train.test_step import DIVIDED, gradients, some_rows
 
@@ -58,7 +58,7 @@ def test_a_step_in_bf16_is_the_same_to_rounding(host: str, mixture: Any) -> None
     """Packed rows in a real model: the terms to bf16's precision, the gradients in the same direction."""
     model, rows = deepcopy(mixture(host, k=1, dtype=torch.bfloat16, **DIVIDED[host])), some_rows(4)
     before, losses = gradients(model, [rows], "straight-through")
-    assert use_short_rows(model, 32)
+    assert use_blocked_attention(model, 32)
     after, others = gradients(model, [rows], "straight-through")
     assert losses.next_token == pytest.approx(others.next_token, rel=1e-3)
     for one, other in zip(before, after, strict=True):
@@ -67,7 +67,7 @@ def test_a_step_in_bf16_is_the_same_to_rounding(host: str, mixture: Any) -> None
 
 def test_it_is_used_where_it_is_faster_and_nowhere_else(mixture: Any) -> None:
     """In bf16 for short rows alone."""
-    assert not use_short_rows(deepcopy(mixture("mixtral")), 32)
+    assert not use_blocked_attention(deepcopy(mixture("mixtral")), 32)
     model = deepcopy(mixture("mixtral", dtype=torch.bfloat16))
-    assert not use_short_rows(model, LONGEST + 1)
+    assert not use_blocked_attention(model, LONGEST + 1)
     assert model.config._attn_implementation == "sdpa"

@@ -84,6 +84,12 @@ def test_a_state_is_not_overlooked(trained: Trainer, tmp_path: Path) -> None:
         trained(resume=True)
     assert caught.value.message == f"nothing to resume: there is no `{state}`"
 
+    (tmp_path / "out").mkdir()
+    with pytest.raises(TrainError) as caught:
+        trained(resume=True)
+    assert caught.value.message == f"nothing to resume: `{tmp_path / 'out'}` is there, so its training has ended"
+    (tmp_path / "out").rmdir()
+
     state.write_bytes(b"no state")
     with pytest.raises(TrainError) as caught:
         trained()

@@ -305,6 +305,16 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
     assert caught.value.hint == "name a folder that `moemerge build` made"
 
 
+@pytest.mark.parametrize("inside", [".", "router-adapter"])
+def test_an_adapters_folder_is_refused_as_one(tmp_path: Path, inside: str) -> None:
+    """As `train-router --adapter-only` writes them, or on its own: the model is elsewhere."""
+    (tmp_path / inside).mkdir(exist_ok=True)
+    (tmp_path / inside / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(VerifyError) as caught:
+        verify_folder(tmp_path)
+    assert caught.value.hint == "it holds an adapter and no model: name the folder that the adapter is for"
+
+
 def test_no_folder_is_refused(tmp_path: Path) -> None:
     """A path that does not exist."""
     with pytest.raises(VerifyError) as caught:
