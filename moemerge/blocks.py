@@ -6,7 +6,6 @@ is made here needs no torch to be loaded, and memory that hangs on neither tenso
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
     Gates = Tensor | NDArray[np.float32]
 
-_NOT_AT_ONCE = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL})
-"""What the system says to a read that must not wait: it would, or there is no such read here."""
 ELEMENTS = 1 << 17
 """Elements that are computed at a time: 512 KiB in fp32, which stay in the processor's cache."""
 
@@ -42,10 +39,10 @@ class SourceFiles:
     """Source files opened once, by path, and read at offsets from any thread; a context manager that closes them.
 
     Attributes:
-        from_disk: whether anything that was read so far was not in memory, or the system cannot tell.
+        from_disk: whether anything that was expected so far was not in memory, or the system cannot tell.
     """
 
-    from_disk: bool = not hasattr(os, "RWF_NOWAIT")
+    from_disk: bool = False
     _files: dict[Path, int] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -58,8 +55,11 @@ class SourceFiles:
 
     def expect(self, place: ByteRange) -> None:
         """Has the disk read a tensor ahead: threads that share a descriptor look to the system like random reads."""
+        source = self.descriptor(place.path)
+        ends = (place.offset, place.offset + max(place.length - 1, 0))
+        self.from_disk = self.from_disk or not all(_is_at_hand(source, at) for at in ends)
         if hasattr(os, "posix_fadvise"):  # macOS has no such call
-            os.posix_fadvise(self.descriptor(place.path), place.offset, place.length, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(source, place.offset, place.length, os.POSIX_FADV_WILLNEED)
 
     def read(self, place: ByteRange, start: int, view: memoryview) -> None:
         """Fills `view` with the bytes from `start` of a tensor that lies at `place`; one system call may read less.
@@ -69,14 +69,7 @@ class SourceFiles:
         """
         source, done = self.descriptor(place.path), 0
         while done < len(view):
-            flags = 0 if self.from_disk else os.RWF_NOWAIT
-            try:
-                count = os.preadv(source, [view[done:]], place.offset + start + done, flags)
-            except OSError as error:
-                if not flags or error.errno not in _NOT_AT_ONCE:
-                    raise
-                self.from_disk = True
-                continue
+            count = os.preadv(source, [view[done:]], place.offset + start + done)
             if not count:
                 missing = f"{len(view) - done} bytes are missing"
                 raise SourceError(f"`{place.path}` ended while it was read: {missing}", code="truncated")
@@ -88,6 +81,15 @@ class SourceFiles:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for descriptor in self._files.values():
             os.close(descriptor)
+
+
+def _is_at_hand(descriptor: int, offset: int) -> bool:
+    """Whether a byte of a file can be read without waiting; no where the system cannot tell."""
+    try:
+        os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT)
+    except (AttributeError, OSError):  # what is really wrong shows when it is read
+        return False
+    return True
 
 
 class _Scratch(local):

@@ -125,27 +125,35 @@ def test_torch_makes_the_rest(tiny: TinyMaker) -> None:
 
 
 def test_what_is_in_memory_is_told_from_what_is_fetched(tmp_path: Path) -> None:
-    """The bytes are the same; once something was fetched, that is remembered."""
+    """Once something has to be fetched, that is remembered."""
     path = tmp_path / "file"
-    path.write_bytes(bytes(range(256)) * 1000)
-    place = ByteRange(path, 100, 50_000)
+    path.write_bytes(bytes(250_000))
+    place = ByteRange(path, 100, 200_000)
     if not enter_memory(path):
         pytest.skip("this file system does not say what it holds")
     with SourceFiles() as files:
-        first = bytearray(1000)
-        files.read(place, 28, memoryview(first))
+        files.expect(place)
         assert not files.from_disk
         if not leave_memory(path):
             pytest.skip("this file system does not let go of files")
-        again = bytearray(1000)
-        files.read(place, 28, memoryview(again))
+        files.expect(place)
         assert files.from_disk
-    assert first == again == (bytes(range(256)) * 5)[128:1128]
+        enter_memory(path)
+        files.expect(place)
+        assert files.from_disk
 
 
-def test_a_file_that_ends_early_is_said_wherever_it_is(tmp_path: Path) -> None:
-    """Reads that do not wait find the end, too."""
+def test_an_empty_tensor_at_the_end_of_a_file_may_be_expected(tmp_path: Path) -> None:
+    """Nothing of it has to be fetched, whatever the answer."""
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    with SourceFiles() as files:
+        files.expect(ByteRange(path, 3, 0))
+
+
+def test_a_file_that_ends_early_is_said(tmp_path: Path) -> None:
+    """How many bytes are missing, and of which file."""
     path = tmp_path / "file"
     path.write_bytes(bytes(100))
-    with SourceFiles() as files, pytest.raises(SourceError, match="20 bytes are missing"):
+    with SourceFiles() as files, pytest.raises(SourceError, match="`.*file` ended while it was read: 20 bytes"):
         files.read(ByteRange(path, 0, 120), 0, memoryview(bytearray(120)))

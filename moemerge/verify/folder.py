@@ -27,6 +27,8 @@ from moemerge.verify.result import Difference, Verification
 
 THREADS = 4
 """Tensors in flight."""
+LARGE = 64 << 20
+"""Bytes of a tensor that takes a thread as long as the others take for many."""
 Level = Literal["built", "full"]
 
 
@@ -181,14 +183,17 @@ class _Verifier:
         return config_file.check_config(parsed, self.record, base.config if base is not None else None)
 
     def _compare(self, weights: Weights, wanted: Mapping[str, Wanted]) -> list[Outcome]:
-        """Reads the tensors in a few threads, in the order in which they lie."""
+        """Reads the tensors in a few threads, in the order in which they lie, but for large ones, which come first: one
+        that began last would have the others wait for it."""
         with closing(OpenFiles()) as files:
             comparison = Comparison(self.origins.models, self.record.tensors, files)
             jobs = list(self._jobs(comparison, weights, wanted))
             self.progress.stage("verify", sum(place.length for _, place, _ in jobs), "bytes")
             pool = ThreadPoolExecutor(THREADS)
             try:
-                return list(pool.map(lambda job: self._one(comparison, *job), jobs))
+                ranked = sorted(jobs, key=lambda job: -job[1].length if job[1].length >= LARGE else 0)
+                found = {job[0]: pool.submit(self._one, comparison, *job) for job in ranked}
+                return [found[name].result() for name, _, _ in jobs]
             finally:
                 pool.shutdown(cancel_futures=True)
 

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from threading import local
 from typing import TYPE_CHECKING
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 
 THREADS = 4
 """Tensors in flight. Copying and digesting release Python's lock; more threads only add memory."""
+LARGE = 64 << 20
+"""Bytes of a tensor that takes a thread as long as the others take for many."""
+_WITHOUT_BASE = frozenset({"mean", "weighted"})
+"""Methods to which the base is a source only where it is listed as one."""
 CHUNK = 4 << 20
 """Bytes copied at a time: small enough that digest, scan and writing find them in the cache that reading filled."""
 
@@ -62,11 +68,10 @@ def write_weights(
         OSError: the disk is full, or fails.
     """
     progress.stage("write", sum(shard.size for shard in shards), "bytes")
-    digests: dict[str, str] = {}
     with ExitStack() as stack:
         files = stack.enter_context(SourceFiles())
         writer = _Writer(Blocks(plan, gates, files), progress, written)
-        jobs = []
+        jobs: list[_Job] = []
         for shard in shards:
             target = os.open(folder / shard.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             stack.callback(os.close, target)
@@ -74,10 +79,17 @@ def write_weights(
                 writer.share(tensor, target, offset)
             _allocate(target, shard.size)  # what is shared has its blocks, and keeps them
             os.pwrite(target, shard.header, 0)
-            jobs += [(tensor, target, offset) for tensor, offset in shard.places]
+            jobs += [_Job(tensor, target, offset) for tensor, offset in shard.places]
+        digests = {job.tensor.name: "" for job in jobs}
+        jobs.sort(key=_Job.rank)
+        for job in jobs[:THREADS]:
+            writer.expect(job)
         pool = stack.enter_context(ThreadPoolExecutor(THREADS))
         try:
-            futures = [(job[0].name, pool.submit(writer.write, *job)) for job in jobs]
+            futures = [
+                (job.tensor.name, pool.submit(writer.write, job, following))
+                for job, following in zip_longest(jobs, jobs[THREADS:])
+            ]
             for name, future in futures:
                 digests[name] = future.result()
         except BaseException:
@@ -95,6 +107,20 @@ def _allocate(target: int, size: int) -> None:
         os.ftruncate(target, size)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A tensor, and the file and the offset at which it is to be written."""
+
+    tensor: OutputTensor
+    target: int
+    offset: int
+
+    def rank(self) -> int:
+        """Large tensors that are computed begin first, since one that began last would have others wait for it."""
+        computed = not all(isinstance(part, Copy) for part in self.tensor.parts)
+        return -self.tensor.nbytes if computed and self.tensor.nbytes >= LARGE else 0
+
+
 class _Writer:
     def __init__(self, blocks: Blocks, progress: Progress, written: Written) -> None:
         self._blocks = blocks
@@ -105,8 +131,18 @@ class _Writer:
         self._shared: dict[tuple[int, int], range] = {}
         self._own = _Buffer()
 
-    def write(self, tensor: OutputTensor, target: int, offset: int) -> str:
-        """Writes one tensor at `offset` of `target`; returns its digest."""
+    def expect(self, job: _Job) -> None:
+        """Has the disk fetch the sources of a tensor."""
+        for source in _operands(job.tensor):
+            place = self._blocks.plan.models[source.model].bytes_of(source.name)
+            if place is not None:
+                self._blocks.files.expect(place)
+
+    def write(self, job: _Job, following: _Job | None) -> str:
+        """Writes one tensor, while the disk fetches what the one `following` needs; returns its digest."""
+        if following is not None:
+            self.expect(following)
+        tensor, target, offset = job.tensor, job.target, job.offset
         digest = xxhash.xxh3_128()
         for part in tensor.parts:
             if isinstance(part, Copy):
@@ -154,7 +190,6 @@ class _Writer:
 
     def _copy(self, tensor: OutputTensor, part: Copy, target: int, offset: int, digest: xxhash.xxh3_128) -> int:
         place, shared = self._place(part), self._shared.get((target, offset), range(0))
-        self._blocks.files.expect(place)
         for start in range(0, place.length, CHUNK):
             data = self._own.memory[: min(CHUNK, place.length - start)]
             self._blocks.files.read(place, start, data)
@@ -192,7 +227,7 @@ class _Buffer(local):
 
 def _not_finite(tensor: OutputTensor, plan: Plan) -> SourceError:
     """Names the sources that hold NaN or Inf; where none does, the values were too large for the dtype."""
-    damaged = {f"`{plan.models[source.model].spec}`" for source in _sources(tensor) if not _is_finite(plan, source)}
+    damaged = {f"`{plan.models[source.model].spec}`" for source in _operands(tensor) if not _is_finite(plan, source)}
     if damaged:
         message = f"`{tensor.name}` holds NaN or Inf, from {', '.join(sorted(damaged))}"
         return SourceError(message, hint="the source is damaged: check or download it again", code="not-finite")
@@ -200,12 +235,13 @@ def _not_finite(tensor: OutputTensor, plan: Plan) -> SourceError:
     return SourceError(message, hint="set a `dtype` with a larger range, such as `bfloat16`", code="not-finite")
 
 
-def _sources(tensor: OutputTensor) -> Iterator[TensorSource]:
+def _operands(tensor: OutputTensor) -> Iterator[TensorSource]:
+    """What goes into a tensor, of the sources."""
     for part in tensor.parts:
         if isinstance(part, Copy | Compute):
             yield part.source
         elif isinstance(part, Merged):
-            yield from (part.base, *part.sources)
+            yield from part.sources if part.method in _WITHOUT_BASE else (part.base, *part.sources)
 
 
 def _is_finite(plan: Plan, source: TensorSource) -> bool:
