@@ -155,5 +155,5 @@ def test_a_file_that_ends_early_is_said(tmp_path: Path) -> None:
     """How many bytes are missing, and of which file."""
     path = tmp_path / "file"
     path.write_bytes(bytes(100))
-    with SourceFiles() as files, pytest.raises(SourceError, match="`.*file` ended while it was read: 20 bytes"):
+    with SourceFiles() as files, pytest.raises(SourceError, match=r"`.*file` ended while it was read: 20 bytes"):
         files.read(ByteRange(path, 0, 120), 0, memoryview(bytearray(120)))

@@ -21,10 +21,6 @@ from moemerge.verify.layout import Place, read_layout
 from moemerge.verify.reading import OpenFiles
 from moemerge.verify.record import Record, parse_record
 
-THREADS = 2
-"""Tensors in flight."""
-
-
 @dataclass(frozen=True)
 class _Check:
     """One check, and what it is a check of."""
@@ -53,7 +49,7 @@ class EarlyChecks:
         self._comparison = Comparison(models, self._digests, self._files)
         self._lock = Lock()
         self._checks: dict[str, _Check] = {}
-        self._pool = ThreadPoolExecutor(THREADS)
+        self._pool = ThreadPoolExecutor(1)  # one keeps up with the disk; more take memory
 
     @cached_property
     def _wanted(self) -> dict[str, Wanted]:
