@@ -21,6 +21,7 @@ from moemerge.verify.layout import Place, read_layout
 from moemerge.verify.reading import OpenFiles
 from moemerge.verify.record import Record, parse_record
 
+
 @dataclass(frozen=True)
 class _Check:
     """One check, and what it is a check of."""
