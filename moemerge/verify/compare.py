@@ -234,9 +234,7 @@ def _wrong(actual: Any, block: Block, dtype: str) -> Any:
     values = block.values.ravel()
     if not block.operands:  # zeros, and other constants, are exact
         return np.flatnonzero(actual != values)
-    # what was rounded once is within half a unit, of which this is never more: nearly all elements end here
-    near = np.abs(actual - values) <= np.abs(actual) * 2.0 ** -(FORMATS[dtype].fraction + 1)
-    suspects = np.flatnonzero(~near)
+    suspects = np.flatnonzero(~_near(actual, values, dtype))
     if not len(suspects):
         return suspects
     mine = actual[suspects].astype(np.float64)
@@ -246,6 +244,23 @@ def _wrong(actual: Any, block: Block, dtype: str) -> Any:
         theirs = candidate[suspects]
         bad &= ~(np.abs(mine - theirs) <= unit(np.maximum(np.abs(mine), np.abs(theirs)), dtype) + slack)
     return suspects[bad]
+
+
+def _near(actual: Any, values: Any, dtype: str) -> Any:
+    """Which elements are what the values give when they are rounded once: nearly all, found in fp32 and in place.
+
+    Such an element is off by half a unit at most, and half a unit is never more than its 2^-(fraction + 1)th part. Who
+    is within that, and fp32's own rounding, is within a unit. The gap is scaled up, for the element scaled down may not
+    be exact.
+    """
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):  # too large for fp32 is near to nothing
+        gap = values.astype(np.float32)
+        np.subtract(actual, gap, out=gap)
+        np.abs(gap, out=gap)
+        np.multiply(gap, np.float32(2.0 ** (FORMATS[dtype].fraction + 1)), out=gap)
+    return gap <= np.abs(actual)
 
 
 def _slack(block: Block, suspects: Any) -> Any:

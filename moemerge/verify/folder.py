@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -26,7 +27,8 @@ from moemerge.verify.record import Record, read_record
 from moemerge.verify.result import Difference, Verification
 
 THREADS = 4
-"""Tensors in flight."""
+"""Tensors in flight, where bytes are compared that the disk has to fetch; where numbers are, as many as there are
+processors, since more would wait for one another."""
 LARGE = 64 << 20
 """Bytes of a tensor that takes a thread as long as the others take for many."""
 Level = Literal["built", "full"]
@@ -189,7 +191,7 @@ class _Verifier:
             comparison = Comparison(self.origins.models, self.record.tensors, files)
             jobs = list(self._jobs(comparison, weights, wanted))
             self.progress.stage("verify", sum(place.length for _, place, _ in jobs), "bytes")
-            pool = ThreadPoolExecutor(THREADS)
+            pool = ThreadPoolExecutor(THREADS if self.level == "full" else min(THREADS, _processors()))
             try:
                 ranked = sorted(jobs, key=lambda job: -job[1].length if job[1].length >= LARGE else 0)
                 found = {job[0]: pool.submit(self._one, comparison, *job) for job in ranked}
@@ -218,3 +220,8 @@ class _Verifier:
 
     def _say(self, where: str, message: str) -> None:
         self.differences.append(Difference(where, message))
+
+
+def _processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

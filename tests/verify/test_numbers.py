@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moemerge.verify.numbers import decode, first_not_finite, largest, unit
+from moemerge.verify.compare import _near
+from moemerge.verify.numbers import FORMATS, decode, first_not_finite, largest, unit
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -57,3 +58,19 @@ def test_the_nth_largest_is_what_sorting_gives(values: list[float], data: st.Dat
     array = np.array(values)
     found = largest(lambda: [array[i : i + step] for i in range(0, len(values), step)], nth)
     assert found == sorted(values, reverse=True)[nth - 1]
+
+
+@pytest.mark.parametrize("dtype", sorted(FORMATS))
+@given(pairs=st.lists(st.tuples(st.integers(0, 2**32 - 1), st.floats(-3.0, 3.0)), min_size=1, max_size=50))
+def test_what_is_near_is_within_a_unit(dtype: str, pairs: list[tuple[int, float]]) -> None:
+    """Any finite number, and a value so many units from it; numbers that were rounded once are near."""
+    form = FORMATS[dtype]
+    bits = np.array([bit for bit, _ in pairs], np.uint32) >> (32 - 8 * np.dtype(form.integer).itemsize)
+    bits[(bits & form.exponent) == form.exponent] = 0
+    actual = decode(bits.astype(form.integer).tobytes(), dtype)
+    values = actual + np.array([off for _, off in pairs]) * unit(actual, dtype)
+    near = _near(actual, values, dtype)
+    gap = np.abs(actual.astype(np.float64) - values)
+    assert (gap[near] <= unit(np.maximum(np.abs(actual), np.abs(values)), dtype)[near]).all()
+    normal = np.abs(actual) >= 2.0 ** (form.smallest + 1)
+    assert near[normal & (gap <= unit(actual, dtype) * 0.49)].all()
