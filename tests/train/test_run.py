@@ -216,10 +216,10 @@ def test_a_collapse_restores_the_best_state(trained: Trainer, monkeypatch: pytes
     """An expert below a tenth of its share, which was not so at the start."""
     look, looks = Judge.look, 0
 
-    def collapsed(judge: Judge, weights: Any, also: Any) -> Judgement:
+    def collapsed(judge: Judge, *given: Any) -> Judgement:
         nonlocal looks
         looks += 1
-        found = look(judge, weights, also)
+        found = look(judge, *given)
         return replace(found, load=torch.tensor([0.49, 0.02, 0.49])) if looks == 2 else found
 
     monkeypatch.setattr(Judge, "look", collapsed)
