@@ -1,6 +1,8 @@
-"""Whether a torch device is there, said before anything is read."""
+"""What the machine has: its processors, and whether a torch device is there, said before anything is read."""
 
 from __future__ import annotations
+
+import os
 
 from moemerge.errors import MoemergeError
 
@@ -21,3 +23,8 @@ def check_device(device: str) -> None:
         raise MoemergeError(f"`--device {device}` is no device", hint="one of `cpu`, `cuda`, `cuda:N`, `mps`")
     if not here[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
         raise MoemergeError(f"`--device {device}` is not available here", hint="leave `--device` out to use the CPU")
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moemerge.console import Progress, Silent
+from moemerge.device import processors
 from moemerge.sources import Checkpoint
 from moemerge.verify import config as config_file
 from moemerge.verify import tokens
@@ -191,7 +191,7 @@ class _Verifier:
             comparison = Comparison(self.origins.models, self.record.tensors, files)
             jobs = list(self._jobs(comparison, weights, wanted))
             self.progress.stage("verify", sum(place.length for _, place, _ in jobs), "bytes")
-            pool = ThreadPoolExecutor(THREADS if self.level == "full" else min(THREADS, _processors()))
+            pool = ThreadPoolExecutor(THREADS if self.level == "full" else min(THREADS, processors()))
             try:
                 ranked = sorted(jobs, key=lambda job: -job[1].length if job[1].length >= LARGE else 0)
                 found = {job[0]: pool.submit(self._one, comparison, *job) for job in ranked}
@@ -220,8 +220,3 @@ class _Verifier:
 
     def _say(self, where: str, message: str) -> None:
         self.differences.append(Difference(where, message))
-
-
-def _processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

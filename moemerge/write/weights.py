@@ -17,6 +17,7 @@ import xxhash
 
 from moemerge.blocks import Blocks, SourceFiles
 from moemerge.console import Progress
+from moemerge.device import processors
 from moemerge.errors import SourceError, WriteError
 from moemerge.plan.model import Compute, Copy, Merged, OutputTensor, Part, Plan, TensorSource
 from moemerge.plan.plain import needs_torch
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from moemerge.stream import Values
 
 THREADS = 4
-"""Tensors in flight. Copying and digesting release Python's lock; more threads only add memory."""
+"""Tensors in flight, at most: as many as there are processors, since more would wait for one another."""
+AHEAD = 4
+"""Tensors whose sources the disk is asked for before they are needed."""
 LARGE = 64 << 20
 """Bytes of a tensor that takes a thread as long as the others take for many."""
 _WITHOUT_BASE = frozenset({"mean", "weighted"})
@@ -82,13 +85,13 @@ def write_weights(
             jobs += [_Job(tensor, target, offset) for tensor, offset in shard.places]
         digests = {job.tensor.name: "" for job in jobs}
         jobs.sort(key=_Job.rank)
-        for job in jobs[:THREADS]:
+        for job in jobs[:AHEAD]:
             writer.expect(job)
-        pool = stack.enter_context(ThreadPoolExecutor(THREADS))
+        pool = stack.enter_context(ThreadPoolExecutor(max(2, min(THREADS, processors()))))
         try:
             futures = [
                 (job.tensor.name, pool.submit(writer.write, job, following))
-                for job, following in zip_longest(jobs, jobs[THREADS:])
+                for job, following in zip_longest(jobs, jobs[AHEAD:])
             ]
             for name, future in futures:
                 digests[name] = future.result()
