@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from moemerge.stream import Values
 
 THREADS = 4
-"""Tensors in flight, at most: as many as there are processors, since more would wait for one another."""
+"""Tensors in flight while the disk is waited for. Where all is in memory, no more than there are processors: threads
+would wait for one another."""
 AHEAD = 4
 """Tensors whose sources the disk is asked for before they are needed."""
 LARGE = 64 << 20
@@ -87,7 +88,8 @@ def write_weights(
         jobs.sort(key=_Job.rank)
         for job in jobs[:AHEAD]:
             writer.expect(job)
-        pool = stack.enter_context(ThreadPoolExecutor(max(2, min(THREADS, processors()))))
+        threads = THREADS if files.from_disk else max(2, min(THREADS, processors()))
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
         try:
             futures = [
                 (job.tensor.name, pool.submit(writer.write, job, following))
