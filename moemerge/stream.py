@@ -167,7 +167,7 @@ class Values:
             return self._read(source, rows)
 
         combine = self._combination(tensor.shape, part, read)
-        folded = [source for source in {part.base, *part.sources} if self._is_folded(source)]
+        folded = [source for source in set(part.operands) if self._is_folded(source)]
         for tall, inside in _tall_blocks(tensor.shape, self.merged_at_once or MERGE_ELEMENTS):
             held.update((source, self._read(source, tall)) for source in folded)
             start = tall.start
@@ -179,7 +179,7 @@ class Values:
         """How a merge of several passes reads its operands: rows from their files, or from an adapter's folded tensors,
         which are held whole in their own dtype; so one tensor is merged at a time."""
         with self._one_at_a_time:
-            held = {source: self._read(source) for source in (part.base, *part.sources) if self._is_folded(source)}
+            held = {source: self._read(source) for source in part.operands if self._is_folded(source)}
             yield lambda source, rows: held[source][rows] if source in held else self._read(source, rows)
 
     def _is_folded(self, source: TensorSource) -> bool:

@@ -98,7 +98,7 @@ def _merging(plan: Plan, tensor: OutputTensor) -> int:
     most = 0
     for part in tensor.parts:
         if isinstance(part, Merged) and part.method in SEVERAL_PASSES:
-            infos = [plan.models[s.model].tensors.get(s.name) for s in (part.base, *part.sources)]
+            infos = [plan.models[s.model].tensors.get(s.name) for s in part.operands]
             folded = sum(info.nbytes for info in infos if info is not None and info.origin == "folded")
             most = max(most, PASSES + (folded + 8 * tensor.size if folded else 0))
     return most

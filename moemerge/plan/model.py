@@ -77,6 +77,11 @@ class Merged:
     density: float
     seed: int
 
+    @property
+    def operands(self) -> tuple[TensorSource, ...]:
+        """What the arithmetic reads: the base only for methods that look at deltas, or where it is a source."""
+        return self.sources if self.method in ("mean", "weighted", "slerp") else (self.base, *self.sources)
+
 
 @dataclass(frozen=True, slots=True)
 class Router:

@@ -37,8 +37,6 @@ AHEAD = 4
 """Tensors whose sources the disk is asked for before they are needed."""
 LARGE = 64 << 20
 """Bytes of a tensor that takes a thread as long as the others take for many."""
-_WITHOUT_BASE = frozenset({"mean", "weighted"})
-"""Methods to which the base is a source only where it is listed as one."""
 CHUNK = 4 << 20
 """Bytes copied at a time: small enough that digest, scan and writing find them in the cache that reading filled."""
 
@@ -84,7 +82,7 @@ def write_weights(
             _allocate(target, shard.size)  # what is shared has its blocks, and keeps them
             os.pwrite(target, shard.header, 0)
             jobs += [_Job(tensor, target, offset) for tensor, offset in shard.places]
-        digests = {job.tensor.name: "" for job in jobs}
+        digests = {job.tensor.name: "" for job in jobs}  # in the order of the files, whichever is written first
         jobs.sort(key=_Job.rank)
         for job in jobs[:AHEAD]:
             writer.expect(job)
@@ -246,7 +244,7 @@ def _operands(tensor: OutputTensor) -> Iterator[TensorSource]:
         if isinstance(part, Copy | Compute):
             yield part.source
         elif isinstance(part, Merged):
-            yield from part.sources if part.method in _WITHOUT_BASE else (part.base, *part.sources)
+            yield from part.operands
 
 
 def _is_finite(plan: Plan, source: TensorSource) -> bool:
