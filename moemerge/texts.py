@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from moemerge.errors import MoemergeError, SourceError
+from moemerge.recipe.paths import JSON_LINES, PARQUET
 from moemerge.recipe.schema import Data, Rows
 
-JSON_LINES = (".jsonl", ".ndjson")
 PLAIN = (".txt", ".text", ".md")
-PARQUET = (".parquet",)
 _SAVE = "save its text in a file"
 """Texts are read more than once, so a pipe does not do."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

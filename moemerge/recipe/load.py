@@ -10,6 +10,7 @@ from typing import Literal
 from moemerge.errors import RecipeError
 from moemerge.recipe.checks import check, without_blanks
 from moemerge.recipe.mergekit import is_mergekit, refuse_dense_merge, translate
+from moemerge.recipe.paths import JSON_LINES, PARQUET
 from moemerge.recipe.places import Source, nearest
 from moemerge.recipe.schema import Evaluation, Recipe
 from moemerge.recipe.tree import override, with_value
@@ -55,10 +56,6 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), gate: str | None = No
     return _read(source, path, path.absolute().parent, overrides, gate)
 
 
-_TEXTS = frozenset({".jsonl", ".ndjson", ".parquet"})
-"""Files that hold texts and name none, by their suffix."""
-
-
 def load_evaluation(path: Path) -> tuple[Evaluation, Path]:
     """Reads what a recipe would say under `eval` from a file of its own: `domains` and `questions`, or domains alone.
 
@@ -75,7 +72,7 @@ def load_evaluation(path: Path) -> tuple[Evaluation, Path]:
             line and a caret.
     """
     path = Path(path)
-    if path.suffix.lower() in _TEXTS and path.is_file():
+    if path.suffix.lower() in JSON_LINES + PARQUET and path.is_file():
         message = f"`{path}` holds texts; what is wanted is a YAML file that names texts for each domain"
         raise RecipeError(message, hint=f"write one with lines such as `code: {path.name}`", code="no-recipe")
     tree = compose(_source(path, "file of domains"))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+JSON_LINES = (".jsonl", ".ndjson")
+PARQUET = (".parquet",)
+"""The suffixes of files of texts, with those of `JSON_LINES`."""
+
 
 def file_path(root: Path, text: str) -> Path:
     """A file or folder named in a recipe.
