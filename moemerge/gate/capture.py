@@ -93,28 +93,22 @@ class Captured:
             *(of[places].split(BLOCK) for of in (self.tokens, self.labels, weights)), strict=True
         ):
             member = torch.zeros(classes, len(labels)).scatter_(0, labels[None], each.float()[None])
-            block = tokens.float()
+            block = tokens.to(torch.float32, copy=True)
             first += member.to(device) @ block
-            block = block * each.sqrt().float().to(device)[:, None]
-            _add_gram(second, block)
-        _mirror(second)
+            second += _gram(block.mul_(each.sqrt().float().to(device)[:, None]))
         mass = mass.to(device)
         own, negative = slice(self.experts), slice(self.experts, None)
         return Moments(second, first[own], mass[own], first[negative], mass[negative])
 
 
-def _add_gram(second: Tensor, block: Tensor) -> None:
-    """Adds the lower half of `blockᵀ block` to `second`, in strips of columns."""
-    for strip in _strips(second.shape[0]):
-        second[strip, : strip.stop] += block[:, strip].T @ block[:, : strip.stop]
-
-
-def _mirror(second: Tensor) -> None:
-    """Fills the upper half of a matrix from its lower one."""
-    for strip in _strips(second.shape[0]):
-        second[: strip.start, strip] = second[strip, : strip.start].T
-        square = second[strip, strip]
-        square.copy_(square.tril() + square.tril(-1).T)
+def _gram(block: Tensor) -> Tensor:
+    """`blockᵀ block` in fp32: its lower half in strips, the upper one copied from it."""
+    width = block.shape[1]
+    product = block.new_empty(width, width)
+    for strip in _strips(width):
+        torch.mm(block[:, strip].T, block[:, : strip.stop], out=product[strip, : strip.stop])
+        product[: strip.start, strip] = product[strip, : strip.start].T
+    return product
 
 
 def _strips(width: int) -> Iterator[slice]:

@@ -6,8 +6,12 @@ They are additive: over tokens, over folds and over experts, so a fold is left o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+import torch
 from torch import Tensor
+
+from moemerge.gate.systems import System
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,24 @@ class Moments:
     def mean(self) -> Tensor:
         """`E[h]` over all domains, shape `[d]`."""
         return (self.first.sum(0) + self.negative.sum(0)) / self.total
+
+    @property
+    def classes(self) -> tuple[Tensor, Tensor]:
+        """Means `[C, d]` and masses `[C]` of the experts' domains, then of the negative prompts that there are."""
+        there = self.negative_mass > 0
+        masses = torch.cat([self.mass, self.negative_mass[there]])
+        return torch.cat([self.first, self.negative[there]]) / masses[:, None], masses
+
+    @cached_property
+    def everything(self) -> System:
+        """The systems of the second moment."""
+        return System(self.second, self.width)
+
+    @cached_property
+    def within(self) -> System:
+        """The systems of the pooled covariance `Σ_w`, about the mean of each class."""
+        means, masses = self.classes
+        return System((self.second - (means * masses[:, None]).T @ means) / self.total, self.width)
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of both."""

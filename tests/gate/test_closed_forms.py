@@ -9,6 +9,7 @@ import torch
 from moemerge.gate import closed_forms
 from moemerge.gate.closed_forms import FOLD_EPSILON, METHODS, bias_vector, centred, centroid, lda, ridge
 from moemerge.gate.moments import Moments
+from moemerge.gate.systems import System
 
 WIDTH = 12
 
@@ -185,7 +186,7 @@ def test_solutions_are_those_of_fp64(size: float, strength: float) -> None:
     basis = np.linalg.qr(generator.normal(size=(48, 48)))[0]
     matrix = size * basis * np.logspace(0, -12, 48) @ basis.T
     rows = size * generator.normal(size=(3, 48))
-    found = closed_forms._solve(torch.tensor(matrix), strength, torch.tensor(rows), None).numpy()
+    found = System(torch.tensor(matrix)).solve(strength, torch.tensor(rows)).numpy()
     regularised = matrix + strength * np.trace(matrix) / 48 * np.eye(48)
     exact = np.linalg.solve(regularised, rows.T).T
     condition = np.linalg.cond(regularised)
@@ -197,6 +198,6 @@ def test_an_fp32_factor_is_given_up_where_it_is_of_no_use() -> None:
     generator = np.random.default_rng(0)
     basis = np.linalg.qr(generator.normal(size=(48, 48)))[0]
     wanted = torch.tensor(generator.normal(size=(48, 3)))
-    found = [closed_forms._refined(torch.tensor(basis * np.logspace(0, -decades, 48) @ basis.T), wanted)
-             for decades in (4, 8, 12)]  # fmt: skip
+    systems = [System(torch.tensor(basis * np.logspace(0, -decades, 48) @ basis.T)) for decades in (4, 8, 12)]
+    found = [system._refined(0.0, wanted) for system in systems]
     assert [solution is None for solution in found] == [False, True, True]
