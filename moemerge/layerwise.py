@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 
 READERS = 2
-"""Tensors of a layer that are read and merged at once."""
+"""Tensors of a layer that are read and merged at once, where one of them has `LARGE` elements."""
+
+LARGE = 1 << 24
+"""Smaller tensors are read and merged one after the other, each by all of torch's threads: handing them over costs
+more than it gains."""
 
 
 class LayerwiseModels:
@@ -98,11 +102,11 @@ class _Layerwise:
     def __init__(self, model: Any, device: str, ids: Tensor | None) -> None:
         self.model, self._device, self._ids = model, device, ids
         self._dtype: torch.dtype = model.dtype
-        self._readers = SideBySide(READERS)
         self._layer: nn.Module | None = None
         self._held: dict[str, object] = {}
         self._names = {module: name for name, module in model.named_modules()}
         inner = {p for layer in model.model.layers for p in layer.parameters()}
+        self._readers = SideBySide(READERS if max(p.numel() for p in inner) >= LARGE else 1)
         embedding = model.get_input_embeddings()
         self._embedding = f"{self._names[embedding]}.weight"
         # what belongs to the decoder itself, such as the last norm

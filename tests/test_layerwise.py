@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from moemerge import layerwise
 from moemerge.gate.packed import packed_attention
 from moemerge.gate.walk import Batch, Walk
 from moemerge.layerwise import LayerwiseModels
@@ -64,12 +65,14 @@ def padded_on_the_left() -> Batch:
     return Batch(some_tokens(3, 12), mask)
 
 
-def test_a_walk_is_the_whole_forward_bit_for_bit(plan: Plan) -> None:
+@pytest.mark.parametrize("large", [layerwise.LARGE, 1], ids=["in turn", "side by side"])
+def test_a_walk_is_the_whole_forward_bit_for_bit(plan: Plan, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """All batches brought through one layer at a time, each with its expert, masks of padding and windows too."""
+    monkeypatch.setattr(layerwise, "LARGE", large)
     own = [[Batch(some_tokens(2, 11)), padded_on_the_left()], [Batch(some_tokens(3, 20) % 90)]]
-    layerwise, models = LayerwiseModels(plan), PlannedModels(plan)
-    layerwise.expect(torch.cat([batch.ids.flatten() for batches in own for batch in batches]))
-    walk = Walk(layerwise.merged, own)
+    partly, models = LayerwiseModels(plan), PlannedModels(plan)
+    partly.expect(torch.cat([batch.ids.flatten() for batches in own for batch in batches]))
+    walk = Walk(partly.merged, own)
     assert plan.dense is not None
     found: list[dict[tuple[int, int], Tensor]] = []
     streams: list[list[list[Tensor]]] = []
@@ -89,11 +92,11 @@ def test_texts_in_a_packed_row_see_themselves_alone(plan: Plan) -> None:
     """Texts of several lengths, some longer than a window, in one row are what each is alone."""
     texts = [some_tokens(2, 3), some_tokens(3, 12), some_tokens(1, 9)]
     runs = tuple((len(run), run.shape[1]) for run in texts)
-    layerwise, models = LayerwiseModels(plan), PlannedModels(plan)
+    partly, models = LayerwiseModels(plan), PlannedModels(plan)
     assert plan.dense is not None
     with packed_attention() as packed:
         row = Batch(torch.cat([run.flatten() for run in texts])[None], runs=runs)
-        walk = Walk(lambda number: packed(layerwise.merged(number)), [[], [row]])
+        walk = Walk(lambda number: packed(partly.merged(number)), [[], [row]])
         for layer in range(plan.dense.layers):
             walk.advance(layer)
     alone = [state for run in texts for text in run for state in final(models.merged(1), text)]

@@ -85,7 +85,7 @@ class Captured:
 
     def _moments(self, places: slice, weights: Tensor) -> Moments:
         width, classes, device = self.tokens.shape[1], 2 * self.experts, self.tokens.device
-        second = torch.zeros(width, width, dtype=torch.float64, device=device)
+        second: Tensor | None = None
         first = torch.zeros(classes, width, dtype=torch.float64, device=device)
         mass = torch.zeros(classes, dtype=torch.float64)
         mass.index_add_(0, self.labels[places], weights[places])
@@ -95,7 +95,9 @@ class Captured:
             member = torch.zeros(classes, len(labels)).scatter_(0, labels[None], each.float()[None])
             block = tokens.to(torch.float32, copy=True)
             first += member.to(device) @ block
-            second += _gram(block.mul_(each.sqrt().float().to(device)[:, None]))
+            product = _gram(block.mul_(each.sqrt().float().to(device)[:, None]))
+            second = product.double() if second is None else second.add_(product)
+        assert second is not None, "no tokens are one empty block"
         mass = mass.to(device)
         own, negative = slice(self.experts), slice(self.experts, None)
         return Moments(second, first[own], mass[own], first[negative], mass[negative])

@@ -18,6 +18,7 @@ from moemerge.gate.moments import Moments
 FOLD_EPSILON = 1e-3
 """ε of `bias_vector`, in units of the mean eigenvalue."""
 
+
 def ridge(moments: Moments, strength: float) -> Tensor:
     """Least squares to one-hot domain labels (DUME, arXiv 2603.29765), rows divided by their norms.
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
 
 import torch
 from torch import Tensor
@@ -13,7 +11,7 @@ from torch import Tensor
 from moemerge.gate import held_out
 from moemerge.gate.capture import Captured
 from moemerge.gate.closed_forms import METHODS
-from moemerge.gate.moments import Moments
+from moemerge.gate.moments import Moments, together
 from moemerge.gate.request import GateRequest
 
 CHOOSING_FOLDS = 3
@@ -49,7 +47,7 @@ def fit_layer(
     """
     basis, inside = _span(captured)
     parts = [replace(part, width=captured.tokens.shape[1]) for part in inside.moments()]
-    whole = reduce(add, parts)
+    whole = together(parts)
     method = METHODS[request.init]
     logits = held_out.judging_logits(inside, whole, parts, request.init, strengths)
     tokens, labels = held_out.judged(captured)

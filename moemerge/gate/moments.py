@@ -5,6 +5,7 @@ They are additive: over tokens, over folds and over experts, so a fold is left o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -62,24 +63,20 @@ class Moments:
         means, masses = self.classes
         return System((self.second - (means * masses[:, None]).T @ means) / self.total, self.width)
 
-    def __add__(self, other: Moments) -> Moments:
-        """The moments of both."""
-        return replace(
-            self,
-            second=self.second + other.second,
-            first=self.first + other.first,
-            mass=self.mass + other.mass,
-            negative=self.negative + other.negative,
-            negative_mass=self.negative_mass + other.negative_mass,
-        )
-
     def __sub__(self, other: Moments) -> Moments:
         """The moments without the tokens of `other`."""
-        return replace(
-            self,
-            second=self.second - other.second,
-            first=self.first - other.first,
-            mass=self.mass - other.mass,
-            negative=self.negative - other.negative,
-            negative_mass=self.negative_mass - other.negative_mass,
-        )
+        return replace(self, **{name: getattr(self, name) - getattr(other, name) for name in ADDITIVE})
+
+
+ADDITIVE = ("second", "first", "mass", "negative", "negative_mass")
+"""What is added where moments are."""
+
+
+def together(parts: Sequence[Moments]) -> Moments:
+    """The moments of all parts."""
+    first, *others = (part for part in parts if part.total)
+    sums = {name: getattr(first, name).clone() for name in ADDITIVE}
+    for part in others:
+        for name, total in sums.items():
+            total += getattr(part, name)
+    return replace(first, **sums)

@@ -12,6 +12,9 @@ from torch import Tensor
 CORRECTIONS = 4
 """Corrections of an fp32 solution that are worth an fp64 factorisation."""
 
+STEP = 768
+"""Rows of a factor that are taken at once: LAPACK alone takes up to twice as long from two of these on."""
+
 EXACT = 1e-12
 """The share of itself by which a corrected solution may still be off: what is left to fp64 in practice."""
 
@@ -53,8 +56,8 @@ class System:
         of the error before it.
         """
         torch.add(self._diagonal, ridge, out=self._single.diagonal())
-        factor, failed = torch.linalg.cholesky_ex(self._single)
-        if failed:
+        factor = _factor(self._single)
+        if factor is None:
             return None
         solution = _by_factor(factor, wanted)
         share = 0.0
@@ -67,6 +70,24 @@ class System:
             if share ** (corrections + 1) <= EXACT:
                 return solution
         return None
+
+
+def _factor(matrix: Tensor) -> Tensor | None:
+    """The lower Cholesky factor; None where the matrix is not positive. Above its diagonal there may be anything."""
+    if len(matrix) <= STEP:
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        return None if failed else factor
+    factor = matrix.clone()
+    for start in range(0, len(matrix), STEP):
+        here, rest = slice(start, start + STEP), slice(start + STEP, None)
+        corner, failed = torch.linalg.cholesky_ex(factor[here, here])
+        if failed:
+            return None
+        factor[here, here] = corner
+        below = torch.linalg.solve_triangular(corner.T, factor[rest, here], upper=True, left=False)
+        factor[rest, here] = below
+        factor[rest, rest].addmm_(below, below.T, alpha=-1)
+    return factor
 
 
 def _by_factor(factor: Tensor, wanted: Tensor) -> Tensor:

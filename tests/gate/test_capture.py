@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import reduce
-from operator import add
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from moemerge.console import Silent
 from moemerge.errors import GateError
 from moemerge.gate import capture as room
 from moemerge.gate.capture import Captured, Domain, capture
-from moemerge.gate.moments import Moments
+from moemerge.gate.moments import Moments, together
 from moemerge.gate.passages import Passage, prompt_passages
 from moemerge.gate.request import ExpertTexts, GateRequest
 from tests.gate.conftest import LAYERS, WIDTH, TinyModels, texts
@@ -37,7 +35,7 @@ def read(models: TinyModels, domains: list[Domain], folds: int = 2) -> list[Capt
 
 def total(captured: Captured, without: int | None = None) -> Moments:
     """The moments of all tokens but those of one fold."""
-    return reduce(add, (m for part, m in enumerate(captured.moments()) if part != without))
+    return together([m for part, m in enumerate(captured.moments()) if part != without])
 
 
 def inputs_of(model: Any, passage: Passage, layer: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from moemerge.gate import closed_forms
+from moemerge.gate import closed_forms, systems
 from moemerge.gate.closed_forms import FOLD_EPSILON, METHODS, bias_vector, centred, centroid, lda, ridge
 from moemerge.gate.moments import Moments
 from moemerge.gate.systems import System
@@ -179,9 +179,11 @@ def test_experts_in_another_order_give_rows_in_that_order(init: str) -> None:
     torch.testing.assert_close(permuted, rows[order], rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("step", [systems.STEP, 48, 13])
 @pytest.mark.parametrize(("size", "strength"), [(1.0, 0.01), (1e-12, 0.01), (1e12, 0.01), (1.0, 1e-9), (1.0, 1e-13)])
-def test_solutions_are_those_of_fp64(size: float, strength: float) -> None:
-    """Whatever an fp32 factor leaves of it: eigenvalues over twelve decades, and hidden states far from one."""
+def test_solutions_are_those_of_fp64(size: float, strength: float, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever an fp32 factor leaves of it: eigenvalues over twelve decades, hidden states far from one, blocks."""
+    monkeypatch.setattr(systems, "STEP", step)
     generator = np.random.default_rng(0)
     basis = np.linalg.qr(generator.normal(size=(48, 48)))[0]
     matrix = size * basis * np.logspace(0, -12, 48) @ basis.T
@@ -201,3 +203,18 @@ def test_an_fp32_factor_is_given_up_where_it_is_of_no_use() -> None:
     systems = [System(torch.tensor(basis * np.logspace(0, -decades, 48) @ basis.T)) for decades in (4, 8, 12)]
     found = [system._refined(0.0, wanted) for system in systems]
     assert [solution is None for solution in found] == [False, True, True]
+
+
+@pytest.mark.parametrize("step", [48, 7])
+def test_a_factor_in_blocks_is_that_of_lapack(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a matrix that is not positive there is none, wherever the block lies that shows it."""
+    monkeypatch.setattr(systems, "STEP", step)
+    tokens = torch.randn(200, 48, generator=torch.Generator().manual_seed(0))
+    matrix = tokens.T @ tokens / 200
+    factor = systems._factor(matrix)
+    assert factor is not None
+    torch.testing.assert_close(factor.tril(), torch.linalg.cholesky(matrix))
+    for place in (0, 20, 47):
+        changed = matrix.clone()
+        changed[place, place] = -1.0
+        assert systems._factor(changed) is None

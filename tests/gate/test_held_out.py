@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import reduce
-from operator import add
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from moemerge.gate import held_out, layer_rows
 from moemerge.gate.capture import Captured
 from moemerge.gate.closed_forms import METHODS
 from moemerge.gate.layer_rows import fit_layer
+from moemerge.gate.moments import together
 from moemerge.gate.request import GateRequest
 
 WIDTH, TOKENS, FOLDS = 24, 60, 4
@@ -33,7 +32,7 @@ def captured(apart: float, seed: int = 0, experts: int = 3, tokens: int = TOKENS
 def logits_of(data: Captured, strength: float) -> torch.Tensor:
     """The judging logits of the discriminant at one λ."""
     parts = data.moments()
-    return held_out.judging_logits(data, reduce(add, parts), parts, "discriminant", (strength,))[0]
+    return held_out.judging_logits(data, together(parts), parts, "discriminant", (strength,))[0]
 
 
 def in_sample(data: Captured) -> Captured:
