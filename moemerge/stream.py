@@ -75,11 +75,14 @@ class Values:
         yield from self._blocks(tensor, part)
 
     def whole(self, tensor: OutputTensor) -> Tensor:
-        """The tensor in memory, in the output's dtype."""
-        result = torch.empty(tensor.size, dtype=TORCH_DTYPES[tensor.dtype])
+        """The tensor in memory, in the output's dtype; it may be one that is remembered, and must not be written to."""
+        dtype = TORCH_DTYPES[tensor.dtype]
+        result = torch.empty(tensor.size, dtype=dtype)
         done = 0
         for part in tensor.parts:
             for block in self._precise(tensor, part):
+                if block.numel() == tensor.size and block.dtype is dtype:
+                    return block.reshape(tensor.shape)
                 result[done : done + block.numel()] = _single(block).reshape(-1)  # rounded on its way
                 done += block.numel()
         return result.reshape(tensor.shape)
