@@ -88,8 +88,8 @@ def meets(runs: dict[str, list[Run]], imports: float, *, cold: bool) -> bool:
         met = met and whole <= WHOLE_BAR and (cold or write <= WRITE_BAR) and above <= MEMORY_BAR
         limit = "reported" if cold else f"of at most {WRITE_BAR:g}"
         print(
-            f"\nbars, `{shared}`: {whole:.2f} of at most {WHOLE_BAR:g} times `cp`, its write stage {write:.2f}, {limit}; "
-            f"{above / MEGA:,.0f} MB above the imports' {imports / MEGA:,.0f} MB, of at most "
+            f"\nbars, `{shared}`: {whole:.2f} of at most {WHOLE_BAR:g} times `cp`, its write stage {write:.2f}, "
+            f"{limit}; {above / MEGA:,.0f} MB above the imports' {imports / MEGA:,.0f} MB, of at most "
             f"{MEMORY_BAR / MEGA:g} MB"
         )
     return met

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     Gates = Tensor | NDArray[np.float32]
 
-ELEMENTS = 1 << 17
-"""Elements that are computed at a time: 512 KiB in fp32, which stay in the processor's cache."""
+ELEMENTS = 1 << 18
+"""Elements that are computed at a time: 1 MiB in fp32. Of fewer, threads wait for each other's Python, and more leave
+the processor's cache."""
 
 Values = NDArray[Any]
 
@@ -92,6 +93,14 @@ def _is_at_hand(descriptor: int, offset: int) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Where a source's tensor lies, and safetensors' name of its dtype."""
+
+    place: ByteRange
+    dtype: str
+
+
 class _Scratch(local):
     """A thread's own memory: allocated anew for each block, it would be given back and faulted in every time."""
 
@@ -107,9 +116,7 @@ def decode(raw: Values, dtype: str, numbers: NDArray[np.float32]) -> None:
     if dtype != "BF16":
         np.copyto(numbers, raw)
         return
-    bits = numbers.view(np.uint32)
-    np.copyto(bits, raw)
-    np.left_shift(bits, 16, out=bits)
+    np.left_shift(raw, 16, out=numbers.view(np.uint32), dtype=np.uint32)
 
 
 def encode(numbers: NDArray[np.float32], dtype: str, bits: NDArray[np.uint32], raw: Values) -> None:
@@ -174,16 +181,18 @@ class Blocks:
     def _numbers(self, part: Part) -> Iterator[NDArray[np.float32]]:
         match part:
             case Compute(source, shape, scale):
+                stored = self._stored(source)
                 for start, stop in _spans(math.prod(shape)):
-                    numbers = self._read(source, start, stop)
+                    numbers = self._read(stored, start, stop)
                     if scale != 1.0:
                         with np.errstate(all="ignore"):  # the writer looks for what is not finite, and says whose it is
                             np.multiply(numbers, np.float32(scale), out=numbers)
                     yield numbers
             case Merged():
                 first = part.sources[0]
+                sources = [self._stored(source) for source in part.sources]
                 for start, stop in _spans(math.prod(self.plan.models[first.model].tensors[first.name].shape)):
-                    yield self._mean(part.sources, start, stop)
+                    yield self._mean(sources, start, stop)
             case Fill(shape, value):
                 for start, stop in _spans(math.prod(shape)):
                     yield np.full(stop - start, value, np.float32)
@@ -194,29 +203,34 @@ class Blocks:
                 for start, stop in _spans(rows.size):
                     yield rows[start:stop]
 
-    def _mean(self, sources: Sequence[TensorSource], start: int, stop: int) -> NDArray[np.float32]:
+    def _mean(self, sources: Sequence[_Stored], start: int, stop: int) -> NDArray[np.float32]:
         """Σ xᵢ / n in fp64, where the sum of identical numbers of 32 bits is exact, rounded once to fp32."""
         total = self._scratch.double[: stop - start]
         numbers = self._scratch.single[: stop - start]
+        count = len(sources)
         with np.errstate(all="ignore"):
             np.copyto(total, self._read(sources[0], start, stop))
             for source in sources[1:]:
                 np.add(total, self._read(source, start, stop), out=total)
-            np.divide(total, len(sources), out=total)
+            if count & (count - 1):
+                np.divide(total, count, out=total)
+            else:  # the same numbers in a quarter of the time
+                np.multiply(total, 1 / count, out=total)
             np.copyto(numbers, total, casting="same_kind")
         return numbers
 
-    def _place(self, source: TensorSource) -> ByteRange:
-        place = self.plan.models[source.model].bytes_of(source.name)
+    def _stored(self, source: TensorSource) -> _Stored:
+        model = self.plan.models[source.model]
+        place = model.bytes_of(source.name)
         assert place is not None, "`makes` looks for it"
-        return place
+        return _Stored(place, model.tensors[source.name].dtype)
 
-    def _read(self, source: TensorSource, start: int, stop: int) -> NDArray[np.float32]:
+    def _read(self, source: _Stored, start: int, stop: int) -> NDArray[np.float32]:
         """Some elements of a stored tensor, in the scratch."""
-        place, dtype = self._place(source), self.plan.models[source.model].tensors[source.name].dtype
-        raw, numbers = self._scratch.raw.view(STORED[dtype])[: stop - start], self._scratch.single[: stop - start]
-        self.files.read(place, start * raw.itemsize, raw.view(np.uint8).data)
-        decode(raw, dtype, numbers)
+        raw = self._scratch.raw.view(STORED[source.dtype])[: stop - start]
+        numbers = self._scratch.single[: stop - start]
+        self.files.read(source.place, start * raw.itemsize, raw.view(np.uint8).data)
+        decode(raw, source.dtype, numbers)
         return numbers
 
 

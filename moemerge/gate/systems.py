@@ -93,4 +93,5 @@ def _factor(matrix: Tensor) -> Tensor | None:
 def _by_factor(factor: Tensor, wanted: Tensor) -> Tensor:
     """Two triangular solves in fp32, `[n, C]` to fp64; `cholesky_solve` copies the factor first."""
     forward = torch.linalg.solve_triangular(factor, wanted.float(), upper=False)
-    return torch.linalg.solve_triangular(factor.T, forward, upper=True).double()
+    solution: Tensor = torch.linalg.solve_triangular(factor.T, forward, upper=True).double()
+    return solution

@@ -234,9 +234,10 @@ def _wrong(actual: Any, block: Block, dtype: str) -> Any:
     values = block.values.ravel()
     if not block.operands:  # zeros, and other constants, are exact
         return np.flatnonzero(actual != values)
-    suspects = np.flatnonzero(~_near(actual, values, dtype))
-    if not len(suspects):
-        return suspects
+    near = _near(actual, values, dtype)
+    if near.all():
+        return np.empty(0, np.intp)
+    suspects = np.flatnonzero(~near)
     mine = actual[suspects].astype(np.float64)
     slack = _slack(block, suspects)
     bad = np.ones(len(suspects), dtype=bool)

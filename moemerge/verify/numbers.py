@@ -45,6 +45,11 @@ def first_not_finite(data: bytes | memoryview, dtype: str) -> int | None:
     form = FORMATS[dtype]
     values = np.frombuffer(data, dtype=form.integer)
     mask = values.dtype.type(form.exponent)
+    # as signed integers the positive ones among them are the largest, as unsigned ones the negative ones
+    negative = 1 << (8 * values.itemsize - 1)
+    signed = values.view(form.integer.replace("u", "i"))
+    if not len(values) or (signed.max() < form.exponent and values.max() < form.exponent | negative):
+        return None
     for start in range(0, len(values), _CHUNK):  # small pieces stay in the processor's cache
         bad = (values[start : start + _CHUNK] & mask) == mask
         if bad.any():
@@ -60,9 +65,9 @@ def decode(data: bytes | memoryview, dtype: str) -> NDArray[np.float32]:
         return np.frombuffer(data, dtype="<f2").astype(np.float32)
     if dtype == "F32":
         return np.frombuffer(data, dtype="<f4")
-    wide = np.frombuffer(data, dtype="<u2").astype(np.uint32)
-    wide <<= 16
-    return wide.view(np.float32)
+    stored = np.frombuffer(data, dtype="<u2")
+    wide: NDArray[np.float32] = np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)
+    return wide
 
 
 def unit(values: Values, dtype: str) -> NDArray[np.float64]:

@@ -27,8 +27,9 @@ BLOCK = 1 << 20
 """Elements of a row block where the values depend on it: noise is drawn, and adapters are folded, by such blocks."""
 FOLDED_ROWS = 1 << 10
 """Rows of an adapter's folded tensor that are asked for at once, at least."""
-SMALL_BLOCK = 1 << 17
-"""Elements of a row block elsewhere: 1 MiB in fp64, which stays in the cache (1 << 20 takes 3 times as long)."""
+SMALL_BLOCK = 1 << 18
+"""Elements of a row block elsewhere: of smaller ones threads wait for each other's Python, larger ones leave the
+cache."""
 PASS_BLOCK = 1 << 19
 """Elements of a row block where a threshold is looked for, one tensor at a time."""
 SEVERAL_PASSES = frozenset({"slerp", "ties", "dare_ties"})
@@ -250,7 +251,7 @@ class Recomputation:
         values = np.zeros((rows.stop - rows.start, *part.shape[1:]))
         for source, weight in zip(sources, weights, strict=True):
             np.add(values, source if weight == 1.0 else np.multiply(source, weight, dtype=np.float64), out=values)
-        values /= sum(weights)
+        values *= 1.0 / sum(weights)
         return Block(values, operands=sources, folded=folded)
 
     def _task_arithmetic(self, part: Merge, rows: slice, folded: bool) -> Block:
