@@ -248,9 +248,13 @@ class Recomputation:
         read = partial(self._stored, name=part.name, rows=rows)
         # folding is work, so that what was folded is kept; else one source is in memory at a time
         sources: Collection[Array] = tuple(map(read, part.sources)) if folded else _Reads(read, part.sources)
-        values = np.zeros((rows.stop - rows.start, *part.shape[1:]))
-        for source, weight in zip(sources, weights, strict=True):
-            np.add(values, source if weight == 1.0 else np.multiply(source, weight, dtype=np.float64), out=values)
+        terms = (
+            source if weight == 1.0 else np.multiply(source, weight, dtype=np.float64)
+            for source, weight in zip(sources, weights, strict=True)
+        )
+        values = next(terms).astype(np.float64)
+        for term in terms:
+            np.add(values, term, out=values)
         values *= 1.0 / sum(weights)
         return Block(values, operands=sources, folded=folded)
 
