@@ -38,6 +38,18 @@ def test_the_first_bad_value_is_found(name: str, position: int, bad: float) -> N
     assert first_not_finite(raw(values), name) == position
 
 
+@pytest.mark.parametrize("name", ["BF16", "F16"])
+def test_every_number_of_16_bits_that_is_not_finite_is_found(name: str) -> None:
+    """Of either sign, with any fraction, behind the largest and the smallest number that there is."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+    wrong = bits[~bits.view(DTYPES[name]).isfinite()]
+    assert len(wrong) == 2 * 2 ** FORMATS[name].fraction
+    finite = bits[bits.view(DTYPES[name]).isfinite()]
+    assert first_not_finite(raw(finite), name) is None
+    for number in wrong:
+        assert first_not_finite(raw(torch.cat([finite[:3], number[None], finite[3:6]])), name) == 3
+
+
 @pytest.mark.parametrize("name", DTYPES)
 @given(exponent=st.integers(-30, 14), mantissa=st.floats(1.0, 1.999))
 def test_a_unit_is_the_gap_to_the_next_number(name: str, exponent: int, mantissa: float) -> None:
