@@ -70,7 +70,7 @@ def test_ctrl_c_says_how_to_go_on(unrouted: Path, texts: Path, tmp_path: Path) -
     while saved_step(state_path(output)) < 2 and child.poll() is None and time.monotonic() < until:
         time.sleep(0.005)
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate()
+    _, said = child.communicate(timeout=60)
     assert child.returncode == 130
     assert said == "error: interrupted\nhint: the same command with `--resume` goes on from the last look\n"
     assert state_path(output).exists()
