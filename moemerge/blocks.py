@@ -7,21 +7,20 @@ is made here needs no torch to be loaded, and memory that hangs on neither tenso
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from threading import Lock, local
-from types import TracebackType
+from functools import partial
+from threading import local
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moemerge.errors import SourceError
+from moemerge.pairs import PairSums
 from moemerge.plan.model import Compute, Fill, Merged, Part, Plan, Router, TensorSource
 from moemerge.plan.plain import STORED, made_of_bytes
 from moemerge.sources.checkpoint import ByteRange
+from moemerge.sources.files import SourceFiles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,64 +32,6 @@ ELEMENTS = 1 << 18
 the processor's cache."""
 
 Values = NDArray[Any]
-
-
-@dataclass
-class SourceFiles:
-    """Source files opened once, by path, and read at offsets from any thread; a context manager that closes them.
-
-    Attributes:
-        from_disk: whether anything that was expected so far was not in memory, or the system cannot tell.
-    """
-
-    from_disk: bool = False
-    _files: dict[Path, int] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock)
-
-    def descriptor(self, path: Path) -> int:
-        """The one descriptor of a file, for any thread."""
-        with self._lock:
-            if path not in self._files:
-                self._files[path] = os.open(path, os.O_RDONLY)
-            return self._files[path]
-
-    def expect(self, place: ByteRange) -> None:
-        """Has the disk read a tensor ahead: threads that share a descriptor look to the system like random reads."""
-        source = self.descriptor(place.path)
-        ends = (place.offset, place.offset + max(place.length - 1, 0))
-        self.from_disk = self.from_disk or not all(_is_at_hand(source, at) for at in ends)
-        if hasattr(os, "posix_fadvise"):  # macOS has no such call
-            os.posix_fadvise(source, place.offset, place.length, os.POSIX_FADV_WILLNEED)
-
-    def read(self, place: ByteRange, start: int, view: memoryview) -> None:
-        """Fills `view` with the bytes from `start` of a tensor that lies at `place`; one system call may read less.
-
-        Raises:
-            SourceError: the file ends before them.
-        """
-        source, done = self.descriptor(place.path), 0
-        while done < len(view):
-            count = os.preadv(source, [view[done:]], place.offset + start + done)
-            if not count:
-                missing = f"{len(view) - done} bytes are missing"
-                raise SourceError(f"`{place.path}` ended while it was read: {missing}", code="truncated")
-            done += count
-
-    def __enter__(self) -> SourceFiles:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for descriptor in self._files.values():
-            os.close(descriptor)
-
-
-def _is_at_hand(descriptor: int, offset: int) -> bool:
-    """Whether a byte of a file can be read without waiting; no where the system cannot tell."""
-    try:
-        os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT)
-    except (AttributeError, OSError):  # what is really wrong shows when it is read
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +46,11 @@ class _Scratch(local):
     """A thread's own memory: allocated anew for each block, it would be given back and faulted in every time."""
 
     def __init__(self) -> None:
+        even = ELEMENTS + ELEMENTS % 2
         self.raw = np.empty(4 * ELEMENTS, np.uint8)
-        self.single = np.empty(ELEMENTS, np.float32)
+        self.single = np.empty(even, np.float32)
+        self.wide = np.empty(even, np.float32)
         self.double = np.empty(ELEMENTS, np.float64)
-        self.bits = np.empty(ELEMENTS, np.uint32)
 
 
 def decode(raw: Values, dtype: str, numbers: NDArray[np.float32]) -> None:
@@ -173,35 +115,61 @@ class Blocks:
             SourceError: a source ended early.
             ValueError: the gate is not fitted.
         """
-        for numbers in self._numbers(part):
-            raw = self._scratch.raw.view(STORED[dtype])[: len(numbers)]
-            encode(numbers, dtype, self._scratch.bits[: len(numbers)], raw)
-            yield raw.view(np.uint8).data
+        make = self.maker(part, dtype)
+        size = self._size(part)
+        return (make(start, min(start + ELEMENTS, size)) for start in range(0, size, ELEMENTS))
 
-    def _numbers(self, part: Part) -> Iterator[NDArray[np.float32]]:
+    def maker(self, part: Part, dtype: str) -> Callable[[int, int], memoryview]:
+        """What gives the bytes of some consecutive elements of a part, at most `ELEMENTS`; see `blocks`."""
+        numbers = self._numbers(part)
+
+        def make(start: int, stop: int) -> memoryview:
+            raw = self._scratch.raw.view(STORED[dtype])[: stop - start]
+            encode(numbers(start, stop), dtype, self._scratch.wide.view(np.uint32)[: stop - start], raw)
+            return raw.view(np.uint8).data
+
+        if isinstance(part, Merged) and dtype == "BF16":
+            sources = [self._stored(source) for source in part.sources]
+            if all(source.dtype == dtype for source in sources):
+                return lambda start, stop: self._mean_of_pairs(sources, start, stop) or make(start, stop)
+        return make
+
+    def _size(self, part: Part) -> int:
         match part:
-            case Compute(source, shape, scale):
-                stored = self._stored(source)
-                for start, stop in _spans(math.prod(shape)):
-                    numbers = self._read(stored, start, stop)
-                    if scale != 1.0:
-                        with np.errstate(all="ignore"):  # the writer looks for what is not finite, and says whose it is
-                            np.multiply(numbers, np.float32(scale), out=numbers)
-                    yield numbers
             case Merged():
                 first = part.sources[0]
-                sources = [self._stored(source) for source in part.sources]
-                for start, stop in _spans(math.prod(self.plan.models[first.model].tensors[first.name].shape)):
-                    yield self._mean(sources, start, stop)
-            case Fill(shape, value):
-                for start, stop in _spans(math.prod(shape)):
-                    yield np.full(stop - start, value, np.float32)
+                return math.prod(self.plan.models[first.model].tensors[first.name].shape)
+            case Compute() | Fill():
+                return math.prod(part.shape)
             case Router(layer):
-                if self.gates is None:
-                    raise ValueError("the gate is not fitted yet")
-                rows = np.ascontiguousarray(np.asarray(self.gates[layer]), np.float32).ravel()
-                for start, stop in _spans(rows.size):
-                    yield rows[start:stop]
+                return self._rows(layer).size
+        raise AssertionError(part)
+
+    def _numbers(self, part: Part) -> Callable[[int, int], NDArray[np.float32]]:
+        """What gives some consecutive numbers of a part, to be rounded to its dtype."""
+        match part:
+            case Compute(source, _, scale):
+                return partial(self._scaled, self._stored(source), scale)
+            case Merged():
+                return partial(self._mean, [self._stored(source) for source in part.sources])
+            case Fill(_, value):
+                return lambda start, stop: np.full(stop - start, value, np.float32)
+            case Router(layer):
+                rows = self._rows(layer)
+                return lambda start, stop: rows[start:stop]
+        raise AssertionError(part)
+
+    def _rows(self, layer: int) -> NDArray[np.float32]:
+        if self.gates is None:
+            raise ValueError("the gate is not fitted yet")
+        return np.ascontiguousarray(np.asarray(self.gates[layer]), np.float32).ravel()
+
+    def _scaled(self, source: _Stored, scale: float, start: int, stop: int) -> NDArray[np.float32]:
+        numbers = self._read(source, start, stop)
+        if scale != 1.0:
+            with np.errstate(all="ignore"):  # the writer looks for what is not finite, and says whose it is
+                np.multiply(numbers, np.float32(scale), out=numbers)
+        return numbers
 
     def _mean(self, sources: Sequence[_Stored], start: int, stop: int) -> NDArray[np.float32]:
         """Σ xᵢ / n in fp64, where the sum of identical numbers of 32 bits is exact, rounded once to fp32."""
@@ -219,6 +187,23 @@ class Blocks:
             np.copyto(numbers, total, casting="same_kind")
         return numbers
 
+    def _mean_of_pairs(self, sources: Sequence[_Stored], start: int, stop: int) -> memoryview | None:
+        """The same of bf16 alone, summed in fp32; None where a number is not finite, which fp64 may know better."""
+        words = -(-(stop - start) // 2)
+        scratch = self._scratch
+        sums = PairSums(scratch.raw.view(np.uint32)[:words], scratch.single[: 2 * words], scratch.wide[: 2 * words])
+        raw = sums.words.view(np.uint16)[: stop - start]
+        data = raw.view(np.uint8).data
+        with np.errstate(all="ignore"):
+            self.files.read(sources[0].place, start * raw.itemsize, data)
+            sums.begin()
+            for source in sources[1:]:
+                self.files.read(source.place, start * raw.itemsize, data)
+                sums.add()
+            sums.mean(len(sources))
+        finite = raw.view(np.int16).max() < 0x7F80 and raw.max() < 0xFF80  # those of either sign are the largest
+        return data if finite else None
+
     def _stored(self, source: TensorSource) -> _Stored:
         model = self.plan.models[source.model]
         place = model.bytes_of(source.name)
@@ -232,8 +217,3 @@ class Blocks:
         self.files.read(source.place, start * raw.itemsize, raw.view(np.uint8).data)
         decode(raw, source.dtype, numbers)
         return numbers
-
-
-def _spans(size: int) -> Iterator[tuple[int, int]]:
-    """Where the elements of a tensor begin and end that are computed together."""
-    return ((start, min(start + ELEMENTS, size)) for start in range(0, size, ELEMENTS))

@@ -16,10 +16,11 @@ import torch
 import xxhash
 from torch import Tensor
 
-from moemerge.blocks import Blocks, SourceFiles
+from moemerge.blocks import Blocks
 from moemerge.merge import along_arc, angle_between, drop, elect, mean, task_arithmetic, trim, trim_threshold
 from moemerge.plan.model import Compute, Copy, Merged, OutputTensor, Part, Plan, TensorSource
 from moemerge.sources.adapter import TALL
+from moemerge.sources.files import SourceFiles
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Safetensors' names of the dtypes that moemerge writes."""
@@ -97,6 +98,13 @@ class Values:
 
     def _sparse(self, tensor: OutputTensor, part: Part) -> Iterator[tuple[slice, Callable[[], Tensor]]]:
         """Slices of a part's rows, and what makes each."""
+        with SourceFiles() as files:
+            made = Blocks(self.plan, None, files)
+            if made.makes(part):
+                make, columns = made.maker(part, tensor.dtype), math.prod(tensor.shape[1:])
+                for rows in row_blocks(tensor.shape, PICK_ELEMENTS):
+                    yield rows, partial(_made_rows, make, rows, columns, TORCH_DTYPES[tensor.dtype])
+                return
         match part:
             case Copy(source):
                 for rows in row_blocks(tensor.shape, PICK_ELEMENTS):
@@ -226,6 +234,11 @@ class Values:
             return [drop(delta, part.density, draw) for delta, draw in zip(deltas(rows), draws, strict=True)]
 
         return lambda rows: elect(base(rows), dropped(rows), part.weights, part.scaling)
+
+
+def _made_rows(make: Callable[[int, int], memoryview], rows: slice, columns: int, dtype: torch.dtype) -> Tensor:
+    """Rows that numpy makes, in memory of their own."""
+    return torch.frombuffer(make(rows.start * columns, rows.stop * columns), dtype=dtype).clone().view(-1, columns)
 
 
 def _single(block: Tensor) -> Tensor:

@@ -13,15 +13,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from moemerge import blocks
-from moemerge.blocks import Blocks, SourceFiles, decode, encode
-from moemerge.errors import SourceError
+from moemerge.blocks import Blocks, decode, encode
 from moemerge.plan import make_plan
 from moemerge.plan.model import Compute, Copy, Merged, Router
-from moemerge.sources import ByteRange
+from moemerge.sources.files import SourceFiles
 from moemerge.stream import TORCH_DTYPES, Values
 from tests.conftest import TinyMaker
 from tests.moe import recipe_of
-from tests.paging import enter_memory, leave_memory
 
 
 def rounded(numbers: torch.Tensor, dtype: str) -> torch.Tensor:
@@ -122,38 +120,3 @@ def test_torch_makes_the_rest(tiny: TinyMaker) -> None:
             list(made.blocks(next(part for part in parts if isinstance(part, Router)), "F32"))
     with pytest.raises(ValueError, match="is made in `blocks`"):
         list(Values(plan)._blocks(plan.tensors[0], Router(0)))
-
-
-def test_what_is_in_memory_is_told_from_what_is_fetched(tmp_path: Path) -> None:
-    """Once something has to be fetched, that is remembered."""
-    path = tmp_path / "file"
-    path.write_bytes(bytes(250_000))
-    place = ByteRange(path, 100, 200_000)
-    if not enter_memory(path):
-        pytest.skip("this file system does not say what it holds")
-    with SourceFiles() as files:
-        files.expect(place)
-        assert not files.from_disk
-        if not leave_memory(path):
-            pytest.skip("this file system does not let go of files")
-        files.expect(place)
-        assert files.from_disk
-        enter_memory(path)
-        files.expect(place)
-        assert files.from_disk
-
-
-def test_an_empty_tensor_at_the_end_of_a_file_may_be_expected(tmp_path: Path) -> None:
-    """Nothing of it has to be fetched, whatever the answer."""
-    path = tmp_path / "file"
-    path.write_bytes(b"abc")
-    with SourceFiles() as files:
-        files.expect(ByteRange(path, 3, 0))
-
-
-def test_a_file_that_ends_early_is_said(tmp_path: Path) -> None:
-    """How many bytes are missing, and of which file."""
-    path = tmp_path / "file"
-    path.write_bytes(bytes(100))
-    with SourceFiles() as files, pytest.raises(SourceError, match=r"`.*file` ended while it was read: 20 bytes"):
-        files.read(ByteRange(path, 0, 120), 0, memoryview(bytearray(120)))

@@ -11,20 +11,19 @@ import xxhash
 
 from moemerge.errors import SourceError
 from moemerge.sources import ByteRange, Checkpoint
+from moemerge.verify.block import Block
 from moemerge.verify.expected import Constant, Free, Merge, One, Part, Wanted, sources_of
 from moemerge.verify.layout import ITEM_BYTES, Place
 from moemerge.verify.names import Shape
 from moemerge.verify.numbers import FORMATS, decode, first_not_finite, unit
 from moemerge.verify.reading import OpenFiles
-from moemerge.verify.recompute import Block, Folded, Recomputation
+from moemerge.verify.recompute import Recomputation
 from moemerge.verify.result import Difference
 
 CHUNK = 4 << 20
 """Bytes that are read and compared at a time."""
 FOLDING_SLACK = 2.0**-22
 """Error of an fp32 product of matrices, as a share of the block's largest value: last bits depend on the machine."""
-SUMMING_SLACK = 2.0**-40
-"""Error of fp64 sums, as a share of the largest operand: it shows where operands cancel."""
 
 
 @dataclass
@@ -169,10 +168,10 @@ class Comparison:
 
     def _computed(self, part: One | Merge | Constant, own: _Own) -> Iterator[str]:
         tally, done = _Tally(), 0
-        for found in self._recomputation.blocks(part):
+        for found in self._recomputation.blocks(part, own.place.dtype):
             data = own.next(found.size * ITEM_BYTES[own.place.dtype])
-            if not isinstance(found, Folded) or found.dtype != own.place.dtype or found.data != data:
-                block = found.block() if isinstance(found, Folded) else found
+            if isinstance(found, Block) or not found.holds(data):
+                block = found if isinstance(found, Block) else found.block()
                 actual = decode(data, own.place.dtype)
                 wrong = _wrong(actual, block, own.place.dtype)
                 if len(wrong):
@@ -270,7 +269,7 @@ def _slack(block: Block, suspects: Any) -> Any:
     if block.folded:
         return max(float(np.abs(operand).max()) for operand in block.operands) * FOLDING_SLACK
     largest = np.max([np.abs(operand.ravel()[suspects]) for operand in block.operands], axis=0)
-    return largest * SUMMING_SLACK
+    return largest * block.slack
 
 
 def _words(part: One | Merge | Constant) -> str:

@@ -7,22 +7,23 @@ The recipe's reference page says how moemerge reads them; nothing of `merge` is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from moemerge.sources import Checkpoint
+from moemerge.sources import ByteRange, Checkpoint
+from moemerge.verify.block import SINGLE, Array, Block, Folded
 from moemerge.verify.expected import Constant, Merge, One
 from moemerge.verify.numbers import FORMATS, decode, largest
+from moemerge.verify.pairs import Memory, PairMeans, mean_of
 from moemerge.verify.reading import OpenFiles
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Array = Any  # NDArray of float64; a name of its own because numpy is loaded lazily
 BLOCK = 1 << 20
 """Elements of a row block where the values depend on it: noise is drawn, and adapters are folded, by such blocks."""
 FOLDED_ROWS = 1 << 10
@@ -38,55 +39,6 @@ _NEARLY_PARALLEL = 1.0 - 1e-7
 """Cosine above which slerp is linear interpolation."""
 _UNDECIDED = 2.0**-48
 """A sum of deltas this much smaller than its terms has the sign of its rounding errors."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Consecutive rows of a tensor's part.
-
-    Attributes:
-        values: what they should be, fp64, or fp32 that is exact.
-        others: what they may be too, where rounding decides an election.
-        operands: what went into them: they bound the error of any way of summing.
-        folded: whether an operand is a product of matrices in fp32, whose last bits depend on the machine.
-    """
-
-    values: Array
-    others: tuple[Array, ...] = ()
-    operands: Collection[Array] = ()
-    folded: bool = False
-
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        return int(self.values.size)
-
-
-@dataclass(frozen=True, slots=True)
-class Folded:
-    """Consecutive rows that are an adapter's folded ones as they are, in their own dtype.
-
-    Nearly always the folder holds these very bytes; only where it does not is their arithmetic looked at.
-
-    Attributes:
-        data: their bytes.
-        dtype: safetensors' name of what they are.
-        shape: of the rows.
-    """
-
-    data: bytes
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        return math.prod(self.shape)
-
-    def block(self) -> Block:
-        """The same as numbers."""
-        values = decode(self.data, self.dtype).reshape(self.shape)
-        return Block(values, operands=(values,), folded=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +70,14 @@ class Recomputation:
         self._models, self._files = models, files
         self._one_at_a_time = Lock()  # around what holds whole tensors
         self._held: dict[tuple[str, str], Any] = {}
+        self._memory = Memory()
 
-    def blocks(self, part: One | Merge | Constant) -> Iterator[Block | Folded]:
+    def blocks(self, part: One | Merge | Constant, dtype: str) -> Iterator[Block | Folded | PairMeans]:
         """Yields a part as consecutive blocks of rows.
+
+        Args:
+            part: what is computed.
+            dtype: what the folder holds it in.
 
         Raises:
             SourceError: a source cannot be read.
@@ -129,9 +86,9 @@ class Recomputation:
             case Constant():
                 yield from _constant(part)
             case One():
-                yield from self._one(part)
+                yield from self._one(part, dtype)
             case Merge():
-                yield from self._merge(part)
+                yield from self._merge(part, dtype)
 
     def _folded(self, key: str, name: str) -> bool:
         return self._models[key].tensors[name].origin == "folded"
@@ -154,17 +111,21 @@ class Recomputation:
             value = model.read(name, rows) if held is None else held if rows is None else held[rows]
             return value.to(torch.float64, copy=True).numpy()
         first, stop = (0, info.shape[0]) if rows is None else (rows.start, rows.stop)
-        stride = place.length // max(info.shape[0], 1)
-        data = self._files.read(place.path, place.offset + first * stride, (stop - first) * stride)
+        data = self._bytes(place, info.shape[0], slice(first, stop))
         return decode(data, info.dtype).reshape(stop - first, *info.shape[1:])
 
-    def _one(self, part: One) -> Iterator[Block | Folded]:
+    def _bytes(self, place: ByteRange, height: int, rows: slice) -> bytes:
+        """Those of some rows of a stored tensor that has `height` of them."""
+        stride = place.length // max(height, 1)
+        return self._files.read(place.path, place.offset + rows.start * stride, (rows.stop - rows.start) * stride)
+
+    def _one(self, part: One, dtype: str) -> Iterator[Block | Folded]:
         import numpy as np
 
         info = self._models[part.source].tensors[part.name]
         stored, folded = info.shape, info.origin == "folded"
-        if folded and part.plain and stored == part.shape and info.dtype in FORMATS:
-            yield from self._as_folded(part, stored, info.dtype)
+        if folded and part.plain and stored == part.shape and info.dtype == dtype:
+            yield from self._as_folded(part, stored, dtype)
             return
         noise = _noise(part)
         blocks = (
@@ -204,7 +165,12 @@ class Recomputation:
             for rows in _rows(tuple(held.shape), BLOCK):
                 yield held[rows].to(torch.float64).numpy()
 
-    def _merge(self, part: Merge) -> Iterator[Block]:
+    def _merge(self, part: Merge, dtype: str) -> Iterator[Block | PairMeans]:
+        places = [place for key in part.sources if (place := self._models[key].bytes_of(part.name)) is not None]
+        formats = {dtype, *(self._models[key].tensors[part.name].dtype for key in part.sources)}
+        if part.method == "mean" and formats == {"BF16"} and len(places) == len(part.sources):
+            yield from self._mean_of_pairs(part, places)
+            return
         folded = [key for key in part.sources if self._folded(key, part.name)]
         if part.method not in SEVERAL_PASSES or not folded:
             yield from self._merged(part, BLOCK if folded else SMALL_BLOCK, folded=bool(folded))
@@ -257,6 +223,18 @@ class Recomputation:
             np.add(values, term, out=values)
         values *= 1.0 / sum(weights)
         return Block(values, operands=sources, folded=folded)
+
+    def _mean_of_pairs(self, part: Merge, places: Sequence[ByteRange]) -> Iterator[PairMeans]:
+        for rows in _rows(part.shape, SMALL_BLOCK):
+            stored = (self._bytes(place, part.shape[0], rows) for place in places)
+            size = (rows.stop - rows.start) * math.prod(part.shape[1:])
+            means = mean_of(stored, len(places), self._memory)
+            yield PairMeans(means, size, self._memory, partial(self._mean_of_singles, part, rows))
+
+    def _mean_of_singles(self, part: Merge, rows: slice) -> Block:
+        """In fp64 what `build` has summed in fp32."""
+        block = self._mean(part, (1.0,) * len(part.sources), rows, folded=False)
+        return replace(block, slack=len(part.sources) * SINGLE)
 
     def _task_arithmetic(self, part: Merge, rows: slice, folded: bool) -> Block:
         base, deltas = self._deltas(part, rows)

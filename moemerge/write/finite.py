@@ -13,8 +13,9 @@ _FORMATS: Mapping[str, tuple[str, str, int]] = {
     "F64": ("<i8", "<u8", 0x7FF0000000000000),
 }
 """Signed and unsigned integers of a dtype's width, and the bits of its exponent."""
-_BLOCK = 1 << 18
-"""Bytes looked at together, so that the second look finds them in the processor's cache."""
+_BLOCK = 1 << 20
+"""Bytes looked at together, so that the second look finds them in the processor's cache; of fewer, threads wait for
+each other's Python."""
 
 
 def has_only_finite(data: memoryview, dtype: str) -> bool:

@@ -46,7 +46,7 @@ def merged(models: dict[str, Checkpoint], method: str, sources: Sequence[str], *
 
 def whole(models: dict[str, Checkpoint], part: Merge | One) -> np.ndarray:
     files = OpenFiles()
-    blocks = [block.values for block in Recomputation(models, files).blocks(part)]
+    blocks = [block.values for block in Recomputation(models, files).blocks(part, "F32")]
     files.close()
     return np.concatenate(blocks)
 
@@ -99,7 +99,7 @@ def test_an_election_that_rounding_decides_has_three_results(tmp_path: Path) -> 
     models = models_of(tmp_path, [base, one, one, minus])
     part = Merge("ties", ("a", "b", "c"), "w", SHAPE, (0.1, 0.2, 0.3), 1.0, 0.5, 1.0, (0, 0, 0))
     files = OpenFiles()
-    (block,) = Recomputation(models, files).blocks(part)
+    (block,) = Recomputation(models, files).blocks(part, "F32")
     files.close()
     assert {float(other[3, 3]) for other in block.others} == {1.0, -1.0, 0.0}
     assert {float(other[0, 0]) for other in block.others} == {float(block.values[0, 0])}

@@ -1,0 +1,121 @@
+"""The quick check of means of bf16 numbers accepts the nearest; what it refuses is looked at in fp64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from moemerge.sources import open_checkpoint
+from moemerge.verify import recompute
+from moemerge.verify.block import Block
+from moemerge.verify.compare import Comparison
+from moemerge.verify.expected import Merge, Wanted
+from moemerge.verify.layout import Place
+from moemerge.verify.pairs import Memory, PairMeans, mean_of
+from moemerge.verify.reading import OpenFiles
+
+SIZES = [1, 2, 7, 64, 1001]
+
+
+def raw(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def quick(sources: list[torch.Tensor]) -> PairMeans:
+    memory = Memory()
+    means = mean_of(map(raw, sources), len(sources), memory)
+    return PairMeans(means, sources[0].numel(), memory, lambda: Block(None))
+
+
+def random(count: int, size: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(count * size)
+    return [torch.randn(size, generator=generator).bfloat16() for _ in range(count)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+def test_the_nearest_are_accepted(count: int, size: int) -> None:
+    """Of sums in fp32, whatever the number of elements."""
+    sources = random(count, size)
+    total = sources[0].float()
+    for source in sources[1:]:
+        total = total + source.float()
+    assert quick(sources).holds(raw((total * np.float32(1 / count)).bfloat16()))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@given(place=st.integers(0, 1000), up=st.booleans())
+def test_one_number_that_is_not_the_nearest_is_noticed(size: int, place: int, up: bool) -> None:
+    """Two units away, in either half of any word; of two that are equally near, either will do."""
+    sources = random(4, size)
+    own = ((sources[0].float() + sources[1].float() + sources[2].float() + sources[3].float()) / 4).bfloat16()
+    bits = own.view(torch.int16)
+    assert quick(sources).holds(raw(own))
+    bits[place % size] += 2 if up else -2
+    assert not quick(sources).holds(raw(own))
+
+
+@pytest.mark.parametrize("number", [0.0, 1e-39, -9e-41, 3e38, -1.0])
+def test_any_number_is_its_own_mean(number: float) -> None:
+    """Subnormal and large ones too; the other sign is never near, not even that of a number next to zero."""
+    one = torch.tensor([number, 1.0]).bfloat16()
+    assert quick([one]).holds(raw(one))
+    if number:
+        assert not quick([one]).holds(raw(torch.tensor([-number, 1.0]).bfloat16()))
+
+
+def outcome(folder: Path, sources: list[torch.Tensor], own: torch.Tensor) -> list[str]:
+    """What a comparison says about a folder that holds `own` as the mean."""
+    models = {}
+    for number, tensor in enumerate(sources):
+        path = folder / str(number)
+        path.mkdir()
+        (path / "config.json").write_text('{"model_type": "llama"}')
+        save_file({"w": tensor}, path / "model.safetensors", metadata={"format": "pt"})
+        models[str(number)] = open_checkpoint(str(number), root=folder)
+    file = folder / "own"
+    file.write_bytes(raw(own))
+    files = OpenFiles()
+    shape = tuple(own.shape)
+    part = Merge("mean", tuple(models), "w", shape, (1.0,) * len(models), 1.0, 0.5, 1.0, (0,) * len(models))
+    comparison = Comparison(models, {"t": xxhash.xxh3_128_hexdigest(raw(own))}, files)
+    place = Place(file, "own", "BF16", shape, 0, len(raw(own)))
+    found = comparison.check("t", place, Wanted(shape, (part,)))
+    files.close()
+    assert found.recomputed
+    return [difference.message for difference in found.differences]
+
+
+@pytest.mark.parametrize("block", [1 << 18, 24], ids=["one block", "blocks of a row"])
+def test_a_unit_is_allowed_and_two_are_not(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who summed otherwise is not wrong; the first wrong number is named, with what it should be."""
+    monkeypatch.setattr(recompute, "SMALL_BLOCK", block)
+    sources = [tensor.view(10, 24) for tensor in random(3, 240)]
+    own = (sum(source.double() for source in sources) / 3).float().bfloat16()
+    bits = own.view(torch.int16)
+    (tmp_path / "one").mkdir()
+    bits[3, 5] += 1
+    assert outcome(tmp_path / "one", sources, own) == []
+    (tmp_path / "two").mkdir()
+    bits[3, 5] += 2
+    (problem,) = outcome(tmp_path / "two", sources, own)
+    assert problem.startswith("1 of 240 values are not the mean of `0`, `1`, `2`, first at [3, 5], which is ")
+
+
+def test_where_operands_cancel_fp32_is_not_blamed(tmp_path: Path) -> None:
+    """2^-24 of an operand is left where the mean is zero; a thousand times that is wrong."""
+    left, right = torch.tensor([[1.0, 1.0]]).bfloat16(), torch.tensor([[2.0**-24, 0.0]]).bfloat16()
+    sources = [left, right, -left, -right]
+    assert float(left[0, 0].float() + right[0, 0].float() - left[0, 0].float() - right[0, 0].float()) == -(2.0**-24)
+    (tmp_path / "fine").mkdir()
+    assert outcome(tmp_path / "fine", sources, torch.tensor([[-(2.0**-26), 0.0]]).bfloat16()) == []
+    (tmp_path / "wrong").mkdir()
+    (problem,) = outcome(tmp_path / "wrong", sources, torch.tensor([[-(2.0**-14), 0.0]]).bfloat16())
+    assert problem.startswith("1 of 2 values are not the mean of `0`, `1`, `2`, `3`, first at [0, 0]")
