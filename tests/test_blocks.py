@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from moemerge import blocks
 from moemerge.blocks import Blocks, decode, encode
@@ -88,13 +90,23 @@ def test_conversions_are_torchs(
     assert seen == {0.3, 1.0}
 
 
+def mean_of(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Of bf16 tensors summed in fp32, of others in fp64 and rounded to fp32 first."""
+    if tensors[0].dtype is torch.bfloat16:
+        total = torch.zeros(tensors[0].shape)
+        for tensor in tensors:
+            total += tensor.float()
+        return (total * torch.tensor(1 / len(tensors), dtype=torch.float32)).bfloat16()
+    return (torch.stack([tensor.double() for tensor in tensors]).sum(dim=0) / len(tensors)).float().to(tensors[0].dtype)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("count", [2, 3, 5])
-@pytest.mark.parametrize("elements", [1 << 17, 100])
-def test_a_mean_is_rounded_once_to_fp32_and_once_to_its_dtype(
+@pytest.mark.parametrize("elements", [1 << 17, 100, 7])
+def test_a_mean_is_rounded_once_to_its_dtype(
     elements: int, count: int, dtype: str, tiny: TinyMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From sums in fp64, in blocks or whole."""
+    """In blocks or whole, blocks of an odd number of elements too."""
     monkeypatch.setattr(blocks, "ELEMENTS", elements)
     folders = [tiny("llama", seed, dtype=dtype) for seed in range(count)]
     plan = make_plan(recipe_of(folders[0], folders), Path.cwd())
@@ -102,8 +114,40 @@ def test_a_mean_is_rounded_once_to_fp32_and_once_to_its_dtype(
     merged = [(tensor, part) for tensor in plan.tensors for part in tensor.parts if isinstance(part, Merged)]
     assert len(merged) == 15
     for tensor, part in merged:
-        mean = sum(model[part.base.name].double() for model in models) / count
-        assert torch.equal(Values(plan).whole(tensor), mean.float().to(getattr(torch, dtype))), tensor.name
+        expected = mean_of([model[part.base.name] for model in models])
+        assert torch.equal(Values(plan).whole(tensor), expected), tensor.name
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted"), [("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float16")]
+)
+def test_rows_that_are_picked_are_rows_of_the_whole(stored: str, wanted: str, tiny: TinyMaker) -> None:
+    """A mean's, to the bit, in the output's dtype."""
+    folders = [tiny("llama", seed, dtype=stored) for seed in range(3)]
+    plan = make_plan(recipe_of(folders[0], folders, dtype=wanted), Path.cwd())
+    embedding = next(tensor for tensor in plan.tensors if tensor.name == "model.embed_tokens.weight")
+    rows = torch.tensor([0, 3, 17, embedding.shape[0] - 1])
+    values = Values(plan)
+    picked = values.picked(embedding, rows)
+    assert picked.dtype is getattr(torch, wanted)
+    assert torch.equal(picked, values.whole(embedding)[rows])
+
+
+def test_sums_that_are_too_large_for_fp32_are_taken_in_fp64(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Their mean is a number all the same; where it is none, none comes out."""
+    folders = []
+    for seed in range(2):
+        folder = tmp_path / str(seed)
+        copytree(tiny("llama", seed, dtype="bfloat16"), folder)
+        tensors = load_file(folder / "model.safetensors")
+        tensors["model.norm.weight"][:3] = torch.tensor([3e38, -3e38, float("inf") if seed else 1.0])
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        folders.append(folder)
+    plan = make_plan(recipe_of(folders[0], folders), Path.cwd())
+    norm = next(tensor for tensor in plan.tensors if tensor.name == "model.norm.weight")
+    large, small, infinite = Values(plan).whole(norm)[:3]
+    assert (float(large), float(small)) == (-float(small), float(torch.tensor(-3e38).bfloat16()))
+    assert float(infinite) == float("inf")
 
 
 def test_torch_makes_the_rest(tiny: TinyMaker) -> None:
