@@ -31,6 +31,9 @@ ELEMENTS = 1 << 18
 """Elements that are computed at a time: 1 MiB in fp32. Of fewer, threads wait for each other's Python, and more leave
 the processor's cache."""
 
+_EXPONENT = 0x7F80
+"""The bits of a bf16 number's exponent, all of which are set in what is not finite."""
+
 Values = NDArray[Any]
 
 
@@ -131,7 +134,7 @@ class Blocks:
         if isinstance(part, Merged) and dtype == "BF16":
             sources = [self._stored(source) for source in part.sources]
             if all(source.dtype == dtype for source in sources):
-                return lambda start, stop: self._mean_of_pairs(sources, start, stop) or make(start, stop)
+                return partial(self._mean_of_pairs, sources, make)
         return make
 
     def _size(self, part: Part) -> int:
@@ -187,8 +190,11 @@ class Blocks:
             np.copyto(numbers, total, casting="same_kind")
         return numbers
 
-    def _mean_of_pairs(self, sources: Sequence[_Stored], start: int, stop: int) -> memoryview | None:
-        """The same of bf16 alone, summed in fp32; None where a number is not finite, which fp64 may know better."""
+    def _mean_of_pairs(
+        self, sources: Sequence[_Stored], otherwise: Callable[[int, int], memoryview], start: int, stop: int
+    ) -> memoryview:
+        """The bytes of the mean of bf16 alone, summed in fp32; numbers whose sums are too large for it are made
+        `otherwise`."""
         words = -(-(stop - start) // 2)
         scratch = self._scratch
         sums = PairSums(scratch.raw.view(np.uint32)[:words], scratch.single[: 2 * words], scratch.wide[: 2 * words])
@@ -201,8 +207,14 @@ class Blocks:
                 self.files.read(source.place, start * raw.itemsize, data)
                 sums.add()
             sums.mean(len(sources))
-        finite = raw.view(np.int16).max() < 0x7F80 and raw.max() < 0xFF80  # those of either sign are the largest
-        return data if finite else None
+        if raw.view(np.int16).max() < _EXPONENT and raw.max() < 0x8000 | _EXPONENT:  # those of either sign are largest
+            return data
+        means = raw.copy()
+        data = otherwise(start, stop)
+        raw = np.frombuffer(data, np.uint16)
+        finite = means & _EXPONENT != _EXPONENT
+        raw[finite] = means[finite]
+        return data
 
     def _stored(self, source: TensorSource) -> _Stored:
         model = self.plan.models[source.model]

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +38,18 @@ def test_growth_is_measured(tmp_path: Path) -> None:
     rows = run("build_growth.py", "--small", "--shared", "base", "--work", str(tmp_path))
     assert [row[:3] for row in rows[-2:]] == [["base", "small", "2"], ["base", "small", "4"]]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_means_are_compared_with_those_of_fp64(tmp_path: Path) -> None:
+    """One number of two cancels but for what fp32 rounds off; without the small operands nothing differs."""
+    folders = []
+    for number in (1.0, 2.0**-24, -1.0, -(2.0**-24)):
+        folders.append(tmp_path / str(len(folders)))
+        folders[-1].mkdir()
+        tensors = {"norm": torch.tensor([number, 1.0]).bfloat16(), "a.mlp.up": torch.tensor([number]).bfloat16()}
+        save_file(tensors, folders[-1] / "model.safetensors")
+    assert run("mean_precision.py", *map(str, folders), status=1) == []
+    assert run("mean_precision.py", *map(str, folders[::2])) == []
 
 
 def test_attention_is_measured_beside_torchs() -> None:

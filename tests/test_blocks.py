@@ -133,21 +133,26 @@ def test_rows_that_are_picked_are_rows_of_the_whole(stored: str, wanted: str, ti
     assert torch.equal(picked, values.whole(embedding)[rows])
 
 
-def test_sums_that_are_too_large_for_fp32_are_taken_in_fp64(tiny: TinyMaker, tmp_path: Path) -> None:
-    """Their mean is a number all the same; where it is none, none comes out."""
+@pytest.mark.parametrize("elements", [1 << 17, 7])
+def test_numbers_whose_sum_is_too_large_for_fp32_are_taken_in_fp64(
+    elements: int, tiny: TinyMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their mean is a number all the same, where it is none none comes out, and their neighbours are as ever."""
+    monkeypatch.setattr(blocks, "ELEMENTS", elements)
     folders = []
-    for seed in range(2):
+    for seed, cancels in enumerate([1.0, 2.0**-24, -1.0, -(2.0**-24)]):
         folder = tmp_path / str(seed)
         copytree(tiny("llama", seed, dtype="bfloat16"), folder)
         tensors = load_file(folder / "model.safetensors")
-        tensors["model.norm.weight"][:3] = torch.tensor([3e38, -3e38, float("inf") if seed else 1.0])
+        tensors["model.norm.weight"][:4] = torch.tensor([3e38, -3e38, cancels, float("inf") if seed else 1.0])
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         folders.append(folder)
     plan = make_plan(recipe_of(folders[0], folders), Path.cwd())
     norm = next(tensor for tensor in plan.tensors if tensor.name == "model.norm.weight")
-    large, small, infinite = Values(plan).whole(norm)[:3]
-    assert (float(large), float(small)) == (-float(small), float(torch.tensor(-3e38).bfloat16()))
-    assert float(infinite) == float("inf")
+    large, small, cancelled, infinite = Values(plan).whole(norm)[:4].tolist()
+    assert (large, small) == (float(torch.tensor(3e38).bfloat16()), float(torch.tensor(-3e38).bfloat16()))
+    assert cancelled == -(2.0**-26), "fp64 would have given 0"
+    assert infinite == float("inf")
 
 
 def test_torch_makes_the_rest(tiny: TinyMaker) -> None:

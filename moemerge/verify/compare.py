@@ -242,7 +242,8 @@ def _wrong(actual: Any, block: Block, dtype: str) -> Any:
     bad = np.ones(len(suspects), dtype=bool)
     for candidate in (values, *(other.ravel() for other in block.others)):
         theirs = candidate[suspects]
-        bad &= ~(np.abs(mine - theirs) <= unit(np.maximum(np.abs(mine), np.abs(theirs)), dtype) + slack)
+        within = np.abs(mine - theirs) <= unit(np.maximum(np.abs(mine), np.abs(theirs)), dtype) + slack
+        bad &= ~(within & np.isfinite(theirs))  # an infinite operand would excuse everything
     return suspects[bad]
 
 

@@ -1,4 +1,4 @@
-"""The values of computed tensors, worked out again from the sources in fp64, in blocks of rows.
+"""The values of computed tensors, worked out again from the sources in blocks of rows: in fp64, but for `pairs`.
 
 Formulas: task arithmetic, arXiv 2212.04089; TIES, arXiv 2306.01708; DARE, arXiv 2311.03099; SLERP, Shoemake 1985.
 The recipe's reference page says how moemerge reads them; nothing of `merge` is used.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_any_number_is_its_own_mean(number: float) -> None:
         assert not quick([one]).holds(raw(torch.tensor([-number, 1.0]).bfloat16()))
 
 
-def outcome(folder: Path, sources: list[torch.Tensor], own: torch.Tensor) -> list[str]:
+def outcome(folder: Path, sources: Sequence[torch.Tensor], own: torch.Tensor) -> list[str]:
     """What a comparison says about a folder that holds `own` as the mean."""
     models = {}
     for number, tensor in enumerate(sources):
@@ -86,7 +87,7 @@ def outcome(folder: Path, sources: list[torch.Tensor], own: torch.Tensor) -> lis
     shape = tuple(own.shape)
     part = Merge("mean", tuple(models), "w", shape, (1.0,) * len(models), 1.0, 0.5, 1.0, (0,) * len(models))
     comparison = Comparison(models, {"t": xxhash.xxh3_128_hexdigest(raw(own))}, files)
-    place = Place(file, "own", "BF16", shape, 0, len(raw(own)))
+    place = Place(file, "own", {torch.bfloat16: "BF16", torch.float32: "F32"}[own.dtype], shape, 0, len(raw(own)))
     found = comparison.check("t", place, Wanted(shape, (part,)))
     files.close()
     assert found.recomputed
@@ -119,3 +120,51 @@ def test_where_operands_cancel_fp32_is_not_blamed(tmp_path: Path) -> None:
     (tmp_path / "wrong").mkdir()
     (problem,) = outcome(tmp_path / "wrong", sources, torch.tensor([[-(2.0**-14), 0.0]]).bfloat16())
     assert problem.startswith("1 of 2 values are not the mean of `0`, `1`, `2`, `3`, first at [0, 0]")
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("wanted", [torch.bfloat16, torch.float32])
+def test_other_dtypes_are_compared_in_fp64(stored: torch.dtype, wanted: torch.dtype, tmp_path: Path) -> None:
+    """A bf16 model among fp32 ones, and a folder in fp32; rows of an odd number of elements."""
+    sources = [tensor.view(7, 9) for tensor in random(3, 63)]
+    sources[2] = sources[2].to(stored)
+    own = (sum(source.double() for source in sources) / 3).float().to(wanted)
+    (tmp_path / "fine").mkdir()
+    assert outcome(tmp_path / "fine", sources, own) == []
+    own[6, 8] *= 1.5
+    (tmp_path / "wrong").mkdir()
+    (problem,) = outcome(tmp_path / "wrong", sources, own)
+    assert "first at [6, 8]" in problem
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_blocks_of_an_odd_number_of_elements(rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is read and compared by itself."""
+    monkeypatch.setattr(recompute, "SMALL_BLOCK", 9 * rows)
+    sources = [tensor.view(7, 9) for tensor in random(4, 63)]
+    own = (sum(source.double() for source in sources) / 4).float().bfloat16()
+    (tmp_path / "fine").mkdir()
+    assert outcome(tmp_path / "fine", sources, own) == []
+    own[3, 8] = 9.0
+    (tmp_path / "wrong").mkdir()
+    (problem,) = outcome(tmp_path / "wrong", sources, own)
+    assert "first at [3, 8], which is 9 and should be" in problem
+
+
+def test_a_sum_that_is_too_large_for_fp32_has_a_mean(tmp_path: Path) -> None:
+    """Which is looked at in fp64."""
+    sources = [torch.tensor([[3e38, 1.0]]).bfloat16()] * 2
+    (tmp_path / "fine").mkdir()
+    assert outcome(tmp_path / "fine", sources, sources[0]) == []
+    (tmp_path / "wrong").mkdir()
+    (problem,) = outcome(tmp_path / "wrong", sources, torch.tensor([[2e38, 1.0]]).bfloat16())
+    assert "first at [0, 0]" in problem
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+def test_a_source_that_is_not_finite_excuses_nothing(dtype: torch.dtype, number: float, tmp_path: Path) -> None:
+    """An infinite operand would allow an infinite error."""
+    sources = [torch.tensor([[number, 1.0]]).to(dtype), torch.tensor([[1.0, 1.0]]).to(dtype)]
+    (problem,) = outcome(tmp_path, sources, torch.tensor([[7.0, 1.0]]).bfloat16())
+    assert problem.startswith("1 of 2 values are not the mean of `0`, `1`, first at [0, 0], which is 7 and should be")
