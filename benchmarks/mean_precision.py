@@ -27,7 +27,7 @@ def main() -> int:
     numbers = differ = 0
     with ExitStack() as stack:
         files = [stack.enter_context(safe_open(folder / "model.safetensors", "pt")) for folder in folders]
-        for name in (name for name in files[0].keys() if ".mlp." not in name):  # noqa: SIM118 - not a dictionary
+        for name in filter(lambda name: ".mlp." not in name, files[0].keys()):
             tensors = [file.get_tensor(name) for file in files]
             total, exact = tensors[0].float(), tensors[0].double()
             for tensor in tensors[1:]:

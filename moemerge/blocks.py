@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moemerge.finite import has_only_finite
 from moemerge.pairs import PairSums
 from moemerge.plan.model import Compute, Fill, Merged, Part, Plan, Router, TensorSource
 from moemerge.plan.plain import STORED, made_of_bytes
@@ -207,7 +208,7 @@ class Blocks:
                 self.files.read(source.place, start * raw.itemsize, data)
                 sums.add()
             sums.mean(len(sources))
-        if raw.view(np.int16).max() < _EXPONENT and raw.max() < 0x8000 | _EXPONENT:  # those of either sign are largest
+        if has_only_finite(data, "BF16"):
             return data
         means = raw.copy()
         data = otherwise(start, stop)

@@ -19,6 +19,7 @@ from moemerge.console import Progress
 from moemerge.errors import VerifyError
 from moemerge.evaluate.folder import MoeFolder
 from moemerge.families import HOSTS
+from moemerge.finite import has_only_finite
 from moemerge.sources import ByteRange
 from moemerge.stream import TORCH_DTYPES
 from moemerge.train.also import Change
@@ -26,7 +27,6 @@ from moemerge.train.card import trained_card
 from moemerge.train.plot import NAME as PLOT
 from moemerge.train.plot import training_plot
 from moemerge.write.copy import CHUNK, Copier
-from moemerge.write.finite import has_only_finite
 from moemerge.write.record import NAME, dump_record, read_record
 
 CARD = "README.md"

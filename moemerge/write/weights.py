@@ -19,11 +19,11 @@ from moemerge.blocks import Blocks
 from moemerge.console import Progress
 from moemerge.device import processors
 from moemerge.errors import SourceError, WriteError
+from moemerge.finite import has_only_finite
 from moemerge.plan.model import Compute, Copy, Merged, OutputTensor, Part, Plan, TensorSource
 from moemerge.plan.plain import needs_torch
 from moemerge.sources.checkpoint import ByteRange
 from moemerge.sources.files import SourceFiles
-from moemerge.write.finite import has_only_finite
 from moemerge.write.shards import Shard
 from moemerge.write.share import Sharer, write_all
 
