@@ -7,19 +7,19 @@ is made here needs no torch to be loaded, and memory that hangs on neither tenso
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from threading import local
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 
 from moemerge.finite import has_only_finite
-from moemerge.pairs import PairSums
 from moemerge.plan.model import Compute, Fill, Merged, Part, Plan, Router, TensorSource
-from moemerge.plan.plain import STORED, made_of_bytes
+from moemerge.plan.plain import made_of_bytes
 from moemerge.sources.checkpoint import ByteRange
 from moemerge.sources.files import SourceFiles
 
@@ -32,10 +32,17 @@ ELEMENTS = 1 << 18
 """Elements that are computed at a time: 1 MiB in fp32. Of fewer, threads wait for each other's Python, and more leave
 the processor's cache."""
 
-_EXPONENT = 0x7F80
-"""The bits of a bf16 number's exponent, all of which are set in what is not finite."""
+NUMPY: Mapping[str, np.dtype[Any]] = {
+    "F32": np.dtype(np.float32),
+    "BF16": np.dtype(bfloat16),
+    "F16": np.dtype(np.float16),
+}
+"""numpy's types for safetensors' names of the dtypes that are read and written here."""
 
 Values = NDArray[Any]
+Maker = Callable[[Values, int, int], None]
+"""Puts consecutive elements of a part, from one to before another, into an array of the output's dtype: each is rounded
+to the nearest, ties to even; what is too large becomes Inf."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,43 +57,10 @@ class _Scratch(local):
     """A thread's own memory: allocated anew for each block, it would be given back and faulted in every time."""
 
     def __init__(self) -> None:
-        even = ELEMENTS + ELEMENTS % 2
-        self.raw = np.empty(4 * ELEMENTS, np.uint8)
-        self.single = np.empty(even, np.float32)
-        self.wide = np.empty(even, np.float32)
+        self.stored = np.empty(4 * ELEMENTS, np.uint8)
+        self.made = np.empty(4 * ELEMENTS, np.uint8)
+        self.single = np.empty(ELEMENTS, np.float32)
         self.double = np.empty(ELEMENTS, np.float64)
-
-
-def decode(raw: Values, dtype: str, numbers: NDArray[np.float32]) -> None:
-    """Puts stored numbers, as `STORED` sees them, into fp32, which holds all of them exactly."""
-    if dtype != "BF16":
-        np.copyto(numbers, raw)
-        return
-    np.left_shift(raw, 16, out=numbers.view(np.uint32), dtype=np.uint32)
-
-
-def encode(numbers: NDArray[np.float32], dtype: str, bits: NDArray[np.uint32], raw: Values) -> None:
-    """Rounds fp32 to the nearest of `dtype`, ties to even; NaN stays NaN, what is too large becomes Inf.
-
-    Args:
-        numbers: what to round.
-        dtype: safetensors' name.
-        bits: memory to work in.
-        raw: where the result goes.
-    """
-    if dtype != "BF16":
-        with np.errstate(over="ignore"):
-            np.copyto(raw, numbers, casting="same_kind")
-        return
-    own = numbers.view(np.uint32)
-    np.right_shift(own, 16, out=bits)
-    np.bitwise_and(bits, 1, out=bits)
-    np.add(bits, 0x7FFF, out=bits)
-    np.add(bits, own, out=bits)  # the carry rounds up from more than a half, or from a half to an even number
-    np.right_shift(bits, 16, out=bits)
-    np.copyto(raw, bits, casting="unsafe")
-    if len(numbers) and np.isnan(numbers.max()):  # a carry out of a NaN's fraction makes another number of it
-        raw[np.isnan(numbers)] = 0x7FC0
 
 
 @dataclass(frozen=True)
@@ -119,23 +93,19 @@ class Blocks:
             SourceError: a source ended early.
             ValueError: the gate is not fitted.
         """
-        make = self.maker(part, dtype)
-        size = self._size(part)
+        make, size = self.maker(part, dtype), self._size(part)
         return (make(start, min(start + ELEMENTS, size)) for start in range(0, size, ELEMENTS))
 
     def maker(self, part: Part, dtype: str) -> Callable[[int, int], memoryview]:
         """What gives the bytes of some consecutive elements of a part, at most `ELEMENTS`; see `blocks`."""
-        numbers = self._numbers(part)
+        put = self._maker(part, dtype)
 
         def make(start: int, stop: int) -> memoryview:
-            raw = self._scratch.raw.view(STORED[dtype])[: stop - start]
-            encode(numbers(start, stop), dtype, self._scratch.wide.view(np.uint32)[: stop - start], raw)
-            return raw.view(np.uint8).data
+            made = self._scratch.made.view(NUMPY[dtype])[: stop - start]
+            with np.errstate(all="ignore"):  # the writer looks for what is not finite, and says whose it is
+                put(made, start, stop)
+            return made.view(np.uint8).data
 
-        if isinstance(part, Merged) and dtype == "BF16":
-            sources = [self._stored(source) for source in part.sources]
-            if all(source.dtype == dtype for source in sources):
-                return partial(self._mean_of_pairs, sources, make)
         return make
 
     def _size(self, part: Part) -> int:
@@ -149,18 +119,20 @@ class Blocks:
                 return self._rows(layer).size
         raise AssertionError(part)
 
-    def _numbers(self, part: Part) -> Callable[[int, int], NDArray[np.float32]]:
-        """What gives some consecutive numbers of a part, to be rounded to its dtype."""
+    def _maker(self, part: Part, dtype: str) -> Maker:
         match part:
             case Compute(source, _, scale):
                 return partial(self._scaled, self._stored(source), scale)
             case Merged():
-                return partial(self._mean, [self._stored(source) for source in part.sources])
+                sources = [self._stored(source) for source in part.sources]
+                if {dtype, *(source.dtype for source in sources)} == {"BF16"}:
+                    return partial(self._mean_of_bf16, sources)
+                return partial(self._mean, sources)
             case Fill(_, value):
-                return lambda start, stop: np.full(stop - start, value, np.float32)
+                return lambda made, start, stop: made.fill(value)
             case Router(layer):
                 rows = self._rows(layer)
-                return lambda start, stop: rows[start:stop]
+                return lambda made, start, stop: np.copyto(made, rows[start:stop], casting="unsafe")
         raise AssertionError(part)
 
     def _rows(self, layer: int) -> NDArray[np.float32]:
@@ -168,54 +140,38 @@ class Blocks:
             raise ValueError("the gate is not fitted yet")
         return np.ascontiguousarray(np.asarray(self.gates[layer]), np.float32).ravel()
 
-    def _scaled(self, source: _Stored, scale: float, start: int, stop: int) -> NDArray[np.float32]:
+    def _scaled(self, source: _Stored, scale: float, made: Values, start: int, stop: int) -> None:
+        """The product in fp32."""
         numbers = self._read(source, start, stop)
-        if scale != 1.0:
-            with np.errstate(all="ignore"):  # the writer looks for what is not finite, and says whose it is
-                np.multiply(numbers, np.float32(scale), out=numbers)
-        return numbers
+        if scale == 1.0:
+            np.copyto(made, numbers, casting="unsafe")
+        else:
+            np.multiply(numbers, scale, out=made, dtype=np.float32, casting="unsafe")
 
-    def _mean(self, sources: Sequence[_Stored], start: int, stop: int) -> NDArray[np.float32]:
-        """Σ xᵢ / n in fp64, where the sum of identical numbers of 32 bits is exact, rounded once to fp32."""
-        total = self._scratch.double[: stop - start]
-        numbers = self._scratch.single[: stop - start]
-        count = len(sources)
-        with np.errstate(all="ignore"):
-            np.copyto(total, self._read(sources[0], start, stop))
-            for source in sources[1:]:
-                np.add(total, self._read(source, start, stop), out=total)
-            if count & (count - 1):
-                np.divide(total, count, out=total)
-            else:  # the same numbers in a quarter of the time
-                np.multiply(total, 1 / count, out=total)
-            np.copyto(numbers, total, casting="same_kind")
-        return numbers
+    def _mean(self, sources: Sequence[_Stored], made: Values, start: int, stop: int) -> None:
+        """Σ xᵢ / n in fp64, which sums identical numbers of 32 bits exactly, rounded to fp32 and then to the dtype."""
+        total, numbers = self._scratch.double[: stop - start], self._scratch.single[: stop - start]
+        self._add_up(sources, total, start)
+        _divide(total, len(sources), numbers)
+        np.copyto(made, numbers, casting="unsafe")
 
-    def _mean_of_pairs(
-        self, sources: Sequence[_Stored], otherwise: Callable[[int, int], memoryview], start: int, stop: int
-    ) -> memoryview:
-        """The bytes of the mean of bf16 alone, summed in fp32; numbers whose sums are too large for it are made
-        `otherwise`."""
-        words = -(-(stop - start) // 2)
-        scratch = self._scratch
-        sums = PairSums(scratch.raw.view(np.uint32)[:words], scratch.single[: 2 * words], scratch.wide[: 2 * words])
-        raw = sums.words.view(np.uint16)[: stop - start]
-        data = raw.view(np.uint8).data
-        with np.errstate(all="ignore"):
-            self.files.read(sources[0].place, start * raw.itemsize, data)
-            sums.begin()
-            for source in sources[1:]:
-                self.files.read(source.place, start * raw.itemsize, data)
-                sums.add()
-            sums.mean(len(sources))
-        if has_only_finite(data, "BF16"):
-            return data
-        means = raw.copy()
-        data = otherwise(start, stop)
-        raw = np.frombuffer(data, np.uint16)
-        finite = means & _EXPONENT != _EXPONENT
-        raw[finite] = means[finite]
-        return data
+    def _mean_of_bf16(self, sources: Sequence[_Stored], made: Values, start: int, stop: int) -> None:
+        """Σ xᵢ / n in fp32, where the sum of up to 2^16 identical numbers is exact; in fp64 where that is too small.
+
+        The sum of n numbers is off by at most (n - 1)·2^-24 times the sum of their magnitudes.
+        """
+        total = self._scratch.single[: stop - start]
+        self._add_up(sources, total, start)
+        _divide(total, len(sources), made)
+        if not has_only_finite(made.view(np.uint8).data, "BF16"):
+            wide = np.empty_like(made)
+            self._mean(sources, wide, start, stop)
+            np.copyto(made, wide, where=~np.isfinite(made))  # their neighbours stay, wherever blocks begin
+
+    def _add_up(self, sources: Sequence[_Stored], total: Values, start: int) -> None:
+        np.copyto(total, self._read(sources[0], start, start + len(total)))
+        for source in sources[1:]:
+            np.add(total, self._read(source, start, start + len(total)), out=total, dtype=total.dtype)
 
     def _stored(self, source: TensorSource) -> _Stored:
         model = self.plan.models[source.model]
@@ -223,10 +179,16 @@ class Blocks:
         assert place is not None, "`makes` looks for it"
         return _Stored(place, model.tensors[source.name].dtype)
 
-    def _read(self, source: _Stored, start: int, stop: int) -> NDArray[np.float32]:
+    def _read(self, source: _Stored, start: int, stop: int) -> Values:
         """Some elements of a stored tensor, in the scratch."""
-        raw = self._scratch.raw.view(STORED[source.dtype])[: stop - start]
-        numbers = self._scratch.single[: stop - start]
-        self.files.read(source.place, start * raw.itemsize, raw.view(np.uint8).data)
-        decode(raw, source.dtype, numbers)
-        return numbers
+        stored = self._scratch.stored.view(NUMPY[source.dtype])[: stop - start]
+        self.files.read(source.place, start * stored.itemsize, stored.view(np.uint8).data)
+        return stored
+
+
+def _divide(total: Values, count: int, out: Values) -> None:
+    """Puts sums by their count into `out`, in the sums' own dtype until they are rounded to that of `out`."""
+    if count & (count - 1):
+        np.divide(total, count, out=out, dtype=total.dtype, casting="unsafe")
+    else:  # the same numbers in less time
+        np.multiply(total, 1 / count, out=out, dtype=total.dtype, casting="unsafe")

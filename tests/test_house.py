@@ -22,24 +22,24 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "moemerge"
 
 ORDER = (
-    "errors", "console", "device", "recipe", "texts", "sources", "families", "plan", "finite", "pairs", "blocks",
+    "errors", "console", "device", "recipe", "texts", "sources", "families", "plan", "finite", "blocks",
     "merge", "stream", "models", "side_by_side", "layerwise", "divergence", "generation", "gate", "choose", "write",
     "verify", "build", "evaluate", "train", "report", "cli", "__main__",
 )  # fmt: skip
 """Data flows one way: a room imports only from rooms before it."""
 FORBIDDEN = {
     "verify": {
-        "plan", "finite", "pairs", "blocks", "merge", "stream", "models", "layerwise", "divergence", "gate", "choose",
+        "plan", "finite", "blocks", "merge", "stream", "models", "layerwise", "divergence", "gate", "choose",
         "write",
     },
 }  # fmt: skip
 """A check that shared code with what it checks would share its mistakes."""
 HEAVY_ROOMS = {
-    "finite", "pairs", "blocks", "merge", "stream", "models", "layerwise", "generation", "gate", "choose", "write",
+    "finite", "blocks", "merge", "stream", "models", "layerwise", "generation", "gate", "choose", "write",
     "evaluate", "train",
 }  # fmt: skip
 """Rooms that may load torch with themselves, because only a verb at work imports them."""
-HEAVY = {"torch", "transformers", "peft", "datasets", "gguf", "numpy", "rich", "jinja2", "matplotlib"}
+HEAVY = {"torch", "transformers", "peft", "datasets", "gguf", "numpy", "ml_dtypes", "rich", "jinja2", "matplotlib"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

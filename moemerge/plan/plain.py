@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from moemerge.plan.model import Compute, Copy, Merged, Part, Plan, TensorSource
 
-STORED: Mapping[str, str] = {"F32": "<f4", "BF16": "<u2", "F16": "<f2"}
-"""How numpy sees the bytes of the dtypes that it reads; bf16 is no type of its own there."""
+STORED = frozenset({"F32", "BF16", "F16"})
+"""Safetensors' names of the dtypes that numpy reads."""
 
 
 def made_of_bytes(plan: Plan, part: Part) -> bool:

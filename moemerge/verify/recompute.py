@@ -1,4 +1,4 @@
-"""The values of computed tensors, worked out again from the sources in blocks of rows: in fp64, but for `pairs`.
+"""The values of computed tensors, worked out again from the sources in blocks of rows: in fp64, but for `means`.
 
 Formulas: task arithmetic, arXiv 2212.04089; TIES, arXiv 2306.01708; DARE, arXiv 2311.03099; SLERP, Shoemake 1985.
 The recipe's reference page says how moemerge reads them; nothing of `merge` is used.
@@ -14,10 +14,10 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from moemerge.sources import ByteRange, Checkpoint
-from moemerge.verify.block import SINGLE, Array, Block, Folded
+from moemerge.verify.block import SINGLE, Array, Block, Likely
 from moemerge.verify.expected import Constant, Merge, One
+from moemerge.verify.means import Memory, mean_of
 from moemerge.verify.numbers import FORMATS, decode, largest
-from moemerge.verify.pairs import Memory, PairMeans, mean_of
 from moemerge.verify.reading import OpenFiles
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Recomputation:
         self._held: dict[tuple[str, str], Any] = {}
         self._memory = Memory()
 
-    def blocks(self, part: One | Merge | Constant, dtype: str) -> Iterator[Block | Folded | PairMeans]:
+    def blocks(self, part: One | Merge | Constant, dtype: str) -> Iterator[Block | Likely]:
         """Yields a part as consecutive blocks of rows.
 
         Args:
@@ -119,7 +119,7 @@ class Recomputation:
         stride = place.length // max(height, 1)
         return self._files.read(place.path, place.offset + rows.start * stride, (rows.stop - rows.start) * stride)
 
-    def _one(self, part: One, dtype: str) -> Iterator[Block | Folded]:
+    def _one(self, part: One, dtype: str) -> Iterator[Block | Likely]:
         import numpy as np
 
         info = self._models[part.source].tensors[part.name]
@@ -145,14 +145,15 @@ class Recomputation:
     def _plain(self, part: One, shape: tuple[int, ...], elements: int) -> Iterator[NDArray[np.float64]]:
         return (self._read(part.source, part.name, rows) for rows in _rows(shape, elements))
 
-    def _as_folded(self, part: One, shape: tuple[int, ...], dtype: str) -> Iterator[Folded]:
+    def _as_folded(self, part: One, shape: tuple[int, ...], dtype: str) -> Iterator[Likely]:
         import torch
 
         for tall in _rows(shape, FOLDED_ROWS * math.prod(shape[1:])):
             held = self._models[part.source].read(part.name, tall)
             numbers = held.contiguous().view(-1).view(torch.uint8).view(len(held), -1).numpy()
             for rows in _rows(tuple(held.shape), BLOCK):
-                yield Folded(numbers[rows].tobytes(), dtype, tuple(held[rows].shape))
+                data = numbers[rows].reshape(-1)
+                yield Likely(data, held[rows].numel(), partial(_folded, data, dtype, tuple(held[rows].shape)))
 
     def _folded_once(self, part: One, shape: tuple[int, ...]) -> Iterator[NDArray[np.float64]]:
         """Blocks out of taller ones, as an adapter folds no fewer than `FOLDED_ROWS` rows whatever it is asked for."""
@@ -165,11 +166,11 @@ class Recomputation:
             for rows in _rows(tuple(held.shape), BLOCK):
                 yield held[rows].to(torch.float64).numpy()
 
-    def _merge(self, part: Merge, dtype: str) -> Iterator[Block | PairMeans]:
+    def _merge(self, part: Merge, dtype: str) -> Iterator[Block | Likely]:
         places = [place for key in part.sources if (place := self._models[key].bytes_of(part.name)) is not None]
         formats = {dtype, *(self._models[key].tensors[part.name].dtype for key in part.sources)}
         if part.method == "mean" and formats == {"BF16"} and len(places) == len(part.sources):
-            yield from self._mean_of_pairs(part, places)
+            yield from self._mean_of_bf16(part, places)
             return
         folded = [key for key in part.sources if self._folded(key, part.name)]
         if part.method not in SEVERAL_PASSES or not folded:
@@ -224,12 +225,12 @@ class Recomputation:
         values *= 1.0 / sum(weights)
         return Block(values, operands=sources, folded=folded)
 
-    def _mean_of_pairs(self, part: Merge, places: Sequence[ByteRange]) -> Iterator[PairMeans]:
+    def _mean_of_bf16(self, part: Merge, places: Sequence[ByteRange]) -> Iterator[Likely]:
         for rows in _rows(part.shape, SMALL_BLOCK):
             stored = (self._bytes(place, part.shape[0], rows) for place in places)
             size = (rows.stop - rows.start) * math.prod(part.shape[1:])
-            means = mean_of(stored, len(places), self._memory)
-            yield PairMeans(means, size, self._memory, partial(self._mean_of_singles, part, rows))
+            means = mean_of(stored, len(places), size, self._memory)
+            yield Likely(means, size, partial(self._mean_of_singles, part, rows))
 
     def _mean_of_singles(self, part: Merge, rows: slice) -> Block:
         """In fp64 what `build` has summed in fp32."""
@@ -287,6 +288,11 @@ class Recomputation:
         base, deltas = self._deltas(part, rows)
         kept = [delta * mask(base.shape) / part.density for delta, mask in zip(deltas, masks, strict=True)]
         return _elect(part, base, kept, (base, *kept), folded)
+
+
+def _folded(data: Array, dtype: str, shape: tuple[int, ...]) -> Block:
+    values = decode(data.data, dtype).reshape(shape)
+    return Block(values, operands=(values,), folded=True)
 
 
 def _elect(part: Merge, base: Array, deltas: list[Array], operands: Collection[Array], folded: bool) -> Block:
