@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
     Gates = Tensor | NDArray[np.float32]
 
-ELEMENTS = 1 << 18
-"""Elements that are computed at a time: 1 MiB in fp32. Of fewer, threads wait for each other's Python, and more leave
-the processor's cache."""
+ELEMENTS = 1 << 20
+"""Elements that are computed at a time: 4 MiB in fp32. Of fewer, threads wait for each other's Python."""
 
 NUMPY: Mapping[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),

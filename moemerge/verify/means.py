@@ -31,9 +31,10 @@ def mean_of(sources: Iterable[bytes], count: int, size: int, memory: Memory) -> 
     from ml_dtypes import bfloat16
 
     total = memory.take(size)
-    total.fill(0.0)
+    numbers = (np.frombuffer(data, bfloat16) for data in sources)
     with np.errstate(all="ignore"):  # the folder's own numbers are looked at for what is not finite
-        for data in sources:
-            np.add(total, np.frombuffer(data, bfloat16), out=total, dtype=np.float32)
+        np.copyto(total, next(numbers))
+        for more in numbers:
+            np.add(total, more, out=total, dtype=np.float32)
         np.divide(total, count, out=total)
         return total.astype(bfloat16).view(np.uint8)

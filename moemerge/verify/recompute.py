@@ -31,6 +31,8 @@ FOLDED_ROWS = 1 << 10
 SMALL_BLOCK = 1 << 18
 """Elements of a row block elsewhere: of smaller ones threads wait for each other's Python, larger ones leave the
 cache."""
+MEAN_BLOCK = 1 << 20
+"""Elements of a row block of a mean of bf16, where fewer and longer operations gain more than the cache does."""
 PASS_BLOCK = 1 << 19
 """Elements of a row block where a threshold is looked for, one tensor at a time."""
 SEVERAL_PASSES = frozenset({"slerp", "ties", "dare_ties"})
@@ -226,7 +228,7 @@ class Recomputation:
         return Block(values, operands=sources, folded=folded)
 
     def _mean_of_bf16(self, part: Merge, places: Sequence[ByteRange]) -> Iterator[Likely]:
-        for rows in _rows(part.shape, SMALL_BLOCK):
+        for rows in _rows(part.shape, MEAN_BLOCK):
             stored = (self._bytes(place, part.shape[0], rows) for place in places)
             size = (rows.stop - rows.start) * math.prod(part.shape[1:])
             means = mean_of(stored, len(places), size, self._memory)

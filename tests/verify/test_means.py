@@ -92,10 +92,10 @@ def outcome(folder: Path, sources: Sequence[torch.Tensor], own: torch.Tensor) ->
     return [difference.message for difference in found.differences]
 
 
-@pytest.mark.parametrize("block", [1 << 18, 24], ids=["one block", "blocks of a row"])
+@pytest.mark.parametrize("block", [1 << 20, 24], ids=["one block", "blocks of a row"])
 def test_a_unit_is_allowed_and_two_are_not(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who summed otherwise is not wrong; the first wrong number is named, with what it should be."""
-    monkeypatch.setattr(recompute, "SMALL_BLOCK", block)
+    monkeypatch.setattr(recompute, "MEAN_BLOCK", block)
     sources = [tensor.view(10, 24) for tensor in random(3, 240)]
     own = (sum(source.double() for source in sources) / 3).float().bfloat16()
     bits = own.view(torch.int16)
@@ -138,7 +138,7 @@ def test_other_dtypes_are_compared_in_fp64(stored: torch.dtype, wanted: torch.dt
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_blocks_of_an_odd_number_of_elements(rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is read and compared by itself."""
-    monkeypatch.setattr(recompute, "SMALL_BLOCK", 9 * rows)
+    monkeypatch.setattr(recompute, "MEAN_BLOCK", 9 * rows)
     sources = [tensor.view(7, 9) for tensor in random(4, 63)]
     own = (sum(source.double() for source in sources) / 4).float().bfloat16()
     (tmp_path / "fine").mkdir()
