@@ -13,13 +13,10 @@ _FORMATS: Mapping[str, tuple[str, str, int]] = {
     "F64": ("<i8", "<u8", 0x7FF0000000000000),
 }
 """Signed and unsigned integers of a dtype's width, and the bits of its exponent."""
-_BLOCK = 1 << 20
-"""Bytes looked at together, so that the second look finds them in the processor's cache; of fewer, threads wait for
-each other's Python."""
 
 
 def has_only_finite(data: memoryview, dtype: str) -> bool:
-    """Whether every number in little-endian `data` is finite.
+    """Whether every number in little-endian `data` is finite; fastest on what the processor's cache holds.
 
     As integers, the positive ones that are not finite are the largest signed ones, the negative ones the largest
     unsigned ones: two maxima, which make no temporary.
@@ -30,9 +27,5 @@ def has_only_finite(data: memoryview, dtype: str) -> bool:
     """
     signed, unsigned, exponent = _FORMATS[dtype]
     values = np.frombuffer(data, dtype=signed)
-    step = _BLOCK // values.itemsize
     sign = 1 << (8 * values.itemsize - 1)
-    return all(
-        block.max() < exponent and block.view(unsigned).max() < sign | exponent
-        for block in (values[at : at + step] for at in range(0, len(values), step))
-    )
+    return not len(values) or bool(values.max() < exponent and values.view(unsigned).max() < sign | exponent)
