@@ -32,7 +32,7 @@ def main() -> int:
             total, exact = tensors[0].float(), tensors[0].double()
             for tensor in tensors[1:]:
                 total, exact = total + tensor.float(), exact + tensor.double()
-            single = (total * torch.tensor(1 / len(tensors), dtype=torch.float32)).bfloat16()
+            single = (total / len(tensors)).bfloat16()
             double = (exact / len(tensors)).float().bfloat16()
             numbers += single.numel()
             differ += int((single.view(torch.int16) != double.view(torch.int16)).sum())
