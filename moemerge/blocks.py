@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     Gates = Tensor | NDArray[np.float32]
 
 ELEMENTS = 1 << 20
-"""Elements that are computed at a time: 4 MiB in fp32. Of fewer, threads wait for each other's Python."""
+"""Elements that are computed at a time, 4 MiB in fp32, and as many bytes are copied: of fewer, threads wait for each
+other's Python; of more, digest, scan and writing do not find in the processor's cache what reading brought there."""
 
 NUMPY: Mapping[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
@@ -106,6 +107,18 @@ class Blocks:
             return made.view(np.uint8).data
 
         return make
+
+    def copied(self, place: ByteRange) -> Iterator[memoryview]:
+        """Yields what lies at `place` as consecutive pieces; each is valid until the next is asked for.
+
+        Raises:
+            SourceError: the source ended early.
+        """
+        memory = self._scratch.stored.data
+        for start in range(0, place.length, len(memory)):
+            data = memory[: place.length - start]
+            self.files.read(place, start, data)
+            yield data
 
     def _size(self, part: Part) -> int:
         match part:

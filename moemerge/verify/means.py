@@ -1,4 +1,4 @@
-"""Means of stored bf16 numbers as `build` takes them: Σ xᵢ / n in fp32, rounded once."""
+"""Means of stored bf16 numbers as `build` takes them: Σ xᵢ / n in fp32, then rounded."""
 
 from __future__ import annotations
 

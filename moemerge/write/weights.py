@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from threading import local
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -38,9 +37,6 @@ AHEAD = 4
 """Tensors whose sources the disk is asked for before they are needed."""
 LARGE = 64 << 20
 """Bytes of a tensor that takes a thread as long as the others take for many."""
-CHUNK = 4 << 20
-"""Bytes copied at a time: small enough that digest, scan and writing find them in the cache that reading filled."""
-
 
 Written = Callable[[str, str], None]
 """Is told a tensor's name and digest when all of it lies in its file.
@@ -133,7 +129,6 @@ class _Writer:
         self._written = written
         self._sharer = Sharer()
         self._shared: dict[tuple[int, int], range] = {}
-        self._own = _Buffer()
 
     def expect(self, job: _Job) -> None:
         """Has the disk fetch the sources of a tensor."""
@@ -194,19 +189,19 @@ class _Writer:
 
     def _copy(self, tensor: OutputTensor, part: Copy, target: int, offset: int, digest: xxhash.xxh3_128) -> int:
         place, shared = self._place(part), self._shared.get((target, offset), range(0))
-        for start in range(0, place.length, CHUNK):
-            data = self._own.memory[: min(CHUNK, place.length - start)]
-            self._blocks.files.read(place, start, data)
+        for data in self._blocks.copied(place):
             self._check(tensor, data)
             digest.update(data)
-            before, after = shared.start - start, max(shared.stop - start, 0)
+            before, after = shared.start, max(shared.stop, 0)
             if shared and before < len(data):
-                write_all(target, data[: max(before, 0)], offset + start)
-                write_all(target, data[after:], offset + start + after)
+                write_all(target, data[: max(before, 0)], offset)
+                write_all(target, data[after:], offset + after)
             else:
-                write_all(target, data, offset + start)
+                write_all(target, data, offset)
+            offset += len(data)
+            shared = range(shared.start - len(data), shared.stop - len(data))
             self._progress.advance(len(data))
-        return offset + place.length
+        return offset
 
     def _check(self, tensor: OutputTensor, data: memoryview) -> None:
         if not has_only_finite(data, tensor.dtype):
@@ -220,13 +215,6 @@ def _streamed_values(blocks: Blocks) -> Values | None:
     from moemerge.stream import Values
 
     return Values(blocks.plan)
-
-
-class _Buffer(local):
-    """Memory of a thread's own, for as long as it writes."""
-
-    def __init__(self) -> None:
-        self.memory = memoryview(bytearray(CHUNK))
 
 
 def _not_finite(tensor: OutputTensor, plan: Plan) -> SourceError:

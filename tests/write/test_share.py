@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from moemerge.write import share, weights
+from moemerge import blocks
+from moemerge.write import share
 from moemerge.write.share import Sharer
 from tests.conftest import TinyMaker
 from tests.moe import build_tiny
@@ -97,7 +98,7 @@ def test_a_build_leaves_shared_blocks_alone(
         return pwrite(descriptor, data, offset)
 
     monkeypatch.setattr(share, "os", SimpleNamespace(fstat=small_blocks, pwrite=noted))
-    monkeypatch.setattr(weights, "CHUNK", 1000)
+    monkeypatch.setattr(blocks, "ELEMENTS", 250)
     shared = build_tiny(tmp_path / "shared", models[0], models[1:], output={"layout": layout})
     assert (shared / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
     assert len(asked) > 10
