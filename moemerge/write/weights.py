@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import repeat, zip_longest
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -84,16 +86,23 @@ def write_weights(
         for job in jobs[:AHEAD]:
             writer.expect(job)
         threads = THREADS if files.from_disk else max(2, min(THREADS, processors()))
+        queue: SimpleQueue[tuple[_Job, _Job | None] | None] = SimpleQueue()  # a future for each job would take more
+        for pair in [*zip_longest(jobs, jobs[AHEAD:]), *repeat(None, threads)]:
+            queue.put(pair)
+        stop = Event()
+
+        def work() -> None:
+            for job, following in iter(queue.get, None):
+                if stop.is_set():
+                    return
+                digests[job.tensor.name] = writer.write(job, following)
+
         pool = stack.enter_context(ThreadPoolExecutor(threads))
         try:
-            futures = [
-                (job.tensor.name, pool.submit(writer.write, job, following))
-                for job, following in zip_longest(jobs, jobs[AHEAD:])
-            ]
-            for name, future in futures:
-                digests[name] = future.result()
+            for done in as_completed([pool.submit(work) for _ in range(threads)]):
+                done.result()
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            stop.set()
             raise
     return digests
 
