@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,13 @@ def by_build(sources: Bits) -> Bits:
 
 def by_verify(sources: Bits) -> Bits:
     """The same by the check."""
-    data = map(NDArray.tobytes, sources)
-    mean: Bits = means.mean_of(data, len(sources), sources.shape[1], means.Memory()).view(np.uint16)
+    fills = [partial(_copy, source.tobytes()) for source in sources]
+    mean: Bits = means.mean_of(fills, sources.shape[1], means.Memory()).view(np.uint16)
     return mean
+
+
+def _copy(data: bytes, memory: memoryview) -> None:
+    memory[:] = data
 
 
 BOTH = pytest.mark.parametrize("mean_of", [by_build, by_verify])

@@ -42,7 +42,7 @@ class Likely:
     """Consecutive rows that are nearly always these very bytes; only where they are not is their arithmetic looked at.
 
     Attributes:
-        data: the bytes, `[n]` uint8, until the next rows are asked for.
+        data: the bytes, `[n]` uint8, n even, until the next rows are asked for.
         size: the number of elements.
         block: gives the same as numbers.
     """
@@ -55,4 +55,4 @@ class Likely:
         """Whether these are bytes of the folder."""
         import numpy as np
 
-        return np.array_equal(self.data, np.frombuffer(data, np.uint8))
+        return np.array_equal(self.data.view(np.uint16), np.frombuffer(data, np.uint16))

@@ -49,19 +49,36 @@ class OpenFiles:
             EOFError: the file is shorter.
             OSError: it cannot be read.
         """
-        with self._lock:
-            if path not in self._files:
-                self._files[path] = os.open(path, os.O_RDONLY)
+        descriptor = self._descriptor(path)
         pieces, done = [], 0
         while done < length:
-            piece = os.pread(self._files[path], length - done, offset + done)
+            piece = os.pread(descriptor, length - done, offset + done)
             if not piece:
-                raise EOFError(f"`{path.name}` ended while it was read")
+                raise _ended(path)
             pieces.append(piece)
             done += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def fill(self, path: Path, offset: int, memory: memoryview) -> None:
+        """Reads as many bytes as `memory` holds; raises what `read` does."""
+        descriptor, done = self._descriptor(path), 0
+        while done < len(memory):
+            count = os.preadv(descriptor, [memory[done:]], offset + done)
+            if not count:
+                raise _ended(path)
+            done += count
+
+    def _descriptor(self, path: Path) -> int:
+        with self._lock:
+            if path not in self._files:
+                self._files[path] = os.open(path, os.O_RDONLY)
+            return self._files[path]
 
     def close(self) -> None:
         """Closes all."""
         for descriptor in self._files.values():
             os.close(descriptor)
+
+
+def _ended(path: Path) -> EOFError:
+    return EOFError(f"`{path.name}` ended while it was read")

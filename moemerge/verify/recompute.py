@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from moemerge.sources import ByteRange, Checkpoint
 from moemerge.verify.block import SINGLE, Array, Block, Likely
 from moemerge.verify.expected import Constant, Merge, One
+from moemerge.verify.layout import ITEM_BYTES
 from moemerge.verify.means import Memory, mean_of
 from moemerge.verify.numbers import FORMATS, decode, largest
 from moemerge.verify.reading import OpenFiles
@@ -120,6 +121,10 @@ class Recomputation:
         """Those of some rows of a stored tensor that has `height` of them."""
         stride = place.length // max(height, 1)
         return self._files.read(place.path, place.offset + rows.start * stride, (rows.stop - rows.start) * stride)
+
+    def _fill(self, place: ByteRange, start: int, memory: memoryview) -> None:
+        """Reads a stored tensor from its byte `start`."""
+        self._files.fill(place.path, place.offset + start, memory)
 
     def _one(self, part: One, dtype: str) -> Iterator[Block | Likely]:
         import numpy as np
@@ -228,10 +233,10 @@ class Recomputation:
         return Block(values, operands=sources, folded=folded)
 
     def _mean_of_bf16(self, part: Merge, places: Sequence[ByteRange]) -> Iterator[Likely]:
+        columns = math.prod(part.shape[1:])
         for rows in _rows(part.shape, MEAN_BLOCK):
-            stored = (self._bytes(place, part.shape[0], rows) for place in places)
-            size = (rows.stop - rows.start) * math.prod(part.shape[1:])
-            means = mean_of(stored, len(places), size, self._memory)
+            size, start = (rows.stop - rows.start) * columns, rows.start * columns * ITEM_BYTES["BF16"]
+            means = mean_of([partial(self._fill, place, start) for place in places], size, self._memory)
             yield Likely(means, size, partial(self._mean_of_singles, part, rows))
 
     def _mean_of_singles(self, part: Merge, rows: slice) -> Block:
