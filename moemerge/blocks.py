@@ -162,10 +162,12 @@ class Blocks:
 
     def _mean(self, sources: Sequence[_Stored], made: Values, start: int, stop: int) -> None:
         """Σ xᵢ / n in fp64, which sums identical numbers of 32 bits exactly, rounded to fp32 and then to the dtype."""
-        total, numbers = self._scratch.double[: stop - start], self._scratch.single[: stop - start]
+        total = self._scratch.double[: stop - start]
+        numbers = made if made.dtype == np.float32 else self._scratch.single[: stop - start]
         self._add_up(sources, total, start)
         _divide(total, len(sources), numbers)
-        np.copyto(made, numbers, casting="unsafe")
+        if numbers is not made:
+            np.copyto(made, numbers, casting="unsafe")
 
     def _mean_of_bf16(self, sources: Sequence[_Stored], made: Values, start: int, stop: int) -> None:
         """Σ xᵢ / n in fp32, where the sum of up to 2^16 identical numbers is exact; in fp64 where that is too small.

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from moemerge import layerwise
+from moemerge import blocks, layerwise
 from moemerge.families import DenseConfig
 from moemerge.gate import capture, expand, fit, passages
 from moemerge.plan import cost, make_plan, peak_memory
@@ -84,6 +84,7 @@ def test_the_caps_are_those_of_the_gate() -> None:
     assert (cost.KEPT, cost.BATCH, cost.WRITTEN) == (fit.KEPT_BYTES, capture.BATCH_TOKENS, expand.AUTO_TOKENS)
     assert (cost.SIDE_BY_SIDE, cost.SQUARES - cost.FOLDS) == (fit.SIDE_BY_SIDE, fit.ROOM)
     assert (cost.FOLDS, cost.READERS) == (passages.FOLDS, layerwise.READERS)
+    assert cost.ELEMENTS == blocks.ELEMENTS
 
 
 def test_a_gate_takes_one_layer_and_not_the_model(tiny: TinyMaker, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ NAME = "moemerge.yaml"
 FORMAT = 1
 MAX_BYTES = 200_000_000
 """The largest record that is read."""
-_PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "peft", "numpy")
+_PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "peft", "numpy", "ml_dtypes")
 
 
 def make_record(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import repeat, zip_longest
+from itertools import zip_longest
+from operator import itemgetter
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -86,25 +86,48 @@ def write_weights(
         for job in jobs[:AHEAD]:
             writer.expect(job)
         threads = THREADS if files.from_disk else max(2, min(THREADS, processors()))
-        queue: SimpleQueue[tuple[_Job, _Job | None] | None] = SimpleQueue()  # a future for each job would take more
-        for pair in [*zip_longest(jobs, jobs[AHEAD:]), *repeat(None, threads)]:
-            queue.put(pair)
-        stop = Event()
 
-        def work() -> None:
-            for job, following in iter(queue.get, None):
-                if stop.is_set():
-                    return
-                digests[job.tensor.name] = writer.write(job, following)
+        def write(job: _Job, following: _Job | None) -> None:
+            digests[job.tensor.name] = writer.write(job, following)
 
-        pool = stack.enter_context(ThreadPoolExecutor(threads))
-        try:
-            for done in as_completed([pool.submit(work) for _ in range(threads)]):
-                done.result()
-        except BaseException:
-            stop.set()
-            raise
+        _run(write, list(zip_longest(jobs, jobs[AHEAD:])), stack.enter_context(ThreadPoolExecutor(threads)), threads)
     return digests
+
+
+def _run(
+    write: Callable[[_Job, _Job | None], None],
+    jobs: Sequence[tuple[_Job, _Job | None]],
+    pool: ThreadPoolExecutor,
+    threads: int,
+) -> None:
+    """Runs jobs in their order; of those that fail, the first one's error is raised, and none after it is begun.
+
+    Threads take them from a queue: a future for each of a thousand tensors takes megabytes.
+    """
+    queue: SimpleQueue[tuple[int, _Job, _Job | None] | None] = SimpleQueue()
+    for index, (job, following) in enumerate(jobs):
+        queue.put((index, job, following))
+    failed: list[tuple[int, BaseException]] = []
+
+    def work() -> None:
+        for index, job, following in iter(queue.get, None):
+            if any(earlier < index for earlier, _ in failed):
+                return
+            try:
+                write(job, following)
+            except BaseException as error:  # raised below, when nothing before it can fail any more
+                failed.append((index, error))
+
+    for _ in range(threads):
+        queue.put(None)
+    try:
+        wait([pool.submit(work) for _ in range(threads)])
+    except BaseException as error:  # such as Ctrl-C
+        failed.append((-1, error))
+        pool.shutdown()
+        raise
+    if failed:
+        raise min(failed, key=itemgetter(0))[1]
 
 
 def _allocate(target: int, size: int) -> None:
