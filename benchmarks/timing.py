@@ -206,7 +206,7 @@ def machine(work: Path) -> str:
         cpu = names[0].partition(": ")[2] if names else cpu
         memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
     stat = subprocess.run(["stat", "-f", "-c", "%T", str(work)], capture_output=True, text=True, check=False)
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("moemerge", "numpy", "torch"))
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("moemerge", "numpy", "ml_dtypes", "torch"))
     return (
         f"{cpu}, {os.cpu_count()} cores{memory}, {stat.stdout.strip() or 'unknown'} file system, "
         f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {libraries}"
