@@ -40,7 +40,7 @@ NUMPY: Mapping[str, np.dtype[Any]] = {
 """numpy's types for safetensors' names of the dtypes that are read and written here."""
 
 Values = NDArray[Any]
-Maker = Callable[[Values, int, int], None]
+Put = Callable[[Values, int, int], None]
 """Puts consecutive elements of a part, from one to before another, into an array of the output's dtype: each is rounded
 to the nearest, ties to even; what is too large becomes Inf."""
 
@@ -98,7 +98,7 @@ class Blocks:
 
     def maker(self, part: Part, dtype: str) -> Callable[[int, int], memoryview]:
         """What gives the bytes of some consecutive elements of a part, at most `ELEMENTS`; see `blocks`."""
-        put = self._maker(part, dtype)
+        put = self._put(part, dtype)
 
         def make(start: int, stop: int) -> memoryview:
             made = self._scratch.made.view(NUMPY[dtype])[: stop - start]
@@ -131,7 +131,7 @@ class Blocks:
                 return self._rows(layer).size
         raise AssertionError(part)
 
-    def _maker(self, part: Part, dtype: str) -> Maker:
+    def _put(self, part: Part, dtype: str) -> Put:
         match part:
             case Compute(source, _, scale):
                 return partial(self._scaled, self._stored(source), scale)

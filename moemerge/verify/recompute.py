@@ -122,10 +122,6 @@ class Recomputation:
         stride = place.length // max(height, 1)
         return self._files.read(place.path, place.offset + rows.start * stride, (rows.stop - rows.start) * stride)
 
-    def _fill(self, place: ByteRange, start: int, memory: memoryview) -> None:
-        """Reads a stored tensor from its byte `start`."""
-        self._files.fill(place.path, place.offset + start, memory)
-
     def _one(self, part: One, dtype: str) -> Iterator[Block | Likely]:
         import numpy as np
 
@@ -236,7 +232,8 @@ class Recomputation:
         columns = math.prod(part.shape[1:])
         for rows in _rows(part.shape, MEAN_BLOCK):
             size, start = (rows.stop - rows.start) * columns, rows.start * columns * ITEM_BYTES["BF16"]
-            means = mean_of([partial(self._fill, place, start) for place in places], size, self._memory)
+            fills = [partial(self._files.fill, place.path, place.offset + start) for place in places]
+            means = mean_of(fills, size, self._memory)
             yield Likely(means, size, partial(self._mean_of_singles, part, rows))
 
     def _mean_of_singles(self, part: Merge, rows: slice) -> Block:
