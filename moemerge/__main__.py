@@ -1,5 +1,5 @@
 """`python -m moemerge` is `moemerge`."""
 
-from moemerge.cli import main
+from moemerge.signals import main
 
 main()

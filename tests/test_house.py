@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "moemerge"
 
 ORDER = (
-    "errors", "console", "device", "recipe", "texts", "sources", "families", "plan", "finite", "blocks",
+    "signals", "errors", "console", "device", "recipe", "texts", "sources", "families", "plan", "finite", "blocks",
     "merge", "stream", "models", "side_by_side", "layerwise", "divergence", "generation", "gate", "choose", "write",
     "verify", "build", "evaluate", "train", "report", "cli", "__main__",
 )  # fmt: skip
@@ -208,7 +208,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 def help_of(verb: str) -> str:
     """What `moemerge VERB --help` prints, wide and plain."""
-    program = "from moemerge.cli import main; main()"
+    program = "from moemerge.signals import main; main()"
     environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
     run = subprocess.run(
         [sys.executable, "-c", program, verb, "--help"], capture_output=True, text=True, env=environment, check=False

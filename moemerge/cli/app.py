@@ -21,10 +21,6 @@ _CIRCUMSTANCES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPER
 """What the system may refuse anywhere (a full disk for temporary files, say) and the user can mend."""
 
 
-INTERRUPTED = 130
-"""The exit status, as a shell calls what Ctrl-C ended."""
-
-
 class _Group(TyperGroup):
     """Prints what a user can mend as `error:` and `hint:` and exits with 1; anything else stays a traceback."""
 
@@ -33,9 +29,6 @@ class _Group(TyperGroup):
             ctx.color = False
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            print_problems([Problem("interrupted", "interrupted")])
-            raise typer.Exit(INTERRUPTED) from None
         except MoemergeError as error:
             print_problems(error.problems)
             raise typer.Exit(1) from error
@@ -96,8 +89,8 @@ def _main(
     """Builds a sparse mixture-of-experts language model from fine-tunes of one base model."""
 
 
-def main() -> None:
-    """The `moemerge` script."""
+def run() -> None:
+    """Runs the command that the process was started with; `moemerge.signals.main` is the script."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     app()
