@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moemerge.console import Progress, Silent
-from moemerge.errors import GateError, PlanError, Problem, RecipeError, VerifyError
+from moemerge.device import processor
+from moemerge.errors import GateError, MoemergeError, PlanError, Problem, RecipeError, VerifyError
 from moemerge.plan import Plan, make_plan
+from moemerge.plan.cost import gate_computing, runs_models
 from moemerge.recipe import Recipe, file_path, load_recipe
 
 if TYPE_CHECKING:
+    import torch
+
     from moemerge.gate import ExpertTexts, GateFit
     from moemerge.gate.blank import BlankGate
     from moemerge.gate.request import ChatTemplate
@@ -35,6 +40,8 @@ class Build:
         gate: how the router was made.
         verification: what the check at the end found.
         warnings: everything the user should know: the plan's, the gate's, and what could not be tidied up.
+        computed: how models ran for the gate: `dtype`, `device`, `threads`, `processor`. Another processor or number of
+            threads rounds otherwise, and gives a gate of slightly other bytes. None where none ran.
     """
 
     path: Path
@@ -42,6 +49,7 @@ class Build:
     gate: GateFit | BlankGate
     verification: Verification
     warnings: tuple[Problem, ...]
+    computed: Mapping[str, Any] | None = None
 
 
 def build(
@@ -133,12 +141,15 @@ def build_plan(
         for text in remove_orphan(orphan, output):
             warn(text)
     texts = read_expert_texts(plan, root)
-    if plan.recipe.merge.shared == "auto":
-        from moemerge.choose import choose_shared_merge
+    dtype = _computing_dtype(plan, device, progress) if runs_models(plan) else None
+    with _naming_damage(plan):
+        if plan.recipe.merge.shared == "auto":
+            from moemerge.choose import choose_shared_merge
 
-        plan, texts = choose_shared_merge(plan, texts, device=device, progress=progress)
-    gate = fit_router(plan, texts, device=device, progress=progress)
-    record = make_record(plan, root, output, gate=_account(plan, gate))
+            plan, texts = choose_shared_merge(plan, texts, device=device, dtype=dtype, progress=progress)
+        gate = fit_router(plan, texts, device=device, dtype=dtype, progress=progress)
+    computed = None if dtype is None else _computed(dtype, device)
+    record = make_record(plan, root, output, gate=_account(plan, gate, computed))
     with (
         staged(output, overwrite=overwrite, warn=warn) as folder,
         EarlyChecks(folder, record, plan.models) as early,
@@ -159,7 +170,7 @@ def build_plan(
         if not verification.ok:
             listed = "\n  ".join(f"{d.where}: {d.message}" for d in verification.differences[:8])
             raise VerifyError(f"the build does not verify, so nothing was kept:\n  {listed}")
-    return Build(output, plan, gate, verification, (*plan.warnings, *gate.warnings, *untidy))
+    return Build(output, plan, gate, verification, (*plan.warnings, *gate.warnings, *untidy), computed)
 
 
 def read_expert_texts(plan: Plan, root: Path) -> tuple[ExpertTexts, ...]:
@@ -191,10 +202,51 @@ def _chat_template(plan: Plan, model: str) -> ChatTemplate | None:
     return ChatTemplate(config.template, special) if config.template is not None else None
 
 
+@contextmanager
+def _naming_damage(plan: Plan) -> Iterator[None]:
+    """Where models compute NaN because a source holds NaN or Inf, names that source's tensor: whether a NaN comes
+    through at all, and where it is seen first, is up to the CPU's kernels."""
+    from moemerge.write.damage import CODE, first_damaged
+
+    try:
+        yield
+    except MoemergeError as error:
+        if error.code != CODE:
+            raise
+        damaged = first_damaged(plan)
+        if damaged is None:
+            raise
+        raise damaged from error
+
+
+def _computing_dtype(plan: Plan, device: str, progress: Progress) -> torch.dtype:
+    """The dtype that the models run in; where it is not the weights' own, that is said."""
+    import torch
+
+    chosen = gate_computing(plan, device)
+    if chosen.why is not None:
+        progress.note(f"{chosen.why} (`gate.dtype` overrides it)")
+    dtype: torch.dtype = getattr(torch, chosen.dtype)
+    return dtype
+
+
 def fit_router(
-    plan: Plan, texts: tuple[ExpertTexts, ...], *, device: str = "cpu", progress: Progress | None = None
+    plan: Plan,
+    texts: tuple[ExpertTexts, ...],
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
 ) -> GateFit | BlankGate:
-    """Fits the gate of a plan without problems on its experts' texts; see `moemerge.gate.fit_gate`."""
+    """Fits the gate of a plan without problems on its experts' texts; see `moemerge.gate.fit_gate`.
+
+    Args:
+        plan: what is built.
+        texts: of each expert.
+        device: where the models run.
+        dtype: that they run in; what suits the machine when None.
+        progress: how to report.
+    """
     from moemerge.gate.blank import blank_gate
     from moemerge.gate.request import CONTEXT, FITTED, MERGEKIT, GateRequest
 
@@ -222,14 +274,24 @@ def fit_router(
     from moemerge.layerwise import LayerwiseModels
     from moemerge.models import load_tokenizer
 
+    dtype = dtype or _computing_dtype(plan, device, progress or Silent())
     try:
-        return fit_gate(request, LayerwiseModels(plan, device), load_tokenizer(plan), progress)
+        return fit_gate(request, LayerwiseModels(plan, device, dtype), load_tokenizer(plan), progress)
     except torch.OutOfMemoryError as error:
         message = f"`--device {device}` has too little memory for the gate: {str(error).splitlines()[0]}"
         raise GateError(message, hint="leave `--device` out to use the CPU") from error
 
 
-def _account(plan: Plan, gate: GateFit | BlankGate) -> dict[str, Any]:
+def _computed(dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """What the bytes of a gate depend on beside the recipe and the sources."""
+    import torch
+
+    kind = device.partition(":")[0]
+    where = {"threads": torch.get_num_threads(), "processor": processor()} if kind == "cpu" else {}
+    return {"dtype": str(dtype).removeprefix("torch."), "device": kind, **where}
+
+
+def _account(plan: Plan, gate: GateFit | BlankGate, computed: Mapping[str, Any] | None) -> dict[str, Any]:
     """The gate as the record and the model card tell it."""
     return {
         "init": plan.recipe.gate.init,
@@ -237,7 +299,7 @@ def _account(plan: Plan, gate: GateFit | BlankGate) -> dict[str, Any]:
         "scale": [round(scale, 6) for scale in gate.scale],
         "separation": [None if value is None else round(value, 4) for value in gate.separation],
         "tokens": {expert.name: tokens for expert, tokens in zip(plan.experts, gate.tokens, strict=True)},
-    }
+    } | ({} if computed is None else {"computed": dict(computed)})
 
 
 def _extra(gate: GateFit | BlankGate) -> Mapping[str, bytes]:

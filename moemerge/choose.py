@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from moemerge.console import Progress
+from moemerge.errors import GateError
 from moemerge.gate import ExpertTexts
 from moemerge.models import PlannedModels, load_tokenizer
 from moemerge.plan import Plan
@@ -55,7 +56,7 @@ def candidates(merge: Merge, experts: int) -> Iterator[tuple[str, Merge]]:
 
 
 def choose_shared_merge(
-    plan: Plan, texts: Sequence[ExpertTexts], *, device: str, progress: Progress
+    plan: Plan, texts: Sequence[ExpertTexts], *, device: str, dtype: torch.dtype | None = None, progress: Progress
 ) -> tuple[Plan, tuple[ExpertTexts, ...]]:
     """Decides `auto`.
 
@@ -63,6 +64,7 @@ def choose_shared_merge(
         plan: a plan whose recipe says `shared: auto`.
         texts: each expert's prompts and documents, of which a third is set apart for choosing.
         device: where the models run.
+        dtype: that they run in; the plan's when None.
         progress: is told candidates.
 
     Returns:
@@ -85,11 +87,16 @@ def choose_shared_merge(
             f"`merge.shared: auto` needs about {TOKENS * APART} tokens of `data` an expert; {names}: too few, so `mean`"
         )
         return with_merge(plan, tried[0][1]), tuple(texts)
-    progress.stage("choose the shared merge", len(tried), "candidates")
+    progress.stage("choose the shared merge", len(tried), "candidates", "`--set merge.shared=mean` tries none")
     losses = []
     for _, merge in tried:
-        losses.append(_losses(PlannedModels(with_merge(plan, merge), device), documents, device))
+        losses.append(_losses(PlannedModels(with_merge(plan, merge), device, dtype), documents, device))
         progress.advance()
+    if not all(bool(loss.isfinite().all()) for loss in losses[0]):
+        raise GateError(
+            "The loss of the merged model is not finite", hint="it overflows: set `gate.dtype: float32`",
+            code="not-finite",
+        )  # fmt: skip
     index = _best(losses)
     for (name, _), loss in zip(tried, losses, strict=True):
         progress.note(f"  {name:<22}{float(_mean(loss)):.4f} nats, oracle-routed")

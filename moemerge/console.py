@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -16,12 +19,28 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+FIRST = 5.0
+"""Seconds of a stage after which it says how far it is, off a terminal."""
+EVERY = 10.0
+"""Seconds between two such lines."""
+LONG = 60.0
+"""Seconds left from which on a stage says how it could be shorter."""
+RECENT = 6
+"""Lines back from which on the speed counts: what came out of a cache long ago says nothing of what is left."""
+
 
 class Progress(Protocol):
-    """How long work reports itself. `total` is in `unit`s; bytes are shown as sizes."""
+    """How long work reports itself, from whatever thread."""
 
-    def stage(self, name: str, total: float, unit: str = "") -> None:
-        """Begins a stage; it ends the one before."""
+    def stage(self, name: str, total: float, unit: str = "", shorter: str = "") -> None:
+        """Begins a stage; it ends the one before.
+
+        Args:
+            name: what is done.
+            total: how much of it there is.
+            unit: of `total`; bytes are shown as sizes.
+            shorter: what the user could do where it takes minutes, such as "`--limit N` reads fewer texts".
+        """
 
     def advance(self, amount: float = 1) -> None:
         """So much more of the stage is done."""
@@ -30,13 +49,13 @@ class Progress(Protocol):
         """One line that the user should read."""
 
     def status(self, text: str) -> None:
-        """How the stage stands; the next one takes its place, so only a terminal shows it."""
+        """How the stage stands; the next one takes its place."""
 
 
 class Silent:
     """Says nothing."""
 
-    def stage(self, name: str, total: float, unit: str = "") -> None:
+    def stage(self, name: str, total: float, unit: str = "", shorter: str = "") -> None:
         """See `Progress`."""
 
     def advance(self, amount: float = 1) -> None:
@@ -47,37 +66,114 @@ class Silent:
 
     def status(self, text: str) -> None:
         """See `Progress`."""
+
+
+@dataclass
+class _Stage:
+    """A stage at work. Times are in seconds of one clock."""
+
+    name: str
+    total: float
+    shorter: str
+    started: float
+    done: float = 0.0
+    status: str = ""
+    _seen: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def left(self, now: float) -> float | None:
+        """Seconds that are left at the speed of late; None before anything is done. It is asked for now and then."""
+        since, before = self._seen[0] if self._seen else (self.started, 0.0)
+        if self.done <= before:  # one step may take longer than all that is remembered
+            since, before = self.started, 0.0
+        self._seen.append((now, self.done))
+        if self.done <= before or now <= since:
+            return None
+        return max(self.total - self.done, 0.0) * (now - since) / (self.done - before)
+
+    def hint(self, left: float | None) -> str:
+        """How it could be shorter, once, where it takes minutes."""
+        if left is None or left < LONG:
+            return ""
+        hint, self.shorter = self.shorter, ""
+        return hint
 
 
 class Lines:
-    """A line when a stage begins and one when it ends: for logs and pipes."""
+    """Plain lines for logs and pipes: when a stage begins, while it takes long, and when it ends.
 
-    def __init__(self) -> None:
-        self._name: str | None = None
-        self._started = 0.0
+    Args:
+        clock: seconds of a clock that never goes back.
+    """
 
-    def stage(self, name: str, total: float, unit: str = "") -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._stage: _Stage | None = None
+        self._due = 0.0
+        self._lock = Lock()
+        self._ended = Event()
+        self._teller: Thread | None = None
+
+    def stage(self, name: str, total: float, unit: str = "", shorter: str = "") -> None:
         """See `Progress`."""
-        self.close()
-        self._name, self._started = name, time.monotonic()
-        print(f"{name}: {_amount(total, unit)}", file=sys.stderr, flush=True)
+        self._finish()
+        with self._lock:
+            now = self._clock()
+            self._stage, self._due = _Stage(name, total, shorter, now), now + FIRST
+            _say(f"{name}: {_amount(total, unit)}")
+        if self._teller is None:
+            self._teller = Thread(target=self._tell, name="moemerge-progress", daemon=True)
+            self._teller.start()
 
     def advance(self, amount: float = 1) -> None:
         """See `Progress`."""
+        with self._lock:
+            if self._stage is not None:
+                self._stage.done += amount
 
     def note(self, text: str) -> None:
         """See `Progress`."""
-        print(text, file=sys.stderr, flush=True)
+        with self._lock:
+            _say(text)
 
     def status(self, text: str) -> None:
         """See `Progress`."""
+        with self._lock:
+            if self._stage is not None:
+                self._stage.status = text
 
-    def close(self) -> None:
-        """Ends the last stage."""
-        if self._name is not None:
-            took = time.monotonic() - self._started
-            print(f"{self._name}: done in {took:.1f} s", file=sys.stderr, flush=True)
-            self._name = None
+    def tell(self) -> None:
+        """Says how far the stage is, where that is due."""
+        with self._lock:
+            now, stage = self._clock(), self._stage
+            if stage is None or now < self._due:
+                return
+            self._due = now + EVERY
+            left = stage.left(now)
+            if left is None:
+                text = f"{duration(now - stage.started)} so far"
+            else:
+                text = f"{min(stage.done / stage.total, 1):.0%}, {duration(left)} left"
+            hint = stage.hint(left)
+            _say(f"{stage.name}: {'; '.join(part for part in (text, stage.status, hint) if part)}")
+
+    def _tell(self) -> None:
+        while not self._ended.wait(0.5):
+            try:
+                self.tell()
+            except (OSError, ValueError):  # nobody reads stderr any more
+                return
+
+    def _finish(self) -> None:
+        with self._lock:
+            if self._stage is not None:
+                _say(f"{self._stage.name}: done in {self._clock() - self._stage.started:.1f} s")
+                self._stage = None
+
+    def close(self, *, finished: bool = True) -> None:
+        """Ends the last stage; where it is not `finished`, without a word."""
+        self._ended.set()
+        if finished:
+            self._finish()
 
 
 class Bars:
@@ -106,17 +202,28 @@ class Bars:
             console=console,
         )
         self._task: TaskID | None = None
+        self._stage: _Stage | None = None
+        self._lock = Lock()
 
-    def stage(self, name: str, total: float, unit: str = "") -> None:
+    def stage(self, name: str, total: float, unit: str = "", shorter: str = "") -> None:
         """See `Progress`."""
         self._finish()
         self._task = self._bars.add_task(name, total=total, amount=_amount(total, unit))
+        self._stage = _Stage(name, total, shorter, time.monotonic())
         self._bars.start()
 
     def advance(self, amount: float = 1) -> None:
         """See `Progress`."""
-        if self._task is not None:
-            self._bars.advance(self._task, amount)
+        if self._task is None or self._stage is None:
+            return
+        self._bars.advance(self._task, amount)
+        with self._lock:
+            now, stage, hint = time.monotonic(), self._stage, ""
+            stage.done += amount
+            if stage.shorter and now - stage.started >= FIRST:
+                hint = stage.hint(stage.left(now))
+        if hint:
+            self.note(f"{stage.name} takes minutes: {hint}")
 
     def note(self, text: str) -> None:
         """See `Progress`."""
@@ -145,20 +252,46 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
     if quiet:
         yield Silent()
         return
-    if not sys.stderr.isatty():
-        lines = Lines()
-        yield lines
-        lines.close()
-        return
-    from rich.console import Console
+    if sys.stderr.isatty():
+        from rich.console import Console
 
-    bars = Bars(Console(stderr=True))
+        shown: Lines | Bars = Bars(Console(stderr=True))
+    else:
+        shown = Lines()
     try:
-        yield bars
+        yield shown
     except BaseException:
-        bars.close(finished=False)
+        shown.close(finished=False)
         raise
-    bars.close()
+    shown.close()
+
+
+@contextmanager
+def portion(progress: Progress, amount: float, steps: int) -> Iterator[Callable[[], None]]:
+    """A part of a stage that advances in steps whose number is known at most: gives what is called at each step.
+
+    Args:
+        progress: is told `amount` in all: a share at each step, what is missing at the end.
+        amount: the part, in the stage's unit.
+        steps: at most so many.
+    """
+    told = 0.0
+
+    def step() -> None:
+        nonlocal told
+        share = min(amount / max(steps, 1), amount - told)
+        told += share
+        progress.advance(share)
+
+    yield step
+    progress.advance(amount - told)
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it: `40 s`, `7 min`, `2.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5940 else f"{seconds / 3600:.1f} h"
 
 
 def size(count: float) -> str:
@@ -175,6 +308,10 @@ def count(number: float) -> str:
         if number >= factor:
             return f"{number / factor:.3g} {unit}"
     return f"{number:.0f}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _amount(total: float, unit: str) -> str:

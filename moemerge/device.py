@@ -1,10 +1,19 @@
-"""What the machine has: its processors, and whether a torch device is there, said before anything is read."""
+"""What the machine has: its processors and memory, the dtypes that it multiplies fast, and torch's devices."""
 
 from __future__ import annotations
 
 import os
+import platform
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from moemerge.errors import MoemergeError
+
+BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of a number, by torch's name of its dtype."""
 
 
 def check_device(device: str) -> None:
@@ -28,3 +37,91 @@ def check_device(device: str) -> None:
 def processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Bytes that the machine can give before it swaps."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+@dataclass(frozen=True)
+class Computing:
+    """The dtype that models run in.
+
+    Attributes:
+        dtype: torch's name of it.
+        why: a sentence, where it is not simply the stored one or the one that was asked for.
+    """
+
+    dtype: str
+    why: str | None = None
+
+
+def computing(stored: str, asked: str, device: str, needed: Callable[[str], int]) -> Computing:
+    """The dtype to run models in that are stored in another.
+
+    `auto` is the stored one, but on a CPU that multiplies it slowly: there it is float32, where memory allows.
+
+    Args:
+        stored: torch's name of the dtype of the weights.
+        asked: `auto`, or the dtype that the user asks for.
+        device: a torch device, or a device map: what is spread because it is large stays as it is stored.
+        needed: bytes of memory that the models take in a dtype.
+    """
+    if asked != "auto":
+        return Computing(asked)
+    if device != "cpu" or stored in fast_dtypes():
+        return Computing(stored)
+    wanted, free = needed("float32"), available_memory()
+    if wanted > free:
+        lack = f"float32 would take {wanted / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free"
+        return Computing(stored, f"computing in {stored}, which this CPU multiplies slowly: {lack}")
+    return Computing("float32", f"computing in float32, since this CPU multiplies {stored} slowly")
+
+
+def fast_dtypes() -> frozenset[str]:
+    """The dtypes that the CPU multiplies as fast as float32, or faster."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    return _fast(platform.machine().lower(), _flags(), limit.upper())
+
+
+def _fast(machine: str, flags: frozenset[str], limit: str) -> frozenset[str]:
+    """The same of a machine with these flags, whose oneDNN is held to an instruction set (`AVX2`; "" for no limit).
+
+    On x86-64 torch leaves products in bf16 to oneDNN, which needs AVX-512 for them, and products in fp16 where there
+    are instructions for them. Elsewhere they take three to four times as long as in float32 (`benchmarks/dtypes.py`).
+    On AVX-512 without instructions for bf16 the two are level, and bf16 takes half the memory.
+    """
+    fast = {"float32"}
+    if machine in ("x86_64", "amd64"):
+        if {"avx512bw", "avx512vl", "avx512dq"} <= flags and not re.match(r"SSE41|AVX2|AVX$", limit):
+            fast.add("bfloat16")
+            halves = {"avx512_fp16", "amx_fp16"} & flags
+            if halves and not re.match(r"AVX512_CORE(_VNNI|_BF16)?$", limit):
+                fast.add("float16")
+    elif "bf16" in flags:  # Arm
+        fast.add("bfloat16")
+    return frozenset(fast)
+
+
+@cache
+def _flags() -> frozenset[str]:
+    """What Linux says of the first processor; nothing elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, flags=re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()
+
+
+def processor() -> str:
+    """The processor in a few words, for records and reports: its name and what it computes with."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.*)$", text, flags=re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()

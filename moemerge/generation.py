@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+
+from moemerge.errors import MoemergeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
@@ -39,6 +42,7 @@ def continuations(
     ends: Sequence[int],
     *,
     criterion: StoppingCriteria | None = None,
+    told: Callable[[], None] = lambda: None,
     **settings: Any,
 ) -> list[list[int]]:
     """One continuation a prompt, as one batch; each ends with its end token where it came to one.
@@ -48,7 +52,11 @@ def continuations(
         prompts: token ids, at least one each; padded on the left.
         ends: ids of the tokens that end a text.
         criterion: ends rows earlier.
+        told: is called after each token of the batch.
         settings: of transformers' `GenerationConfig`, such as `max_new_tokens` and `do_sample`.
+
+    Raises:
+        MoemergeError: a logit is NaN.
     """
     width = max(len(prompt) for prompt in prompts)
     pad = ends[0] if ends else 0
@@ -59,10 +67,32 @@ def continuations(
         mask[row, width - len(prompt) :] = 1
     generate: Any = model.generate
     device = device_of(model)
-    criteria = {} if criterion is None else {"stopping_criteria": [criterion]}
+
+    def none_ends(input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # as transformers calls a stopping criterion
+        told()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    criteria = [none_ends] if criterion is None else [none_ends, criterion]
     with _generating(model, eos_token_id=list(ends) or None, pad_token_id=pad, **settings), torch.inference_mode():
-        output = generate(input_ids=ids.to(device), attention_mask=mask.to(device), **criteria)
+        output = generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            stopping_criteria=criteria,
+            logits_processor=[_numbers],
+        )
     return [_cut(row, ends) for row in output[:, width:].tolist()]
+
+
+def _numbers(input_ids: Tensor, scores: Tensor) -> Tensor:
+    """Lets logits pass that are numbers; as transformers calls a logits processor. What it would make of others depends
+    on how it chooses: an error deep within, or any token."""
+    if scores.isnan().any():
+        raise MoemergeError(
+            "A model writes NaN in place of a token",
+            hint="its weights hold NaN or Inf, or its states overflow: float32 has more room than float16",
+            code="not-finite",
+        )  # fmt: skip
+    return scores
 
 
 def _cut(row: list[int], ends: Sequence[int]) -> list[int]:

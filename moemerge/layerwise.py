@@ -38,12 +38,13 @@ class LayerwiseModels:
     Args:
         plan: a plan without problems.
         device: a torch device, such as `cpu` or `cuda`.
+        dtype: that they run in; the plan's when None. Their values are the written ones all the same.
     """
 
-    def __init__(self, plan: Plan, device: str = "cpu") -> None:
+    def __init__(self, plan: Plan, device: str = "cpu", dtype: torch.dtype | None = None) -> None:
         if plan.dense is None:
             raise ValueError("the plan has problems")
-        self._plan, self._device = plan, device
+        self._plan, self._device, self._dtype = plan, device, dtype or TORCH_DTYPES[plan.dtype]
         self._shapes = dict(plan.dense.tensors())
         self._tensors = MergedTensors(plan)
         self._whole: PlannedModels | None = None
@@ -73,7 +74,7 @@ class LayerwiseModels:
     def specialist(self, expert: int) -> PreTrainedModel:
         """The specialist as a user would run it, whole: writing needs all layers for every token."""
         self._module = None
-        self._whole = self._whole or PlannedModels(self._plan, self._device)
+        self._whole = self._whole or PlannedModels(self._plan, self._device, self._dtype)
         return self._whole.specialist(expert)
 
     def _show(
@@ -82,8 +83,8 @@ class LayerwiseModels:
         self._whole = None
         if self._module is None:
             assert self._plan.dense is not None
-            config, dtype = self._plan.models["base"].config, TORCH_DTYPES[self._plan.dtype]
-            empty = empty_module(config, self._plan.dense, dtype, self._device)
+            config = self._plan.models["base"].config
+            empty = empty_module(config, self._plan.dense, self._dtype, self._device)
             self._module = _Layerwise(empty, self._device, self._ids)
         self._module.show(key, read, rows)
         model: PreTrainedModel = self._module.model

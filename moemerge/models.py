@@ -129,14 +129,15 @@ class PlannedModels:
     Args:
         plan: a plan without problems.
         device: a torch device, such as `cpu` or `cuda`.
+        dtype: that they run in; the plan's when None. Their values are the written ones all the same.
     """
 
-    def __init__(self, plan: Plan, device: str = "cpu") -> None:
+    def __init__(self, plan: Plan, device: str = "cpu", dtype: torch.dtype | None = None) -> None:
         if plan.dense is None:
             raise ValueError("the plan has problems")
         self._plan = plan
         self._tensors = MergedTensors(plan)
-        self._module = DenseModule(plan.models["base"].config, plan.dense, TORCH_DTYPES[plan.dtype], device)
+        self._module = DenseModule(plan.models["base"].config, plan.dense, dtype or TORCH_DTYPES[plan.dtype], device)
         self._loaded: dict[str, Any] = {}
 
     def merged(self, expert: int) -> PreTrainedModel:

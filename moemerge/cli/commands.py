@@ -87,7 +87,7 @@ def _with_warnings(made: Plan, found: list[Problem]) -> Plan:
 
 def _print_plan(made: Plan, divergence: dict[str, float] | None, *, verbose: bool, err: bool = False) -> None:
     """Prints problems, warnings, sizes and origins; all to stderr with `err`, where the plan is not the result."""
-    from moemerge.plan.cost import groups, peak_memory
+    from moemerge.plan.cost import gate_computing, groups, peak_memory, runs_models
 
     print_problems(made.problems)
     print_problems(made.warnings, word="warning")
@@ -105,6 +105,9 @@ def _print_plan(made: Plan, divergence: dict[str, float] | None, *, verbose: boo
             typer.echo(f"{label:<14}{text}", err=err)
         for group in groups(made):
             typer.echo(f"  {group['group']:<14}{size(group['bytes']):>9}  {'; '.join(group['from'])}", err=err)
+        why = gate_computing(made).why if runs_models(made) and not err else None  # a build says it itself
+        if why is not None:
+            typer.echo(f"note: {why} (`gate.dtype` overrides it)")
     for name, value in (divergence or {}).items():
         typer.echo(f"  {name:<14}{value:>9.4f}  relative distance of its FFNs from the base's", err=err)
     for note in made.notes:
@@ -163,6 +166,7 @@ def _build_json(done: Build) -> dict[str, Any]:
             "separation": list(gate.separation),
             "tokens": {e.name: n for e, n in zip(done.plan.experts, gate.tokens, strict=True)},
             "confusion": gate.confusion,
+            "computed": done.computed,
             "warnings": [{"code": w.code, "message": w.message, "hint": w.hint} for w in gate.warnings],
         },
         "verified": done.verification.checked,
@@ -176,6 +180,12 @@ def _print_build(done: Build) -> None:
         typer.echo(f"gate: {mean:.1%} of held-out tokens go to their own expert, by layer:")
         for start in range(0, len(known), 10):
             typer.echo("  " + "  ".join(f"{layer:>2}: {value:.2f}" for layer, value in known[start : start + 10]))
+    if done.computed is not None:
+        where = done.computed.get("processor", done.computed["device"])
+        threads = f" by {done.computed['threads']} threads" if "threads" in done.computed else ""
+        typer.echo(
+            f"the gate was computed in {done.computed['dtype']}{threads} on {where}; elsewhere it is rounded otherwise"
+        )
     here = Path.cwd()
     path = done.path.relative_to(here) if done.path.is_relative_to(here) and done.path != here else done.path
     typer.echo(f"built {path} ({size(done.plan.bytes.total)}, verified)")

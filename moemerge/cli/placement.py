@@ -29,7 +29,10 @@ Offload = Annotated[
 MaxMemory = Annotated[
     str, typer.Option("--max-memory", metavar="cpu=8GB,0=20GB", help="With --device-map: what each device may hold.")
 ]
-Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="auto (as stored), float32, bfloat16 or float16.")]
+Dtype = Annotated[
+    str,
+    typer.Option("--dtype", metavar="DTYPE", help="auto (what this machine is fast in), float32, bfloat16 or float16."),
+]
 
 
 def placement_of(dtype: str, device: str, device_map: str | None, offload: Path | None, max_memory: str) -> Placement:

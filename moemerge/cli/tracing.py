@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from moemerge.cli.app import AsJson, app
+from moemerge.cli.app import AsJson, Quiet, app
 from moemerge.cli.placement import (
     Device,
     DeviceMap,
@@ -23,6 +23,7 @@ from moemerge.cli.placement import (
     placement_of,
 )
 from moemerge.cli.results import PAGE, check_target, results, write_file
+from moemerge.console import progress
 from moemerge.errors import EvalError
 
 
@@ -46,11 +47,13 @@ def trace(
     offload: Offload = None,
     max_memory: MaxMemory = "",
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Shows which expert each token of a text goes to, in each layer."""
     from transformers.utils import logging
 
     from moemerge.device import check_device
+    from moemerge.evaluate.explain import explain as explain_token
     from moemerge.evaluate.folder import open_moe
     from moemerge.evaluate.routers import find_routers
     from moemerge.evaluate.trace import trace_text
@@ -64,21 +67,26 @@ def trace(
     opened = open_moe(folder, names_in(experts))
     tokenizer = opened.tokenizer()
     logging.disable_progress_bar()
-    model = opened.load(placement)
-    routers = find_routers(model)
+    with progress(quiet=quiet) as reporter:
+        placement = opened.settled(placement, reporter.note)
+        reporter.stage("load", 1, "model")
+        model = opened.load(placement)
+        routers = find_routers(model)
+        reporter.stage("trace", 1, "text")
+        if explain:
+            place = routers.layers[len(routers.layers) // 2] if layer is None else layer
+            which = int(token) if re.fullmatch(r"-?[0-9]+", token) else token
+            explained = explain_token(model, tokenizer, routers, words, which, place, opened.experts)
+        else:
+            traced = trace_text(model, tokenizer, routers, words, opened.experts)
     if explain:
-        from moemerge.evaluate.explain import explain as explain_token
         from moemerge.report.trace import print_explanation
 
-        place = routers.layers[len(routers.layers) // 2] if layer is None else layer
-        which = int(token) if re.fullmatch(r"-?[0-9]+", token) else token
-        found = explain_token(model, tokenizer, routers, words, which, place, opened.experts)
         if as_json:
-            typer.echo(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
+            typer.echo(json.dumps(explained.to_json(), indent=1, ensure_ascii=False))
         else:
-            print_explanation(found, results())
+            print_explanation(explained, results())
         return
-    traced = trace_text(model, tokenizer, routers, words, opened.experts)
     if html is not None:
         from moemerge.report.trace_page import trace_page
 

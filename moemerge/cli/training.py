@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moemerge.cli.app import INTERRUPTED, AllowPickle, AsJson, Quiet, app, print_problems
+from moemerge.cli.app import AllowPickle, AsJson, Quiet, app
 from moemerge.cli.placement import Device, DeviceMap, MaxMemory, Offload, placement_of
 from moemerge.console import progress
-from moemerge.errors import Problem
+from moemerge.signals import Stopped
 
 if TYPE_CHECKING:
     from moemerge.train.run import TrainResult
@@ -81,7 +81,9 @@ def train_router(
     held_out_tokens: Annotated[int, typer.Option("--held-out-tokens", help="About so many a domain.")] = 4096,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Reads at most so many texts a domain.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of everything that is random.")] = 0,
-    dtype: Annotated[str, typer.Option("--dtype", help="auto (as stored), float32 or bfloat16.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="auto (what this machine is fast in), float32 or bfloat16.")
+    ] = "auto",
     device: Device = "cpu",
     device_map: DeviceMap = None,
     offload: Offload = None,
@@ -131,10 +133,9 @@ def train_router(
     try:
         with progress(quiet=quiet or not processes.first) as reporter:
             result = train(folder, output, options, reporter, processes, overwrite=overwrite, resume=resume)
-    except KeyboardInterrupt:
-        if processes.first:
-            print_problems([_interrupted(output)])
-        raise typer.Exit(INTERRUPTED) from None
+    except Stopped as stopped:
+        stopped.hint = _how_to_go_on(output)
+        raise
     if not processes.first:
         return
     if as_json:
@@ -143,13 +144,13 @@ def train_router(
         _print(result)
 
 
-def _interrupted(output: Path) -> Problem:
-    """What an interrupted training leaves."""
+def _how_to_go_on(output: Path) -> str:
+    """What a training that was stopped leaves."""
     from moemerge.train.state import state_path
 
     if state_path(output).is_file():
-        return Problem("interrupted", "interrupted", "the same command with `--resume` goes on from the last look")
-    return Problem("interrupted", "interrupted before the first look: nothing is left of it")
+        return "the same command with `--resume` goes on from the last look"
+    return "nothing is left of it, since it had not come to its first look"
 
 
 def _print(result: TrainResult) -> None:

@@ -18,7 +18,6 @@ from moemerge.evaluate.folder import MoeFolder, Placement, load_pretrained
 from moemerge.families import DENSE_FAMILIES, HOSTS, PROJECTIONS, DenseConfig, Projection
 from moemerge.models import DenseModule
 from moemerge.sources import Checkpoint
-from moemerge.stream import TORCH_DTYPES
 from moemerge.verify.config import check_config
 from moemerge.verify.origins import Origins, open_origins
 
@@ -34,8 +33,8 @@ class Baselines:
 
     Args:
         folder: the mixture.
-        placement: where the models run; a dense checkpoint that is whole goes where the mixture's `device_map` says,
-            one that must be put together (adapter, GGUF, mean) goes through memory.
+        placement: where the models run, with a dtype (`MoeFolder.settled`); a dense checkpoint that is whole goes where
+            the mixture's `device_map` says, one that must be put together (adapter, GGUF, mean) goes through memory.
         online: whether sources that are not in the hub's cache may be downloaded.
         allow_pickle: whether sources in `.bin` files may be read, tensors only.
 
@@ -142,18 +141,10 @@ class Baselines:
             if config.get("model_type") not in DENSE_FAMILIES:
                 raise EvalError(f"`{checkpoint.spec}` is of a family that cannot be put together here")
             dense = DenseConfig.resolve(config)
-            self._module = DenseModule(config, dense, self._dtype(), self._placement.device)
+            dtype = getattr(torch, self._placement.dtype)
+            self._module = DenseModule(config, dense, dtype, self._placement.device)
             self._config = config
         return self._module
-
-    def _dtype(self) -> torch.dtype:
-        record = self._folder.record
-        assert record is not None
-        if self._placement.dtype == "auto":
-            return TORCH_DTYPES[record.dtype]
-        dtype = getattr(torch, self._placement.dtype)
-        assert isinstance(dtype, torch.dtype)
-        return dtype
 
     def strangers(self) -> list[str]:
         """Experts whose FFN in the folder is not their source's: the source or the folder changed since the build.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MARK = "moemergereply"
 """Stands for a reply when the template is asked what follows one."""
+LONGEST_REPLY = 128
+"""Tokens at which a reply that does not end is cut off."""
 LONGEST_PROMPT = 300
 """Characters of a prompt that is taken from a document."""
 
@@ -58,7 +60,11 @@ def prompt_of(prompts: Sequence[str], documents: Iterable[str]) -> str | None:
 
 
 def sample_reply(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int = 128
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    max_new_tokens: int = LONGEST_REPLY,
+    told: Callable[[], None] = lambda: None,
 ) -> Reply:
     """Lets a model reply to one message of a user, greedily.
 
@@ -67,6 +73,7 @@ def sample_reply(
         tokenizer: one with a chat template; not changed.
         prompt: the user's message.
         max_new_tokens: where a reply that does not end is cut off; fewer where the context is shorter.
+        told: is called after each token.
 
     Raises:
         MoemergeError: the tokenizer has no chat template, the template does not take a user's message, or the prompt
@@ -82,7 +89,7 @@ def sample_reply(
             f"The chat prompt has {len(ids)} tokens, and the model's context is {context}", hint="give a shorter prompt"
         )
     ends = stop_tokens(model, tokenizer)
-    (row,) = continuations(model, [ids], ends, do_sample=False, max_new_tokens=left)
+    (row,) = continuations(model, [ids], ends, told=told, do_sample=False, max_new_tokens=left)
     stopped = row[-1] in ends
     new = row[:-1] if stopped else row
     text = str(tokenizer.decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moemerge.device import BYTES, computing
 from moemerge.errors import EvalError
 from moemerge.sources import Checkpoint
 from moemerge.sources.folder import open_folder
@@ -28,7 +29,7 @@ class Placement:
     """Where a model runs.
 
     Attributes:
-        dtype: torch's name of it, or `auto` for the stored one.
+        dtype: torch's name of it, or `auto`: see `MoeFolder.settled`.
         device: a torch device.
         device_map: `auto` and the like, handed to transformers; None puts the whole model on `device`.
         offload: folder for what fits neither on the devices nor in memory.
@@ -71,6 +72,23 @@ class MoeFolder:
         total = sum(sizes.values())
         routed = sum(size for name, size in sizes.items() if _EXPERT.search(name))
         return total, total - routed + routed * self.experts_per_token // len(self.experts)
+
+    def settled(self, placement: Placement, tell: Callable[[str], None], *, beside: int = 0) -> Placement:
+        """The placement with a dtype in the place of `auto`: the stored one, or float32 on a CPU that is slow in it.
+
+        Args:
+            placement: what was asked for.
+            tell: is told in one line where it is not the stored one, and why.
+            beside: parameters of other models that are in memory at the same time.
+        """
+        config = self.checkpoint.config
+        stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+        parameters = self.parameters()[0] + beside
+        where = placement.device_map or placement.device
+        chosen = computing(stored, placement.dtype, where, lambda dtype: parameters * BYTES[dtype])
+        if chosen.why is not None:
+            tell(f"{chosen.why} (`--dtype {stored}` computes as it is stored)")
+        return replace(placement, dtype=chosen.dtype)
 
     def load(self, placement: Placement) -> Any:
         """The model by plain transformers, in eval mode."""

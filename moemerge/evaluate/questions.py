@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from moemerge.console import Progress
+from moemerge.console import Progress, portion
 from moemerge.errors import MoemergeError, SourceError
 from moemerge.generation import context_of, continuations, end_tokens
 from moemerge.recipe.schema import Questions
@@ -123,14 +123,14 @@ def ask(
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
         ids = [prompts[number] for number in batch]
-        written = continuations(
-            model, ids, ends,
-            criterion=_Answered(tokenizer, len(ids[-1]), questions.after),
-            do_sample=False, max_new_tokens=questions.max_new_tokens,
-        )  # fmt: skip
+        with portion(progress, len(batch), questions.max_new_tokens) as step:
+            written = continuations(
+                model, ids, ends,
+                criterion=_Answered(tokenizer, len(ids[-1]), questions.after), told=step,
+                do_sample=False, max_new_tokens=questions.max_new_tokens,
+            )  # fmt: skip
         for number, row in zip(batch, written, strict=True):
             replies[number], _ = _reply(_text(tokenizer, row), questions.after)
-        progress.advance(len(batch))
     return Answers(
         tuple(
             Answer(question, answer, replies[number], normalised(replies[number]) == normalised(answer))

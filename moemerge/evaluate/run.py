@@ -17,7 +17,7 @@ from moemerge.errors import EvalError
 from moemerge.evaluate.baselines import LINEAR, Baselines
 from moemerge.evaluate.cache import LossCache
 from moemerge.evaluate.domains import Domain, find_evaluation, read_domains
-from moemerge.evaluate.folder import MoeFolder, open_moe
+from moemerge.evaluate.folder import MoeFolder, Placement, open_moe
 from moemerge.evaluate.measures import DomainLosses, Measures, domain_account, gain_account
 from moemerge.evaluate.options import PARTS, EvalOptions
 from moemerge.evaluate.processes import Processes
@@ -58,15 +58,22 @@ class Evaluation:
         silent = [f"`{name}`" for name, texts in encoded.items() if not sum(texts.tokens)]
         if silent:
             raise EvalError(f"no token can be predicted in the texts of {', '.join(silent)}: they are too short")
+        self.placement = self._placement()
         self.baselines = Baselines(
-            self.folder, options.placement, online=options.online, allow_pickle=options.allow_pickle
+            self.folder, self.placement, online=options.online, allow_pickle=options.allow_pickle
         )
-        self.mixture = Mixture(self.folder, options.placement, processes)
+        self.mixture = Mixture(self.folder, self.placement, processes)
         cache = LossCache(options.cache, self._setting(context, stride))
         self.scorer = Scorer(encoded, cache, progress, processes)
-        self.others = {name: Other(path, options.placement) for name, path in options.compare.items()}
+        self.others = {name: Other(path, self.placement) for name, path in options.compare.items()}
         self.sums: dict[str, dict[str, Tensor]] = {domain.name: {} for domain in self.domains}
         """Sums of the documents' losses by domain and model."""
+
+    def _placement(self) -> Placement:
+        """Where everything runs, with a dtype; the same in all processes. The base is in memory beside the mixture."""
+        folder, asked = self.folder, self.options.placement
+        dense = folder.parameters()[1]  # about: the base is one of the experts and the rest
+        return self.processes.from_first(lambda: folder.settled(asked, self.progress.note, beside=dense))
 
     def _windows(self, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
         """Context and stride for a model.
@@ -90,14 +97,9 @@ class Evaluation:
         """What changes every loss beside the model and the text."""
         import transformers
 
-        placement = self.options.placement
+        placement = self.placement
         device = placement.device_map or placement.device.partition(":")[0]
-        return f"{self._dtype()} {device} {torch.__version__} {transformers.__version__} {context} {stride}"
-
-    def _dtype(self) -> str:
-        """The dtype that the mixture and its baselines run in."""
-        asked = self.options.placement.dtype
-        return asked if asked != "auto" else str(self.folder.checkpoint.config.get("dtype"))
+        return f"{placement.dtype} {device} {torch.__version__} {transformers.__version__} {context} {stride}"
 
     def measure_moe(self) -> dict[str, RouteCounts]:
         """The mixture as it is, oracle-routed and with a random gate; returns its routes by domain."""
@@ -173,8 +175,7 @@ class Evaluation:
         if "chat" in wanted:
             record = self.folder.record
             experts = record.recipe.experts if record is not None else ()
-            self.progress.stage("chat", len(self.domains), "replies")
-            found["chat"] = chat_replies(model(), self.tokenizer, self.domains, experts)
+            found["chat"] = chat_replies(model(), self.tokenizer, self.domains, experts, self.progress)
         if "questions" in wanted and self.questions:
             found["questions"] = answers(model(), base, self.tokenizer, self.questions, self.progress)
         if "speed" in wanted:
@@ -183,10 +184,10 @@ class Evaluation:
 
     def measure_tasks(self) -> dict[str, Any]:
         """The report's `tasks`."""
-        asked, placement = self.options.tasks, self.options.placement
+        asked, placement = self.options.tasks, self.placement
         if asked is None or not self.processes.first:
             return {}
-        self.progress.stage("tasks", len(asked.names), "tasks")
+        self.progress.stage("tasks", len(asked.names), "tasks", "`--limit N` reads fewer examples")
         return run_tasks(
             self.folder.path, asked.names, asked.backend, asked.include, self.options.limit, placement.device,
             placement.dtype, asked.fewshot,
@@ -222,8 +223,8 @@ class Evaluation:
             "moemerge": __version__,
             "path": str(self.folder.path),
             "architecture": config["model_type"],
-            "dtype": self._dtype(),
-            "device": options.placement.device_map or options.placement.device,
+            "dtype": self.placement.dtype,
+            "device": self.placement.device_map or self.placement.device,
             "experts": list(experts),
             "experts_per_token": self.folder.experts_per_token,
             "layers": len(routing["load_by_layer"]),
@@ -265,7 +266,7 @@ def evaluate_folder(path: Path, options: EvalOptions, progress: Progress, proces
         MoemergeError: anything that the user can mend.
     """
     run = Evaluation(path, options, progress, processes)
-    progress.stage("losses", run.work(), "tokens")
+    progress.stage("losses", run.work(), "tokens", "`--limit N` reads fewer texts")
     counts = run.measure_moe()
     beside = run.measure_beside()
     run.mixture.release()

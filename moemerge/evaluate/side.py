@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moemerge.console import Progress
-from moemerge.evaluate.chat import prompt_of, sample_reply
+from moemerge.console import Progress, portion
+from moemerge.evaluate.chat import LONGEST_REPLY, prompt_of, sample_reply
 from moemerge.evaluate.domains import Domain
 from moemerge.evaluate.questions import ask
 from moemerge.evaluate.routers import Routers
-from moemerge.evaluate.speed import measure_speed
+from moemerge.evaluate.speed import ROUNDS, measure_speed
 from moemerge.evaluate.trace import trace_text
 from moemerge.recipe.schema import Expert, Questions
 
@@ -48,17 +48,23 @@ def _beginning(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 
 
 def chat_replies(
-    model: Any, tokenizer: PreTrainedTokenizerBase, domains: Sequence[Domain], experts: Sequence[Expert]
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    domains: Sequence[Domain],
+    experts: Sequence[Expert],
+    progress: Progress,
 ) -> dict[str, Any]:
     """The report's `chat`: a reply a domain through the chat template; nothing where there is none."""
     if tokenizer.chat_template is None:
         return {}
+    progress.stage("chat", len(domains), "replies", "`--without chat` leaves it out")
     prompts = {expert.name: expert.prompts for expert in experts}
     found = {}
     for domain in domains:
         prompt = prompt_of(prompts.get(domain.name, ()), domain.texts)
         if prompt is not None:
-            found[domain.name] = sample_reply(model, tokenizer, prompt).to_json()
+            with portion(progress, 1, LONGEST_REPLY) as step:
+                found[domain.name] = sample_reply(model, tokenizer, prompt, told=step).to_json()
     return found
 
 
@@ -72,7 +78,8 @@ def answers(
     """The report's `questions`: exact match of the mixture and, where it is at hand, of the base."""
     found = {}
     for domain, (asked, rows) in questions.items():
-        progress.stage(f"questions: {domain}", len(rows) * (2 if base is not None else 1), "questions")
+        total = len(rows) * (2 if base is not None else 1)
+        progress.stage(f"questions: {domain}", total, "questions", "`--without questions` leaves them out")
         ours = ask(model, tokenizer, asked, rows, progress)
         theirs = ask(base(), tokenizer, asked, rows, progress) if base is not None else None
         found[domain] = ours.to_json(theirs)
@@ -81,11 +88,9 @@ def answers(
 
 def speed(model: Any, base: Callable[[], Any] | None, progress: Progress) -> dict[str, Any]:
     """The report's `tokens_per_second`."""
-    progress.stage("speed", 1, "measurement")
     models = {"moe": model} if base is None else {"moe": model, "base": base()}
-    found = measure_speed(models).to_json()
-    progress.advance()
-    return found
+    progress.stage("speed", len(models) * (1 + ROUNDS), "measurements", "`--without speed` leaves it out")
+    return measure_speed(models, progress=progress).to_json()
 
 
 def read_all_questions(asked: dict[str, Questions], root: Path) -> dict[str, tuple[Questions, Rows]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from moemerge.console import Progress, Silent
 from moemerge.generation import context_of, device_of
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 SEED = 0
 """Of the random prompt."""
+ROUNDS = 3
+"""How often each model is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,11 @@ class Speed:
 
 
 def measure_speed(
-    models: Mapping[str, PreTrainedModel], prompt_tokens: int = 512, new_tokens: int = 32, rounds: int = 3
+    models: Mapping[str, PreTrainedModel],
+    prompt_tokens: int = 512,
+    new_tokens: int = 32,
+    rounds: int = ROUNDS,
+    progress: Progress | None = None,
 ) -> Speed:
     """Measures prefill and decode, after one round that only warms up.
 
@@ -61,7 +68,9 @@ def measure_speed(
         prompt_tokens: tokens of the prompt; the shortest context leaves room for the new ones.
         new_tokens: tokens to decode, half of the shortest context at most.
         rounds: how often each is measured, at least once.
+        progress: is told measurements, those that only warm up too.
     """
+    progress = progress or Silent()
     contexts = [context for model in models.values() if (context := context_of(model)) is not None]
     if contexts:
         new_tokens = min(new_tokens, max(1, min(contexts) // 2))
@@ -72,6 +81,7 @@ def measure_speed(
     for warm in (False, *(True for _ in range(rounds))):
         for name, model in models.items():
             seconds = _once(model, ids, new_tokens)
+            progress.advance()
             if warm:
                 taken[name].append(seconds)
     return Speed(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moemerge.console import Progress
 from moemerge.errors import GateError
 from moemerge.gate.moments import Moments
 from moemerge.gate.packed import packed_attention
@@ -123,7 +122,6 @@ def capture(
     domains: Sequence[Domain],
     layers: Sequence[int],
     folds: int,
-    progress: Progress,
     *,
     in_turn: bool = False,
 ) -> Iterator[Captured]:
@@ -134,7 +132,6 @@ def capture(
         domains: the passages.
         layers: those that are read, ascending.
         folds: the number of folds.
-        progress: is told of each layer that is read.
         in_turn: a layer's FFN runs only when the next layer is asked for, so that it may be changed until then; what
             comes before it runs twice.
 
@@ -171,7 +168,6 @@ def capture(
             captured = Captured(tokens[order.indices.to(tokens.device)], labels, sizes, len(domains))
             _check(captured, layer, domains)
             yield captured
-            progress.advance()
             if in_turn and layer != layers[-1]:
                 walk.advance(layer)
 
@@ -183,7 +179,8 @@ def _check(captured: Captured, layer: int, domains: Sequence[Domain]) -> None:
         name = domains[int(captured.labels[~finite].min()) % len(domains)].name
         raise GateError(
             f"The hidden states at layer {layer} are not finite on the texts of expert `{name}`",
-            hint="look for NaN or infinite values in its weights, or build in `dtype: float32`",
+            hint="they overflow: build in `dtype: float32`, or set `gate.dtype: float32`",
+            code="not-finite",
         )
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
-from moemerge.console import Progress
+from moemerge.console import LONG, Progress, duration, portion
 from moemerge.errors import Problem
 from moemerge.gate.passages import Passage, encode_prompt
 from moemerge.gate.request import DenseModels, GateRequest
@@ -42,8 +42,11 @@ ROUNDS = 4
 TOO_LONG = 600.0
 """`auto` does not expand where it would take more seconds than this."""
 
-PROBE_TOKENS = 8
-"""Tokens of the probe that the time is told from."""
+PROBES = (1, 1, 9)
+"""Tokens of the runs that the time is told from; the first one warms up."""
+
+SHORTER = "`--set gate.expand=N` writes N tokens each, `off` none"
+"""What makes it shorter."""
 
 
 @dataclass(frozen=True)
@@ -114,22 +117,23 @@ def _write(
 ) -> Expansion:
     passages: dict[int, list[Passage]] = {}
     samples: dict[str, tuple[str, ...]] = {}
+    progress.stage("Timing a specialist", sum(PROBES), "tokens")
     for place, (number, prompts) in enumerate(tasks.items()):
         name = request.experts[number].name
         model = models.specialist(number)
         writer = _Writer(model, tokenizer, prompts, wanted, length, zlib.crc32(f"{request.seed}/{name}".encode()))
         if place == 0:
-            seconds = writer.estimate() * len(tasks)
+            seconds = writer.estimate(progress) * len(tasks)
             if request.expand == "auto" and seconds > TOO_LONG:
                 skipped = _too_long(seconds, wanted)
                 progress.note(f"{skipped.message}: the gate is fitted from the texts as they are")
                 return Expansion(warnings=(skipped,))
             progress.note(
-                f"Expansion: {len(tasks)} specialists write about {wanted:,} tokens each, about {_duration(seconds)}"
+                f"Expansion: {len(tasks)} specialists write about {wanted:,} tokens each, about {duration(seconds)}"
+                + (f"; {SHORTER}" if seconds >= LONG else "")
             )
             progress.stage("Specialists write", wanted * len(tasks), "tokens")
-        passages[number] = writer.write()
-        progress.advance(wanted)
+        passages[number] = writer.write(progress)
         samples[name] = tuple(str(tokenizer.decode(list(p.ids), skip_special_tokens=True)) for p in passages[number])
     return Expansion(passages, samples)
 
@@ -137,13 +141,9 @@ def _write(
 def _too_long(seconds: float, wanted: int) -> Problem:
     return Problem(
         "expansion-skipped",
-        f"The specialists do not continue the prompts, as that would take about {_duration(seconds)} here",
+        f"The specialists do not continue the prompts, as that would take about {duration(seconds)} here",
         f"`gate.expand: {wanted}` does it all the same; texts of the experts' domains as `data` need no expansion",
     )
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 class _Writer:
@@ -163,32 +163,33 @@ class _Writer:
         self._ends = end_tokens(model, tokenizer)
         self._special = set(tokenizer.all_special_ids)
 
-    def estimate(self) -> float:
+    def estimate(self, progress: Progress) -> float:
         """Seconds that `write` will take, from the time of a few tokens after a first one that warms up."""
         rows = -(-self._wanted // self._length)
         batches = -(-rows // ROWS)
         probe = self._rows(-(-rows // batches), 0)
         taken = []
-        for tokens in (1, 1, 1 + PROBE_TOKENS):
+        for tokens in PROBES:
             started = time.monotonic()
-            with _seeded(self._seed, self._model.device):
-                self._generate(probe, tokens)
+            with _seeded(self._seed, self._model.device), portion(progress, tokens, tokens) as step:
+                self._generate(probe, tokens, step)
             taken.append(time.monotonic() - started)
-        each = max(taken[2] - taken[1], 0.0) / PROBE_TOKENS
+        each = max(taken[2] - taken[1], 0.0) / (PROBES[2] - PROBES[1])
         return batches * (taken[1] + each * self._length)
 
-    def write(self) -> list[Passage]:
+    def write(self, progress: Progress) -> list[Passage]:
         """Prompts with their continuations, `wanted` new tokens in all, or fewer where samples keep ending early."""
         found: list[Passage] = []
         left, begun = self._wanted, 0
-        with _seeded(self._seed, self._model.device):
+        steps = self._length * -(-self._wanted // (self._length * ROWS))
+        with _seeded(self._seed, self._model.device), portion(progress, self._wanted, steps) as step:
             for _ in range(ROUNDS):
                 rows = -(-left // self._length)
                 batches = -(-rows // ROWS)
                 for batch in range(batches):
                     prompts = self._rows(rows // batches + (batch < rows % batches), begun)
                     begun += len(prompts)
-                    for prompt, new in zip(prompts, self._generate(prompts, self._length), strict=True):
+                    for prompt, new in zip(prompts, self._generate(prompts, self._length, step), strict=True):
                         kept = new[:left]
                         left -= len(kept)
                         if kept:
@@ -204,10 +205,10 @@ class _Writer:
         counted = (*prompt.words, *(token not in self._special for token in new))
         return Passage((*prompt.ids, *new), counted, prompt.group)
 
-    def _generate(self, prompts: Sequence[_Prompt], length: int) -> list[list[int]]:
+    def _generate(self, prompts: Sequence[_Prompt], length: int, step: Callable[[], None]) -> list[list[int]]:
         """Samples one continuation a prompt at temperature 1 and top-p 0.95, each without its end token."""
         rows = continuations(
-            self._model, [p.ids for p in prompts], self._ends,
+            self._model, [p.ids for p in prompts], self._ends, told=step,
             do_sample=True, temperature=1.0, top_p=0.95, top_k=0, max_new_tokens=length,
         )  # fmt: skip
         return [row[:-1] if row[-1] in self._ends else row for row in rows]

@@ -86,8 +86,8 @@ def fit_in_turn(
     progress = progress if progress is not None else Silent()
     domains, folds, _, _ = _domains(request, models, tokenizer, progress)
     one = replace(request, layers=1)
-    for captured in capture(models, domains, layers, folds, progress, in_turn=True):
-        gate = _Gate(one, folds, len(captured.tokens))
+    for captured in capture(models, domains, layers, folds, in_turn=True):
+        gate = _Gate(one, folds, len(captured.tokens), progress)
         gate.add(captured)
         yield gate.result()[1][0].weights
 
@@ -98,9 +98,9 @@ def _unjudged(request: GateRequest, weights: Tensor, warnings: Sequence[Problem]
 
 def _fit(request: GateRequest, models: DenseModels, tokenizer: PreTrainedTokenizerBase, progress: Progress) -> GateFit:
     domains, folds, expansion, warnings = _domains(request, models, tokenizer, progress)
-    progress.stage("Fitting the gate", request.layers, "layers")
-    gate = _Gate(request, folds, sum(d.tokens + d.negative_tokens for d in domains))
-    for captured in capture(models, domains, range(request.layers), folds, progress):
+    progress.stage("Fitting the gate", request.layers, "layers", "fewer texts, or `--set gate.max_tokens=N` of `data`")
+    gate = _Gate(request, folds, sum(d.tokens + d.negative_tokens for d in domains), progress)
+    for captured in capture(models, domains, range(request.layers), folds):
         gate.add(captured)
     strength, rows = gate.result()
     tokens = tuple(d.tokens for d in domains)
@@ -161,8 +161,8 @@ class _Gate:
     fitted side by side. Where they are many, a layer is fitted at every λ at once: little beside running its tokens.
     """
 
-    def __init__(self, request: GateRequest, folds: int, tokens: int) -> None:
-        self._request = request
+    def __init__(self, request: GateRequest, folds: int, tokens: int, progress: Progress) -> None:
+        self._request, self._progress = request, progress
         self._choosing = held_out.choosing_layers(request.layers)
         self._keeps = tokens * request.layers * request.hidden_size * 4 <= KEPT_BYTES
         self._strengths = _strengths(request, folds)
@@ -173,8 +173,9 @@ class _Gate:
         self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def add(self, captured: Captured) -> None:
-        """Takes the next layer."""
+        """Takes the next layer, which is half of its work."""
         layer = len(self._waiting) + len(self._fitted)
+        self._progress.advance(0.5)
         if self._keeps:
             self._waiting[layer] = captured
         else:
@@ -182,6 +183,7 @@ class _Gate:
 
     def _fit(self, layer: int, captured: Captured, strengths: Sequence[float]) -> dict[float, LayerRows]:
         found, moments = fit_layer(captured, self._request, strengths)
+        self._progress.advance(0.5)
         if self._request.keep_statistics:
             negative = moments.negative / moments.negative_mass.clamp(min=1)[:, None]
             means = moments.first / moments.mass[:, None]

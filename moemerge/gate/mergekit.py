@@ -43,7 +43,7 @@ def mergekit_gate(
             if prompts:
                 batches.append(Batch(*_left_padded(expert.name, prompts, tokenizer)))
                 owners.append((number, sign))
-    progress.stage("Reading the base model", request.layers, "layers")
+    progress.stage("Reading the base model", request.layers, "layers", "fewer prompts")
     if isinstance(models, ReadsTokens):
         models.expect(torch.cat([batch.ids.flatten() for batch in batches]).unique())
     walk = Walk(lambda _: models.base(), [batches])
@@ -54,6 +54,12 @@ def mergekit_gate(
         if layer < request.layers - 1 and request.init != "cheap_embed":
             walk.advance(layer)
         progress.advance()
+    if not found.isfinite().all():
+        raise GateError(
+            "The base model's hidden states are not finite on the experts' prompts",
+            hint="they overflow: set `gate.dtype: float32`",
+            code="not-finite",
+        )
     norms: Tensor = found.norm(dim=-1, keepdim=True)
     return found / norms.clamp(min=1e-8)
 

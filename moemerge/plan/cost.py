@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from moemerge.device import BYTES, Computing, computing
 from moemerge.families import PROJECTIONS, DenseConfig
 from moemerge.plan.model import Compute, Copy, Fill, Merged, OutputTensor, Part, Plan, Router
 from moemerge.plan.plain import needs_torch
 from moemerge.recipe.schema import MergeMethod
-from moemerge.sources.checkpoint import ITEM_SIZE
+from moemerge.sources.store import TORCH_NAMES
 
 BARE = 58 << 20
 """Resident memory of a build that loads no torch, of tiny models, in bytes (measured: 59 to 61 MB)."""
@@ -50,23 +51,46 @@ MERGEKIT = frozenset({"mergekit_hidden", "hidden_avg", "cheap_embed"})
 """Gate inits that run the base and gather no statistics."""
 
 
+def runs_models(plan: Plan) -> bool:
+    """Whether a build runs models: to fit the gate on what enters it, or to choose how the shared weights merge."""
+    return plan.recipe.gate.init not in WITHOUT_ACTIVATIONS or plan.recipe.merge.shared == "auto"
+
+
+def gate_computing(plan: Plan, device: str = "cpu") -> Computing:
+    """The dtype that the models run in while the gate of a plan without problems is fitted.
+
+    Args:
+        plan: what is built.
+        device: where they run.
+    """
+    return computing(
+        TORCH_NAMES[plan.dtype], plan.recipe.gate.dtype, device, lambda dtype: _peak_memory(plan, BYTES[dtype])
+    )
+
+
 def peak_memory(plan: Plan) -> int:
     """Estimated peak of the build's resident memory, in bytes: of streaming, or of fitting a gate if that is more.
 
-    Fitting a gate on activations runs the merged models layer by layer; a specialist that writes is held whole.
+    Fitting a gate on activations runs the merged models layer by layer; a specialist that writes is held whole. They
+    run in the dtype that suits this machine's CPU.
     """
+    return _peak_memory(plan, BYTES[gate_computing(plan).dtype] if runs_models(plan) else 0)
+
+
+def _peak_memory(plan: Plan, item: int) -> int:
+    """The same where models run in a dtype of `item` bytes."""
     streaming = IMPORTS + BLOCKS + max((_merging(plan, tensor) for tensor in plan.tensors), default=0)
     init = plan.recipe.gate.init
     if plan.dense is None or init in WITHOUT_ACTIVATIONS:
         return streaming if plan.dense is None or needs_torch(plan) else _bare(plan)
-    fitting = _layerwise(plan, plan.dense)
+    fitting = _layerwise(plan, plan.dense, item)
     if init not in MERGEKIT:
         squares = SQUARES * 8 * plan.dense.hidden_size**2
         fitting += min(SIDE_BY_SIDE * squares, max(squares, KEPT))
         fitting += min(KEPT, 4 * _tokens(plan) * plan.dense.layers * plan.dense.hidden_size)
         fitting += 3 * statistics_bytes(plan)  # as gathered, as one tensor, and as a file's bytes
         if plan.recipe.gate.expand != "off" and not all(expert.data for expert in plan.recipe.experts):
-            fitting = max(fitting, _whole(plan, plan.dense))
+            fitting = max(fitting, _whole(plan, plan.dense, item))
     return max(streaming, GATE_IMPORTS + streaming - IMPORTS + fitting)
 
 
@@ -89,10 +113,10 @@ def _tokens(plan: Plan) -> int:
     return total
 
 
-def _layerwise(plan: Plan, dense: DenseConfig) -> int:
+def _layerwise(plan: Plan, dense: DenseConfig, item: int) -> int:
     """The largest tensor twice more (two are read at once), one layer, the embedding's rows, the hidden states twice
     (as they pass and as they enter the MoE block), and what runs for one batch."""
-    item, width = ITEM_SIZE[plan.dtype], dense.hidden_size
+    width = dense.hidden_size
     layer = sum(math.prod(shape) for _, shape, _ in dense.layer_shared_tensors(0))
     layer += sum(math.prod(dense.ffn_shape(projection)) for projection in PROJECTIONS)
     tokens = _tokens(plan)
@@ -101,9 +125,9 @@ def _layerwise(plan: Plan, dense: DenseConfig) -> int:
     return item * (layer + READERS * largest + rows * width + 3 * BATCH * dense.intermediate_size)
 
 
-def _whole(plan: Plan, dense: DenseConfig) -> int:
+def _whole(plan: Plan, dense: DenseConfig, item: int) -> int:
     parameters = sum(math.prod(shape) for _, shape in dense.tensors())
-    return parameters * ITEM_SIZE[plan.dtype] + max((tensor.nbytes for tensor in plan.tensors), default=0)
+    return parameters * item + max((tensor.nbytes for tensor in plan.tensors), default=0)
 
 
 def _merging(plan: Plan, tensor: OutputTensor) -> int:
@@ -140,6 +164,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "parameters": {"total": plan.parameters.total, "active": plan.parameters.active},
         "bytes": {"total": plan.bytes.total, "copied": plan.bytes.copied, "computed": plan.bytes.computed},
         "memory": {"peak": peak_memory(plan)},
+        "computing": gate_computing(plan).dtype if plan.ok and runs_models(plan) else None,
         "groups": groups(plan),
         "problems": listed(plan.problems),
         "warnings": listed(plan.warnings),

@@ -115,6 +115,9 @@ class Gate(Strict):
     """Keeps the gate's sufficient statistics in OUT, so that an expert can be added later."""
     max_tokens: int = Field(default=32768, ge=64)
     """At most so many tokens an expert are read from `data`; what is left out is said."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The dtype that the models run in while the gate is fitted: `auto` is that of the weights, or float32 on a CPU
+    that is slow in it. The written weights keep theirs."""
 
 
 class Merge(Strict):

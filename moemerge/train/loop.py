@@ -32,6 +32,8 @@ DIVERGED = 0.5
 """Nats a token above the best at which the held-out loss has diverged."""
 MOST_RESTORED = 4
 """Training ends when the best state was put back so often."""
+LOOKS_SHORTER = "`--held-out-tokens N` reads fewer"
+"""What makes each look shorter."""
 TIMED = 3
 """Steps after which their speed is known."""
 
@@ -86,7 +88,7 @@ class Loop:
 
     def begin(self) -> None:
         """Looks at the start, which training has to beat."""
-        self._progress.stage("look at the start", self._judge.tokens, "held-out tokens")
+        self._progress.stage("look at the start", self._judge.tokens, "held-out tokens", LOOKS_SHORTER)
         self.start = self.best = self._seen = self._trained.look(self._judge, self._progress)
         self.best_state = self.start_state = self._trained.state()
         self._routing.start_from(self._trained.gates.weights)
@@ -98,7 +100,7 @@ class Loop:
     def go(self) -> None:
         """Trains to the end."""
         run, options = self.run, self._options
-        self._progress.stage("train", run.steps, "steps")
+        self._progress.stage("train", run.steps, "steps", "`--minutes N` or `--steps N` ends it earlier")
         self._progress.advance(run.step)
         losses: Losses | None = None
         tokens, since = 0, time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,18 @@ class Prepared:
                 "`--device-map` is for one process alone",
                 hint="leave it out, or share the model by FSDP2: `recipes/accelerate/fsdp2.yaml`",
             )
-        self.folder = _open(path, options.placement.dtype)
-        assert self.folder.record is not None
+        self.folder = folder = _open(path)
+        assert folder.record is not None
         self.recorded = read_record(path) or {}
-        own = kind_of_gate(self.folder.record.recipe.gate.init, self.recorded.get("training", []))
+        placement = processes.from_first(lambda: folder.settled(options.placement, progress.note))
+        if placement.dtype == "float16":
+            raise TrainError(
+                f"`{path}` is stored in float16, in which gradients overflow",
+                hint="pass `--dtype float32` (or `bfloat16`)",
+            )
+        own = kind_of_gate(folder.record.recipe.gate.init, self.recorded.get("training", []))
         self.labelled = not options.places_first(own)
-        self.options = options = options.resolved(own)
+        self.options = options = replace(options.resolved(own), placement=placement)
         if output.resolve() == path.resolve() or path.resolve() in output.resolve().parents:
             raise TrainError(f"`{output}` is the folder that is trained, or lies in it", hint="name another with `-o`")
         self.track_dir = track_dir(output, options.track_dir)
@@ -97,16 +104,12 @@ class Prepared:
         self.warnings.append(Problem("left-over", text))
 
 
-def _open(path: Path, dtype: str) -> MoeFolder:
+def _open(path: Path) -> MoeFolder:
     folder = open_moe(path)
     if folder.record is None:
         raise TrainError(
             f"`{path}` has no `moemerge.yaml`: moemerge did not build it, so its experts' domains are not known",
             hint="name a folder that `moemerge build` made",
-        )
-    if folder.record.dtype == "F16" and dtype == "auto":
-        raise TrainError(
-            f"`{path}` is stored in float16, in which gradients overflow", hint="pass `--dtype float32` (or `bfloat16`)"
         )
     if len(folder.experts) < 2:
         raise TrainError(f"`{path}` has one expert: there is nothing to route")

@@ -115,6 +115,7 @@ class _Training:
     def train(self, *, resume: bool) -> Loop:
         """Everything up to the end of the steps."""
         options, folder = self.options, self.folder
+        self.progress.stage("load", 1, "model")
         model = folder.load(options.placement)
         if options.placement.device_map is None:
             use_blocked_attention(model, options.context)

@@ -61,7 +61,7 @@ def starting_gates(
         for warning in fitted.warnings:
             progress.note(f"warning: {warning.message}")
     if options.calibrate:
-        progress.stage("calibrate", len(weights), "layers")
+        progress.stage("calibrate", len(weights), "layers", "without `--calibrate` it is left out")
         weights = _calibrated(model, routers, tokenizer, weights, _request(texts, routers, weights, options), progress)
     return weights
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moemerge.console import Progress
+from moemerge.console import Progress, duration
 from moemerge.train.judge import Judgement
 from moemerge.train.options import TrainOptions
 from moemerge.train.snapshot import Run
@@ -34,7 +34,7 @@ class Teller:
         """After a step; `found` is the last look."""
         self._progress.status(
             f"loss {losses.next_token:.4f}, held out {found.mean:.4f}, load {self._load(losses.load)}, "
-            f"{speed:,.0f} tokens/s, {_left(run)} left"
+            f"{speed:,.0f} tokens/s"
         )
         if self._trackers is not None:
             values = {f"loss/{term}": float(getattr(losses, term)) for term in TERMS}
@@ -82,8 +82,7 @@ class Teller:
 
 def _left(run: Run) -> str:
     """The time that the steps which are left will take with their looks, by those that were."""
-    seconds = (run.steps - run.step) * run.seconds / max(run.step, 1)
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    return duration((run.steps - run.step) * run.seconds / max(run.step, 1))
 
 
 def _entry(step: int, found: Judgement, losses: Losses | None) -> dict[str, Any]:

@@ -19,12 +19,13 @@ import xxhash
 from moemerge.blocks import Blocks
 from moemerge.console import Progress
 from moemerge.device import processors
-from moemerge.errors import SourceError, WriteError
+from moemerge.errors import WriteError
 from moemerge.finite import has_only_finite
-from moemerge.plan.model import Compute, Copy, Merged, OutputTensor, Part, Plan, TensorSource
+from moemerge.plan.model import Copy, OutputTensor, Part, Plan
 from moemerge.plan.plain import needs_torch
 from moemerge.sources.checkpoint import ByteRange
 from moemerge.sources.files import SourceFiles
+from moemerge.write.damage import not_finite, operands
 from moemerge.write.shards import Shard
 from moemerge.write.share import Sharer, write_all
 
@@ -164,7 +165,7 @@ class _Writer:
 
     def expect(self, job: _Job) -> None:
         """Has the disk fetch the sources of a tensor."""
-        for source in _operands(job.tensor):
+        for source in operands(job.tensor):
             place = self._blocks.plan.models[source.model].bytes_of(source.name)
             if place is not None:
                 self._blocks.files.expect(place)
@@ -237,7 +238,7 @@ class _Writer:
 
     def _check(self, tensor: OutputTensor, data: memoryview) -> None:
         if not has_only_finite(data, tensor.dtype):
-            raise _not_finite(tensor, self._blocks.plan)
+            raise not_finite(tensor, self._blocks.plan)
 
 
 def _streamed_values(blocks: Blocks) -> Values | None:
@@ -247,32 +248,3 @@ def _streamed_values(blocks: Blocks) -> Values | None:
     from moemerge.stream import Values
 
     return Values(blocks.plan)
-
-
-def _not_finite(tensor: OutputTensor, plan: Plan) -> SourceError:
-    """Names the sources that hold NaN or Inf; where none does, the values were too large for the dtype."""
-    damaged = {f"`{plan.models[source.model].spec}`" for source in _operands(tensor) if not _is_finite(plan, source)}
-    if damaged:
-        message = f"`{tensor.name}` holds NaN or Inf, from {', '.join(sorted(damaged))}"
-        return SourceError(message, hint="the source is damaged: check or download it again", code="not-finite")
-    message = f"`{tensor.name}` holds NaN or Inf, and its sources do not: a value is too large for {tensor.dtype}"
-    return SourceError(message, hint="set a `dtype` with a larger range, such as `bfloat16`", code="not-finite")
-
-
-def _operands(tensor: OutputTensor) -> Iterator[TensorSource]:
-    """What goes into a tensor, of the sources."""
-    for part in tensor.parts:
-        if isinstance(part, Copy | Compute):
-            yield part.source
-        elif isinstance(part, Merged):
-            yield from part.operands
-
-
-def _is_finite(plan: Plan, source: TensorSource) -> bool:
-    import torch
-
-    from moemerge.stream import row_blocks
-
-    model = plan.models[source.model]
-    blocks = (model.read(source.name, rows) for rows in row_blocks(model.tensors[source.name].shape))
-    return all(bool(torch.isfinite(block).all()) for block in blocks)
