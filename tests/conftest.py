@@ -25,6 +25,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
 
 TinyMaker = Callable[..., Path]
 
+COMPUTING = (
+    "bad_input/test_values.py", "evaluate", "gate", "test_build.py", "test_choose.py", "test_identity.py",
+    "test_layerwise.py", "train",
+)  # fmt: skip
+"""Tests of what models compute, which depends on the CPU: `make test-avx2` runs them as on another one."""
+
+SLOW_STARTS = ("evaluate/test_tasks.py", "train/test_processes.py", "train/test_resume.py")
+"""Those of them that start many processes, and compute little in each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of `COMPUTING`."""
+    root = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(root).as_posix()
+        if path.startswith(COMPUTING) and not path.startswith(SLOW_STARTS):
+            item.add_marker(pytest.mark.computing)
+
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyMaker:

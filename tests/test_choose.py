@@ -27,7 +27,7 @@ class Lines:
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def stage(self, name: str, total: float, unit: str = "") -> None:
+    def stage(self, name: str, total: float, unit: str = "", shorter: str = "") -> None:
         """See `moemerge.console.Progress`."""
 
     def advance(self, amount: float = 1) -> None:

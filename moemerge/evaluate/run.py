@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 CONTEXT = 2048
 """Longest window in tokens, unless the options say otherwise or the model is shorter."""
+SHORTER = "`--limit N` reads fewer texts"
+"""What makes losses take less time."""
 FEW = 30
 """Documents of a domain below which its intervals are said to be rough."""
 
@@ -104,6 +106,9 @@ class Evaluation:
     def measure_moe(self) -> dict[str, RouteCounts]:
         """The mixture as it is, oracle-routed and with a random gate; returns its routes by domain."""
         mixture, seed, counts = self.mixture, self.options.seed, {}
+        tokens = self._tokens()
+        own = sum(tokens[domain.name] for domain in self.domains if domain.expert is not None)
+        self.progress.stage("losses of the mixture", 2 * sum(tokens.values()) + own, "tokens", SHORTER)
         for domain in self.domains:
             name, sums = domain.name, self.sums[domain.name]
             sums["moe"], counts[name] = self.scorer.routed(name, mixture.content, mixture.model, mixture.routers)
@@ -126,6 +131,11 @@ class Evaluation:
     def measure_dense(self) -> None:
         """Base, specialists and linear merge, as far as they can be had."""
         baselines = self.baselines
+        models = (
+            baselines.has_base + baselines.has_linear_merge + sum(map(baselines.has_specialist, self.folder.experts))
+        )
+        if models:
+            self.progress.stage("losses of dense models", models * sum(self._tokens().values()), "tokens", SHORTER)
         if baselines.has_base:
             self._dense("base", "base", baselines.base)
         for name in self.folder.experts:
@@ -152,6 +162,8 @@ class Evaluation:
             tokenizer = other.tokenizer()
             context, stride = self._windows(other.checkpoint.config, tokenizer)
             encoded = {domain.name: encode(domain.texts, tokenizer, context, stride) for domain in self.domains}
+            total = sum(sum(texts.tokens) for texts in encoded.values())
+            self.progress.stage(f"losses of {name}", total, "tokens", SHORTER)
             setting = self._setting(context, stride)
             scorer = Scorer(encoded, self.scorer.cache.under(setting), self.progress, self.processes)
             content = self.processes.from_first(other.content)
@@ -193,14 +205,9 @@ class Evaluation:
             placement.dtype, asked.fewshot,
         )  # fmt: skip
 
-    def work(self) -> int:
-        """Tokens that all losses together score."""
-        tokens = {name: sum(texts.tokens) for name, texts in self.scorer.encoded.items()}
-        baselines = self.baselines
-        dense = baselines.has_base + baselines.has_linear_merge
-        dense += sum(baselines.has_specialist(name) for name in self.folder.experts)
-        own = sum(tokens[domain.name] for domain in self.domains if domain.expert is not None)
-        return sum(tokens.values()) * (2 + dense) + own
+    def _tokens(self) -> dict[str, int]:
+        """Scored tokens of each domain."""
+        return {name: sum(texts.tokens) for name, texts in self.scorer.encoded.items()}
 
     def report(self, counts: dict[str, RouteCounts], compared: Mapping[str, Any]) -> dict[str, Any]:
         """The figures; see docs/evaluation.md for their names."""
@@ -266,7 +273,6 @@ def evaluate_folder(path: Path, options: EvalOptions, progress: Progress, proces
         MoemergeError: anything that the user can mend.
     """
     run = Evaluation(path, options, progress, processes)
-    progress.stage("losses", run.work(), "tokens", "`--limit N` reads fewer texts")
     counts = run.measure_moe()
     beside = run.measure_beside()
     run.mixture.release()

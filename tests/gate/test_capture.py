@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from moemerge.console import Silent
 from moemerge.errors import GateError
 from moemerge.gate import capture as room
 from moemerge.gate.capture import Captured, Domain, capture
@@ -30,7 +29,7 @@ def domain(name: str, tokenizer: Any, count: int = 4, negative: tuple[str, ...] 
 
 def read(models: TinyModels, domains: list[Domain], folds: int = 2) -> list[Captured]:
     """Every layer."""
-    return list(capture(models, domains, range(LAYERS), folds, Silent()))
+    return list(capture(models, domains, range(LAYERS), folds))
 
 
 def total(captured: Captured, without: int | None = None) -> Moments:
@@ -134,7 +133,7 @@ def test_attention_is_given_back_where_a_reader_stops(
     model = models.merged(0)
     monkeypatch.setattr(models, "merged", lambda _: model)
     attention = model.config._attn_implementation
-    layers = capture(models, [domain("code", tokenizer)], range(LAYERS), 2, Silent())
+    layers = capture(models, [domain("code", tokenizer)], range(LAYERS), 2)
     next(layers)
     assert model.config._attn_implementation != attention
     layers.close()
@@ -154,7 +153,7 @@ def test_in_turn_a_layer_may_be_changed_before_its_ffn_runs(
     monkeypatch.setattr(models, "merged", lambda _: model)
     before = read(models, [code])
     found = []
-    for captured in capture(models, [code], range(LAYERS), 2, Silent(), in_turn=True):
+    for captured in capture(models, [code], range(LAYERS), 2, in_turn=True):
         found.append(captured.tokens)
         if len(found) == 1:
             model.model.layers[0].mlp.down_proj.weight.data.mul_(-1)
@@ -170,7 +169,7 @@ def test_layers_between_are_passed_through(models: TinyModels, tokenizer: Any) -
     code = domain("code", tokenizer)
     every = read(models, [code])
     for in_turn in (False, True):
-        (last,) = capture(models, [code], [LAYERS - 1], 2, Silent(), in_turn=in_turn)
+        (last,) = capture(models, [code], [LAYERS - 1], 2, in_turn=in_turn)
         assert torch.equal(last.tokens, every[-1].tokens)
 
 

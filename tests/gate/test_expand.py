@@ -25,12 +25,13 @@ class Notes:
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.told = 0.0
 
-    def stage(self, name: str, total: float, unit: str = "") -> None:
+    def stage(self, name: str, total: float, unit: str = "", shorter: str = "") -> None:
         self.said.append(f"{name}: {total:.0f} {unit}")
 
     def advance(self, amount: float = 1) -> None:
-        pass
+        self.told += amount
 
     def note(self, text: str) -> None:
         self.said.append(text)
@@ -111,28 +112,45 @@ def test_auto_says_how_long_it_takes_first(models: TinyModels, tokenizer: Any, m
     notes = Notes()
     found = run(models, tokenizer, notes)
     assert sorted(found.samples) == ["code", "french"]
-    assert notes.said[0].startswith("Expansion: 2 specialists write about 40 tokens each, about ")
-    assert notes.said[1] == "Specialists write: 80 tokens"
+    assert notes.said[0] == "Timing a specialist: 11 tokens"
+    assert notes.said[1].startswith("Expansion: 2 specialists write about 40 tokens each, about ")
+    assert notes.said[1].endswith(" s"), "seconds need no way to be fewer"
+    assert notes.said[2] == "Specialists write: 80 tokens"
+    assert notes.told == pytest.approx(11 + 80)
+
+
+def test_minutes_come_with_the_option_that_makes_them_fewer(
+    models: TinyModels, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the writing begins."""
+    monkeypatch.setattr(room._Writer, "estimate", lambda self, progress: 300.0)
+    notes = Notes()
+    run(models, tokenizer, notes, expand=40)
+    assert notes.said[1] == (
+        "Expansion: 2 specialists write about 40 tokens each, about 10 min; `--set gate.expand=N` writes N tokens each, "
+        "`off` none"
+    )
 
 
 def test_auto_is_skipped_where_it_takes_too_long(
     models: TinyModels, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The user reads why at once and again at the end, and how to have it all the same: four tokens a dimension."""
-    monkeypatch.setattr(room._Writer, "estimate", lambda self: 3600.0)
+    monkeypatch.setattr(room._Writer, "estimate", lambda self, progress: 3600.0)
     notes = Notes()
     assert run(models, tokenizer, notes) == Expansion(
         warnings=(
             Problem(
                 "expansion-skipped",
-                "The specialists do not continue the prompts, as that would take about 120 min here",
+                "The specialists do not continue the prompts, as that would take about 2.0 h here",
                 "`gate.expand: 128` does it all the same; texts of the experts' domains as `data` need no expansion",
             ),
         )
     )
     assert notes.said == [
-        "The specialists do not continue the prompts, as that would take about 120 min here: the gate is fitted from "
-        "the texts as they are"
+        "Timing a specialist: 11 tokens",
+        "The specialists do not continue the prompts, as that would take about 2.0 h here: the gate is fitted from "
+        "the texts as they are",
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moemerge.errors import MoemergeError, TrainError
-from moemerge.evaluate.folder import Placement
+from moemerge.evaluate.folder import open_moe
 from moemerge.train.options import TrainOptions
 from tests.evaluate.conftest import WORDS, Trio, sentences
 from tests.moe import load
@@ -87,11 +87,18 @@ def test_folders_that_cannot_be_trained(trained: Trainer, unrouted: Path, trio: 
     )
 
 
-def test_a_float16_folder_needs_another_dtype(trained: Trainer, trio: Trio, tmp_path: Path) -> None:
-    """Its gradients would overflow; trained in float32 it stays a float16 folder."""
+def test_a_float16_folder_needs_another_dtype(
+    trained: Trainer, trio: Trio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gradients would overflow; trained in float32, as a CPU does that is slow in float16, it stays float16."""
     folder = trio.build(tmp_path / "moe", gate={"init": "random"}, dtype="float16")
+    monkeypatch.setattr("moemerge.device.fast_dtypes", lambda: frozenset({"float32", "float16"}))
     assert refused(trained, folder).message == f"`{folder}` is stored in float16, in which gradients overflow"
-    assert trained(folder, placement=Placement("float32"), rate=5e-2).improved
+    monkeypatch.setattr("moemerge.device.fast_dtypes", lambda: frozenset({"float32"}))
+    result = trained(folder, rate=5e-2)
+    assert result.improved
+    assert result.training["options"]["dtype"] == "float32"
+    assert open_moe(result.path).checkpoint.config["dtype"] == "float16"
 
 
 def test_outputs_that_cannot_be_written(trained: Trainer, unrouted: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_disk_that_is_full_at_the_end_loses_no_step(trained: Trainer, small: P
     output = small / "out"
 
     class Filling(Notes):
-        def stage(self, name: str, total: float, unit: str = "") -> None:
+        def stage(self, name: str, total: float, unit: str = "", shorter: str = "") -> None:
             if name == "write" and not (small / "filler").exists():
                 fill(small)
 
@@ -134,7 +134,7 @@ def test_a_file_that_may_not_grow(unrouted: Path, texts: Path, trio: Trio) -> No
     class First(Notes):
         size = 0
 
-        def stage(self, name: str, total: float, unit: str = "") -> None:
+        def stage(self, name: str, total: float, unit: str = "", shorter: str = "") -> None:
             if name == "train":
                 First.size = state.stat().st_size  # without the optimiser's moments, which the second state has
                 raise KeyboardInterrupt

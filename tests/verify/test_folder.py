@@ -127,7 +127,7 @@ def test_progress_ends_where_it_said(built: Builder) -> None:
             self.stages: list[tuple[str, float, str]] = []
             self.done = 0.0
 
-        def stage(self, name: str, total: float, unit: str = "") -> None:
+        def stage(self, name: str, total: float, unit: str = "", shorter: str = "") -> None:
             self.stages.append((name, total, unit))
 
         def advance(self, amount: float = 1) -> None:
