@@ -127,8 +127,8 @@ def test_minutes_come_with_the_option_that_makes_them_fewer(
     notes = Notes()
     run(models, tokenizer, notes, expand=40)
     assert notes.said[1] == (
-        "Expansion: 2 specialists write about 40 tokens each, about 10 min; `--set gate.expand=N` writes N tokens each, "
-        "`off` none"
+        "Expansion: 2 specialists write about 40 tokens each, about 10 min; `--set gate.expand=N` writes N tokens "
+        "each, `off` none"
     )
 
 
