@@ -9,7 +9,7 @@ from moemerge.errors import Problem
 from moemerge.families import PROJECTIONS
 from moemerge.plan import Plan
 from moemerge.sources import Checkpoint
-from moemerge.stream import row_blocks
+from moemerge.execute.stream import row_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor

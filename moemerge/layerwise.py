@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from moemerge.models import MergedTensors, PlannedModels, empty_module, padded
 from moemerge.plan import Plan
-from moemerge.side_by_side import SideBySide
-from moemerge.stream import PICK_ELEMENTS, TORCH_DTYPES, pick_rows, row_blocks
+from moemerge.execute.side_by_side import SideBySide
+from moemerge.execute.stream import PICK_ELEMENTS, TORCH_DTYPES, pick_rows, row_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

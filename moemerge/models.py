@@ -16,7 +16,7 @@ from moemerge.errors import SourceError
 from moemerge.families import PROJECTIONS, DenseConfig
 from moemerge.plan.model import OutputTensor, Plan
 from moemerge.sources import Checkpoint
-from moemerge.stream import BLOCK_ELEMENTS, TORCH_DTYPES, Values
+from moemerge.execute.stream import BLOCK_ELEMENTS, TORCH_DTYPES, Values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,7 +67,7 @@ class DenseModule:
 
     def load_mean(self, checkpoints: Sequence[Checkpoint]) -> PreTrainedModel:
         """Puts the mean of several models in, FFNs too."""
-        from moemerge.merge import mean
+        from moemerge.execute.merge import mean
 
         for name in self._shapes:
             sources = [padded(checkpoint.read(name), self._shapes[name]).double() for checkpoint in checkpoints]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 
-from moemerge.blocks import Blocks, _Stored
+from moemerge.execute.blocks import Blocks, _Stored
 from moemerge.plan.model import Plan
 from moemerge.sources.checkpoint import ByteRange
 from moemerge.sources.files import SourceFiles

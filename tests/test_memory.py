@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from moemerge import blocks, layerwise
+from moemerge import layerwise
+
+from moemerge.execute import blocks
 from moemerge.families import DenseConfig
 from moemerge.gate import capture, expand, fit, passages
 from moemerge.plan import cost, make_plan, peak_memory

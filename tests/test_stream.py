@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from moemerge import stream
-from moemerge.merge import select
+from moemerge.execute import stream
+from moemerge.execute.merge import select
 from moemerge.plan import make_plan
 from moemerge.plan.model import Merged
-from moemerge.stream import Values, tensor_seed
+from moemerge.execute.stream import Values, tensor_seed
 from tests.conftest import TinyMaker
 from tests.moe import recipe_of
 

@@ -21,7 +21,7 @@ from moemerge.gate.mergekit import mergekit_gate
 from moemerge.gate.notices import few_tokens, inseparable, rounding, same_texts, too_few_groups
 from moemerge.gate.passages import Passage, assign_folds, document_passages, prompt_passages
 from moemerge.gate.request import FITTED, MERGEKIT, DenseModels, GateFit, GateRequest, GateStatistics
-from moemerge.side_by_side import SideBySide
+from moemerge.execute.side_by_side import SideBySide
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -58,7 +58,7 @@ class Merged:
     """Several sources merged into one tensor.
 
     Attributes:
-        method: the arithmetic; see `moemerge.merge`.
+        method: the arithmetic; see `moemerge.execute.merge`.
         base: the base model's tensor.
         sources: the distinct experts' tensors, in their order.
         weights: one factor a source.

@@ -19,9 +19,9 @@ from moemerge.console import Progress
 from moemerge.errors import VerifyError
 from moemerge.evaluate.folder import MoeFolder
 from moemerge.families import HOSTS
-from moemerge.finite import has_only_finite
+from moemerge.execute.finite import has_only_finite
 from moemerge.sources import ByteRange
-from moemerge.stream import TORCH_DTYPES
+from moemerge.execute.stream import TORCH_DTYPES
 from moemerge.train.also import Change
 from moemerge.train.card import trained_card
 from moemerge.train.plot import NAME as PLOT

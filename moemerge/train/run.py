@@ -15,7 +15,7 @@ from moemerge.evaluate.content import joined
 from moemerge.evaluate.processes import Processes
 from moemerge.evaluate.routers import find_routers
 from moemerge.generation import device_of
-from moemerge.stream import TORCH_DTYPES
+from moemerge.execute.stream import TORCH_DTYPES
 from moemerge.train.also import Also
 from moemerge.train.attention import use_blocked_attention
 from moemerge.train.card import training_account

@@ -48,7 +48,7 @@ def _damaged(tensor: OutputTensor, plan: Plan) -> SourceError | None:
 def _is_finite(plan: Plan, source: TensorSource) -> bool:
     import torch
 
-    from moemerge.stream import row_blocks
+    from moemerge.execute.stream import row_blocks
 
     model = plan.models[source.model]
     blocks = (model.read(source.name, rows) for rows in row_blocks(model.tensors[source.name].shape))

@@ -19,7 +19,7 @@ from moemerge.write.shards import index_json, lay_out, parse_size
 from moemerge.write.weights import Written, write_weights
 
 if TYPE_CHECKING:
-    from moemerge.blocks import Gates
+    from moemerge.execute.blocks import Gates
 
 _OWN = frozenset({"config.json", "README.md", NAME, "model.safetensors.index.json"})
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from moemerge.blocks import Blocks
+from moemerge.execute.blocks import Blocks
 from moemerge.console import Progress
 from moemerge.device import processors
 from moemerge.errors import WriteError
-from moemerge.finite import has_only_finite
+from moemerge.execute.finite import has_only_finite
 from moemerge.plan.model import Copy, OutputTensor, Part, Plan
 from moemerge.plan.plain import needs_torch
 from moemerge.sources.checkpoint import ByteRange
@@ -30,8 +30,8 @@ from moemerge.write.shards import Shard
 from moemerge.write.share import Sharer, write_all
 
 if TYPE_CHECKING:
-    from moemerge.blocks import Gates
-    from moemerge.stream import Values
+    from moemerge.execute.blocks import Gates
+    from moemerge.execute.stream import Values
 
 THREADS = 4
 """Tensors in flight while the disk is waited for. Where all is in memory, no more than there are processors: threads
@@ -245,6 +245,6 @@ def _streamed_values(blocks: Blocks) -> Values | None:
     """What makes the parts that need torch, which is loaded here; None where none does."""
     if not needs_torch(blocks.plan):
         return None
-    from moemerge.stream import Values
+    from moemerge.execute.stream import Values
 
     return Values(blocks.plan)

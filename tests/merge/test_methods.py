@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moemerge.merge import dare_ties, mean, slerp, task_arithmetic, ties
+from moemerge.execute.merge import dare_ties, mean, slerp, task_arithmetic, ties
 
 METHODS: dict[str, Callable[[Tensor, Sequence[Tensor], Sequence[float]], Tensor]] = {
     "mean": lambda base, xs, w: mean(xs, w),

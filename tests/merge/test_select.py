@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemerge.merge import select
+from moemerge.execute.merge import select
 
 NUMBERS = st.one_of(
     st.floats(0, allow_nan=False, allow_infinity=True),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from moemerge import blocks
+from moemerge.execute import blocks
 from moemerge.build import build
 from moemerge.errors import VerifyError
 from moemerge.sources import Checkpoint, open_checkpoint

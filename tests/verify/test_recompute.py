@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from moemerge import merge
+from moemerge.execute import merge
 from moemerge.sources import Checkpoint, open_checkpoint
 from moemerge.verify import recompute
 from moemerge.verify.expected import Merge, One, random_seed

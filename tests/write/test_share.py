@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from moemerge import blocks
+from moemerge.execute import blocks
 from moemerge.write import share
 from moemerge.write.share import Sharer
 from tests.conftest import TinyMaker

@@ -1,6 +1,6 @@
 """Merging of the tensors that are not experts."""
 
-from moemerge.merge.methods import (
+from moemerge.execute.merge.methods import (
     along_arc,
     angle_between,
     dare_ties,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from moemerge.merge.select import kth_largest
+from moemerge.execute.merge.select import kth_largest
 
 
 def mean(sources: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

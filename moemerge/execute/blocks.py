@@ -17,7 +17,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 
-from moemerge.finite import has_only_finite
+from moemerge.execute.finite import has_only_finite
 from moemerge.plan.model import Compute, Fill, Merged, Part, Plan, Router, TensorSource
 from moemerge.plan.plain import made_of_bytes
 from moemerge.sources.checkpoint import ByteRange

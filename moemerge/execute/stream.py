@@ -16,8 +16,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-from moemerge.blocks import Blocks
-from moemerge.merge import along_arc, angle_between, drop, elect, mean, task_arithmetic, trim, trim_threshold
+from moemerge.execute.blocks import Blocks
+from moemerge.execute.merge import along_arc, angle_between, drop, elect, mean, task_arithmetic, trim, trim_threshold
 from moemerge.plan.model import Compute, Copy, Merged, OutputTensor, Part, Plan, TensorSource
 from moemerge.sources.adapter import TALL
 from moemerge.sources.files import SourceFiles
