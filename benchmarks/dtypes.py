@@ -31,7 +31,7 @@ def measure() -> dict[str, dict[str, float]]:
     import torch
 
     from moemerge.evaluate.speed import measure_speed
-    from moemerge.models import PlannedModels
+    from moemerge.dense.models import PlannedModels
     from moemerge.plan import make_plan
     from moemerge.recipe import load_recipe
 
@@ -47,7 +47,7 @@ def measure() -> dict[str, dict[str, float]]:
 
 def together(model: Any) -> float:
     """Tokens a second of `ROWS` rows that are written at once."""
-    from moemerge.generation import continuations
+    from moemerge.dense.generation import continuations
 
     prompts = [[1, 2, 3, 4]] * ROWS
     taken = []

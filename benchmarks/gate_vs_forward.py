@@ -35,7 +35,7 @@ from turns import medians
 
 from moemerge.build import fit_router, read_expert_texts
 from moemerge.gate import ExpertTexts
-from moemerge.models import MergedTensors, PlannedModels, load_tokenizer
+from moemerge.dense.models import MergedTensors, PlannedModels, load_tokenizer
 from moemerge.plan import Plan, make_plan
 from moemerge.recipe import load_recipe
 

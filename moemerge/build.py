@@ -271,8 +271,8 @@ def fit_router(
     import torch
 
     from moemerge.gate import fit_gate
-    from moemerge.layerwise import LayerwiseModels
-    from moemerge.models import load_tokenizer
+    from moemerge.dense.layerwise import LayerwiseModels
+    from moemerge.dense.models import load_tokenizer
 
     dtype = dtype or _computing_dtype(plan, device, progress or Silent())
     try:

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from moemerge import layerwise
+from moemerge.dense import layerwise
 from moemerge.gate.packed import packed_attention
 from moemerge.gate.walk import Batch, Walk
-from moemerge.layerwise import LayerwiseModels
-from moemerge.models import PlannedModels
+from moemerge.dense.layerwise import LayerwiseModels
+from moemerge.dense.models import PlannedModels
 from moemerge.plan import Plan, make_plan
 from tests.conftest import TinyMaker
 from tests.moe import recipe_of, some_tokens
@@ -231,7 +231,7 @@ def test_a_gate_is_fitted_in_less_memory_than_one_source(large: list[Path], tmp_
 
     from moemerge.build import read_expert_texts
     from moemerge.gate import GateRequest, fit_gate
-    from moemerge.models import load_tokenizer
+    from moemerge.dense.models import load_tokenizer
 
     plan = make_plan(recipe, Path.cwd())
     request = GateRequest("discriminant", read_expert_texts(plan, Path.cwd()), 16, 1024, expand="off")

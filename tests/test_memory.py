@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from moemerge import layerwise
+from moemerge.dense import layerwise
 
 from moemerge.execute import blocks
 from moemerge.families import DenseConfig

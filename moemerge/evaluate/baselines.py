@@ -16,7 +16,7 @@ from moemerge.errors import EvalError
 from moemerge.evaluate.content import checkpoint_content, joined
 from moemerge.evaluate.folder import MoeFolder, Placement, load_pretrained
 from moemerge.families import DENSE_FAMILIES, HOSTS, PROJECTIONS, DenseConfig, Projection
-from moemerge.models import DenseModule
+from moemerge.dense.models import DenseModule
 from moemerge.sources import Checkpoint
 from moemerge.verify.config import check_config
 from moemerge.verify.origins import Origins, open_origins

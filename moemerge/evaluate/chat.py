@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import MoemergeError
-from moemerge.generation import context_of, continuations, end_tokens
+from moemerge.dense.generation import context_of, continuations, end_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

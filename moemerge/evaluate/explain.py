@@ -19,7 +19,7 @@ from moemerge.errors import EvalError
 from moemerge.evaluate.routers import Routers
 from moemerge.evaluate.tokens import Tokens, read_tokens
 from moemerge.evaluate.trace import by_weight, place_of, run, split
-from moemerge.generation import context_of
+from moemerge.dense.generation import context_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,7 +12,7 @@ from moemerge.console import Progress
 from moemerge.errors import EvalError
 from moemerge.evaluate.processes import Processes
 from moemerge.evaluate.windows import LOGITS, Batch, Encoded, batches
-from moemerge.generation import device_of
+from moemerge.dense.generation import device_of
 
 ELEMENTS = {"cpu": 1 << 22}
 """Elements of the logits that are held in fp32 at once, by kind of device: on a CPU so few that its cache holds them,

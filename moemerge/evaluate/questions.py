@@ -14,7 +14,7 @@ from transformers import StoppingCriteria
 
 from moemerge.console import Progress, portion
 from moemerge.errors import MoemergeError, SourceError
-from moemerge.generation import context_of, continuations, end_tokens
+from moemerge.dense.generation import context_of, continuations, end_tokens
 from moemerge.recipe.schema import Questions
 from moemerge.texts import read_rows
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from moemerge.console import Progress, Silent
-from moemerge.generation import context_of, device_of
+from moemerge.dense.generation import context_of, device_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,7 +12,7 @@ from torch import Tensor
 from moemerge.errors import EvalError
 from moemerge.evaluate.routers import RouterOutput, Routers
 from moemerge.evaluate.tokens import read_tokens
-from moemerge.generation import context_of
+from moemerge.dense.generation import context_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

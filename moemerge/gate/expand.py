@@ -19,7 +19,7 @@ from moemerge.console import LONG, Progress, duration, portion
 from moemerge.errors import Problem
 from moemerge.gate.passages import Passage, encode_prompt
 from moemerge.gate.request import DenseModels, GateRequest
-from moemerge.generation import continuations, end_tokens
+from moemerge.dense.generation import continuations, end_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

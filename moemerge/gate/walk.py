@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from moemerge.gate.packed import Runs, places_of
-from moemerge.generation import device_of
+from moemerge.dense.generation import device_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

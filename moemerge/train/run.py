@@ -14,7 +14,7 @@ from moemerge.errors import Problem, TrainError, WriteError
 from moemerge.evaluate.content import joined
 from moemerge.evaluate.processes import Processes
 from moemerge.evaluate.routers import find_routers
-from moemerge.generation import device_of
+from moemerge.dense.generation import device_of
 from moemerge.execute.stream import TORCH_DTYPES
 from moemerge.train.also import Also
 from moemerge.train.attention import use_blocked_attention

@@ -17,7 +17,7 @@ from torch import Tensor
 from moemerge.errors import TrainError
 from moemerge.evaluate.baselines import Baselines
 from moemerge.evaluate.processes import Processes
-from moemerge.generation import device_of
+from moemerge.dense.generation import device_of
 from moemerge.train.rows import Rows
 
 KEPT = 32

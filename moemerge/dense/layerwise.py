@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from moemerge.models import MergedTensors, PlannedModels, empty_module, padded
+from moemerge.dense.models import MergedTensors, PlannedModels, empty_module, padded
 from moemerge.plan import Plan
 from moemerge.execute.side_by_side import SideBySide
 from moemerge.execute.stream import PICK_ELEMENTS, TORCH_DTYPES, pick_rows, row_blocks

@@ -1,0 +1,1 @@
+"""A plan's dense models, alive: whole, or a layer at a time."""
