@@ -25,12 +25,12 @@ from turns import seconds
 
 from moemerge.console import Silent
 from moemerge.evaluate.domains import find_evaluation, read_domains
-from moemerge.evaluate.folder import Placement, open_moe
-from moemerge.evaluate.losses import document_losses
-from moemerge.evaluate.processes import Processes
-from moemerge.evaluate.routers import find_routers
-from moemerge.evaluate.routing import RouteCounter
-from moemerge.evaluate.windows import LOGITS, Encoded, batches, encode
+from moemerge.mixture.folder import Placement, open_moe
+from moemerge.mixture.losses import document_losses
+from moemerge.mixture.processes import Processes
+from moemerge.mixture.routers import find_routers
+from moemerge.mixture.routing import RouteCounter
+from moemerge.mixture.windows import LOGITS, Encoded, batches, encode
 
 BAR = 1.2
 

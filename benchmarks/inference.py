@@ -26,9 +26,9 @@ import transformers
 from turns import medians
 
 from moemerge.build import build
-from moemerge.evaluate.baselines import Baselines
-from moemerge.evaluate.folder import Placement, open_moe
-from moemerge.evaluate.routers import find_routers
+from moemerge.mixture.baselines import Baselines
+from moemerge.mixture.folder import Placement, open_moe
+from moemerge.mixture.routers import find_routers
 from moemerge.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -29,9 +29,9 @@ from typing import Any
 
 import torch
 
-from moemerge.evaluate.folder import MoeFolder, Placement, open_moe
-from moemerge.evaluate.processes import Processes
-from moemerge.evaluate.routers import find_routers
+from moemerge.mixture.folder import MoeFolder, Placement, open_moe
+from moemerge.mixture.processes import Processes
+from moemerge.mixture.routers import find_routers
 from moemerge.train.attention import use_blocked_attention
 from moemerge.train.experts import use_frozen_experts
 from moemerge.train.gates import Gates

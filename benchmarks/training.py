@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from moemerge.console import Silent
-from moemerge.evaluate.baselines import Baselines
+from moemerge.mixture.baselines import Baselines
 from moemerge.evaluate.domains import find_evaluation, read_domains
-from moemerge.evaluate.folder import MoeFolder, Placement, open_moe
-from moemerge.evaluate.losses import document_losses
+from moemerge.mixture.folder import MoeFolder, Placement, open_moe
+from moemerge.mixture.losses import document_losses
 from moemerge.evaluate.measures import DomainLosses, Measures
-from moemerge.evaluate.windows import Encoded, encode
+from moemerge.mixture.windows import Encoded, encode
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS, HELD_OUT = ROOT / "examples" / "training.yaml", ROOT / "examples" / "held_out.yaml"

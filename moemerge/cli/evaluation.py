@@ -145,7 +145,7 @@ def _measured(folder: Path, options: EvalOptions, *, quiet: bool) -> dict[str, A
     from transformers.utils import logging
 
     from moemerge.device import check_device
-    from moemerge.evaluate.processes import join_processes
+    from moemerge.mixture.processes import join_processes
     from moemerge.evaluate.run import evaluate_folder
 
     check_device(options.placement.device)

@@ -11,7 +11,7 @@ import typer
 from moemerge.errors import EvalError
 
 if TYPE_CHECKING:
-    from moemerge.evaluate.folder import Placement
+    from moemerge.mixture.folder import Placement
 
 MoeFolder = Annotated[
     Path, typer.Argument(metavar="OUT", help="A folder with a mixture of experts.", show_default=False)
@@ -41,7 +41,7 @@ def placement_of(dtype: str, device: str, device_map: str | None, offload: Path 
     Raises:
         EvalError: one of them makes no sense, or none without another.
     """
-    from moemerge.evaluate.folder import Placement
+    from moemerge.mixture.folder import Placement
 
     known = ("auto", "float32", "bfloat16", "float16")
     if dtype not in known:

@@ -54,8 +54,8 @@ def trace(
 
     from moemerge.device import check_device
     from moemerge.evaluate.explain import explain as explain_token
-    from moemerge.evaluate.folder import open_moe
-    from moemerge.evaluate.routers import find_routers
+    from moemerge.mixture.folder import open_moe
+    from moemerge.mixture.routers import find_routers
     from moemerge.evaluate.trace import trace_text
 
     words = _text(text, file)

@@ -108,7 +108,7 @@ def train_router(
     from transformers.utils import logging
 
     from moemerge.device import check_device
-    from moemerge.evaluate.processes import join_processes
+    from moemerge.mixture.processes import join_processes
     from moemerge.train import train_router as train
     from moemerge.train.options import TrainOptions
 

@@ -28,7 +28,7 @@ def evaluate(
     """
     from moemerge.console import Silent
     from moemerge.evaluate.options import EvalOptions
-    from moemerge.evaluate.processes import join_processes
+    from moemerge.mixture.processes import join_processes
     from moemerge.evaluate.run import evaluate_folder
 
     return evaluate_folder(Path(folder), options or EvalOptions(), progress or Silent(), join_processes())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moemerge.evaluate.content import joined
+from moemerge.mixture.content import joined
 
 FORMAT = 1
 VARIABLE = "MOEMERGE_CACHE"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moemerge.errors import EvalError, ManyProblems, MoemergeError, Problem
-from moemerge.evaluate.folder import MoeFolder
+from moemerge.mixture.folder import MoeFolder
 from moemerge.recipe import Evaluation, load_evaluation
 from moemerge.recipe.schema import Data
 from moemerge.texts import read_texts

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from moemerge.errors import EvalError
-from moemerge.evaluate.routers import Routers
+from moemerge.mixture.routers import Routers
 from moemerge.evaluate.tokens import Tokens, read_tokens
 from moemerge.evaluate.trace import by_weight, place_of, run, split
 from moemerge.dense.generation import context_of

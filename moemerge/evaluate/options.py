@@ -9,7 +9,7 @@ from typing import Literal
 
 from moemerge.errors import EvalError
 from moemerge.evaluate.cache import cache_folder
-from moemerge.evaluate.folder import Placement
+from moemerge.mixture.folder import Placement
 
 PARTS = ("samples", "chat", "questions", "speed")
 """What is measured beside the losses."""

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from moemerge.console import Progress
 from moemerge.evaluate.cache import LossCache
-from moemerge.evaluate.losses import document_losses
-from moemerge.evaluate.processes import Processes
-from moemerge.evaluate.routers import Routers
-from moemerge.evaluate.routing import RouteCounter, RouteCounts
-from moemerge.evaluate.windows import Encoded
+from moemerge.mixture.losses import document_losses
+from moemerge.mixture.processes import Processes
+from moemerge.mixture.routers import Routers
+from moemerge.mixture.routing import RouteCounter, RouteCounts
+from moemerge.mixture.windows import Encoded
 
 Loader = Callable[[], Any]
 """Gives a model of transformers; only called where something must be computed."""

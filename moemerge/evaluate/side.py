@@ -10,7 +10,7 @@ from moemerge.console import Progress, portion
 from moemerge.evaluate.chat import LONGEST_REPLY, prompt_of, sample_reply
 from moemerge.evaluate.domains import Domain
 from moemerge.evaluate.questions import ask
-from moemerge.evaluate.routers import Routers
+from moemerge.mixture.routers import Routers
 from moemerge.evaluate.speed import ROUNDS, measure_speed
 from moemerge.evaluate.trace import trace_text
 from moemerge.recipe.schema import Expert, Questions

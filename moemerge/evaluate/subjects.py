@@ -6,10 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moemerge.evaluate.content import checkpoint_content
-from moemerge.evaluate.folder import MoeFolder, Placement, load_pretrained, load_tokenizer
-from moemerge.evaluate.processes import Processes
-from moemerge.evaluate.routers import Routers, find_routers
+from moemerge.mixture.content import checkpoint_content
+from moemerge.mixture.folder import MoeFolder, Placement, load_pretrained, load_tokenizer
+from moemerge.mixture.processes import Processes
+from moemerge.mixture.routers import Routers, find_routers
 from moemerge.sources.folder import open_folder
 from moemerge.sources.weights import Folder
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moemerge.errors import EvalError
-from moemerge.evaluate.routers import RouterOutput, Routers
+from moemerge.mixture.routers import RouterOutput, Routers
 from moemerge.evaluate.tokens import read_tokens
 from moemerge.dense.generation import context_of
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from moemerge.console import Progress
-    from moemerge.evaluate.processes import Processes
+    from moemerge.mixture.processes import Processes
     from moemerge.train.options import TrainOptions
     from moemerge.train.run import TrainResult
 
@@ -40,7 +40,7 @@ def train_router(
         MoemergeError: anything that the user can mend; `output` is then untouched.
     """
     from moemerge.console import Silent
-    from moemerge.evaluate.processes import join_processes
+    from moemerge.mixture.processes import join_processes
     from moemerge.train.options import TrainOptions
     from moemerge.train.run import train_folder
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moemerge.evaluate.processes import Processes
+from moemerge.mixture.processes import Processes
 from moemerge.families.host import Host
 from moemerge.train.options import TrainOptions
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from moemerge.evaluate.routers import find_routers
+from moemerge.mixture.routers import find_routers
 
 NAME = "moemerge_frozen"
 

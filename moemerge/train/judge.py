@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from moemerge.console import Progress, Silent
-from moemerge.evaluate.losses import document_losses
-from moemerge.evaluate.processes import Processes
-from moemerge.evaluate.routers import Routers
-from moemerge.evaluate.routing import IDLE, RouteCounter, RouteCounts
-from moemerge.evaluate.windows import Encoded
+from moemerge.mixture.losses import document_losses
+from moemerge.mixture.processes import Processes
+from moemerge.mixture.routers import Routers
+from moemerge.mixture.routing import IDLE, RouteCounter, RouteCounts
+from moemerge.mixture.windows import Encoded
 from moemerge.train.also import Also
 
 RESAMPLES = 2000

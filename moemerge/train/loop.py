@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moemerge.console import Progress
 from moemerge.errors import EvalError
-from moemerge.evaluate.processes import Processes
+from moemerge.mixture.processes import Processes
 from moemerge.train.judge import Judge, Judgement
 from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from moemerge.errors import TrainError
-from moemerge.evaluate.folder import Placement
+from moemerge.mixture.folder import Placement
 from moemerge.train.tracking import TRACKERS
 
 Method = Literal["lora", "full"]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from moemerge.console import Progress
 from moemerge.errors import VerifyError
-from moemerge.evaluate.folder import MoeFolder
+from moemerge.mixture.folder import MoeFolder
 from moemerge.families import HOSTS
 from moemerge.execute.finite import has_only_finite
 from moemerge.sources import ByteRange

@@ -8,10 +8,10 @@ from typing import Any
 
 from moemerge.console import Progress
 from moemerge.errors import Problem, TrainError
-from moemerge.evaluate.baselines import Baselines
-from moemerge.evaluate.folder import MoeFolder, open_moe
-from moemerge.evaluate.processes import Processes
-from moemerge.evaluate.windows import Encoded, encode
+from moemerge.mixture.baselines import Baselines
+from moemerge.mixture.folder import MoeFolder, open_moe
+from moemerge.mixture.processes import Processes
+from moemerge.mixture.windows import Encoded, encode
 from moemerge.train.options import TrainOptions, kind_of_gate
 from moemerge.train.rows import Tokens, tokenise
 from moemerge.train.sharding import check_sharding, wants_sharding

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from moemerge.evaluate.routers import RouterOutput, Routers, hooked, replaced
+from moemerge.mixture.routers import RouterOutput, Routers, hooked, replaced
 from moemerge.train.options import Route as AskedRoute
 from moemerge.train.rows import Rows
 

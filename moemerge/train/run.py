@@ -11,9 +11,9 @@ from torch import Tensor
 
 from moemerge.console import Progress
 from moemerge.errors import Problem, TrainError, WriteError
-from moemerge.evaluate.content import joined
-from moemerge.evaluate.processes import Processes
-from moemerge.evaluate.routers import find_routers
+from moemerge.mixture.content import joined
+from moemerge.mixture.processes import Processes
+from moemerge.mixture.routers import find_routers
 from moemerge.dense.generation import device_of
 from moemerge.execute.stream import TORCH_DTYPES
 from moemerge.train.also import Also

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moemerge.evaluate.routers import RouterOutput, Routers, hooked
+from moemerge.mixture.routers import RouterOutput, Routers, hooked
 from moemerge.gate.held_out import best_scale, spread
 from moemerge.train.routing import TrainedRouting
 from moemerge.train.rows import Rows

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from moemerge.errors import TrainError
-from moemerge.evaluate.processes import Processes
-from moemerge.evaluate.routers import find_routers
+from moemerge.mixture.processes import Processes
+from moemerge.mixture.routers import find_routers
 
 
 def wants_sharding(environment: Mapping[str, str] = os.environ) -> bool:

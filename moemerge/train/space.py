@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moemerge.evaluate.folder import MoeFolder
+from moemerge.mixture.folder import MoeFolder
 from moemerge.families import HOSTS
 from moemerge.train.also import ATTENTION
 from moemerge.train.options import TrainOptions

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from moemerge.console import Progress
-from moemerge.evaluate.routers import Routers
+from moemerge.mixture.routers import Routers
 from moemerge.gate import ExpertTexts, GateRequest, fit_gate
 from moemerge.gate.fit import fit_in_turn
 from moemerge.gate.request import FITTED

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moemerge.evaluate.losses import slice_rows
-from moemerge.evaluate.processes import Processes
+from moemerge.mixture.losses import slice_rows
+from moemerge.mixture.processes import Processes
 from moemerge.train.gates import Gates
 from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting, balance, balance_gradient

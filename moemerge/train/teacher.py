@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from moemerge.errors import TrainError
-from moemerge.evaluate.baselines import Baselines
-from moemerge.evaluate.processes import Processes
+from moemerge.mixture.baselines import Baselines
+from moemerge.mixture.processes import Processes
 from moemerge.dense.generation import device_of
 from moemerge.train.rows import Rows
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moemerge.errors import ManyProblems, MoemergeError, Problem, TrainError
-from moemerge.evaluate.folder import MoeFolder
+from moemerge.mixture.folder import MoeFolder
 from moemerge.recipe import file_path, load_evaluation
 from moemerge.recipe.schema import Data, Expert
 from moemerge.texts import read_prompts_file, read_texts

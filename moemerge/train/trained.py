@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from moemerge.console import Progress
-from moemerge.evaluate.folder import MoeFolder
-from moemerge.evaluate.processes import Processes
+from moemerge.mixture.folder import MoeFolder
+from moemerge.mixture.processes import Processes
 from moemerge.families import HOSTS
 from moemerge.train.also import Also, Change
 from moemerge.train.gates import Gates

@@ -16,7 +16,7 @@ import torch
 from moemerge.build import build
 from moemerge.console import Silent
 from moemerge.evaluate.options import PARTS, EvalOptions
-from moemerge.evaluate.processes import Processes
+from moemerge.mixture.processes import Processes
 from moemerge.evaluate.run import evaluate_folder
 from moemerge.recipe import Recipe
 from tests.tiny import DEFAULTS, tiny_model, write_tokenizer

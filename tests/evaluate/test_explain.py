@@ -10,7 +10,7 @@ import torch
 
 from moemerge.errors import EvalError
 from moemerge.evaluate.explain import Explanation, explain
-from moemerge.evaluate.routers import find_routers
+from moemerge.mixture.routers import find_routers
 from tests.evaluate.conftest import HOSTS, Mixture
 
 NAMES = ("code", "math", "french", "general")

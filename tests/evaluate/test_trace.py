@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from moemerge.errors import EvalError
-from moemerge.evaluate.routers import find_routers
+from moemerge.mixture.routers import find_routers
 from moemerge.evaluate.trace import Trace, place_of, split, trace_text
 from tests.evaluate.conftest import HOSTS, Mixture
 

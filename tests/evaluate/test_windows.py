@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moemerge.evaluate.windows import Window, batches, encode
+from moemerge.mixture.windows import Window, batches, encode
 from tests.conftest import TinyMaker
 from tests.tiny import WORDS, write_tokenizer
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moemerge.console import Silent
-from moemerge.evaluate.processes import Processes
+from moemerge.mixture.processes import Processes
 from moemerge.train.options import TrainOptions
 from moemerge.train.run import TrainResult, train_folder
 from tests.evaluate.conftest import WORDS, Trio, sentences, trio, words

@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from moemerge.evaluate.routers import find_routers
+from moemerge.mixture.routers import find_routers
 from moemerge.train.also import Also
 from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting

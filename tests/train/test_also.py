@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from moemerge.console import Silent
 from moemerge.errors import TrainError
-from moemerge.evaluate.processes import Processes
+from moemerge.mixture.processes import Processes
 from moemerge.train.also import Also
 from moemerge.train.options import TrainOptions
 from moemerge.train.run import train_folder

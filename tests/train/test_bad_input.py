@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moemerge.errors import MoemergeError, TrainError
-from moemerge.evaluate.folder import open_moe
+from moemerge.mixture.folder import open_moe
 from moemerge.train.options import TrainOptions
 from tests.evaluate.conftest import WORDS, Trio, sentences
 from tests.moe import load

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from moemerge.evaluate.processes import Processes
-from moemerge.evaluate.routers import find_routers
+from moemerge.mixture.processes import Processes
+from moemerge.mixture.routers import find_routers
 from moemerge.train.checkpointing import checkpoint_layers
 from moemerge.train.gates import Gates
 from moemerge.train.options import TrainOptions

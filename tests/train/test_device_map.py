@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from moemerge.console import Silent
 from moemerge.errors import EvalError, MoemergeError, TrainError
-from moemerge.evaluate.folder import Placement
-from moemerge.evaluate.processes import Processes
-from moemerge.evaluate.routers import find_routers
+from moemerge.mixture.folder import Placement
+from moemerge.mixture.processes import Processes
+from moemerge.mixture.routers import find_routers
 from moemerge.train.checkpointing import checkpoint_layers
 from moemerge.train.gates import Gates
 from moemerge.train.loop import Loop

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moemerge.evaluate.routers import find_routers
+from moemerge.mixture.routers import find_routers
 from moemerge.train.experts import use_frozen_experts
 from tests.evaluate.conftest import HOSTS, mixture
 from tests.train.test_step import DIVIDED, gradients, some_rows

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from moemerge.errors import TrainError
-from moemerge.evaluate.processes import Processes
+from moemerge.mixture.processes import Processes
 from moemerge.train.sharding import check_sharding, wants_sharding
 from moemerge.train.state import state_path
 from moemerge.verify import verify_folder

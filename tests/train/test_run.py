@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from moemerge.console import Silent
 from moemerge.errors import MoemergeError
-from moemerge.evaluate.processes import Processes
+from moemerge.mixture.processes import Processes
 from moemerge.train.judge import Judge, Judgement
 from moemerge.train.options import TrainOptions
 from moemerge.train.run import train_folder

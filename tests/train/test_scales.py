@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from moemerge.evaluate.routers import find_routers
+from moemerge.mixture.routers import find_routers
 from moemerge.gate.held_out import spread
 from moemerge.train.gates import Gates
 from moemerge.train.options import TrainOptions

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from moemerge.errors import MoemergeError, WriteError
-from moemerge.evaluate.folder import open_moe
+from moemerge.mixture.folder import open_moe
 from moemerge.train import train_router
 from moemerge.train.options import TrainOptions
 from moemerge.train.space import state_bytes, trainable, training_bytes

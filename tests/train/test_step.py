@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from moemerge.evaluate.processes import Processes
-from moemerge.evaluate.routers import find_routers
+from moemerge.mixture.processes import Processes
+from moemerge.mixture.routers import find_routers
 from moemerge.train import step as steps
 from moemerge.train.gates import Gates
 from moemerge.train.options import TrainOptions

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moemerge.evaluate.processes import Processes
-from moemerge.evaluate.routers import RouterOutput, Routers
-from moemerge.evaluate.windows import Batch
+from moemerge.mixture.processes import Processes
+from moemerge.mixture.routers import RouterOutput, Routers
+from moemerge.mixture.windows import Batch
 
 IDLE = 0.1
 """An expert below this part of its fair share of the load is idle."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from moemerge.errors import EvalError
-from moemerge.evaluate.content import checkpoint_content, joined
-from moemerge.evaluate.folder import MoeFolder, Placement, load_pretrained
+from moemerge.mixture.content import checkpoint_content, joined
+from moemerge.mixture.folder import MoeFolder, Placement, load_pretrained
 from moemerge.families import DENSE_FAMILIES, HOSTS, PROJECTIONS, DenseConfig, Projection
 from moemerge.dense.models import DenseModule
 from moemerge.sources import Checkpoint

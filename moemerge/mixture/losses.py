@@ -10,8 +10,8 @@ from torch import Tensor
 
 from moemerge.console import Progress
 from moemerge.errors import EvalError
-from moemerge.evaluate.processes import Processes
-from moemerge.evaluate.windows import LOGITS, Batch, Encoded, batches
+from moemerge.mixture.processes import Processes
+from moemerge.mixture.windows import LOGITS, Batch, Encoded, batches
 from moemerge.dense.generation import device_of
 
 ELEMENTS = {"cpu": 1 << 22}
