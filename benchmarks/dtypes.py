@@ -30,8 +30,8 @@ def measure() -> dict[str, dict[str, float]]:
     """Tokens a second of the demo's code specialist, by dtype: read, written as one row, written as `ROWS`."""
     import torch
 
-    from moemerge.evaluate.speed import measure_speed
     from moemerge.dense.models import PlannedModels
+    from moemerge.evaluate.speed import measure_speed
     from moemerge.plan import make_plan
     from moemerge.recipe import load_recipe
 

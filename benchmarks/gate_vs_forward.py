@@ -33,9 +33,9 @@ import torch
 from torch import Tensor
 from turns import medians
 
-from moemerge.build import fit_router, read_expert_texts
-from moemerge.gate import ExpertTexts
+from moemerge.build.run import fit_router, read_expert_texts
 from moemerge.dense.models import MergedTensors, PlannedModels, load_tokenizer
+from moemerge.gate import ExpertTexts
 from moemerge.plan import Plan, make_plan
 from moemerge.recipe import load_recipe
 

@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 
 from moemerge.console import Silent
-from moemerge.mixture.baselines import Baselines
 from moemerge.evaluate.domains import find_evaluation, read_domains
+from moemerge.evaluate.measures import DomainLosses, Measures
+from moemerge.mixture.baselines import Baselines
 from moemerge.mixture.folder import MoeFolder, Placement, open_moe
 from moemerge.mixture.losses import document_losses
-from moemerge.evaluate.measures import DomainLosses, Measures
 from moemerge.mixture.windows import Encoded, encode
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -79,14 +81,13 @@ class _Listener:
             signal.signal(number, signal.SIG_IGN)
 
 
-def main() -> None:
-    """The `moemerge` script."""
+@contextmanager
+def listening() -> Iterator[None]:
+    """While this lasts a signal ends what is at work, and then the process, with one line and its status."""
     listener = _Listener()
     try:
         listener.listen()
-        from moemerge.cli import run
-
-        run()
+        yield
     except BaseException as ended:
         stopped, done = listener.stopped, isinstance(ended, SystemExit) and not ended.code
         if stopped is None or done:

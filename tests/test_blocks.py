@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from moemerge.execute import blocks
 from moemerge.execute.blocks import NUMPY, Blocks
+from moemerge.execute.stream import TORCH_DTYPES, Values
 from moemerge.plan import make_plan
 from moemerge.plan.model import Compute, Copy, Merged, Router
 from moemerge.sources.files import SourceFiles
-from moemerge.execute.stream import TORCH_DTYPES, Values
 from tests.conftest import TinyMaker
 from tests.moe import recipe_of
 

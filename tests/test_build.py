@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from moemerge.build import build
+from moemerge.build.run import build
 from moemerge.errors import WriteError
 from moemerge.recipe import load_recipe
 from moemerge.sources.store import StoredCheckpoint
@@ -68,7 +68,8 @@ def test_a_build_from_stored_tensors_loads_no_torch(shared: str, tiny: TinyMaker
     """With a gate that looks at no text; the check at the end, and another dtype, included."""
     recipe = recipe_of(tiny("llama"), [tiny("llama", 1), tiny("llama", 2)], merge={"shared": shared}, dtype="bfloat16")
     program = (
-        "import sys\nfrom pathlib import Path\nfrom moemerge.build import build\nfrom moemerge.recipe import Recipe\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from moemerge.api import build\nfrom moemerge.recipe import Recipe\n"
         "build(Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), root=Path.cwd())\n"
         "print(*sorted({'torch', 'transformers', 'safetensors', 'peft'} & sys.modules.keys()))\n"
     )
@@ -200,7 +201,7 @@ experts:
 
 def test_a_specialists_own_chat_template_wraps_its_prompts(tiny: TinyMaker, tmp_path: Path) -> None:
     """From `chat_template.jinja` or `tokenizer_config.json`; an expert without one gets the base's."""
-    from moemerge.build import read_expert_texts
+    from moemerge.build.run import read_expert_texts
     from moemerge.plan import make_plan
 
     folders = []
@@ -278,7 +279,7 @@ SLOW_BUILD = """
 import sys, time
 from pathlib import Path
 import moemerge.write.weights as weights
-from moemerge.build import build
+from moemerge.build.run import build
 original = weights._Writer.write
 def slowly(self, *arguments):
     Path(sys.argv[3]).touch()

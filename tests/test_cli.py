@@ -295,7 +295,7 @@ SLOWLY = """
 import sys, time
 from pathlib import Path
 import moemerge.write.weights as weights
-from moemerge.signals import main
+from moemerge.__main__ import main
 original = weights._Writer.write
 def slowly(self, *arguments):
     Path("started").touch()

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from moemerge.build.divergence import measure_divergence
 from moemerge.console import Silent
-from moemerge.divergence import measure_divergence
 from moemerge.plan import make_plan
 from tests.conftest import TinyMaker
 from tests.moe import recipe_of

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from moemerge.dense import layerwise
-from moemerge.gate.packed import packed_attention
-from moemerge.gate.walk import Batch, Walk
 from moemerge.dense.layerwise import LayerwiseModels
 from moemerge.dense.models import PlannedModels
+from moemerge.gate.packed import packed_attention
+from moemerge.gate.walk import Batch, Walk
 from moemerge.plan import Plan, make_plan
 from tests.conftest import TinyMaker
 from tests.moe import recipe_of, some_tokens
@@ -177,7 +177,7 @@ import json, resource, sys
 from pathlib import Path
 import torch, transformers
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
-from moemerge.build import fit_router, read_expert_texts
+from moemerge.build.run import fit_router, read_expert_texts
 from moemerge.plan import make_plan
 from moemerge.recipe import Recipe
 
@@ -229,9 +229,9 @@ def test_a_gate_is_fitted_in_less_memory_than_one_source(large: list[Path], tmp_
     run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
 
-    from moemerge.build import read_expert_texts
-    from moemerge.gate import GateRequest, fit_gate
+    from moemerge.build.run import read_expert_texts
     from moemerge.dense.models import load_tokenizer
+    from moemerge.gate import GateRequest, fit_gate
 
     plan = make_plan(recipe, Path.cwd())
     request = GateRequest("discriminant", read_expert_texts(plan, Path.cwd()), 16, 1024, expand="off")

@@ -22,7 +22,8 @@ ENDS = {
 HEADER = """
 import os, signal, sys, time
 from pathlib import Path
-from moemerge.signals import Stopped, main
+from moemerge.__main__ import main
+from moemerge.signals import Stopped
 
 def send(number):
     os.kill(os.getpid(), number)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from moemerge.execute import stream
 from moemerge.execute.merge import select
+from moemerge.execute.stream import Values, tensor_seed
 from moemerge.plan import make_plan
 from moemerge.plan.model import Merged
-from moemerge.execute.stream import Values, tensor_seed
 from tests.conftest import TinyMaker
 from tests.moe import recipe_of
 

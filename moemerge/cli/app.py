@@ -90,7 +90,7 @@ def _main(
 
 
 def run() -> None:
-    """Runs the command that the process was started with; `moemerge.signals.main` is the script."""
+    """Runs the command that the process was started with; `moemerge.__main__.main` is the script."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     app()

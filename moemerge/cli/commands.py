@@ -13,7 +13,7 @@ from moemerge.console import count, progress, size
 from moemerge.errors import Problem
 
 if TYPE_CHECKING:
-    from moemerge.build import Build
+    from moemerge.build.run import Build
     from moemerge.plan import Plan
     from moemerge.recipe import LoadedRecipe
 
@@ -54,7 +54,7 @@ def plan(
     made = make_plan(loaded.recipe, loaded.root, configs_only=not deep)
     divergence = None
     if deep and made.ok:
-        from moemerge.divergence import measure_divergence
+        from moemerge.build.divergence import measure_divergence
 
         with progress(quiet=quiet) as reporter:
             divergence, found = measure_divergence(made, reporter)
@@ -130,7 +130,7 @@ def build(
     verbose: Verbose = False,
 ) -> None:
     """Builds the MoE: plan, gate, write, verify. The output appears complete or not at all."""
-    from moemerge.build import build_plan, output_path
+    from moemerge.build.run import build_plan, output_path
     from moemerge.device import check_device
     from moemerge.errors import PlanError
     from moemerge.plan import make_plan

@@ -145,8 +145,8 @@ def _measured(folder: Path, options: EvalOptions, *, quiet: bool) -> dict[str, A
     from transformers.utils import logging
 
     from moemerge.device import check_device
-    from moemerge.mixture.processes import join_processes
     from moemerge.evaluate.run import evaluate_folder
+    from moemerge.mixture.processes import join_processes
 
     check_device(options.placement.device)
     logging.disable_progress_bar()

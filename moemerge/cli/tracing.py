@@ -54,9 +54,9 @@ def trace(
 
     from moemerge.device import check_device
     from moemerge.evaluate.explain import explain as explain_token
+    from moemerge.evaluate.trace import trace_text
     from moemerge.mixture.folder import open_moe
     from moemerge.mixture.routers import find_routers
-    from moemerge.evaluate.trace import trace_text
 
     words = _text(text, file)
     if explain and html is not None:

@@ -107,9 +107,9 @@ def train_router(
     """Trains the router alone, into a new folder. What is not better than the start is not kept."""
     from transformers.utils import logging
 
+    from moemerge.api import train_router as train
     from moemerge.device import check_device
     from moemerge.mixture.processes import join_processes
-    from moemerge.train import train_router as train
     from moemerge.train.options import TrainOptions
 
     chosen: dict[str, Any] = {

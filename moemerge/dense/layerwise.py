@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from moemerge.dense.models import MergedTensors, PlannedModels, empty_module, padded
-from moemerge.plan import Plan
 from moemerge.execute.side_by_side import SideBySide
 from moemerge.execute.stream import PICK_ELEMENTS, TORCH_DTYPES, pick_rows, row_blocks
+from moemerge.plan import Plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

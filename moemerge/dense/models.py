@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from moemerge.errors import SourceError
+from moemerge.execute.stream import BLOCK_ELEMENTS, TORCH_DTYPES, Values
 from moemerge.families import PROJECTIONS, DenseConfig
 from moemerge.plan.model import OutputTensor, Plan
 from moemerge.sources import Checkpoint
-from moemerge.execute.stream import BLOCK_ELEMENTS, TORCH_DTYPES, Values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from moemerge.errors import MoemergeError
 from moemerge.dense.generation import context_of, continuations, end_tokens
+from moemerge.errors import MoemergeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

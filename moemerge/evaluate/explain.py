@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from moemerge.dense.generation import context_of
 from moemerge.errors import EvalError
-from moemerge.mixture.routers import Routers
 from moemerge.evaluate.tokens import Tokens, read_tokens
 from moemerge.evaluate.trace import by_weight, place_of, run, split
-from moemerge.dense.generation import context_of
+from moemerge.mixture.routers import Routers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

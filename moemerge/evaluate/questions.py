@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from moemerge.console import Progress, portion
-from moemerge.errors import MoemergeError, SourceError
 from moemerge.dense.generation import context_of, continuations, end_tokens
+from moemerge.errors import MoemergeError, SourceError
 from moemerge.recipe.schema import Questions
 from moemerge.texts import read_rows
 

@@ -14,20 +14,20 @@ from torch import Tensor
 from moemerge import __version__
 from moemerge.console import Progress
 from moemerge.errors import EvalError
-from moemerge.mixture.baselines import LINEAR, Baselines
 from moemerge.evaluate.cache import LossCache
 from moemerge.evaluate.domains import Domain, find_evaluation, read_domains
-from moemerge.mixture.folder import MoeFolder, Placement, open_moe
 from moemerge.evaluate.measures import DomainLosses, Measures, domain_account, gain_account
 from moemerge.evaluate.options import PARTS, EvalOptions
-from moemerge.mixture.processes import Processes
-from moemerge.mixture.routers import Offloaded
-from moemerge.mixture.routing import RouteCounts, routing_account
 from moemerge.evaluate.scorer import Scorer
 from moemerge.evaluate.side import answers, chat_replies, read_all_questions, sample_routes, speed
 from moemerge.evaluate.subjects import Mixture, Other
 from moemerge.evaluate.tasks import run_tasks
 from moemerge.evaluate.verdict import verdict
+from moemerge.mixture.baselines import LINEAR, Baselines
+from moemerge.mixture.folder import MoeFolder, Placement, open_moe
+from moemerge.mixture.processes import Processes
+from moemerge.mixture.routers import Offloaded
+from moemerge.mixture.routing import RouteCounts, routing_account
 from moemerge.mixture.windows import encode
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from moemerge.console import Progress, portion
 from moemerge.evaluate.chat import LONGEST_REPLY, prompt_of, sample_reply
 from moemerge.evaluate.domains import Domain
 from moemerge.evaluate.questions import ask
-from moemerge.mixture.routers import Routers
 from moemerge.evaluate.speed import ROUNDS, measure_speed
 from moemerge.evaluate.trace import trace_text
+from moemerge.mixture.routers import Routers
 from moemerge.recipe.schema import Expert, Questions
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from moemerge.errors import EvalError
-from moemerge.mixture.routers import RouterOutput, Routers
-from moemerge.evaluate.tokens import read_tokens
 from moemerge.dense.generation import context_of
+from moemerge.errors import EvalError
+from moemerge.evaluate.tokens import read_tokens
+from moemerge.mixture.routers import RouterOutput, Routers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

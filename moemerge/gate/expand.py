@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from moemerge.console import LONG, Progress, duration, portion
+from moemerge.dense.generation import continuations, end_tokens
 from moemerge.errors import Problem
 from moemerge.gate.passages import Passage, encode_prompt
 from moemerge.gate.request import DenseModels, GateRequest
-from moemerge.dense.generation import continuations, end_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

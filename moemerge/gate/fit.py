@@ -11,6 +11,7 @@ from torch import Tensor
 
 from moemerge.console import Progress, Silent
 from moemerge.errors import GateError, Problem
+from moemerge.execute.side_by_side import SideBySide
 from moemerge.gate import held_out
 from moemerge.gate.blank import blank_gate
 from moemerge.gate.capture import Captured, Domain, capture
@@ -21,7 +22,6 @@ from moemerge.gate.mergekit import mergekit_gate
 from moemerge.gate.notices import few_tokens, inseparable, rounding, same_texts, too_few_groups
 from moemerge.gate.passages import Passage, assign_folds, document_passages, prompt_passages
 from moemerge.gate.request import FITTED, MERGEKIT, DenseModels, GateFit, GateRequest, GateStatistics
-from moemerge.execute.side_by_side import SideBySide
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

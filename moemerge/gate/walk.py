@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from moemerge.gate.packed import Runs, places_of
 from moemerge.dense.generation import device_of
+from moemerge.gate.packed import Runs, places_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from moemerge.console import Progress
+from moemerge.dense.generation import device_of
 from moemerge.errors import EvalError
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.windows import LOGITS, Batch, Encoded, batches
-from moemerge.dense.generation import device_of
 
 ELEMENTS = {"cpu": 1 << 22}
 """Elements of the logits that are held in fp32 at once, by kind of device: on a CPU so few that its cache holds them,

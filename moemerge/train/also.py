@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moemerge.mixture.processes import Processes
 from moemerge.families.host import Host
+from moemerge.mixture.processes import Processes
 from moemerge.train.options import TrainOptions
 
 ATTENTION = ("k_proj", "o_proj", "q_proj", "v_proj")

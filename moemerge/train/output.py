@@ -17,11 +17,11 @@ from torch import Tensor
 
 from moemerge.console import Progress
 from moemerge.errors import VerifyError
-from moemerge.mixture.folder import MoeFolder
-from moemerge.families import HOSTS
 from moemerge.execute.finite import has_only_finite
-from moemerge.sources import ByteRange
 from moemerge.execute.stream import TORCH_DTYPES
+from moemerge.families import HOSTS
+from moemerge.mixture.folder import MoeFolder
+from moemerge.sources import ByteRange
 from moemerge.train.also import Change
 from moemerge.train.card import trained_card
 from moemerge.train.plot import NAME as PLOT

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from moemerge.console import Progress
+from moemerge.dense.generation import device_of
 from moemerge.errors import Problem, TrainError, WriteError
+from moemerge.execute.stream import TORCH_DTYPES
 from moemerge.mixture.content import joined
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers
-from moemerge.dense.generation import device_of
-from moemerge.execute.stream import TORCH_DTYPES
 from moemerge.train.also import Also
 from moemerge.train.attention import use_blocked_attention
 from moemerge.train.card import training_account

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moemerge.mixture.routers import RouterOutput, Routers, hooked
 from moemerge.gate.held_out import best_scale, spread
+from moemerge.mixture.routers import RouterOutput, Routers, hooked
 from moemerge.train.routing import TrainedRouting
 from moemerge.train.rows import Rows
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from moemerge.mixture.folder import MoeFolder
 from moemerge.families import HOSTS
+from moemerge.mixture.folder import MoeFolder
 from moemerge.train.also import ATTENTION
 from moemerge.train.options import TrainOptions
 from moemerge.train.output import needed_bytes, router_names

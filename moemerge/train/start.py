@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from moemerge.console import Progress
-from moemerge.mixture.routers import Routers
 from moemerge.gate import ExpertTexts, GateRequest, fit_gate
 from moemerge.gate.fit import fit_in_turn
 from moemerge.gate.request import FITTED
+from moemerge.mixture.routers import Routers
 from moemerge.train.options import TrainOptions
 from moemerge.train.texts import Texts
 

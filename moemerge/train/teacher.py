@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moemerge.dense.generation import device_of
 from moemerge.errors import TrainError
 from moemerge.mixture.baselines import Baselines
 from moemerge.mixture.processes import Processes
-from moemerge.dense.generation import device_of
 from moemerge.train.rows import Rows
 
 KEPT = 32

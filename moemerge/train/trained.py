@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from moemerge.console import Progress
+from moemerge.families import HOSTS
 from moemerge.mixture.folder import MoeFolder
 from moemerge.mixture.processes import Processes
-from moemerge.families import HOSTS
 from moemerge.train.also import Also, Change
 from moemerge.train.gates import Gates
 from moemerge.train.judge import Judge, Judgement

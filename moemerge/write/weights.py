@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from moemerge.execute.blocks import Blocks
 from moemerge.console import Progress
 from moemerge.device import processors
 from moemerge.errors import WriteError
+from moemerge.execute.blocks import Blocks
 from moemerge.execute.finite import has_only_finite
 from moemerge.plan.model import Copy, OutputTensor, Part, Plan
 from moemerge.plan.plain import needs_torch

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from moemerge.build import build
+from moemerge.build.run import build
 from moemerge.console import Silent
 from moemerge.evaluate.options import PARTS, EvalOptions
-from moemerge.mixture.processes import Processes
 from moemerge.evaluate.run import evaluate_folder
+from moemerge.mixture.processes import Processes
 from moemerge.recipe import Recipe
 from tests.tiny import DEFAULTS, tiny_model, write_tokenizer
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from moemerge.errors import EvalError
-from moemerge.mixture.routers import find_routers
 from moemerge.evaluate.trace import Trace, place_of, split, trace_text
+from moemerge.mixture.routers import find_routers
 from tests.evaluate.conftest import HOSTS, Mixture
 
 NAMES = ("code", "math", "french", "general")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from moemerge.train import train_router
+from moemerge.api import train_router
 from moemerge.train.options import TrainOptions
 
 

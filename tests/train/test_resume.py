@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from moemerge.api import train_router
 from moemerge.errors import TrainError
-from moemerge.train import train_router
 from moemerge.train.state import state_path
 from tests.evaluate.test_processes import ROOT
 from tests.train.conftest import Trainer

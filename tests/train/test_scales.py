@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from moemerge.mixture.routers import find_routers
 from moemerge.gate.held_out import spread
+from moemerge.mixture.routers import find_routers
 from moemerge.train.gates import Gates
 from moemerge.train.options import TrainOptions
 from moemerge.train.scales import LARGEST, SPREADS, _channels, _factor, scales

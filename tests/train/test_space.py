@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from moemerge.api import train_router
 from moemerge.errors import MoemergeError, WriteError
 from moemerge.mixture.folder import open_moe
-from moemerge.train import train_router
 from moemerge.train.options import TrainOptions
 from moemerge.train.space import state_bytes, trainable, training_bytes
 from moemerge.train.state import state_path

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from moemerge.execute import blocks
-from moemerge.build import build
+from moemerge.build.run import build
 from moemerge.errors import VerifyError
+from moemerge.execute import blocks
 from moemerge.sources import Checkpoint, open_checkpoint
 from moemerge.verify import EarlyChecks, verify_folder
 from moemerge.verify.compare import Comparison

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from moemerge.console import Progress
+from moemerge.dense.models import PlannedModels, load_tokenizer
 from moemerge.errors import GateError
 from moemerge.gate import ExpertTexts
-from moemerge.dense.models import PlannedModels, load_tokenizer
 from moemerge.plan import Plan
 from moemerge.plan.mapping import with_merge
 from moemerge.recipe.schema import Merge

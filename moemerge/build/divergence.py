@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from moemerge.console import Progress
 from moemerge.errors import Problem
+from moemerge.execute.stream import row_blocks
 from moemerge.families import PROJECTIONS
 from moemerge.plan import Plan
 from moemerge.sources import Checkpoint
-from moemerge.execute.stream import row_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -144,7 +144,7 @@ def build_plan(
     dtype = _computing_dtype(plan, device, progress) if runs_models(plan) else None
     with _naming_damage(plan):
         if plan.recipe.merge.shared == "auto":
-            from moemerge.choose import choose_shared_merge
+            from moemerge.build.choose import choose_shared_merge
 
             plan, texts = choose_shared_merge(plan, texts, device=device, dtype=dtype, progress=progress)
         gate = fit_router(plan, texts, device=device, dtype=dtype, progress=progress)
@@ -270,9 +270,9 @@ def fit_router(
         return blank_gate(request)
     import torch
 
-    from moemerge.gate import fit_gate
     from moemerge.dense.layerwise import LayerwiseModels
     from moemerge.dense.models import load_tokenizer
+    from moemerge.gate import fit_gate
 
     dtype = dtype or _computing_dtype(plan, device, progress or Silent())
     try:

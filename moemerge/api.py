@@ -1,0 +1,150 @@
+"""The commands' verbs as functions: `from moemerge import api`, then `api.build("recipe.yaml", "out/moe")`.
+
+Each loads what it needs when it is called, so importing this costs nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moemerge.console import Progress, Silent
+
+if TYPE_CHECKING:
+    from moemerge.build.run import Build
+    from moemerge.evaluate.options import EvalOptions
+    from moemerge.mixture.processes import Processes
+    from moemerge.plan import Plan
+    from moemerge.recipe import Recipe
+    from moemerge.train.options import TrainOptions
+    from moemerge.train.run import TrainResult
+    from moemerge.verify import Verification
+
+
+def plan(recipe: Recipe | Path | str, *, root: Path | None = None) -> Plan:
+    """Checks a recipe and says what a build would do, as `moemerge plan` does; reads no weights.
+
+    Args:
+        recipe: a recipe, or the path of one.
+        root: folder that a `Recipe`'s relative paths are relative to; the working folder when None.
+
+    Returns:
+        The plan, with every problem that was found.
+
+    Raises:
+        MoemergeError: the recipe cannot be read.
+    """
+    from moemerge.plan import make_plan
+    from moemerge.recipe import Recipe, load_recipe
+
+    if not isinstance(recipe, Recipe):
+        loaded = load_recipe(Path(recipe))
+        recipe, root = loaded.recipe, loaded.root
+    return make_plan(recipe, root or Path.cwd())
+
+
+def build(
+    recipe: Recipe | Path | str,
+    output: Path | str | None = None,
+    *,
+    root: Path | None = None,
+    overwrite: bool = False,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Build:
+    """Builds a MoE checkpoint, as `moemerge build` does.
+
+    Args:
+        recipe: a recipe, or the path of one.
+        output: the folder that appears; the recipe's `output.path` when None.
+        root: folder that a `Recipe`'s relative paths are relative to; the working folder when None.
+        overwrite: replaces `output` where moemerge made it.
+        device: torch device for the gate's models.
+        progress: how to report.
+
+    Returns:
+        The build, verified.
+
+    Raises:
+        MoemergeError: anything that the user can mend; `output` is then untouched.
+    """
+    from moemerge.build.run import build
+
+    return build(recipe, output, root=root, overwrite=overwrite, device=device, progress=progress)
+
+
+def verify(folder: Path | str, *, sources: bool | None = None, progress: Progress | None = None) -> Verification:
+    """Checks a folder that a build made, as `moemerge verify` does.
+
+    Args:
+        folder: the folder.
+        sources: True downloads sources where needed, and an absent one is a difference; None compares with those that
+            are at hand; False with none.
+        progress: is told bytes.
+
+    Raises:
+        VerifyError: moemerge did not make the folder.
+    """
+    from moemerge.verify import verify_folder
+
+    return verify_folder(folder, sources=sources, progress=progress)
+
+
+def evaluate(
+    folder: Path | str, options: EvalOptions | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Measures a mixture, as `moemerge eval` does.
+
+    Args:
+        folder: a folder that a build made, or another mixture that transformers loads.
+        options: what is measured and how (`moemerge.evaluate.options`); the folder's own recipe says it when None.
+        progress: how to report.
+
+    Returns:
+        The report; docs/evaluation.md has its names.
+
+    Raises:
+        MoemergeError: anything that the user can mend.
+    """
+    from moemerge.evaluate.options import EvalOptions
+    from moemerge.evaluate.run import evaluate_folder
+    from moemerge.mixture.processes import join_processes
+
+    return evaluate_folder(Path(folder), options or EvalOptions(), progress or Silent(), join_processes())
+
+
+def train_router(
+    folder: Path | str,
+    output: Path | str,
+    options: TrainOptions | None = None,
+    progress: Progress | None = None,
+    processes: Processes | None = None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> TrainResult:
+    """Trains the router of a folder, as `moemerge train-router` does.
+
+    Args:
+        folder: a folder that a build made; it is never touched.
+        output: the folder that appears.
+        options: what is wanted (`moemerge.train.options`); the defaults when None.
+        progress: how to report.
+        processes: those that share the work; those of `accelerate launch` when None.
+        overwrite: replaces `output` where moemerge made it.
+        resume: goes on with an interrupted training of `output`.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        MoemergeError: anything that the user can mend; `output` is then untouched.
+    """
+    from moemerge.mixture.processes import join_processes
+    from moemerge.train.options import TrainOptions
+    from moemerge.train.run import train_folder
+
+    return train_folder(
+        Path(folder), Path(output), options or TrainOptions(), progress or Silent(), processes or join_processes(),
+        overwrite=overwrite, resume=resume,
+    )  # fmt: skip
