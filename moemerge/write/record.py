@@ -1,6 +1,7 @@
 """`moemerge.yaml`: what was built, from what, with which versions, and the digest of every tensor and file.
 
-It holds no time and no host name: the same recipe on the same sources gives the same bytes.
+It holds no time and no host name: the same recipe on the same sources gives the same bytes. A gate that models computed
+depends on the machine too, and `gate.computed` says on what.
 """
 
 from __future__ import annotations
