@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 
+from moemerge.families import Anatomy
 from moemerge.mixture.folder import MoeFolder, Placement, open_moe
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers
@@ -60,7 +61,7 @@ def ours(folder: MoeFolder, options: TrainOptions, batches: list[Rows], *, mixed
     use_blocked_attention(model, options.context)
     use_frozen_experts(model)
     routers = find_routers(model)
-    gates = Gates([module.weight for module in routers.modules], routers.layers, options)
+    gates = Gates([module.weight for module in routers.modules], routers.layers, Anatomy(), options)
     how = "top-k" if mixed else routing_for("auto", routers.experts_per_token)
     routing = TrainedRouting(routers, how, slopes=True)
     optimizer = torch.optim.AdamW(gates.parameters, lr=options.learning_rate)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from moemerge.dense.models import MergedTensors, PlannedModels, empty_module, padded
 from moemerge.execute.side_by_side import SideBySide
 from moemerge.execute.stream import PICK_ELEMENTS, TORCH_DTYPES, pick_rows, row_blocks
+from moemerge.families import anatomy_of
 from moemerge.plan import Plan
 
 if TYPE_CHECKING:
@@ -106,17 +107,19 @@ class _Layerwise:
         self._layer: nn.Module | None = None
         self._held: dict[str, object] = {}
         self._names = {module: name for name, module in model.named_modules()}
-        inner = {p for layer in model.model.layers for p in layer.parameters()}
+        anatomy = anatomy_of(model)
+        decoder, layers = anatomy.decoder_of(model), anatomy.layers_of(model)
+        inner = {p for layer in layers for p in layer.parameters()}
         self._readers = SideBySide(READERS if max(p.numel() for p in inner) >= LARGE else 1)
         embedding = model.get_input_embeddings()
         self._embedding = f"{self._names[embedding]}.weight"
         # what belongs to the decoder itself, such as the last norm
         self._outside = [
-            f"{self._names[model.model]}.{name}"
-            for name, parameter in model.model.named_parameters()
+            f"{self._names[decoder]}.{name}"
+            for name, parameter in decoder.named_parameters()
             if parameter not in inner and parameter is not embedding.weight
         ]
-        for layer in model.model.layers:
+        for layer in layers:
             layer.forward = partial(self._run, layer, layer.forward)
         embedding.padding_idx = None  # it makes a difference to gradients alone, and must lie within the rows
         embedding.forward = partial(self._look_up, embedding.forward)

@@ -19,6 +19,7 @@ from moemerge.dense.generation import context_of
 from moemerge.errors import EvalError
 from moemerge.evaluate.tokens import Tokens, read_tokens
 from moemerge.evaluate.trace import by_weight, place_of, run, split
+from moemerge.families import Anatomy, anatomy_of
 from moemerge.mixture.routers import Routers
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Explanation:
         input_norm: of the block's input.
         input_head: its first values.
         logits: the gate's, `[E]`.
-        probabilities: their softmax in fp32, `[E]`.
+        probabilities: the scores that the router's rule makes of them (a softmax, in most), fp32, `[E]`.
         chosen: the experts `[k]`, by falling weight.
         weights: what the model multiplied their outputs by, `[k]`.
         expert_norms: of their outputs, `[k]`.
@@ -115,16 +116,17 @@ def explain(
     index = _find(tokens, token)
     place = place_of(routers.layers, layer)
     router, number = routers.modules[place], routers.layers[place]
-    block = _block(model, router, number)
+    anatomy = anatomy_of(model)
+    block = _block(model, router, number, anatomy)
     windows = split(len(tokens.ids), context or context_of(model) or len(tokens.ids))
     start, end, _ = next(window for window in windows if index < window[1])
-    with _kept(block, router) as kept:
+    with _kept(block, router, anatomy) as kept:
         run(model, tokens.ids[start:end])
     row = index - start
     given, output = (kept[key].reshape(-1, kept[key].shape[-1])[row] for key in ("given", "output"))
     logits = kept["router"][0][row].float().cpu()
     chosen, weights = (part[0] for part in by_weight(tuple(part[row : row + 1] for part in kept["router"])))
-    outputs = torch.stack([_expert(block.experts, int(e), given) for e in chosen]).float().cpu()  # (k, H)
+    outputs = torch.stack([_expert(block, anatomy, int(e), given) for e in chosen]).float().cpu()  # (k, H)
     parts = weights[:, None] * outputs
     total = parts.sum(dim=0)
     shared, shared_weight = _shared(kept, row)
@@ -139,7 +141,7 @@ def explain(
         input_norm=_norm(given),
         input_head=tuple(given[:_HEAD].float().tolist()),
         logits=tuple(logits.tolist()),
-        probabilities=tuple(logits.softmax(dim=-1).tolist()),
+        probabilities=tuple(routers.rule.scores(logits).tolist()),
         chosen=tuple(chosen.tolist()),
         weights=tuple(weights.tolist()),
         expert_norms=tuple(map(_norm, outputs)),
@@ -173,12 +175,12 @@ def _find(tokens: Tokens, token: int | str) -> int:
     raise EvalError(f"no single token contains `{token}`", hint=f"name one of its tokens by its number: {parts}")
 
 
-def _block(model: nn.Module, router: nn.Module, layer: int) -> Any:
+def _block(model: nn.Module, router: nn.Module, layer: int, anatomy: Anatomy) -> Any:
     """The MoE block that a router stands in."""
     name = next(name for name, module in model.named_modules() if module is router)
     block: Any = model.get_submodule(name.rpartition(".")[0])
-    experts = getattr(block, "experts", None)
-    gate_up, down = getattr(experts, "gate_up_proj", None), getattr(experts, "down_proj", None)
+    experts = getattr(block, anatomy.experts, None)
+    gate_up, down = getattr(experts, anatomy.gate_up, None), getattr(experts, anatomy.down, None)
     if not isinstance(gate_up, Tensor) or not isinstance(down, Tensor) or not hasattr(experts, "act_fn"):
         raise EvalError(f"the experts of layer {layer} (`{type(experts).__name__}`) are of a kind that cannot be read")
     if any(parameter.is_meta for parameter in block.parameters()):
@@ -194,7 +196,7 @@ def _block(model: nn.Module, router: nn.Module, layer: int) -> Any:
 
 
 @contextmanager
-def _kept(block: Any, router: nn.Module) -> Iterator[dict[str, Any]]:
+def _kept(block: Any, router: nn.Module, anatomy: Anatomy) -> Iterator[dict[str, Any]]:
     """Keeps what the block is given, and what it, its router and its shared expert give, while the model runs."""
     kept: dict[str, Any] = {}
 
@@ -209,9 +211,9 @@ def _kept(block: Any, router: nn.Module) -> Iterator[dict[str, Any]]:
         block.register_forward_hook(keep("output")),
         router.register_forward_hook(keep("router")),
     ]
-    for key in ("shared_expert", "shared_expert_gate"):
-        if hasattr(block, key):
-            handles.append(getattr(block, key).register_forward_hook(keep(key)))
+    for key, name in (("shared", anatomy.shared), ("shared gate", anatomy.shared_gate)):
+        if hasattr(block, name):
+            handles.append(getattr(block, name).register_forward_hook(keep(key)))
     try:
         yield kept
     finally:
@@ -220,20 +222,21 @@ def _kept(block: Any, router: nn.Module) -> Iterator[dict[str, Any]]:
 
 
 @torch.inference_mode()
-def _expert(experts: Any, expert: int, given: Tensor) -> Tensor:
+def _expert(block: Any, anatomy: Anatomy, expert: int, given: Tensor) -> Tensor:
     """One expert's output `[H]` for an input `[H]`: down(act(gate x) ⊙ up x)."""
-    gate, up = nn.functional.linear(given, experts.gate_up_proj[expert]).chunk(2)
-    return nn.functional.linear(experts.act_fn(gate) * up, experts.down_proj[expert])
+    experts = getattr(block, anatomy.experts)
+    gate, up = nn.functional.linear(given, getattr(experts, anatomy.gate_up)[expert]).chunk(2)
+    return nn.functional.linear(experts.act_fn(gate) * up, getattr(experts, anatomy.down)[expert])
 
 
 def _shared(kept: dict[str, Any], row: int) -> tuple[Tensor | None, float | None]:
     """The shared expert's part `[H]` of the block's output, and the weight in it; None twice where there is none."""
-    if "shared_expert" not in kept:
+    if "shared" not in kept:
         return None, None
-    output = kept["shared_expert"].flatten(0, -2)[row].float().cpu()
+    output = kept["shared"].flatten(0, -2)[row].float().cpu()
     weight = 1.0
-    if "shared_expert_gate" in kept:
-        weight = float(kept["shared_expert_gate"].flatten(0, -2)[row].float().sigmoid())
+    if "shared gate" in kept:
+        weight = float(kept["shared gate"].flatten(0, -2)[row].float().sigmoid())
     return weight * output, weight
 
 

@@ -1,25 +1,23 @@
-"""Which dense family goes into which mixture-of-experts class of transformers, as one small file a host."""
+"""What models look like: dense families, hosts that they go into, and how. One small file a family, found by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from moemerge.errors import Problem
-from moemerge.families.dense import DENSE_FAMILIES, PROJECTIONS, DenseConfig, Group, Projection
+from moemerge.families.anatomy import Anatomy
+from moemerge.families.architecture import DenseConfig
+from moemerge.families.dense_family import PROJECTIONS, DenseFamily, Group, Projection
 from moemerge.families.host import Constant, Host
-from moemerge.families.mixtral import MIXTRAL
-from moemerge.families.qwen2_moe import QWEN2_MOE
-from moemerge.families.qwen3_moe import QWEN3_MOE
-
-HOSTS: Mapping[str, Host] = {host.model_type: host for host in (MIXTRAL, QWEN2_MOE, QWEN3_MOE)}
-"""Every host by `model_type`, the preferred one for a dense family first."""
+from moemerge.families.registry import DENSE_FAMILIES, HOSTS
+from moemerge.families.routing import Routing
 
 NO_HOST: Mapping[str, str] = {
     "gemma2": "norms after attention and FFN are part of its residual path",
     "gemma3": "norms after attention and FFN are part of its residual path",
     "gemma3_text": "norms after attention and FFN are part of its residual path",
     "olmo": "its layer norms have no weights",
-    "olmo2": "its router would have to see the residual stream (`flex_olmo` is not written yet)",
     "gpt2": "its FFN has no gate projection",
     "gpt_neox": "its FFN has no gate projection",
     "phi": "its FFN has no gate projection",
@@ -69,15 +67,39 @@ def family_problem(model_type: object) -> Problem:
     return Problem("no-host", message, f"families that build today: {known}")
 
 
+def anatomy_of(model: Any) -> Anatomy:
+    """Where the parts of a model of transformers lie; the usual places where its family is not one of ours."""
+    family = _row(model)
+    return family.anatomy if family is not None else Anatomy()
+
+
+def routing_of(model: Any) -> Routing:
+    """The rule of a mixture's routers; of one that is not ours what its config says, and else what most do."""
+    family = _row(model)
+    if isinstance(family, Host):
+        return family.routing
+    return Routing(divided=bool(getattr(getattr(model, "config", None), "norm_topk_prob", True)))
+
+
+def _row(model: Any) -> DenseFamily | Host | None:
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    return HOSTS.get(kind) or DENSE_FAMILIES.get(kind) if isinstance(kind, str) else None
+
+
 __all__ = [
     "DENSE_FAMILIES",
     "HOSTS",
     "PROJECTIONS",
+    "Anatomy",
     "Constant",
     "DenseConfig",
+    "DenseFamily",
     "Group",
     "Host",
     "Projection",
+    "Routing",
+    "anatomy_of",
     "choose_host",
     "family_problem",
+    "routing_of",
 ]

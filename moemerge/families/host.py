@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from moemerge.errors import Problem
-from moemerge.families.dense import DenseConfig, Projection
+from moemerge.families.anatomy import Anatomy
+from moemerge.families.architecture import DenseConfig
+from moemerge.families.dense_family import Projection
+from moemerge.families.routing import Routing
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,11 @@ class Host:
         shared_gate: on-disk name of the shared expert's `[1, hidden]` gate.
         shared_width: config key of the shared expert's width.
         constants: tensors of one layer that silence what the host has and the dense model has not.
+        attention: on-disk name of one of the attention's weights, with `{layer}` and `{projection}`.
+        anatomy: where its parts lie in memory.
+        routing: its rule.
+        auto_class: the class of transformers that loads it.
+        near: where it is a near miss, the law of its error in a sentence; None where it is exact.
     """
 
     model_type: str
@@ -54,6 +62,11 @@ class Host:
     shared_gate: str | None = None
     shared_width: str | None = None
     constants: Callable[[DenseConfig, int], Iterator[Constant]] = _nothing
+    attention: str = "model.layers.{layer}.self_attn.{projection}.weight"
+    anatomy: Anatomy = field(default_factory=Anatomy)
+    routing: Routing = field(default_factory=Routing)
+    auto_class: str = "AutoModelForCausalLM"
+    near: str | None = None
 
     def host_config(self, dense: DenseConfig, experts: int, experts_per_token: int, dtype: str) -> dict[str, Any]:
         """The whole `config.json` of the MoE.

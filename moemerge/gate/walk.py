@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from moemerge.dense.generation import device_of
+from moemerge.families import anatomy_of
 from moemerge.gate.packed import Runs, places_of
 
 if TYPE_CHECKING:
@@ -84,11 +85,14 @@ class Walk:
     @torch.inference_mode()
     def _run(self, layer: int, read: Reader | None, *, ffn: bool) -> Iterator[tuple[int, int, Tensor]]:
         for number, states in enumerate(self._states):
-            block: Any = self._give(number).model.layers[layer]
+            model = self._give(number)
+            anatomy = anatomy_of(model)
+            block: Any = anatomy.layers_of(model)[layer]
+            ffn_block = anatomy.block_of(block)
             for place, arguments in enumerate(self._arguments[number]):
                 with (
-                    _entering(block.mlp, partial(read, number, place)) if read else nullcontext(),
-                    nullcontext() if ffn else _instead([block.mlp], lambda states: states),
+                    _entering(ffn_block, partial(read, number, place)) if read else nullcontext(),
+                    nullcontext() if ffn else _instead([ffn_block], lambda states: states),
                 ):
                     output = block(states[place], **arguments[layer])
                 yield number, place, output[0] if isinstance(output, tuple) else output
@@ -105,11 +109,11 @@ def _begin(model: Any, batch: Batch) -> tuple[Tensor, list[dict[str, Any]]]:
         arguments.append(others)
         return states
 
-    device = device_of(model)
+    device, anatomy = device_of(model), anatomy_of(model)
     mask = None if batch.mask is None else batch.mask.to(device)
     packed = {"position_ids": places_of(batch.runs).to(device), "runs": batch.runs} if batch.runs else {}
-    with _instead(model.model.layers, note):
-        model.model(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False, **packed)
+    with _instead(anatomy.layers_of(model), note):
+        anatomy.decoder_of(model)(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False, **packed)
     return found[0], arguments
 
 

@@ -172,10 +172,11 @@ class Baselines:
 
     def _same(self, expert: int, key: str) -> bool:
         source = self._origins.models[key]
-        layers = source.config["num_hidden_layers"]
+        dense = DenseConfig.resolve(source.config)
+        middle = dense.layers // 2
         for projection in PROJECTIONS:
-            theirs = source.read(f"model.layers.{layers // 2}.mlp.{projection}_proj.weight").float()
-            ours = self._stored(layers // 2, expert, projection)
+            theirs = source.read(dense.ffn(middle, projection)).float()
+            ours = self._stored(middle, expert, projection)
             if ours.shape != theirs.shape:
                 if ours.numel() > theirs.numel():  # padded
                     ours = ours[: theirs.shape[0], : theirs.shape[1]]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from moemerge.errors import EvalError
+from moemerge.families import Routing, anatomy_of, routing_of
 
 RouterOutput = tuple[Tensor, Tensor, Tensor]
 """Logits `[N, E]`, weights `[N, k]`, indices `[N, k]`."""
@@ -37,6 +38,7 @@ class Routers:
         layers: the number of each one's decoder layer.
         experts: E.
         experts_per_token: k.
+        rule: how they make weights of their logits.
         stacks: the module beside each router that applies its experts: called with the hidden states `[N, d]`, indices
             and weights `[N, k]`, it gives `[N, d]`.
     """
@@ -45,6 +47,7 @@ class Routers:
     layers: tuple[int, ...]
     experts: int
     experts_per_token: int
+    rule: Routing
     stacks: tuple[Any, ...]
 
     @contextmanager
@@ -107,8 +110,9 @@ def find_routers(model: nn.Module) -> Routers:
     Raises:
         EvalError: it has none that can be read, or its layers differ in the number of experts.
     """
+    experts_ = anatomy_of(model).experts
     found = [
-        (_layer(name), module, getattr(model.get_submodule(name.rpartition(".")[0]), "experts", None))
+        (_layer(name), module, getattr(model.get_submodule(name.rpartition(".")[0]), experts_, None))
         for name, module in model.named_modules()
         if _is_router(module)
     ]
@@ -124,7 +128,7 @@ def find_routers(model: nn.Module) -> Routers:
         raise EvalError(f"the layers' routers differ in (experts, experts a token): {sorted(sizes)}")
     experts, experts_per_token = sizes.pop()
     layers, modules, stacks = zip(*found, strict=True)
-    return Routers(modules, layers, experts, experts_per_token, stacks)
+    return Routers(modules, layers, experts, experts_per_token, routing_of(model), stacks)
 
 
 def _is_router(module: Any) -> bool:

@@ -70,11 +70,12 @@ class RouteCounter:
         top = indices.gather(1, weights.argmax(dim=1, keepdim=True))[:, 0]  # (N, k) -> (N)
         counted, follows = self._new.to(top.device), self._follows.to(top.device)
         experts = self._routers.experts
-        log_probabilities = logits[counted].float().log_softmax(dim=1)
+        scores = self._routers.rule.scores(logits[counted])
+        probabilities = scores / scores.sum(dim=1, keepdim=True)
         weight = weights[counted].float()
         tokens = top.view(follows.shape[0], -1)  # (N) -> (B, S)
         scalars = [
-            -(log_probabilities.exp() * log_probabilities).double().sum(),
+            -probabilities.xlogy(probabilities).double().sum(),
             (weight.amax(dim=1) / weight.sum(dim=1)).double().sum(),
             counted.sum(),
             ((tokens[:, 1:] == tokens[:, :-1]) & follows).sum(),

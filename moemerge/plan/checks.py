@@ -9,7 +9,6 @@ from typing import Any
 
 from moemerge.errors import MoemergeError, Problem
 from moemerge.families import DENSE_FAMILIES, DenseConfig
-from moemerge.families.dense import IGNORED
 from moemerge.plan.tokens import check_base_tokenizer, check_tokenizer
 from moemerge.recipe import Recipe, file_path
 from moemerge.sources import Checkpoint
@@ -110,7 +109,7 @@ def _check_tensors(checkpoint: Checkpoint, own: DenseConfig, label: str, problem
     extra = [
         name
         for name in checkpoint.tensors
-        if name not in expected and not IGNORED.search(name) and not (own.tied and name == "lm_head.weight")
+        if name not in expected and not own.row.ignored.search(name) and not (own.tied and name == own.row.names.head)
     ]
     wrong = [
         f"{name}: {_shape(info.shape)}, its config says {_shape(expected[name])}"
@@ -143,15 +142,16 @@ def check_tied_head(
 
     This is the one place of planning that looks at weights: two tensors, compared row block by row block.
     """
-    if not dense.tied or "lm_head.weight" not in checkpoint.tensors:
+    names = dense.row.names
+    if not dense.tied or names.head not in checkpoint.tensors:
         return
-    head, embedding = (checkpoint.tensors.get(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
+    head, embedding = (checkpoint.tensors.get(name) for name in (names.head, names.embedding))
     if head is None or embedding is None:
         return
     if head.shape == embedding.shape and _equal(checkpoint, head.name, embedding.name):
-        notes.append(f"{label} stores `lm_head.weight` beside tied embeddings: equal, so it is dropped")
+        notes.append(f"{label} stores `{names.head}` beside tied embeddings: equal, so it is dropped")
         return
-    message = f"{label} ties its embeddings and stores another `lm_head.weight`"
+    message = f"{label} ties its embeddings and stores another `{names.head}`"
     problems.append(Problem("untied-head", message, "set `tie_word_embeddings: false` in its config if that is meant"))
 
 

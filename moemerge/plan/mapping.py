@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from moemerge.families import PROJECTIONS, DenseConfig, Group, Host, Projection
@@ -48,20 +48,18 @@ class Layout:
 
 def map_tensors(build: Layout) -> Iterator[OutputTensor]:
     """Yields every tensor of the output in layer order: embedding, layers, last norm, head."""
-    shared = {name: (shape, group) for name, shape, group in build.dense.shared_tensors()}
 
-    def rest(names: Sequence[str]) -> Iterator[OutputTensor]:
-        for name in names:
-            shape, group = shared[name]
+    def shared(tensors: Iterator[tuple[str, tuple[int, ...], Group]]) -> Iterator[OutputTensor]:
+        for name, shape, group in tensors:
             yield OutputTensor(name, build.dtype, shape, group, (_shared_part(build, name, shape, group),))
 
-    yield from rest(["model.embed_tokens.weight"])
+    yield from shared(build.dense.first_tensors())
     for layer in range(build.dense.layers):
-        yield from rest([name for name, _, _ in build.dense.layer_shared_tensors(layer)])
+        yield from shared(build.dense.layer_shared_tensors(layer))
         yield _router(build, layer)
         yield from _shared_expert(build, layer)
         yield from _fused(build, layer) if build.recipe.output.layout == "fused" else _separate(build, layer)
-    yield from rest([name for name in ("model.norm.weight", "lm_head.weight") if name in shared])
+    yield from shared(build.dense.last_tensors())
 
 
 def with_merge(plan: Plan, merge: Merge) -> Plan:

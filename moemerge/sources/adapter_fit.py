@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from moemerge.errors import Problem, SourceError
+from moemerge.families.dense_family import Names
 from moemerge.sources.adapter_config import LoraConfig
 from moemerge.sources.checkpoint import Checkpoint, TensorInfo
 from moemerge.sources.fold import Layout
 
 PREFIX = "base_model.model."
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, HEAD = Names().embedding, Names().head
 
 _FACTOR = re.compile(r"(.+)\.(lora_A|lora_B)\.(weight|bias)|(.+)\.(lora_embedding_A|lora_embedding_B)")
 _MAGNITUDE = re.compile(r"(.+)\.lora_magnitude_vector(?:\.weight)?")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import SourceError
+from moemerge.families.gguf import permuted_heads
 from moemerge.sources.checkpoint import ByteRange, TensorInfo
 from moemerge.sources.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 from moemerge.sources.gguf_names import ROPE_FACTORS, config_of, model_names
@@ -190,12 +191,8 @@ def _floats(tensor: GgufTensor) -> Sequence[float]:
 
 
 def _permuted(header: GgufHeader, config: Mapping[str, Any], name: str) -> int | None:
-    # llama.cpp permutes queries and keys (weights and biases) in its `llama` architecture only
-    if header.metadata["general.architecture"] != "llama":
-        return None
-    if ".self_attn.q_proj." in name:
-        return int(config["num_attention_heads"])
-    return int(config["num_key_value_heads"]) if ".self_attn.k_proj." in name else None
+    key = permuted_heads(str(header.metadata["general.architecture"]), name)
+    return int(config[key]) if key is not None else None
 
 
 def _dtype(tensors: Mapping[str, TensorInfo]) -> str:

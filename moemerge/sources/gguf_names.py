@@ -12,45 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from moemerge.errors import SourceError
+from moemerge.families.gguf import CLASSES, model_name
 from moemerge.sources.gguf_header import GgufHeader
 
-CLASSES: Mapping[str, tuple[str, str]] = {
-    "llama": ("llama", "LlamaForCausalLM"),
-    "qwen2": ("qwen2", "Qwen2ForCausalLM"),
-    "qwen3": ("qwen3", "Qwen3ForCausalLM"),
-}
-"""model_type and class of each GGUF architecture that is read; mistral is written as `llama`."""
-
-_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_BLOCK = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 ROPE_FACTORS = "rope_freqs.weight"
 _IGNORED = re.compile(r"blk\.\d+\.attn_rot_embd(\.weight)?")
 """Rotary frequencies that very old files store though they follow from the config."""
-
-
-def model_name(name: str) -> str | None:
-    """transformers' name of a GGUF tensor; None where it has none."""
-    stem, _, suffix = name.rpartition(".")
-    if suffix not in ("weight", "bias"):
-        return None
-    if stem in _TOP:
-        return f"{_TOP[stem]}.{suffix}"
-    found = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
-    if found is None or found[2] not in _BLOCK:
-        return None
-    return f"model.layers.{int(found[1])}.{_BLOCK[found[2]]}.{suffix}"
 
 
 def model_names(header: GgufHeader, spec: str) -> dict[str, str]:

@@ -18,12 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moemerge.families.host import Host
+from moemerge.families import Anatomy, Host, anatomy_of
 from moemerge.mixture.processes import Processes
 from moemerge.train.options import TrainOptions
 
-ATTENTION = ("k_proj", "o_proj", "q_proj", "v_proj")
-EXPERTS = ("mlp.experts.down_proj", "mlp.experts.gate_up_proj")
 _ADAPTER = "default"
 Change = Callable[[Tensor], Tensor]
 """What becomes of a stored tensor, fp32 to fp32."""
@@ -72,6 +70,7 @@ class Delta:
 class _Linear:
     """A projection of the attention in one layer."""
 
+    name: str
     wrapper: Any
     delta: Delta
 
@@ -87,24 +86,36 @@ class _Linear:
 
 @dataclass(frozen=True)
 class _Experts:
-    """The fused experts of one layer: `gate_up_proj [E, 2I, d]`, `down_proj [E, d, I]`."""
+    """The fused experts of one layer: gates and ups `[E, 2I, d]`, downs `[E, d, I]`."""
 
     wrapper: Any
     base: Any
     deltas: Mapping[str, Delta]
+    anatomy: Anatomy
+
+    @property
+    def wide(self) -> Delta:
+        """Of the gates and ups."""
+        return self.deltas[self.anatomy.gate_up]
+
+    @property
+    def narrow(self) -> Delta:
+        """Of the downs."""
+        return self.deltas[self.anatomy.down]
 
     def train(self, states: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-        base, gate_up, down = self.base, self.deltas["gate_up_proj"], self.deltas["down_proj"]
+        base, gate_up, down = self.base, self.wide, self.narrow
+        gate_up_weight, down_weight = getattr(base, self.anatomy.gate_up), getattr(base, self.anatomy.down)
         out = torch.zeros_like(states)
         for expert, (wide, narrow) in enumerate(zip(gate_up.pairs(), down.pairs(), strict=True)):
             tokens, places = (indices == expert).nonzero(as_tuple=True)
             if not len(tokens):
                 continue
             inputs = states[tokens]
-            both = functional.linear(inputs, base.gate_up_proj[expert]) + gate_up.scale * _thin(inputs, *wide)
+            both = functional.linear(inputs, gate_up_weight[expert]) + gate_up.scale * _thin(inputs, *wide)
             gate, up = both.chunk(2, dim=-1)
             inner = base.act_fn(gate) * up
-            found = functional.linear(inner, base.down_proj[expert]) + down.scale * _thin(inner, *narrow)
+            found = functional.linear(inner, down_weight[expert]) + down.scale * _thin(inner, *narrow)
             out = out.index_add(0, tokens, (found * weights[tokens, places, None]).to(out.dtype))
         return out
 
@@ -130,11 +141,11 @@ class Also:
         from peft import LoraConfig, inject_adapter_in_model
 
         self.trained = options.also
-        self._model = model
+        anatomy = anatomy_of(model)
         self.config: Any = LoraConfig(
             r=options.rank, lora_alpha=options.alpha, lora_dropout=0.0, task_type="CAUSAL_LM",
-            target_modules=list(ATTENTION) if "attention" in options.also else [],
-            target_parameters=list(EXPERTS) if "experts" in options.also else [],
+            target_modules=list(anatomy.projections) if "attention" in options.also else [],
+            target_parameters=list(anatomy.expert_weights) if "experts" in options.also else [],
         )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
@@ -143,11 +154,12 @@ class Also:
         for parameter in self._named.values():
             parameter.data = parameter.data.float()
         self._spots: list[tuple[int, _Linear | _Experts]] = []
-        for number, layer in enumerate(model.model.layers):
+        for number, layer in enumerate(anatomy.layers_of(model)):
             if "attention" in options.also:
-                self._spots += [(number, _linear(getattr(layer.self_attn, name))) for name in ATTENTION]
+                attention = anatomy.attention_of(layer)
+                self._spots += [(number, _linear(name, getattr(attention, name))) for name in anatomy.projections]
             if "experts" in options.also:
-                self._spots.append((number, _experts(layer.mlp.experts)))
+                self._spots.append((number, _experts(anatomy.experts_of(layer), anatomy)))
         for _, spot in self._spots:
             spot.wrapper.forward = spot.train
 
@@ -193,13 +205,12 @@ class Also:
         found: dict[str, Change] = {}
         for layer, spot in self._spots:
             if isinstance(spot, _Linear):
-                name = f"model.layers.{layer}.self_attn.{_own_name(self._model, layer, spot.wrapper)}.weight"
-                found[name] = spot.delta.merged
+                found[host.attention.format(layer=layer, projection=spot.name)] = spot.delta.merged
             elif fused:
-                for short, delta in (("gate_up", "gate_up_proj"), ("down", "down_proj")):
-                    found[host.fused[short].format(layer=layer)] = partial(_all_experts, spot.deltas[delta])
+                for short, delta in (("gate_up", spot.wide), ("down", spot.narrow)):
+                    found[host.fused[short].format(layer=layer)] = partial(_all_experts, delta)
             else:
-                found |= _separate(host, layer, spot.deltas)
+                found |= _separate(host, layer, spot.wide, spot.narrow)
         return found
 
     def adapter(self) -> dict[str, Tensor]:
@@ -208,16 +219,16 @@ class Also:
         return {f"base_model.model.{names[name]}": value.detach().clone() for name, value in self._named.items()}
 
 
-def _linear(wrapper: Any) -> _Linear:
-    return _Linear(wrapper, _delta(wrapper, 1))
+def _linear(name: str, wrapper: Any) -> _Linear:
+    return _Linear(name, wrapper, _delta(wrapper, 1))
 
 
-def _experts(wrapper: Any) -> _Experts:
+def _experts(wrapper: Any, anatomy: Anatomy) -> _Experts:
     base, deltas = wrapper, {}
     while hasattr(base, "base_layer"):
         deltas[base.parameter_name] = _delta(base, base.num_experts)
         base = base.base_layer
-    return _Experts(wrapper, base, deltas)
+    return _Experts(wrapper, base, deltas, anatomy)
 
 
 def _delta(wrapper: Any, experts: int) -> Delta:
@@ -225,18 +236,12 @@ def _delta(wrapper: Any, experts: int) -> Delta:
     return Delta(down, up, wrapper.scaling[_ADAPTER], experts)
 
 
-def _own_name(model: Any, layer: int, wrapper: Any) -> str:
-    attention = model.model.layers[layer].self_attn
-    return next(name for name in ATTENTION if getattr(attention, name) is wrapper)
-
-
 def _all_experts(delta: Delta, weight: Tensor) -> Tensor:
     return torch.stack([delta.merged(own, expert).cpu() for expert, own in enumerate(weight)])
 
 
-def _separate(host: Host, layer: int, deltas: Mapping[str, Delta]) -> dict[str, Change]:
+def _separate(host: Host, layer: int, wide: Delta, narrow: Delta) -> dict[str, Change]:
     found: dict[str, Change] = {}
-    wide, narrow = deltas["gate_up_proj"], deltas["down_proj"]
     half = wide.up.shape[0] // 2
     for expert in range(wide.experts):
         names = {projection: name.format(layer=layer, expert=expert) for projection, name in host.expert.items()}

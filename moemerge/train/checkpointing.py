@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from moemerge.families import anatomy_of
+
 
 def checkpoint_layers(model: Any) -> None:
     """Turns it on for every pass that takes a gradient.
@@ -20,5 +22,5 @@ def checkpoint_layers(model: Any) -> None:
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     placed = getattr(model, "hf_device_map", None) is not None
     enable({"use_reentrant": False} | ({"early_stop": False} if placed else {}))
-    for layer in model.model.layers:
+    for layer in anatomy_of(model).layers_of(model):
         layer.training = True

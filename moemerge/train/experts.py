@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from moemerge.families import Anatomy
 from moemerge.mixture.routers import find_routers
 
 NAME = "moemerge_frozen"
@@ -46,7 +47,9 @@ def _experts(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> T
     """As transformers calls it: hidden states `[N, d]`, indices and weights `[N, k]`."""
     order = indices.flatten().argsort(stable=True)
     counts = torch.bincount(indices.flatten(), minlength=module.num_experts).tolist()
-    each: Tensor = _Frozen.apply(hidden, module.gate_up_proj, module.down_proj, order, counts)  # type: ignore[no-untyped-call]
+    anatomy = Anatomy()  # `_plain` experts have the usual names
+    gate_up, down = getattr(module, anatomy.gate_up), getattr(module, anatomy.down)
+    each: Tensor = _Frozen.apply(hidden, gate_up, down, order, counts)  # type: ignore[no-untyped-call]
     weighted = each * weights.reshape(-1, 1)
     return weighted.view(*indices.shape, -1).sum(dim=1).to(hidden.dtype)
 

@@ -14,13 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moemerge.families import Anatomy
 from moemerge.train.options import TrainOptions
 
-TARGET = "mlp.gate.weight"
-"""peft's name of the routers in every host that moemerge builds."""
 _ADAPTER = "default"
-_FIRST = "model.layers.{layer}.mlp.gate.lora_A.weight"
-"""peft's name of the LoRA's first half, `[r, d]`."""
 
 
 class _Gate(nn.Module):
@@ -35,12 +32,16 @@ class _Gate(nn.Module):
 class _Holder(nn.Module):
     """Modules that have the names of a mixture's routers and nothing else, so that peft's names are the model's."""
 
-    def __init__(self, gates: Sequence[_Gate], layers: Sequence[int]) -> None:
+    def __init__(self, gates: Mapping[str, _Gate]) -> None:
         super().__init__()
-        found: dict[str, nn.Module] = {}
-        for layer, gate in zip(layers, gates, strict=True):
-            found[str(layer)] = nn.ModuleDict({"mlp": nn.ModuleDict({"gate": gate})})
-        self.model = nn.ModuleDict({"layers": nn.ModuleDict(found)})
+        for path, gate in gates.items():
+            *parents, leaf = path.split(".")
+            inside: nn.Module = self
+            for part in parents:
+                if part not in inside._modules:
+                    inside.add_module(part, nn.Module())
+                inside = inside.get_submodule(part)
+            inside.add_module(leaf, gate)
 
 
 class Gates:
@@ -49,30 +50,36 @@ class Gates:
     Args:
         start: each layer's `[E, d]`.
         layers: the numbers of the decoder layers.
+        anatomy: where the routers lie in the model.
         options: method, rank, alpha, and the seed of the LoRA's first half.
         inputs: each channel's factor, `[d]` a layer; 1 in all when empty.
     """
 
     def __init__(
-        self, start: Sequence[Tensor], layers: Sequence[int], options: TrainOptions, inputs: Sequence[Tensor] = ()
+        self,
+        start: Sequence[Tensor],
+        layers: Sequence[int],
+        anatomy: Anatomy,
+        options: TrainOptions,
+        inputs: Sequence[Tensor] = (),
     ) -> None:
         weights = [weight.detach().float() for weight in start]
         inputs = inputs or [torch.ones_like(weight[0]) for weight in weights]
         self._gates = [_Gate(weight, scale.clone()) for weight, scale in zip(weights, inputs, strict=True)]
-        self._holder = _Holder(self._gates, layers)
-        self._layers = tuple(layers)
+        self._paths = [f"{anatomy.layers}.{layer}.{anatomy.block}.{anatomy.router}" for layer in layers]
+        self._holder = _Holder(dict(zip(self._paths, self._gates, strict=True)))
         self._config: Any = None
         if options.method == "lora":
             from peft import LoraConfig, inject_adapter_in_model
 
             self._config = LoraConfig(
                 r=options.rank, lora_alpha=options.alpha, lora_dropout=0.0, target_modules=[],
-                target_parameters=[TARGET], task_type="CAUSAL_LM",
+                target_parameters=[anatomy.router_weight], task_type="CAUSAL_LM",
             )  # fmt: skip
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(options.seed)
                 inject_adapter_in_model(self._config, self._holder, _ADAPTER)
-        self._modules: list[Any] = [self._holder.get_submodule(f"model.layers.{layer}.mlp.gate") for layer in layers]
+        self._modules: list[Any] = [self._holder.get_submodule(path) for path in self._paths]
         self._leaves: list[Tensor] = []
         self.refresh()
 
@@ -123,8 +130,8 @@ class Gates:
 
         state = get_peft_model_state_dict(self._holder, adapter_name=_ADAPTER)
         found = {name: value.detach().clone() for name, value in state.items()}
-        for layer, gate in zip(self._layers, self._gates, strict=True):
-            found[_FIRST.format(layer=layer)] *= gate.scale  # (B A) scale is B (A scale)
+        for path, gate in zip(self._paths, self._gates, strict=True):
+            found[f"{path}.lora_A.weight"] *= gate.scale  # (B A) scale is B (A scale)
         config = self._config.to_dict()
         config["inference_mode"] = True
         plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from moemerge.families import Routing
 from moemerge.mixture.routers import RouterOutput, Routers, hooked, replaced
 from moemerge.train.options import Route as AskedRoute
 from moemerge.train.rows import Rows
@@ -38,26 +39,21 @@ def routing_for(asked: AskedRoute, k: int) -> Route:
     return "straight-through" if k == 1 else "top-k"
 
 
-def route(logits: Tensor, k: int, how: Route | None) -> tuple[Tensor, Tensor]:
+def route(scores: Tensor, k: int, how: Route | None, rule: Routing) -> tuple[Tensor, Tensor]:
     """Weights and indices of the experts of each token, as the forward pass uses them.
 
     Args:
-        logits: `[N, E]`, fp32.
+        scores: of all experts by the rule, `[N, E]`, fp32.
         k: experts a token of the exported model.
         how: how training routes; None and `straight-through` route as the exported model does.
+        rule: the host's.
 
     Returns:
         Weights `[N, j]` that sum to 1, and indices `[N, j]`: j is E for `soft`, at least 2 for `top-k`, else k.
     """
-    probabilities = logits.softmax(dim=-1)
     if how == "soft":
-        return probabilities, _everyone(probabilities)
-    return _top(probabilities, min(max(k, 2), logits.shape[1]) if how == "top-k" else k)
-
-
-def _top(probabilities: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    weights, indices = probabilities.topk(k, dim=-1)
-    return weights / weights.sum(dim=-1, keepdim=True), indices
+        return scores, _everyone(scores)
+    return rule.chosen(scores, min(max(k, 2), scores.shape[1]) if how == "top-k" else k)
 
 
 def _everyone(probabilities: Tensor) -> Tensor:
@@ -165,10 +161,12 @@ class TrainedRouting:
             seen = self._look(place, logits, inputs, k).to(weight.device)
             if not self._taken:  # the same once more, for activation checkpointing, would hold all that it set free
                 self._seen.append(seen)
-            chosen, indices = route(logits, k, self._how)
+            rule = self._routers.rule
+            scores = rule.scores(logits)
+            chosen, indices = route(scores, k, self._how, rule)
             if self._how == "straight-through":
                 chosen = chosen.detach()
-                weights, candidates = _top(logits.softmax(dim=-1), min(k + 1, logits.shape[1]))
+                weights, candidates = rule.chosen(scores, min(k + 1, logits.shape[1]))
                 first = self._begins.to(weights.device)[:, None]
                 self._candidates[place] = torch.where(first, weights.detach(), weights), candidates
             return logits, chosen.to(flat.dtype), indices
@@ -197,7 +195,7 @@ class TrainedRouting:
         wanted = self._wanted(place, first, inputs.detach()[begins], labels[begins])
         logits, labels = logits[counted], labels[counted]
         labelled = labels >= 0
-        probabilities = logits.detach().softmax(dim=-1)
+        probabilities = self._routers.rule.scores(logits.detach())
         top = probabilities.topk(k, dim=-1).indices
         return Seen(
             z=logits.logsumexp(dim=-1).square().sum(),

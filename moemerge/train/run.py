@@ -13,6 +13,7 @@ from moemerge.console import Progress
 from moemerge.dense.generation import device_of
 from moemerge.errors import Problem, TrainError, WriteError
 from moemerge.execute.stream import TORCH_DTYPES
+from moemerge.families import anatomy_of
 from moemerge.mixture.content import joined
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers
@@ -146,9 +147,9 @@ class _Training:
         if saved is None:
             ahead = Sampler(self.prepared.rows, options.context, options.mixed, options.seed)
             found = scales(model, routers, begin, [ahead.take(len(self.prepared.texts)) for _ in range(SCALED)])
-            gates, factors = Gates(begin, routers.layers, options, found.inputs), found.factors
+            gates, factors = Gates(begin, routers.layers, anatomy_of(model), options, found.inputs), found.factors
         else:
-            gates, factors = Gates(begin, routers.layers, options), tuple(saved.values["factors"])
+            gates, factors = Gates(begin, routers.layers, anatomy_of(model), options), tuple(saved.values["factors"])
         self.trained = Trained(gates, Also(model, options) if options.also else None, options)
         routers = find_routers(model)  # once more: what stands beside a router may be wrapped now
         if options.checkpointing:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moemerge.families import anatomy_of
 from moemerge.gate.held_out import best_scale, spread
 from moemerge.mixture.routers import RouterOutput, Routers, hooked
 from moemerge.train.routing import TrainedRouting
@@ -73,7 +74,7 @@ def scales(model: Any, routers: Routers, weights: Sequence[Tensor], batches: Seq
         routing.before(rows)
         readers = [reader(place) for place in range(len(weights))]
         with torch.no_grad(), routing.using(weights), hooked(routers.modules, readers):
-            model.model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False)
+            anatomy_of(model).decoder_of(model)(input_ids=rows.ids, position_ids=rows.positions, use_cache=False)
     right = torch.cat(labels)
     single = routers.experts_per_token == 1
     factors = tuple(_factor(torch.cat(logits), right) if single else 1.0 for logits in found)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from moemerge.errors import TrainError
+from moemerge.families import anatomy_of
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers
 
@@ -64,16 +65,18 @@ def check_sharding(processes: Processes, accumulation: int) -> None:
 
 def shard(model: Any) -> None:
     """Spreads the decoder layers of a frozen model over the processes, where it is, as `wants_sharding` found."""
-    layers = {parameter for layer in model.model.layers for parameter in layer.parameters()}
+    anatomy = anatomy_of(model)
+    decoder = anatomy.decoder_of(model)
+    layers = {parameter for layer in anatomy.layers_of(model) for parameter in layer.parameters()}
     whole = {p for p in model.parameters() if p.requires_grad} | {r.weight for r in find_routers(model).modules}
-    whole |= {parameter for parameter in model.model.parameters() if parameter not in layers}
+    whole |= {parameter for parameter in decoder.parameters() if parameter not in layers}
     if _says(os.environ, "ACCELERATE_USE_DEEPSPEED"):
         _by_deepspeed(model, whole)
     else:
         _by_fsdp(model, whole)
     # the first pass makes the tensors in which layers are put together; in inference mode they would serve no training
     with torch.no_grad():
-        model.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
+        decoder(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
 
 
 def _by_fsdp(model: Any, whole: set[Any]) -> None:
@@ -81,14 +84,16 @@ def _by_fsdp(model: Any, whole: set[Any]) -> None:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(model.device.type, (torch.distributed.get_world_size(),))
-    for layer in model.model.layers:
+    anatomy = anatomy_of(model)
+    for layer in anatomy.layers_of(model):
         fully_shard(layer, mesh=mesh, ignored_params=whole)
-    fully_shard(model.model, mesh=mesh, ignored_params=whole)
+    fully_shard(anatomy.decoder_of(model), mesh=mesh, ignored_params=whole)
 
 
 def _by_deepspeed(model: Any, whole: set[Any]) -> None:
     # DeepSpeed takes every parameter of a model, so what stays whole is a plain attribute of its module from now on
-    for module in model.model.modules():
+    anatomy = anatomy_of(model)
+    for module in anatomy.decoder_of(model).modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter in whole:
                 delattr(module, name)
@@ -102,6 +107,6 @@ def _by_deepspeed(model: Any, whole: set[Any]) -> None:
         import deepspeed
         from deepspeed.utils import set_z3_leaf_module
 
-        for layer in model.model.layers:  # one unit each: parts of it are called past their modules
+        for layer in anatomy.layers_of(model):  # one unit each: parts of it are called past their modules
             set_z3_leaf_module(layer, True)
-        deepspeed.initialize(model=model.model, config=settings)
+        deepspeed.initialize(model=anatomy.decoder_of(model), config=settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from moemerge.families import HOSTS
 from moemerge.mixture.folder import MoeFolder
-from moemerge.train.also import ATTENTION
 from moemerge.train.options import TrainOptions
 from moemerge.train.output import needed_bytes, router_names
 
@@ -35,7 +34,7 @@ def trainable(folder: MoeFolder, options: TrainOptions) -> int:
     tensors = folder.checkpoint.tensors
     for layer in range(_layers(folder)):
         if "attention" in options.also:
-            names = [f"model.layers.{layer}.self_attn.{name}.weight" for name in ATTENTION]
+            names = [host.attention.format(layer=layer, projection=name) for name in host.anatomy.projections]
             count += sum(rank * sum(tensors[name].shape) for name in names)
         if "experts" in options.also:
             fused = host.fused["down"].format(layer=layer)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moemerge.families import anatomy_of
 from moemerge.mixture.losses import slice_rows
 from moemerge.mixture.processes import Processes
 from moemerge.train.gates import Gates
@@ -92,11 +93,12 @@ def step_gradients(
     sums = torch.zeros(6, dtype=torch.float64)  # next token, z, domain, first, right, distil
     loads = torch.zeros(2, layers, experts, dtype=torch.float64)  # assignments, probability
     slopes = [torch.zeros(experts, *leaf.shape, device=device) for leaf in gates.leaves]
+    decoder = anatomy_of(model).decoder_of(model)
     for rows, lesson in processes.share(list(zip(batches, taught, strict=True))):
         rows = rows.to(device)
         routing.before(rows, MOST / scored)
         with routing.using(gates.leaves):
-            hidden = model.model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).last_hidden_state
+            hidden = decoder(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).last_hidden_state
             seen = routing.take()
             z, domain, first = (
                 torch.stack([getattr(one, term) for one in seen]).sum() for term in ("z", "domain", "first")
@@ -152,11 +154,12 @@ def _head(
     states = hidden[:, :-1][rows.scored[:, 1:]].detach()
     slopes = torch.zeros_like(states)
     total = distilled = 0.0
+    head = anatomy_of(model).head_of(model)
     count = slice_rows(model.config.get_text_config().vocab_size, states.device)
     for start in range(0, len(states), count):
         part = slice(start, start + count)
         inputs = states[part].requires_grad_()
-        logits = model.lm_head(inputs).to(inputs.device)
+        logits = head(inputs).to(inputs.device)
         scores = logits.detach().float()
         taught_slope: Tensor | float = 0.0
         if lesson is not None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from moemerge.dense.generation import device_of
 from moemerge.errors import TrainError
+from moemerge.families import anatomy_of
 from moemerge.mixture.baselines import Baselines
 from moemerge.mixture.processes import Processes
 from moemerge.train.rows import Rows
@@ -115,9 +116,10 @@ class Teacher:
 
     def _ask(self, model: Any, rows: Rows, own: Tensor) -> Taught:
         rows = rows.to(device_of(model))
-        hidden = model.model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).last_hidden_state
+        decoder, head = anatomy_of(model).decoder_of(model), anatomy_of(model).head_of(model)
+        hidden = decoder(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).last_hidden_state
         states = hidden[:, :-1][rows.scored[:, 1:]][own.to(hidden.device)]
-        found = [largest(model.lm_head(part), self._temperature) for part in states.split(CHUNK)]
+        found = [largest(head(part), self._temperature) for part in states.split(CHUNK)]
         return Taught(torch.cat([one.tokens for one in found]).cpu(), torch.cat([one.logs for one in found]).cpu())
 
 

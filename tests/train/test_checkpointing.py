@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from moemerge.families import Anatomy
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers
 from moemerge.train.checkpointing import checkpoint_layers
@@ -31,7 +32,7 @@ def gradients(model: Any, how: Any, also: Any, *, checkpointing: bool) -> tuple[
     parameters = stirred(model, also).parameters if also else []
     routers = find_routers(model)
     options = TrainOptions(method="full", balance_weight=0.5, z_weight=0.01, domain_weight=0.2)
-    gates = Gates([router.weight for router in routers.modules], routers.layers, options)
+    gates = Gates([router.weight for router in routers.modules], routers.layers, Anatomy(), options)
     if checkpointing:
         checkpoint_layers(model)
     calls = 0

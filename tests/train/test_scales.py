@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from moemerge.families import Anatomy
 from moemerge.gate.held_out import spread
 from moemerge.mixture.routers import find_routers
 from moemerge.train.gates import Gates
@@ -59,7 +60,7 @@ def test_units_change_no_gate_that_was_not_trained(method: Any) -> None:
     draw = torch.Generator().manual_seed(0)
     start = [torch.randn(3, 16, generator=draw) for _ in range(2)]
     inputs = [torch.randint(-6, 7, (16,), generator=draw).float().exp2() for _ in range(2)]
-    gates = Gates(start, (0, 1), TrainOptions(method=method), inputs)
+    gates = Gates(start, (0, 1), Anatomy(), TrainOptions(method=method), inputs)
     assert all(torch.equal(one, other) for one, other in zip(gates.weights, start, strict=True))
     with torch.no_grad():
         for parameter in gates.parameters:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from moemerge.families import Anatomy, Routing
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers
 from moemerge.train import step as steps
@@ -48,7 +49,7 @@ def gradients(
     """Of a model's own gates."""
     options = TrainOptions(**{"method": "full"} | given)
     routers = find_routers(model)
-    gates = Gates([router.weight for router in routers.modules], routers.layers, options)
+    gates = Gates([router.weight for router in routers.modules], routers.layers, Anatomy(), options)
     routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0)
     if frozen:
         model.requires_grad_(False)
@@ -189,9 +190,10 @@ def test_balance_is_one_where_the_load_is_even() -> None:
 def test_route_gives_weights_that_sum_to_one() -> None:
     """In every way of routing; the hard part of straight-through is the exported one."""
     logits = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+    rule = Routing()
     for how in (None, "straight-through", "soft", "top-k"):
         for k in (1, 2, 4):
-            weights, indices = route(logits, k, how)  # type: ignore[arg-type]
+            weights, indices = route(rule.scores(logits), k, how, rule)  # type: ignore[arg-type]
             assert weights.shape == indices.shape
             torch.testing.assert_close(weights.sum(1), torch.ones(7))
 

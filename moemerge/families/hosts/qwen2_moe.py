@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from moemerge.errors import Problem
-from moemerge.families.dense import DenseConfig
+from moemerge.families.architecture import DenseConfig
 from moemerge.families.host import Constant, Host, bias_problems
 
 SILENT_WIDTH = 256
@@ -55,7 +55,7 @@ def _silent(dense: DenseConfig, layer: int) -> Iterator[Constant]:
     yield Constant(f"model.layers.{layer}.mlp.shared_expert_gate.weight", (1, dense.hidden_size), 1e-3)
 
 
-QWEN2_MOE = Host(
+HOST = Host(
     model_type="qwen2_moe",
     architecture="Qwen2MoeForCausalLM",
     fits=("qwen2", "llama", "mistral"),

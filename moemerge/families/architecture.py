@@ -1,4 +1,4 @@
-"""Dense decoders that can be taken apart: what their `config.json` means and which tensors it promises.
+"""A dense model's architecture: what its `config.json` means and which tensors it promises.
 
 `DenseConfig.resolve` reads a raw config the way the family's transformers class does (defaults included), without
 importing transformers; a test holds the two equal. Every trap of a family is a field here, so that a host
@@ -8,22 +8,16 @@ importing transformers; a test holds the two equal. Every trap of a family is a 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Projection = Literal["gate", "up", "down"]
-Group = Literal["embeddings", "attention", "norms", "lm_head", "expert", "router", "shared_expert"]
-
-PROJECTIONS: tuple[Projection, ...] = ("gate", "up", "down")
-IGNORED = re.compile(r"(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
-"""Buffers that old checkpoints store and no current class reads: they are recomputed from the config."""
+from moemerge.families.dense_family import PROJECTIONS, Bias, DenseFamily, Group, Projection
 
 MAX_LAYERS = 10_000
 """More layers than any model has; a plan lists every tensor of every layer."""
 
-_COMMON: Mapping[str, Any] = {
+COMMON: Mapping[str, Any] = {
     "num_key_value_heads": None,
     "head_dim": None,
     "hidden_act": "silu",
@@ -37,22 +31,7 @@ _COMMON: Mapping[str, Any] = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
-_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "llama": {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-              "num_attention_heads": 32, "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2},
-    "mistral": {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-                "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
-                "sliding_window": 4096, "bos_token_id": 1, "eos_token_id": 2},
-    "qwen2": {"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
-              "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 32768,
-              "sliding_window": 4096, "use_sliding_window": False, "max_window_layers": 28},
-    "qwen3": {"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
-              "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 32768,
-              "head_dim": 128, "sliding_window": 4096, "use_sliding_window": False, "max_window_layers": 28},
-}  # fmt: skip
-"""What transformers 5 fills in for a missing key, by family. Mistral's missing `sliding_window` means 4096."""
-
-DENSE_FAMILIES: tuple[str, ...] = tuple(_DEFAULTS)
+"""What transformers 5 fills in for a missing key in every family that does not say otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +39,17 @@ class DenseConfig:
     """A dense model's architecture, every default resolved.
 
     Attributes:
-        family: the dense `model_type`.
+        row: the family.
         head_dim: size of one attention head; `hidden_size / heads` unless the config says otherwise.
         rope: transformers 5's `rope_parameters`: always with `rope_type` and `rope_theta` inside.
         windows: sliding window of each layer in tokens, None for full attention.
         qkv_bias: whether q, k and v projections have biases.
         output_bias: whether the attention's output projection has one.
         mlp_bias: whether the FFN's projections have biases.
-        qk_norm: whether queries and keys are normalised per head.
         tied: whether the output head is the input embedding.
     """
 
-    family: str
+    row: DenseFamily
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -87,7 +65,6 @@ class DenseConfig:
     qkv_bias: bool
     output_bias: bool
     mlp_bias: bool
-    qk_norm: bool
     tied: bool
     initializer_range: float
     attention_dropout: float
@@ -106,8 +83,10 @@ class DenseConfig:
             KeyError: the family is unknown.
             ValueError: a field (named) has a value of another type, or a size that is none.
         """
-        family = str(raw.get("model_type"))
-        values = {**_COMMON, **_DEFAULTS[family], **raw}
+        from moemerge.families.registry import DENSE_FAMILIES
+
+        row = DENSE_FAMILIES[str(raw.get("model_type"))]
+        values = {**COMMON, **row.defaults, **raw}
         for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                     "max_position_embeddings"):  # fmt: skip
             _check(key, values[key], values[key] is not None and _is_size(values[key]), "a positive integer")
@@ -118,7 +97,7 @@ class DenseConfig:
                 _check(key, values[key], fits(values[key]), kind)
         heads = values["num_attention_heads"]
         return cls(
-            family=family,
+            row=row,
             vocab_size=values["vocab_size"],
             hidden_size=values["hidden_size"],
             intermediate_size=values["intermediate_size"],
@@ -130,11 +109,10 @@ class DenseConfig:
             rms_norm_eps=values["rms_norm_eps"],
             max_position_embeddings=values["max_position_embeddings"],
             rope=_rope(raw, values),
-            windows=_windows(family, values),
-            qkv_bias=True if family == "qwen2" else bool(values["attention_bias"]) and family != "mistral",
-            output_bias=bool(values["attention_bias"]) and family in ("llama", "qwen3"),
-            mlp_bias=bool(values["mlp_bias"]) and family == "llama",
-            qk_norm=family == "qwen3",
+            windows=_windows(row, values),
+            qkv_bias=_has(row.qkv_bias, values),
+            output_bias=_has(row.output_bias, values),
+            mlp_bias=_has(row.mlp_bias, values),
             tied=bool(values["tie_word_embeddings"]),
             initializer_range=values["initializer_range"],
             attention_dropout=values["attention_dropout"],
@@ -143,9 +121,15 @@ class DenseConfig:
             pad_token_id=values["pad_token_id"],
         )
 
+    @property
+    def family(self) -> str:
+        """The dense `model_type`."""
+        return self.row.model_type
+
     def ffn(self, layer: int, projection: Projection) -> str:
         """Name of one FFN matrix."""
-        return f"model.layers.{layer}.mlp.{projection}_proj.weight"
+        names = self.row.names
+        return f"{names.layer.format(layer=layer)}.{names.ffn.format(projection=projection)}"
 
     def ffn_shape(self, projection: Projection) -> tuple[int, int]:
         """`[intermediate, hidden]` for gate and up, `[hidden, intermediate]` for down."""
@@ -154,29 +138,34 @@ class DenseConfig:
 
     def shared_tensors(self) -> Iterator[tuple[str, tuple[int, ...], Group]]:
         """Name, shape and group of every tensor that is not FFN, in layer order (embedding first, head last)."""
-        yield "model.embed_tokens.weight", (self.vocab_size, self.hidden_size), "embeddings"
+        yield from self.first_tensors()
         for layer in range(self.layers):
             yield from self.layer_shared_tensors(layer)
-        yield "model.norm.weight", (self.hidden_size,), "norms"
+        yield from self.last_tensors()
+
+    def first_tensors(self) -> Iterator[tuple[str, tuple[int, ...], Group]]:
+        """The part of `shared_tensors` that comes before the layers."""
+        yield self.row.names.embedding, (self.vocab_size, self.hidden_size), "embeddings"
+
+    def last_tensors(self) -> Iterator[tuple[str, tuple[int, ...], Group]]:
+        """The part of `shared_tensors` that comes after the layers."""
+        yield self.row.names.norm, (self.hidden_size,), "norms"
         if not self.tied:
-            yield "lm_head.weight", (self.vocab_size, self.hidden_size), "lm_head"
+            yield self.row.names.head, (self.vocab_size, self.hidden_size), "lm_head"
 
     def layer_shared_tensors(self, layer: int) -> Iterator[tuple[str, tuple[int, ...], Group]]:
         """The part of `shared_tensors` that belongs to one layer."""
-        prefix = f"model.layers.{layer}"
-        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        yield f"{prefix}.input_layernorm.weight", (self.hidden_size,), "norms"
-        for name, rows, bias in (("q", query, self.qkv_bias), ("k", key, self.qkv_bias), ("v", key, self.qkv_bias)):
-            yield f"{prefix}.self_attn.{name}_proj.weight", (rows, self.hidden_size), "attention"
-            if bias:
-                yield f"{prefix}.self_attn.{name}_proj.bias", (rows,), "attention"
-        yield f"{prefix}.self_attn.o_proj.weight", (self.hidden_size, query), "attention"
-        if self.output_bias:
-            yield f"{prefix}.self_attn.o_proj.bias", (self.hidden_size,), "attention"
-        if self.qk_norm:
-            for name in ("q_norm", "k_norm"):
-                yield f"{prefix}.self_attn.{name}.weight", (self.head_dim,), "norms"
-        yield f"{prefix}.post_attention_layernorm.weight", (self.hidden_size,), "norms"
+        prefix = self.row.names.layer.format(layer=layer)
+        extents = {
+            "hidden": self.hidden_size,
+            "queries": self.heads * self.head_dim,
+            "keys": self.kv_heads * self.head_dim,
+            "head": self.head_dim,
+        }
+        there = {None: True, "qkv": self.qkv_bias, "output": self.output_bias}
+        for tensor in self.row.layer:
+            if there[tensor.bias]:
+                yield f"{prefix}.{tensor.name}", tuple(extents[extent] for extent in tensor.shape), tensor.group
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name and shape of every tensor that a checkpoint of this config holds (MLP biases included)."""
@@ -266,12 +255,16 @@ def _rope(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any
     return rope
 
 
-def _windows(family: str, values: Mapping[str, Any]) -> tuple[int | None, ...]:
+def _has(bias: Bias, values: Mapping[str, Any]) -> bool:
+    return bias if isinstance(bias, bool) else bool(values[bias])
+
+
+def _windows(row: DenseFamily, values: Mapping[str, Any]) -> tuple[int | None, ...]:
     layers: int = values["num_hidden_layers"]
     window: int | None = values.get("sliding_window")
-    if family == "llama":
+    if row.windows == "none":
         return (None,) * layers
-    if family == "mistral":
+    if row.windows == "every":
         return (window,) * layers
     if not values["use_sliding_window"]:
         window = None

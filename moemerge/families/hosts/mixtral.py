@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moemerge.errors import Problem
-from moemerge.families.dense import DenseConfig
+from moemerge.families.architecture import DenseConfig
 from moemerge.families.host import Host, bias_problems
 
 
@@ -31,7 +31,7 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
     return problems
 
 
-MIXTRAL = Host(
+HOST = Host(
     model_type="mixtral",
     architecture="MixtralForCausalLM",
     fits=("llama", "mistral"),

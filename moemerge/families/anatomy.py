@@ -1,0 +1,80 @@
+"""Where the parts of a model of transformers lie in memory, as paths of attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """The paths of a family; those of most families are the defaults.
+
+    Attributes:
+        decoder: from the model to what gives the last hidden states, without a head.
+        layers: from the model to its layers.
+        head: from the model to the output head.
+        block: from a layer to its FFN or MoE block, whose input the router reads.
+        attention: from a layer to its attention.
+        projections: from the attention to its linear maps, in peft's order.
+        router: from a MoE block to its router.
+        experts: from a MoE block to the module that holds all experts.
+        gate_up: their gates and ups, `[E, 2 I, d]`, gate rows first, as an attribute of that module.
+        down: likewise `[E, d, I]`.
+        shared: from a MoE block to its always-on expert, where it has one.
+        shared_gate: from a MoE block to what weighs that, where there is one: the sigmoid of its output.
+    """
+
+    decoder: str = "model"
+    layers: str = "model.layers"
+    head: str = "lm_head"
+    block: str = "mlp"
+    attention: str = "self_attn"
+    projections: tuple[str, ...] = ("k_proj", "o_proj", "q_proj", "v_proj")
+    router: str = "gate"
+    experts: str = "experts"
+    gate_up: str = "gate_up_proj"
+    down: str = "down_proj"
+    shared: str = "shared_expert"
+    shared_gate: str = "shared_expert_gate"
+
+    def decoder_of(self, model: Any) -> Any:
+        """What gives the last hidden states."""
+        return _at(model, self.decoder)
+
+    def layers_of(self, model: Any) -> Sequence[Any]:
+        """The decoder layers."""
+        layers: Sequence[Any] = _at(model, self.layers)
+        return layers
+
+    def head_of(self, model: Any) -> Any:
+        """The output head."""
+        return _at(model, self.head)
+
+    def block_of(self, layer: Any) -> Any:
+        """A layer's FFN or MoE block."""
+        return _at(layer, self.block)
+
+    def attention_of(self, layer: Any) -> Any:
+        """A layer's attention."""
+        return _at(layer, self.attention)
+
+    def experts_of(self, layer: Any) -> Any:
+        """The module that holds a layer's experts."""
+        return _at(self.block_of(layer), self.experts)
+
+    @property
+    def router_weight(self) -> str:
+        """From a layer to its router's weight: what peft calls the parameter."""
+        return f"{self.block}.{self.router}.weight"
+
+    @property
+    def expert_weights(self) -> tuple[str, str]:
+        """From a layer to its experts' weights, `down` and `gate_up`, likewise."""
+        return f"{self.block}.{self.experts}.{self.down}", f"{self.block}.{self.experts}.{self.gate_up}"
+
+
+def _at(module: Any, path: str) -> Any:
+    return reduce(getattr, path.split("."), module)

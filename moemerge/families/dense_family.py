@@ -1,0 +1,108 @@
+"""A dense family: a decoder that fine-tunes are made of, as data. One small file each in `families/dense/`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from moemerge.families.anatomy import Anatomy
+
+Projection = Literal["gate", "up", "down"]
+Group = Literal["embeddings", "attention", "norms", "lm_head", "expert", "router", "shared_expert"]
+Extent = Literal["hidden", "queries", "keys", "head"]
+"""An extent of a shape: the hidden size, all heads' queries, all heads' keys, one head."""
+Bias = Literal["attention_bias", "mlp_bias"] | bool
+"""Whether there is a bias: always, never, or where the config's key says so."""
+
+PROJECTIONS: tuple[Projection, ...] = ("gate", "up", "down")
+
+RECOMPUTED = re.compile(r"(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
+"""Buffers that old checkpoints store and no current class reads: they are recomputed from the config."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTensor:
+    """A tensor of each layer that is no FFN matrix.
+
+    Attributes:
+        name: on disk, below the layer's own prefix.
+        shape: its extents.
+        group: what it belongs to.
+        bias: of which biases it is one; it is there where the family's config says so.
+    """
+
+    name: str
+    shape: tuple[Extent, ...]
+    group: Group
+    bias: Literal["qkv", "output"] | None = None
+
+
+def norm(name: str, extent: Extent = "hidden") -> LayerTensor:
+    """A norm's weight."""
+    return LayerTensor(f"{name}.weight", (extent,), "norms")
+
+
+ATTENTION = (
+    LayerTensor("self_attn.q_proj.weight", ("queries", "hidden"), "attention"),
+    LayerTensor("self_attn.q_proj.bias", ("queries",), "attention", "qkv"),
+    LayerTensor("self_attn.k_proj.weight", ("keys", "hidden"), "attention"),
+    LayerTensor("self_attn.k_proj.bias", ("keys",), "attention", "qkv"),
+    LayerTensor("self_attn.v_proj.weight", ("keys", "hidden"), "attention"),
+    LayerTensor("self_attn.v_proj.bias", ("keys",), "attention", "qkv"),
+    LayerTensor("self_attn.o_proj.weight", ("hidden", "queries"), "attention"),
+    LayerTensor("self_attn.o_proj.bias", ("hidden",), "attention", "output"),
+)
+"""Grouped-query attention as most families store it."""
+
+PRE_NORM = (norm("input_layernorm"), *ATTENTION, norm("post_attention_layernorm"))
+"""A layer with a norm before attention and one before the FFN."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """On-disk names.
+
+    Attributes:
+        embedding: the input embedding.
+        layer: a layer's prefix, with `{layer}`.
+        ffn: one FFN matrix below it, with `{projection}`.
+        norm: the last norm's weight.
+        head: the output head, where it is not tied.
+    """
+
+    embedding: str = "model.embed_tokens.weight"
+    layer: str = "model.layers.{layer}"
+    ffn: str = "mlp.{projection}_proj.weight"
+    norm: str = "model.norm.weight"
+    head: str = "lm_head.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class DenseFamily:
+    """Everything that taking such a model apart needs to know.
+
+    Attributes:
+        model_type: transformers' name of it.
+        defaults: what transformers 5 fills in for a missing key of `config.json`, where `architecture.COMMON` does not.
+        layer: the tensors of a layer that are no FFN matrices, in the order of the files.
+        names: of the others.
+        qkv_bias: whether q, k and v projections have biases.
+        output_bias: whether the attention's output projection has one.
+        mlp_bias: whether the FFN's projections have biases.
+        windows: which layers have a sliding window: none, every one, or those that `layer_types` names.
+        ignored: names of stored tensors that no class reads.
+        anatomy: where its parts lie in memory.
+    """
+
+    model_type: str
+    defaults: Mapping[str, Any]
+    layer: tuple[LayerTensor, ...] = PRE_NORM
+    names: Names = field(default_factory=Names)
+    qkv_bias: Bias = "attention_bias"
+    output_bias: Bias = False
+    mlp_bias: Bias = False
+    windows: Literal["none", "every", "named"] = "none"
+    ignored: re.Pattern[str] = RECOMPUTED
+    anatomy: Anatomy = field(default_factory=Anatomy)

@@ -1,0 +1,24 @@
+"""Every family that lies in `families/dense/` and `families/hosts/`: a new file is found by itself."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+from moemerge.families import dense, hosts
+from moemerge.families.dense_family import DenseFamily
+from moemerge.families.host import Host
+
+
+def _members(package: Any, attribute: str) -> Iterator[Any]:
+    for found in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
+        yield getattr(import_module(f"{package.__name__}.{found.name}"), attribute)
+
+
+DENSE_FAMILIES: Mapping[str, DenseFamily] = {family.model_type: family for family in _members(dense, "FAMILY")}
+"""Every dense family by `model_type`."""
+
+HOSTS: Mapping[str, Host] = {host.model_type: host for host in _members(hosts, "HOST")}
+"""Every host by `model_type`."""
