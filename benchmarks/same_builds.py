@@ -1,0 +1,73 @@
+"""Whether two checkouts build the same: every case of the identity tests and every recipe whose sources are here.
+
+    python benchmarks/same_builds.py OTHER_CHECKOUT
+
+Each checkout builds in a process of its own, from the same sources; tensors and `config.json` are compared by digest.
+Exit status 1 names what differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parents[1]
+
+
+def digests(work: Path) -> dict[str, str]:
+    """Of every build by this process's package: case, layout and file to sha256."""
+    from moemerge.errors import PlanError
+    from tests.moe import recipe_of
+    from tests.test_identity import CASES
+    from tests.tiny import tiny_model
+
+    try:
+        from moemerge.build.run import build
+    except ImportError:  # an older layout
+        from moemerge.build import build  # type: ignore[attr-defined, no-redef]
+    found: dict[str, str] = {}
+
+    def add(case: str, folder: Path) -> None:
+        for path in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
+            found[f"{case}: {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    for number, (case, (family, config, fields)) in enumerate(CASES.items()):
+        models = [tiny_model(family, work / f"m{number}-{seed}", seed=seed, scale=4.0, **config) for seed in range(3)]
+        for gate in ("random", "discriminant"):
+            recipe = recipe_of(models[0], models[1:], **fields | {"gate": {"init": gate, "expand": "off"}})
+            add(f"{case}, {gate}", build(recipe, work / f"o{number}-{gate}", root=work).path)
+    for path in sorted((HERE / "recipes").glob("*.yaml")):
+        if "package:" in path.read_text(encoding="utf-8"):
+            with contextlib.suppress(PlanError):  # one whose models somebody would have to make first
+                add(path.name, build(path, work / path.stem).path)
+    return found
+
+
+def main(other: Path) -> None:
+    """Compares."""
+    results = []
+    for checkout in (HERE, other.resolve()):
+        with tempfile.TemporaryDirectory() as work:
+            command = [sys.executable, str(Path(__file__).resolve()), "--digests", work]
+            variables = os.environ | {"PYTHONPATH": str(checkout)}
+            run = subprocess.run(command, cwd=checkout, env=variables, stdout=subprocess.PIPE, text=True, check=True)
+            results.append(json.loads(run.stdout))
+    ours, theirs = results
+    differ = [name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
+    print(f"{len(ours)} files, {len(differ)} differ")
+    for name in sorted(differ):
+        print(f"  {name}")
+    sys.exit(bool(differ))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--digests"]:
+        print(json.dumps(digests(Path(sys.argv[2]))))
+    else:
+        main(Path(sys.argv[1]))
