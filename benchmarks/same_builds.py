@@ -22,25 +22,25 @@ HERE = Path(__file__).resolve().parents[1]
 
 def digests(work: Path) -> dict[str, str]:
     """Of every build by this process's package: case, layout and file to sha256."""
-    from moemerge.errors import PlanError
-    from tests.moe import recipe_of
-    from tests.test_identity import CASES
-    from tests.tiny import tiny_model
+    from importlib import import_module
+    from importlib.util import find_spec
 
-    try:
-        from moemerge.build.run import build
-    except ImportError:  # an older layout
-        from moemerge.build import build  # type: ignore[attr-defined, no-redef]
+    from moemerge.errors import PlanError
+
+    moe, identity, tiny = (import_module(f"tests.{name}") for name in ("moe", "test_identity", "tiny"))  # untyped
+    build = import_module("moemerge.build.run" if find_spec("moemerge.api") else "moemerge.build").build
     found: dict[str, str] = {}
 
     def add(case: str, folder: Path) -> None:
         for path in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
             found[f"{case}: {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
 
-    for number, (case, (family, config, fields)) in enumerate(CASES.items()):
-        models = [tiny_model(family, work / f"m{number}-{seed}", seed=seed, scale=4.0, **config) for seed in range(3)]
+    for number, (case, (family, config, fields)) in enumerate(identity.CASES.items()):
+        models = [
+            tiny.tiny_model(family, work / f"m{number}-{seed}", seed=seed, scale=4.0, **config) for seed in range(3)
+        ]
         for gate in ("random", "discriminant"):
-            recipe = recipe_of(models[0], models[1:], **fields | {"gate": {"init": gate, "expand": "off"}})
+            recipe = moe.recipe_of(models[0], models[1:], **fields | {"gate": {"init": gate, "expand": "off"}})
             add(f"{case}, {gate}", build(recipe, work / f"o{number}-{gate}", root=work).path)
     for path in sorted((HERE / "recipes").glob("*.yaml")):
         if "package:" in path.read_text(encoding="utf-8"):
