@@ -123,6 +123,69 @@ def test_importing_a_light_room_leaves_the_heavy_libraries_alone(modules: str) -
     assert (run.returncode, run.stdout.strip(), run.stderr) == (0, "", "")
 
 
+# What a model looks like is known in families/, and once more in verify's own rows
+
+KNOWS_MODELS = ("families/", "verify/")
+SPELLED = re.compile(
+    r"self_attn|\bmlp\b|_proj\b|embed_tokens|lm_head\.|block_sparse|\bmodel\.layers|\.experts\b|post_\w+_layernorm"
+)
+"""A part of a path, on disk or in memory. Messages, which have spaces, may name one."""
+PATHS = {"mlp", "self_attn", "lm_head", "embed_tokens", "block_sparse_moe", "gate_up_proj", "down_proj"}
+"""Attributes that are parts of a model."""
+SOFTMAXES = {
+    "gate/held_out.py": "the likelihood of a domain under a gate",
+    "train/attention.py": "attention",
+    "train/teacher.py": "the vocabulary",
+}
+"""Softmaxes that are no router's."""
+
+
+def spelled(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and text of each path of a model that a file spells, docstrings left out."""
+    documented = {
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    attached = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings of fields too
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            plain = node not in documented | attached and " " not in node.value.strip()
+            if plain and SPELLED.search(node.value):
+                yield node.lineno, node.value
+        elif isinstance(node, ast.Attribute):
+            inside = node.attr in {"model", "layers"} and ast.unparse(node.value).endswith("model")
+            if inside or node.attr in PATHS:
+                yield node.lineno, ast.unparse(node)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["x = model.model(ids)", "x = model.model.layers[3]", "x = layer.mlp.gate", "x = f'model.layers.{n}.norm'",
+     "NAME = 'lm_head.weight'", "x = model.lm_head(h)", "x = {'q_proj': 1}"],
+)  # fmt: skip
+def test_a_spelled_path_is_seen(line: str) -> None:
+    """So the test below can fail."""
+    assert list(spelled(ast.parse(line)))
+
+
+def test_only_families_know_what_a_model_looks_like() -> None:
+    """No other room spells a path, a projection or a router's softmax."""
+    wrong = []
+    for path in MODULES:
+        if place(path).startswith(KNOWS_MODELS):
+            continue
+        tree = parse(path)
+        wrong += [f"{place(path)}:{line} spells `{text}`" for line, text in spelled(tree)]
+        if place(path) not in SOFTMAXES:
+            called = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+            wrong += [f"{place(path)}:{f.lineno} routes by `{ast.unparse(f)}`" for f in called
+                      if isinstance(f, ast.Attribute) and f.attr in {"softmax", "log_softmax"}]  # fmt: skip
+    assert wrong == []
+
+
 def test_a_file_holds_one_idea() -> None:
     """No file is over 400 lines, and none is a drawer for odds and ends."""
     assert [place(path) for path in MODULES if len(path.read_text(encoding="utf-8").splitlines()) > 400] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,21 @@ from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense_family import Projection
 from moemerge.families.routing import Routing
+
+ROUTED = re.compile(r"\.experts\.")
+"""What the names of all routed experts' tensors have in common, in both layouts and every family."""
+
+
+def expert_counts(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """E and k in a mixture's `config.json`, by the keys that transformers' classes use; None where there is none."""
+
+    def first(*keys: str) -> int | None:
+        return next((config[key] for key in keys if isinstance(config.get(key), int)), None)
+
+    return (
+        first("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
+        first("num_experts_per_tok", "moe_k", "moe_topk"),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.device import BYTES, computing
 from moemerge.errors import EvalError
+from moemerge.families.host import ROUTED, expert_counts
 from moemerge.sources import Checkpoint
 from moemerge.sources.folder import open_folder
 from moemerge.sources.weights import Folder
@@ -19,9 +19,6 @@ from moemerge.verify.record import Record, hint_for, read_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_EXPERT = re.compile(r"\.experts\.")
-"""What the names of all routed experts' tensors have in common, in both layouts and every family."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class MoeFolder:
         """Total and active a token: k of E experts, and everything else."""
         sizes = {name: math.prod(info.shape) for name, info in self.checkpoint.tensors.items()}
         total = sum(sizes.values())
-        routed = sum(size for name, size in sizes.items() if _EXPERT.search(name))
+        routed = sum(size for name, size in sizes.items() if ROUTED.search(name))
         return total, total - routed + routed * self.experts_per_token // len(self.experts)
 
     def settled(self, placement: Placement, tell: Callable[[str], None], *, beside: int = 0) -> Placement:
@@ -150,10 +147,8 @@ def _record(path: Path) -> Record | None:
 
 def _experts(config: Mapping[str, Any], path: Path) -> tuple[int, int]:
     """E and k, by the names that transformers' mixtures use."""
-    counts = [config.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")]
-    count = next((value for value in counts if isinstance(value, int)), None)
-    top_k = next((config[key] for key in ("num_experts_per_tok", "moe_k", "moe_topk") if key in config), None)
-    if count is None or not isinstance(top_k, int) or not 1 <= top_k <= count:
+    count, top_k = expert_counts(config)
+    if count is None or top_k is None or not 1 <= top_k <= count:
         kind = config.get("model_type")
         raise EvalError(
             f"`{path}` holds no mixture of experts: its `config.json` is that of `{kind}`",

@@ -170,7 +170,8 @@ def _fold(
     if "lora_B.bias" in parts:
         result.changes[f"{module}.bias"].biases.append((parts["lora_B.bias"], scaling))
     if tied and target == EMBEDDING:
-        end, other = ("lm_head", "embed_tokens") if at_tied_head else ("embed_tokens", "lm_head")
+        ends = (HEAD, EMBEDDING) if at_tied_head else (EMBEDDING, HEAD)
+        end, other = (name.split(".")[-2] for name in ends)
         result.warnings.append(
             Problem(
                 "tied-embedding-adapted",
