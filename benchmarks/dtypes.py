@@ -32,11 +32,11 @@ def measure() -> dict[str, dict[str, float]]:
 
     from moemerge.dense.models import PlannedModels
     from moemerge.evaluate.speed import measure_speed
-    from moemerge.plan import make_plan
+    from moemerge.plan import sound_plan
     from moemerge.recipe import load_recipe
 
     loaded = load_recipe(ROOT / "recipes" / "demo.yaml")
-    plan = make_plan(loaded.recipe, loaded.root)
+    plan = sound_plan(loaded.recipe, loaded.root)
     found = {}
     for dtype in DTYPES:
         model = PlannedModels(plan, dtype=getattr(torch, dtype)).specialist(0)

@@ -36,7 +36,7 @@ from turns import medians
 from moemerge.build.run import fit_router, read_expert_texts
 from moemerge.dense.models import MergedTensors, PlannedModels, load_tokenizer
 from moemerge.gate import ExpertTexts
-from moemerge.plan import Plan, make_plan
+from moemerge.plan import Plan, sound_plan
 from moemerge.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,7 +128,7 @@ def from_full_checkpoints(plan: Plan, work: Path) -> Plan:
     for number, expert in enumerate(plan.experts):
         models.specialist(number).save_pretrained(work / expert.name)
     experts = tuple(expert.model_copy(update={"model": str(work / expert.name)}) for expert in plan.recipe.experts)
-    return make_plan(plan.recipe.model_copy(update={"base_model": str(work / "base"), "experts": experts}), work)
+    return sound_plan(plan.recipe.model_copy(update={"base_model": str(work / "base"), "experts": experts}), work)
 
 
 def measure(plan: Plan, texts: tuple[ExpertTexts, ...], reading: Reading, runs: int, sources: str) -> float:
@@ -184,7 +184,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     loaded = load_recipe(arguments.recipe, ("gate.expand=off", *arguments.overrides))
-    plan = make_plan(loaded.recipe, loaded.root)
+    plan = sound_plan(loaded.recipe, loaded.root)
     texts = tuple(map(with_prompts, read_expert_texts(plan, loaded.root)))
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; "

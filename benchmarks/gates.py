@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 from losses import Losses, gain_interval, gain_kept, mean, read_texts, text_losses  # noqa: E402  # after the path
 from moemerge.build.run import build_plan, fit_router, read_expert_texts  # noqa: E402
 from moemerge.dense.models import PlannedModels  # noqa: E402
-from moemerge.plan import Plan, make_plan  # noqa: E402
+from moemerge.plan import Plan, sound_plan  # noqa: E402
 from moemerge.recipe import load_recipe  # noqa: E402
 
 
@@ -94,7 +94,7 @@ class Bench:
     def plan(self, overrides: Sequence[str]) -> Plan:
         """The plan of the recipe with overrides."""
         loaded = load_recipe(self.recipe, (*self.overrides, *overrides))
-        return make_plan(loaded.recipe, loaded.root)
+        return sound_plan(loaded.recipe, loaded.root)
 
     def indexed(self, plan: Plan) -> list[tuple[int, str]]:
         """Position and name of the experts that have a domain."""
@@ -111,7 +111,7 @@ class Bench:
     def _built(self, shared: str) -> Path:
         folder = self.work / shared.replace(" ", "-")
         loaded = load_recipe(self.recipe, (*self.overrides, *SHARED[shared], "gate.init=random"))
-        build_plan(make_plan(loaded.recipe, loaded.root), folder, root=loaded.root, overwrite=True)
+        build_plan(sound_plan(loaded.recipe, loaded.root), folder, root=loaded.root, overwrite=True)
         return folder
 
     def model(self, shared: str) -> Any:
@@ -129,7 +129,7 @@ class Bench:
     def row(self, row: Row) -> tuple[Losses, float]:
         """Fits the row's gate, puts it into the sparse model, and measures; also the seconds that fitting took."""
         loaded = load_recipe(self.recipe, (*self.overrides, *SHARED[row.shared], *row.overrides))
-        plan = make_plan(loaded.recipe, loaded.root)
+        plan = sound_plan(loaded.recipe, loaded.root)
         started = time.monotonic()
         fit = fit_router(plan, read_expert_texts(plan, loaded.root))
         seconds = time.monotonic() - started

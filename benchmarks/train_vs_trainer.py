@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from moemerge.families import Anatomy
-from moemerge.mixture.folder import MoeFolder, Placement, open_moe
+from moemerge.mixture.folder import BuiltFolder, Placement, open_moe
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers
 from moemerge.train.attention import use_blocked_attention
@@ -46,7 +46,7 @@ ARMS = ("moemerge", "Trainer, experts as exported", "moemerge, top-2", "Trainer,
 AGAINST = {"moemerge": ARMS[1], "moemerge, top-2": ARMS[3]}
 
 
-def rows_of(folder: MoeFolder, options: TrainOptions, steps: int) -> list[Rows]:
+def rows_of(folder: BuiltFolder, options: TrainOptions, steps: int) -> list[Rows]:
     """The rows of each step."""
     tokenizer = folder.tokenizer()
     texts = find_texts(folder, options.data, None, 0)
@@ -55,7 +55,7 @@ def rows_of(folder: MoeFolder, options: TrainOptions, steps: int) -> list[Rows]:
     return [sampler.take(options.rows) for _ in range(steps)]
 
 
-def ours(folder: MoeFolder, options: TrainOptions, batches: list[Rows], *, mixed: bool) -> list[float]:
+def ours(folder: BuiltFolder, options: TrainOptions, batches: list[Rows], *, mixed: bool) -> list[float]:
     """Seconds of each step of moemerge."""
     model = folder.load(options.placement)
     use_blocked_attention(model, options.context)
@@ -77,7 +77,7 @@ def ours(folder: MoeFolder, options: TrainOptions, batches: list[Rows], *, mixed
     return taken
 
 
-def theirs(folder: MoeFolder, options: TrainOptions, batches: list[Rows], *, mixed: bool) -> list[float]:
+def theirs(folder: BuiltFolder, options: TrainOptions, batches: list[Rows], *, mixed: bool) -> list[float]:
     """Seconds of each step of transformers' Trainer."""
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
@@ -116,6 +116,7 @@ def child(arguments: argparse.Namespace) -> None:
     placement = Placement(dtype=arguments.dtype)
     options = TrainOptions(placement=placement, rows=arguments.rows, context=arguments.context, data=arguments.data)
     folder = open_moe(arguments.folder)
+    assert isinstance(folder, BuiltFolder)
     batches = rows_of(folder, options, arguments.steps + 1)
     run: Callable[..., list[float]] = ours if arguments.arm.startswith("moemerge") else theirs
     taken = run(folder, options, batches, mixed=arguments.arm.endswith("top-2"))[1:]

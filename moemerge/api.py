@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from moemerge.build.run import Build
     from moemerge.evaluate.options import EvalOptions
     from moemerge.mixture.processes import Processes
-    from moemerge.plan import Plan
+    from moemerge.plan import Plan, Refused
     from moemerge.recipe import Recipe
     from moemerge.train.options import TrainOptions
     from moemerge.train.run import TrainResult
     from moemerge.verify import Verification
 
 
-def plan(recipe: Recipe | Path | str, *, root: Path | None = None) -> Plan:
+def plan(recipe: Recipe | Path | str, *, root: Path | None = None) -> Plan | Refused:
     """Checks a recipe and says what a build would do, as `moemerge plan` does; reads no weights.
 
     Args:
@@ -29,7 +29,7 @@ def plan(recipe: Recipe | Path | str, *, root: Path | None = None) -> Plan:
         root: folder that a `Recipe`'s relative paths are relative to; the working folder when None.
 
     Returns:
-        The plan, with every problem that was found.
+        The plan, or all of its problems.
 
     Raises:
         MoemergeError: the recipe cannot be read.

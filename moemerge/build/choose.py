@@ -73,7 +73,6 @@ def choose_shared_merge(
     """
     kept, held = set_apart(texts)
     tokenizer, dense = load_tokenizer(plan), plan.dense
-    assert dense is not None
     documents = [_documents(t, tokenizer, min(CONTEXT, dense.max_position_embeddings)) for t in held]
     short = [
         expert.name

@@ -30,7 +30,6 @@ def measure_divergence(plan: Plan, progress: Progress) -> tuple[dict[str, float]
     Returns:
         The distance by expert name, and warnings about experts that are the base or far from it.
     """
-    assert plan.dense is not None
     progress.stage("divergence", plan.dense.layers, "layers")
     base = plan.models["base"]
     changed = {e.model: 0.0 for e in plan.experts}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from moemerge.console import Progress, Silent
 from moemerge.device import processor
 from moemerge.errors import GateError, MoemergeError, PlanError, Problem, RecipeError, VerifyError
-from moemerge.plan import Plan, make_plan
+from moemerge.plan import Plan, sound_plan
 from moemerge.plan.cost import gate_computing, runs_models
 from moemerge.recipe import Recipe, file_path, load_recipe
 
@@ -83,9 +83,7 @@ def build(
     root = Path.cwd() if root is None else root
     progress = progress or Silent()
     target = output_path(recipe, root, output)
-    plan = make_plan(recipe, root)
-    if plan.problems:
-        raise PlanError(plan.problems)
+    plan = sound_plan(recipe, root)
     return build_plan(plan, target, root=root, overwrite=overwrite, device=device, progress=progress)
 
 
@@ -250,7 +248,6 @@ def fit_router(
     from moemerge.gate.blank import blank_gate
     from moemerge.gate.request import CONTEXT, FITTED, MERGEKIT, GateRequest
 
-    assert plan.dense is not None
     recipe = plan.recipe
     request = GateRequest(
         init=recipe.gate.init,

@@ -14,7 +14,7 @@ from moemerge.errors import Problem
 
 if TYPE_CHECKING:
     from moemerge.build.run import Build
-    from moemerge.plan import Plan
+    from moemerge.plan import Plan, Refused
     from moemerge.recipe import LoadedRecipe
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
@@ -48,12 +48,12 @@ def plan(
     verbose: Verbose = False,
 ) -> None:
     """Checks a recipe and says what a build would cost. Reads configs and headers, no weights."""
-    from moemerge.plan import make_plan, plan_json
+    from moemerge.plan import Refused, make_plan, plan_json
 
     loaded = _load(recipe, overrides, gate, quiet=quiet or as_json)
     made = make_plan(loaded.recipe, loaded.root, configs_only=not deep)
     divergence = None
-    if deep and made.ok:
+    if deep and not isinstance(made, Refused):
         from moemerge.build.divergence import measure_divergence
 
         with progress(quiet=quiet) as reporter:
@@ -67,11 +67,11 @@ def plan(
     else:
         _print_plan(made, divergence, verbose=verbose)
         typer.echo(_verdict(made))
-    if made.problems:
+    if isinstance(made, Refused):
         raise typer.Exit(1)
 
 
-def _verdict(made: Plan) -> str:
+def _verdict(made: Plan | Refused) -> str:
     if made.problems:
         return f"{len(made.problems)} problem{'s' if len(made.problems) > 1 else ''}: nothing can be built"
     if any(warning.code == "no-weights" for warning in made.warnings):
@@ -85,13 +85,14 @@ def _with_warnings(made: Plan, found: list[Problem]) -> Plan:
     return replace(made, warnings=(*made.warnings, *found))
 
 
-def _print_plan(made: Plan, divergence: dict[str, float] | None, *, verbose: bool, err: bool = False) -> None:
+def _print_plan(made: Plan | Refused, divergence: dict[str, float] | None, *, verbose: bool, err: bool = False) -> None:
     """Prints problems, warnings, sizes and origins; all to stderr with `err`, where the plan is not the result."""
+    from moemerge.plan import Refused
     from moemerge.plan.cost import gate_computing, groups, peak_memory, runs_models
 
     print_problems(made.problems)
     print_problems(made.warnings, word="warning")
-    if not made.problems and made.host is not None and made.dense is not None:
+    if not isinstance(made, Refused):
         names = ", ".join(expert.name for expert in made.experts)
         rows = [
             ("architecture", f"{made.dense.family} -> {made.host.model_type}, {made.dense.layers} layers"),
@@ -132,15 +133,12 @@ def build(
     """Builds the MoE: plan, gate, write, verify. The output appears complete or not at all."""
     from moemerge.build.run import build_plan, output_path
     from moemerge.device import check_device
-    from moemerge.errors import PlanError
-    from moemerge.plan import make_plan
+    from moemerge.plan import sound_plan
 
     loaded = _load(recipe, overrides, gate, quiet=quiet or as_json)
     target = output_path(loaded.recipe, loaded.root, output)
     check_device(device)
-    made = make_plan(loaded.recipe, loaded.root)
-    if made.problems:
-        raise PlanError(made.problems)
+    made = sound_plan(loaded.recipe, loaded.root)
     if not quiet and not as_json:
         _print_plan(made, None, verbose=verbose, err=True)
     with progress(quiet=quiet) as reporter:

@@ -37,14 +37,12 @@ class LayerwiseModels:
     Each call may drop what the call before gave.
 
     Args:
-        plan: a plan without problems.
+        plan: what is built.
         device: a torch device, such as `cpu` or `cuda`.
         dtype: that they run in; the plan's when None. Their values are the written ones all the same.
     """
 
     def __init__(self, plan: Plan, device: str = "cpu", dtype: torch.dtype | None = None) -> None:
-        if plan.dense is None:
-            raise ValueError("the plan has problems")
         self._plan, self._device, self._dtype = plan, device, dtype or TORCH_DTYPES[plan.dtype]
         self._shapes = dict(plan.dense.tensors())
         self._tensors = MergedTensors(plan)
@@ -83,7 +81,6 @@ class LayerwiseModels:
     ) -> PreTrainedModel:
         self._whole = None
         if self._module is None:
-            assert self._plan.dense is not None
             config = self._plan.models["base"].config
             empty = empty_module(config, self._plan.dense, self._dtype, self._device)
             self._module = _Layerwise(empty, self._device, self._ids)

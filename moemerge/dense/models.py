@@ -92,8 +92,6 @@ class MergedTensors:
     """
 
     def __init__(self, plan: Plan) -> None:
-        if plan.dense is None or plan.host is None:
-            raise ValueError("the plan has problems")
         self._host, dense = plan.host, plan.dense
         self._values = Values(plan, BLOCK_ELEMENTS)
         self._tensors: dict[str, OutputTensor] = {tensor.name: tensor for tensor in plan.tensors}
@@ -133,8 +131,6 @@ class PlannedModels:
     """
 
     def __init__(self, plan: Plan, device: str = "cpu", dtype: torch.dtype | None = None) -> None:
-        if plan.dense is None:
-            raise ValueError("the plan has problems")
         self._plan = plan
         self._tensors = MergedTensors(plan)
         self._module = DenseModule(plan.models["base"].config, plan.dense, dtype or TORCH_DTYPES[plan.dtype], device)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moemerge.errors import EvalError, ManyProblems, MoemergeError, Problem
-from moemerge.mixture.folder import MoeFolder
+from moemerge.mixture.folder import BuiltFolder, MoeFolder
 from moemerge.recipe import Evaluation, load_evaluation
 from moemerge.recipe.schema import Data
 from moemerge.texts import read_texts
@@ -41,13 +41,13 @@ def find_evaluation(folder: MoeFolder, file: Path | None) -> tuple[Evaluation, P
     """
     if file is not None:
         evaluation, root = load_evaluation(file)
-    elif folder.record is not None:
+    elif isinstance(folder, BuiltFolder):
         evaluation, root = folder.record.recipe.eval, folder.root
     else:
         evaluation, root = Evaluation(), Path.cwd()
     if not evaluation.domains:
         where = f"`{file}`" if file is not None else f"the recipe in `{folder.path}`"
-        if folder.record is None and file is None:
+        if not isinstance(folder, BuiltFolder) and file is None:
             where = f"`{folder.path}`, which moemerge did not build,"
         hint = "pass `--domains FILE.yaml` with a file of texts a domain, such as `code: texts/code.jsonl`"
         raise EvalError(f"{where} names no held-out texts", hint=hint)

@@ -24,7 +24,7 @@ from moemerge.evaluate.subjects import Mixture, Other
 from moemerge.evaluate.tasks import run_tasks
 from moemerge.evaluate.verdict import verdict
 from moemerge.mixture.baselines import LINEAR, Baselines
-from moemerge.mixture.folder import MoeFolder, Placement, open_moe
+from moemerge.mixture.folder import BuiltFolder, MoeFolder, Placement, open_moe
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import Offloaded
 from moemerge.mixture.routing import RouteCounts, routing_account
@@ -185,8 +185,8 @@ class Evaluation:
         if "samples" in wanted:
             found["samples"] = sample_routes(model(), self.tokenizer, routers(), self.domains, names)
         if "chat" in wanted:
-            record = self.folder.record
-            experts = record.recipe.experts if record is not None else ()
+            folder = self.folder
+            experts = folder.record.recipe.experts if isinstance(folder, BuiltFolder) else ()
             found["chat"] = chat_replies(model(), self.tokenizer, self.domains, experts, self.progress)
         if "questions" in wanted and self.questions:
             found["questions"] = answers(model(), base, self.tokenizer, self.questions, self.progress)

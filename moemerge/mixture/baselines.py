@@ -14,12 +14,13 @@ from torch import Tensor
 
 from moemerge.dense.models import DenseModule
 from moemerge.errors import EvalError
-from moemerge.families import DENSE_FAMILIES, HOSTS, PROJECTIONS, DenseConfig, Projection
+from moemerge.families import DENSE_FAMILIES, PROJECTIONS, DenseConfig, Projection
 from moemerge.mixture.content import checkpoint_content, joined
-from moemerge.mixture.folder import MoeFolder, Placement, load_pretrained
+from moemerge.mixture.folder import BuiltFolder, MoeFolder, Placement, load_pretrained
 from moemerge.sources import Checkpoint
 from moemerge.verify.config import check_config
 from moemerge.verify.origins import Origins, open_origins
+from moemerge.verify.record import Record
 
 LINEAR = "linear merge"
 SAME = 2.0**-6
@@ -51,29 +52,27 @@ class Baselines:
         self._loaded: str | None = None  # the source whose values the module has
         self._digests: dict[Path, str] = {}
         self.missing: dict[str, str] = {}
-        record = folder.record
-        if record is None:
+        if not isinstance(folder, BuiltFolder):
             self._origins, self._keys = Origins(), {}
             why = "moemerge did not build this folder, so it does not say what it was made of"
             self.missing = {"base": why, "specialists": why, LINEAR: why}
             return
+        record = folder.record
         self._origins = open_origins(record, folder.root, online=online, allow_pickle=allow_pickle)
         self._keys = {expert.name: expert.source for expert in record.experts}
-        if (why_base := self._why("base")) is not None:
+        if (why_base := self._why(record, "base")) is not None:
             self.missing["base"] = why_base
         for name, key in self._keys.items():
-            if (why_expert := self._why(key)) is not None:
+            if (why_expert := self._why(record, key)) is not None:
                 self.missing[f"specialist of `{name}`"] = why_expert
         gone = [name for name, key in self._keys.items() if key not in self._origins.models]
         if gone:
             self.missing[LINEAR] = f"it needs {', '.join(f'`{name}`' for name in gone)}"
 
-    def _why(self, key: str) -> str | None:
+    def _why(self, record: Record, key: str) -> str | None:
         """Why a source is missing, None where it is not."""
         if key in self._origins.models:
             return None
-        record = self._folder.record
-        assert record is not None
         why = self._origins.absent[key]
         place = f"`{record.sources[key].model}`" if key in record.sources else f"`{key}`"
         return f"{place}: {why}"
@@ -152,31 +151,31 @@ class Baselines:
         One layer's matrices are compared, up to rounding. Experts that the recipe changes on purpose (noise, scale,
         padding), all where training changed them, and those whose source is missing are left out.
         """
-        record = self._folder.record
-        if record is None or "experts" in record.trained:
+        folder = self._folder
+        if not isinstance(folder, BuiltFolder) or "experts" in folder.record.trained:
             return []
-        found = []
+        record, found = folder.record, []
         for number, (built, asked) in enumerate(zip(record.experts, record.recipe.experts, strict=True)):
             changed = asked.noise_scale or asked.residual_scale != 1.0
-            if not changed and self.has_specialist(built.name) and not self._same(number, built.source):
+            if not changed and self.has_specialist(built.name) and not self._same(folder, number, built.source):
                 found.append(built.name)
         return found
 
     def other_config(self) -> list[str]:
         """What in the base's config is not what the folder was built from, a sentence each."""
-        record = self._folder.record
-        if record is None or not self.has_base:
+        folder = self._folder
+        if not isinstance(folder, BuiltFolder) or not self.has_base:
             return []
-        found = check_config(self._folder.checkpoint.config, record, self._origins.models["base"].config)
+        found = check_config(folder.checkpoint.config, folder.record, self._origins.models["base"].config)
         return [difference.message for difference in found]
 
-    def _same(self, expert: int, key: str) -> bool:
+    def _same(self, folder: BuiltFolder, expert: int, key: str) -> bool:
         source = self._origins.models[key]
         dense = DenseConfig.resolve(source.config)
         middle = dense.layers // 2
         for projection in PROJECTIONS:
             theirs = source.read(dense.ffn(middle, projection)).float()
-            ours = self._stored(middle, expert, projection)
+            ours = _stored(folder, middle, expert, projection)
             if ours.shape != theirs.shape:
                 if ours.numel() > theirs.numel():  # padded
                     ours = ours[: theirs.shape[0], : theirs.shape[1]]
@@ -186,21 +185,20 @@ class Baselines:
                 return False
         return True
 
-    def _stored(self, layer: int, expert: int, projection: Projection) -> Tensor:
-        """One matrix of one expert as the folder holds it, fp32."""
-        record, checkpoint = self._folder.record, self._folder.checkpoint
-        assert record is not None
-        host = HOSTS[record.architecture]
-        name = host.expert[projection].format(layer=layer, expert=expert)
-        if name in checkpoint.tensors:
-            return checkpoint.read(name).float()
-        fused = checkpoint.read(
-            host.fused["down" if projection == "down" else "gate_up"].format(layer=layer), slice(expert, expert + 1)
-        )[0].float()
-        if projection == "down":
-            return fused
-        half = fused.shape[0] // 2
-        return fused[:half] if projection == "gate" else fused[half:]
+
+def _stored(folder: BuiltFolder, layer: int, expert: int, projection: Projection) -> Tensor:
+    """One matrix of one expert as the folder holds it, fp32."""
+    checkpoint, host = folder.checkpoint, folder.host
+    name = host.expert[projection].format(layer=layer, expert=expert)
+    if name in checkpoint.tensors:
+        return checkpoint.read(name).float()
+    fused = checkpoint.read(
+        host.fused["down" if projection == "down" else "gate_up"].format(layer=layer), slice(expert, expert + 1)
+    )[0].float()
+    if projection == "down":
+        return fused
+    half = fused.shape[0] // 2
+    return fused[:half] if projection == "gate" else fused[half:]
 
 
 def _width(checkpoint: Checkpoint) -> int:

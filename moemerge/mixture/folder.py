@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.device import BYTES, computing
 from moemerge.errors import EvalError
+from moemerge.families import HOSTS, Host
 from moemerge.families.host import ROUTED, expert_counts
 from moemerge.sources import Checkpoint
 from moemerge.sources.folder import open_folder
@@ -42,26 +43,24 @@ class Placement:
 
 @dataclass(frozen=True)
 class MoeFolder:
-    """A folder with a mixture of experts.
+    """A folder with a mixture of experts that anybody made.
 
     Attributes:
         path: the folder.
         checkpoint: its config and tensors.
-        record: what `moemerge build` wrote down; None where it did not make the folder.
         experts: the experts' names, in order.
         experts_per_token: k.
     """
 
     path: Path
     checkpoint: Checkpoint
-    record: Record | None
     experts: tuple[str, ...]
     experts_per_token: int
 
     @property
     def root(self) -> Path:
-        """What relative paths in the recipe are relative to."""
-        return self.path / self.record.root if self.record is not None else Path.cwd()
+        """What relative paths of texts are relative to."""
+        return Path.cwd()
 
     def parameters(self) -> tuple[int, int]:
         """Total and active a token: k of E experts, and everything else."""
@@ -100,12 +99,36 @@ class MoeFolder:
         return load_tokenizer(self.path)
 
 
+@dataclass(frozen=True)
+class BuiltFolder(MoeFolder):
+    """One that `moemerge build` made.
+
+    Attributes:
+        record: what it wrote down.
+    """
+
+    record: Record
+
+    @property
+    def root(self) -> Path:
+        """What relative paths in the recipe are relative to."""
+        return self.path / self.record.root
+
+    @property
+    def host(self) -> Host:
+        """The mixture's class."""
+        return HOSTS[self.record.architecture]
+
+
 def open_moe(path: Path, names: Sequence[str] = ()) -> MoeFolder:
     """Opens a mixture's folder; reads its config and headers.
 
     Args:
         path: the folder.
         names: the experts' names, in order, for a folder that moemerge did not make.
+
+    Returns:
+        A `BuiltFolder` where moemerge made it.
 
     Raises:
         EvalError: it is no folder with a mixture of experts, its record is damaged, or `names` do not fit.
@@ -128,11 +151,11 @@ def open_moe(path: Path, names: Sequence[str] = ()) -> MoeFolder:
         if names and tuple(names) != known:
             listed = ", ".join(f"`{name}`" for name in known)
             raise EvalError(f"`--experts`: the experts of `{path}` have names: {listed}", hint="leave the option out")
-    else:
-        known = tuple(names) or tuple(f"expert-{number}" for number in range(count))
-        if len(known) != count or len(set(known)) != count:
-            raise EvalError(f"`--experts` must give {count} different names, one an expert of `{path}`")
-    return MoeFolder(path, checkpoint, record, known, experts_per_token)
+        return BuiltFolder(path, checkpoint, known, experts_per_token, record)
+    known = tuple(names) or tuple(f"expert-{number}" for number in range(count))
+    if len(known) != count or len(set(known)) != count:
+        raise EvalError(f"`--experts` must give {count} different names, one an expert of `{path}`")
+    return MoeFolder(path, checkpoint, known, experts_per_token)
 
 
 def _record(path: Path) -> Record | None:

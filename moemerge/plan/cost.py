@@ -7,7 +7,7 @@ from typing import Any
 
 from moemerge.device import BYTES, Computing, computing
 from moemerge.families import PROJECTIONS, DenseConfig
-from moemerge.plan.model import Compute, Copy, Fill, Merged, OutputTensor, Part, Plan, Router
+from moemerge.plan.model import Compute, Copy, Fill, Merged, OutputTensor, Part, Plan, Refused, Router
 from moemerge.plan.plain import needs_torch
 from moemerge.recipe.schema import MergeMethod
 from moemerge.sources.store import TORCH_NAMES
@@ -81,8 +81,8 @@ def _peak_memory(plan: Plan, item: int) -> int:
     """The same where models run in a dtype of `item` bytes."""
     streaming = IMPORTS + BLOCKS + max((_merging(plan, tensor) for tensor in plan.tensors), default=0)
     init = plan.recipe.gate.init
-    if plan.dense is None or init in WITHOUT_ACTIVATIONS:
-        return streaming if plan.dense is None or needs_torch(plan) else _bare(plan)
+    if init in WITHOUT_ACTIVATIONS:
+        return streaming if needs_torch(plan) else _bare(plan)
     fitting = _layerwise(plan, plan.dense, item)
     if init not in MERGEKIT:
         squares = SQUARES * 8 * plan.dense.hidden_size**2
@@ -144,31 +144,37 @@ def _merging(plan: Plan, tensor: OutputTensor) -> int:
 def statistics_bytes(plan: Plan) -> int:
     """Bytes of `gate_statistics.safetensors`, `8 · L · (d² + 2 E d)`; zero where the recipe does not keep it."""
     gate = plan.recipe.gate
-    if plan.dense is None or not gate.keep_statistics or gate.init in WITHOUT_ACTIVATIONS | MERGEKIT:
+    if not gate.keep_statistics or gate.init in WITHOUT_ACTIVATIONS | MERGEKIT:
         return 0
     width, layers = plan.dense.hidden_size, plan.dense.layers
     return 8 * layers * (width**2 + 2 * len(plan.experts) * width)
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
-    """The plan for programs; the names are promises (see docs/cli.md)."""
+def plan_json(plan: Plan | Refused) -> dict[str, Any]:
+    """The plan for programs; the names are promises (see docs/cli.md). What is refused has no cost."""
 
     def listed(problems: Any) -> list[dict[str, Any]]:
         return [{"code": p.code, "message": p.message, "hint": p.hint} for p in problems]
 
     return {
-        "architecture": plan.host.model_type if plan.host else None,
-        "experts": [expert.name for expert in plan.experts],
+        **(_cost_json(plan) if isinstance(plan, Plan) else {"architecture": None}),
+        "experts": [expert.name for expert in plan.recipe.experts],
         "experts_per_token": plan.recipe.experts_per_token,
+        "problems": listed(plan.problems),
+        "warnings": listed(plan.warnings),
+        "notes": list(plan.notes),
+    }
+
+
+def _cost_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "architecture": plan.host.model_type,
         "dtype": plan.dtype,
         "parameters": {"total": plan.parameters.total, "active": plan.parameters.active},
         "bytes": {"total": plan.bytes.total, "copied": plan.bytes.copied, "computed": plan.bytes.computed},
         "memory": {"peak": peak_memory(plan)},
-        "computing": gate_computing(plan).dtype if plan.ok and runs_models(plan) else None,
+        "computing": gate_computing(plan).dtype if runs_models(plan) else None,
         "groups": groups(plan),
-        "problems": listed(plan.problems),
-        "warnings": listed(plan.warnings),
-        "notes": list(plan.notes),
     }
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from moemerge.errors import MoemergeError, Problem
+from moemerge.errors import MoemergeError, PlanError, Problem
 from moemerge.families import DENSE_FAMILIES, DenseConfig, Group, Host, choose_host, family_problem
 from moemerge.plan.checks import check_licences, check_model, check_prompts, check_tied_head
 from moemerge.plan.mapping import Layout, group_method, map_tensors
-from moemerge.plan.model import OutputTensor, Plan, PlannedExpert
+from moemerge.plan.model import Plan, PlannedExpert, Refused
 from moemerge.recipe.schema import Recipe
 from moemerge.sources import Checkpoint, open_checkpoint
 from moemerge.sources.adapter import AdapterCheckpoint
@@ -33,7 +33,7 @@ class _Findings:
     notes: list[str] = field(default_factory=list)
 
 
-def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan:
+def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan | Refused:
     """Plans a build.
 
     Args:
@@ -42,7 +42,7 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
         configs_only: leaves weights on the hub alone; shapes then come from the configs.
 
     Returns:
-        A plan. Its `problems` are complete: nothing that can be known without reading weights is left for later.
+        A plan, or all problems: nothing that can be known without reading weights is left for later.
     """
     found = _Findings()
     models, experts = _open_models(recipe, root, configs_only, found)
@@ -58,17 +58,16 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
     dtype = _dtype(recipe, base)
     if base is not None:  # whose dtype is the output's
         _dtype_warnings(models, dtype, found)
-    tensors: tuple[OutputTensor, ...] = ()
-    config: dict[str, object] = {}
-    shared: str | None = None
-    if dense is not None and host is not None and len(planned) == len(recipe.experts):
+    shared = None
+    if dense is not None and host is not None:
         shared = _shared_expert(recipe, models, experts, host, dense, found)
-        layout = Layout(recipe, models, tuple(planned), dense, host, dtype, shared)
-        tensors = tuple(map_tensors(layout))
-        name = next(name for name, short in DTYPES.items() if short == dtype)
-        config = host.host_config(dense, len(planned), recipe.experts_per_token, name)
-        if shared is not None and host.shared_width is not None:
-            config[host.shared_width] = dense.intermediate_size
+    if dense is None or host is None or found.problems:
+        return Refused(recipe, models, tuple(found.problems), tuple(found.warnings), tuple(found.notes))
+    name = next(name for name, short in DTYPES.items() if short == dtype)
+    config = host.host_config(dense, len(planned), recipe.experts_per_token, name)
+    if shared is not None and host.shared_width is not None:
+        config[host.shared_width] = dense.intermediate_size
+    layout = Layout(recipe, models, tuple(planned), dense, host, dtype, shared)
     return Plan(
         recipe=recipe,
         models=models,
@@ -76,13 +75,24 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
         dense=dense,
         host=host,
         config=config,
-        tensors=tensors,
+        tensors=tuple(map_tensors(layout)),
         dtype=dtype,
         shared_expert=shared,
-        problems=tuple(found.problems),
         warnings=tuple(found.warnings),
         notes=tuple(found.notes),
     )
+
+
+def sound_plan(recipe: Recipe, root: Path) -> Plan:
+    """The plan of a recipe that can be built.
+
+    Raises:
+        PlanError: it cannot; every problem.
+    """
+    plan = make_plan(recipe, root)
+    if isinstance(plan, Refused):
+        raise PlanError(plan.problems)
+    return plan
 
 
 def _open_models(

@@ -64,8 +64,6 @@ def map_tensors(build: Layout) -> Iterator[OutputTensor]:
 
 def with_merge(plan: Plan, merge: Merge) -> Plan:
     """The same plan with the shared tensors merged otherwise."""
-    assert plan.dense is not None
-    assert plan.host is not None
     recipe = plan.recipe.model_copy(update={"merge": merge})
     layout = Layout(recipe, plan.models, plan.experts, plan.dense, plan.host, plan.dtype, plan.shared_expert)
     return replace(plan, recipe=recipe, tensors=tuple(map_tensors(layout)))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from moemerge.errors import Problem
 from moemerge.families import DenseConfig, Group, Host
@@ -151,8 +151,28 @@ class PlannedExpert:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """A recipe that cannot be built.
+
+    Attributes:
+        recipe: what was asked.
+        models: the models that could be opened.
+        problems: everything that is wrong, at least one thing.
+        warnings: what the user should know beside it.
+        notes: plain facts worth a line.
+    """
+
+    ok: ClassVar[bool] = False
+    recipe: Recipe
+    models: Mapping[str, Checkpoint]
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Everything that a build will do, and everything that is wrong.
+    """Everything that a build will do; nothing is wrong with it.
 
     Attributes:
         recipe: what was asked.
@@ -164,28 +184,23 @@ class Plan:
         tensors: every output tensor, in layer order.
         dtype: safetensors' name of the weights' dtype.
         shared_expert: key in `models` of the always-on expert, or None.
-        problems: what makes the build impossible.
         warnings: what the user should know.
         notes: plain facts worth a line.
     """
 
+    ok: ClassVar[bool] = True
+    problems: ClassVar[tuple[Problem, ...]] = ()
     recipe: Recipe
     models: Mapping[str, Checkpoint]
     experts: tuple[PlannedExpert, ...]
-    dense: DenseConfig | None
-    host: Host | None
+    dense: DenseConfig
+    host: Host
     config: Mapping[str, Any]
     tensors: tuple[OutputTensor, ...]
     dtype: str
     shared_expert: str | None = None
-    problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether the build can start."""
-        return not self.problems
 
     @cached_property
     def parameters(self) -> Parameters:

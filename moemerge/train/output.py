@@ -19,8 +19,7 @@ from moemerge.console import Progress
 from moemerge.errors import VerifyError
 from moemerge.execute.finite import has_only_finite
 from moemerge.execute.stream import TORCH_DTYPES
-from moemerge.families import HOSTS
-from moemerge.mixture.folder import MoeFolder
+from moemerge.mixture.folder import BuiltFolder
 from moemerge.sources import ByteRange
 from moemerge.train.also import Change
 from moemerge.train.card import trained_card
@@ -34,20 +33,19 @@ ADAPTER = "router-adapter"
 """The subfolder of an adapter: beside a `config.json` transformers would apply it on loading."""
 
 
-def router_names(folder: MoeFolder, layers: Sequence[int]) -> list[str]:
+def router_names(folder: BuiltFolder, layers: Sequence[int]) -> list[str]:
     """The names of the routers' tensors in the folder's files, in the order of the layers."""
-    assert folder.record is not None
-    host = HOSTS[folder.record.architecture]
+    host = folder.host
     return [host.gate.format(layer=layer) for layer in layers]
 
 
-def needed_bytes(folder: MoeFolder) -> int:
+def needed_bytes(folder: BuiltFolder) -> int:
     """Bytes that a trained folder will take, a megabyte allowed for what changes."""
     return sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file()) + (1 << 20)
 
 
 def write_trained(
-    target: Path, folder: MoeFolder, output: Path, changes: Mapping[str, Change], training: dict[str, Any],
+    target: Path, folder: BuiltFolder, output: Path, changes: Mapping[str, Change], training: dict[str, Any],
     progress: Progress,
 ) -> None:  # fmt: skip
     """Fills a staged folder.
@@ -92,7 +90,7 @@ def write_trained(
 
 
 def _weights(
-    target: Path, folder: MoeFolder, changes: Mapping[str, Change], recorded: Mapping[str, str], progress: Progress
+    target: Path, folder: BuiltFolder, changes: Mapping[str, Change], recorded: Mapping[str, str], progress: Progress
 ) -> dict[str, str]:
     """Copies the weights' files, puts what is changed in, and gives the digest of every tensor."""
     places = {name: _place(folder, name) for name in folder.checkpoint.tensors}
@@ -122,14 +120,14 @@ def _weights(
     return {name: found[name] for name in recorded if name in found}
 
 
-def _place(folder: MoeFolder, name: str) -> ByteRange:
+def _place(folder: BuiltFolder, name: str) -> ByteRange:
     place = folder.checkpoint.bytes_of(name)
     if place is None:
         raise VerifyError(f"`{name}` of `{folder.path}` lies in no safetensors file")
     return place
 
 
-def _put(copy: int, place: ByteRange, folder: MoeFolder, name: str, value: Tensor) -> None:
+def _put(copy: int, place: ByteRange, folder: BuiltFolder, name: str, value: Tensor) -> None:
     import torch
 
     dtype = folder.checkpoint.tensors[name].dtype
@@ -157,7 +155,7 @@ def _changed(folder: Path, name: str) -> VerifyError:
 
 
 def write_adapter(
-    target: Path, folder: MoeFolder, tensors: Mapping[str, Tensor], config: dict[str, Any], training: dict[str, Any]
+    target: Path, folder: BuiltFolder, tensors: Mapping[str, Tensor], config: dict[str, Any], training: dict[str, Any]
 ) -> None:
     """Fills a staged folder with a peft adapter, in a subfolder, and a card that says how to use it.
 

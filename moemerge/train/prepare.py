@@ -9,7 +9,7 @@ from typing import Any
 from moemerge.console import Progress
 from moemerge.errors import Problem, TrainError
 from moemerge.mixture.baselines import Baselines
-from moemerge.mixture.folder import MoeFolder, open_moe
+from moemerge.mixture.folder import BuiltFolder, open_moe
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.windows import Encoded, encode
 from moemerge.train.options import TrainOptions, kind_of_gate
@@ -52,7 +52,6 @@ class Prepared:
                 hint="leave it out, or share the model by FSDP2: `recipes/accelerate/fsdp2.yaml`",
             )
         self.folder = folder = _open(path)
-        assert folder.record is not None
         self.recorded = read_record(path) or {}
         placement = processes.from_first(lambda: folder.settled(options.placement, progress.note))
         if placement.dtype == "float16":
@@ -104,9 +103,9 @@ class Prepared:
         self.warnings.append(Problem("left-over", text))
 
 
-def _open(path: Path) -> MoeFolder:
+def _open(path: Path) -> BuiltFolder:
     folder = open_moe(path)
-    if folder.record is None:
+    if not isinstance(folder, BuiltFolder):
         raise TrainError(
             f"`{path}` has no `moemerge.yaml`: moemerge did not build it, so its experts' domains are not known",
             hint="name a folder that `moemerge build` made",

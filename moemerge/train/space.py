@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from moemerge.families import HOSTS
-from moemerge.mixture.folder import MoeFolder
+from moemerge.mixture.folder import BuiltFolder
 from moemerge.train.options import TrainOptions
 from moemerge.train.output import needed_bytes, router_names
 
@@ -11,26 +10,25 @@ _BESIDE = 1 << 20
 """Bytes of a state beside its tensors, and of an adapter's folder: history, names, card, picture."""
 
 
-def training_bytes(folder: MoeFolder, options: TrainOptions) -> int:
+def training_bytes(folder: BuiltFolder, options: TrainOptions) -> int:
     """Bytes that must be free where the output will be: it and two states, as a new one is written beside the old."""
     written = _BESIDE + 4 * trainable(folder, options) if options.adapter_only else needed_bytes(folder)
     return written + 2 * state_bytes(folder, options)
 
 
-def state_bytes(folder: MoeFolder, options: TrainOptions) -> int:
+def state_bytes(folder: BuiltFolder, options: TrainOptions) -> int:
     """Bytes of a saved state at most: what is trained as it is, at the start and at best, and two moments of it."""
     held = _gates(folder) if options.method == "lora" else 0  # beside its LoRA each gate's own weight is kept
     return 4 * (5 * trainable(folder, options) + 3 * held) + _BESIDE
 
 
-def trainable(folder: MoeFolder, options: TrainOptions) -> int:
+def trainable(folder: BuiltFolder, options: TrainOptions) -> int:
     """Parameters that are trained."""
     rank, experts = options.rank, len(folder.experts)
     count = _gates(folder)
     if options.method == "lora":
         count = sum(rank * sum(folder.checkpoint.tensors[name].shape) for name in _names(folder))
-    assert folder.record is not None
-    host = HOSTS[folder.record.architecture]
+    host = folder.host
     tensors = folder.checkpoint.tensors
     for layer in range(_layers(folder)):
         if "attention" in options.also:
@@ -44,15 +42,15 @@ def trainable(folder: MoeFolder, options: TrainOptions) -> int:
     return count
 
 
-def _layers(folder: MoeFolder) -> int:
+def _layers(folder: BuiltFolder) -> int:
     count: int = folder.checkpoint.config["num_hidden_layers"]
     return count
 
 
-def _names(folder: MoeFolder) -> list[str]:
+def _names(folder: BuiltFolder) -> list[str]:
     return router_names(folder, range(_layers(folder)))
 
 
-def _gates(folder: MoeFolder) -> int:
+def _gates(folder: BuiltFolder) -> int:
     shapes = [folder.checkpoint.tensors[name].shape for name in _names(folder)]
     return sum(experts * hidden for experts, hidden in shapes)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moemerge.errors import ManyProblems, MoemergeError, Problem, TrainError
-from moemerge.mixture.folder import MoeFolder
+from moemerge.mixture.folder import BuiltFolder
 from moemerge.recipe import file_path, load_evaluation
 from moemerge.recipe.schema import Data, Expert
 from moemerge.texts import read_prompts_file, read_texts
@@ -42,7 +42,7 @@ class TextProblems(ManyProblems, TrainError):
 
 
 def find_texts(
-    folder: MoeFolder, file: Path | None, limit: int | None, seed: int, held_out: Path | None = None
+    folder: BuiltFolder, file: Path | None, limit: int | None, seed: int, held_out: Path | None = None
 ) -> tuple[Texts, ...]:
     """Every expert's texts, in the order of the experts.
 
@@ -60,7 +60,6 @@ def find_texts(
     if file is not None:
         found: Mapping[str, _File | _Own] = _by_domain(folder, file, limit)
     else:
-        assert folder.record is not None
         found = {expert.name: _Own(folder, expert, limit) for expert in folder.record.recipe.experts}
     kept_apart = _by_domain(folder, held_out, None) if held_out is not None else None
     evaluation = _evaluation(folder)
@@ -79,13 +78,13 @@ def find_texts(
     return tuple(texts)
 
 
-def _by_domain(folder: MoeFolder, file: Path, limit: int | None) -> dict[str, _File]:
+def _by_domain(folder: BuiltFolder, file: Path, limit: int | None) -> dict[str, _File]:
     asked, root = load_evaluation(file)
     _check_names(folder, file, asked.domains)
     return {name: _reading(asked.domains[name], root, limit) for name in folder.experts}
 
 
-def _check_names(folder: MoeFolder, file: Path, sources: Mapping[str, Data | str]) -> None:
+def _check_names(folder: BuiltFolder, file: Path, sources: Mapping[str, Data | str]) -> None:
     listed = ", ".join(f"`{name}`" for name in folder.experts)
     missing = [name for name in folder.experts if name not in sources]
     unknown = [name for name in sources if name not in folder.experts]
@@ -120,7 +119,7 @@ class _File:
 class _Own:
     """Reads what the recipe names for an expert: its data, else its prompts and what its specialist wrote."""
 
-    folder: MoeFolder
+    folder: BuiltFolder
     expert: Expert
     limit: int | None
 
@@ -166,9 +165,8 @@ class _Evaluation:
     documents: frozenset[str]
 
 
-def _evaluation(folder: MoeFolder) -> _Evaluation:
+def _evaluation(folder: BuiltFolder) -> _Evaluation:
     """The files of the recipe's `eval` and their documents, as far as they are on this machine."""
-    assert folder.record is not None
     paths, documents = set(), set()
     for given in folder.record.recipe.eval.domains.values():
         data = given if isinstance(given, Data) else Data(path=given)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moemerge.console import Progress
-from moemerge.families import HOSTS
-from moemerge.mixture.folder import MoeFolder
+from moemerge.mixture.folder import BuiltFolder
 from moemerge.mixture.processes import Processes
 from moemerge.train.also import Also, Change
 from moemerge.train.gates import Gates
@@ -76,7 +75,7 @@ class Trained:
         if self.also is not None:
             self.also.load({n.removeprefix(_ALSO): value for n, value in state.items() if n.startswith(_ALSO)})
 
-    def changes(self, folder: MoeFolder, names: Sequence[str], *, also: bool) -> dict[str, Change]:
+    def changes(self, folder: BuiltFolder, names: Sequence[str], *, also: bool) -> dict[str, Change]:
         """What becomes of the folder's tensors, by their names in its files.
 
         Args:
@@ -88,8 +87,7 @@ class Trained:
         for name, weight in zip(names, self.gates.weights, strict=True):
             found[name] = _constant(weight)
         if also and self.also is not None:
-            assert folder.record is not None
-            host = HOSTS[folder.record.architecture]
+            host = folder.host
             fused = host.fused["down"].format(layer=0) in folder.checkpoint.tensors
             found |= self.also.changes(host, fused=fused)
         return found

@@ -29,7 +29,6 @@ def model_card(plan: Plan, gate: Mapping[str, Any], name: str) -> str:
         gate: the record's account of the gate.
         name: the output folder's name.
     """
-    assert plan.host is not None
     front = yaml.safe_dump(_metadata(plan), sort_keys=False, allow_unicode=True)
     sections = [
         f"---\n{front}---\n\n# {name}",
@@ -77,7 +76,6 @@ def _licences(plan: Plan) -> list[str]:
 
 
 def _intro(plan: Plan) -> str:
-    assert plan.host is not None
     total, active = count(plan.parameters.total), count(plan.parameters.active)
     return (
         f"A sparse mixture of {len(plan.experts)} experts, {plan.recipe.experts_per_token} a token, merged by "

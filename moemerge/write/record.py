@@ -43,8 +43,6 @@ def make_record(
         output: the final output folder.
         gate: how the gate was fitted.
     """
-    assert plan.host is not None
-    assert plan.dense is not None
     return {
         "format": FORMAT,
         "moemerge": __version__,
