@@ -87,11 +87,9 @@ def evaluate(
     """Measures a mixture on held-out texts against its base, specialists, linear merge and oracle routing."""
     from moemerge.evaluate.cache import cache_folder
     from moemerge.evaluate.options import REPORT, EvalOptions, TaskOptions
-    from moemerge.evaluate.require import check, check_name, parse_requirement
+    from moemerge.evaluate.require import check, parse_requirement
 
-    requirements = [parse_requirement(text) for text in require]
-    for requirement in requirements:
-        check_name(requirement, REPORT)
+    requirements = [parse_requirement(text, REPORT) for text in require]
     if html is not None and output is not None and html.absolute() == output.absolute():
         raise EvalError(f"`--html` and `-o` both name `{html}`", hint="name two files")
     check_target(html, PAGE)
@@ -135,7 +133,7 @@ def evaluate(
     failures = [failure for requirement in requirements if (failure := check(requirement, report)) is not None]
     for failure in failures:
         typer.secho("failed: ", fg="red", bold=True, nl=False, err=True)
-        typer.echo(failure.line, err=True)
+        typer.echo(failure, err=True)
     if failures:
         raise typer.Exit(FAILED)
 
