@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.device import BYTES, computing
 from moemerge.errors import EvalError
+from moemerge.mixture.placement import Placement
 from moemerge.sources import Checkpoint
 from moemerge.sources.folder import open_folder
 from moemerge.sources.weights import Folder
@@ -22,25 +23,6 @@ if TYPE_CHECKING:
 
 _EXPERT = re.compile(r"\.experts\.")
 """What the names of all routed experts' tensors have in common, in both layouts and every family."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a model runs.
-
-    Attributes:
-        dtype: torch's name of it, or `auto`: see `MoeFolder.settled`.
-        device: a torch device.
-        device_map: `auto` and the like, handed to transformers; None puts the whole model on `device`.
-        offload: folder for what fits neither on the devices nor in memory.
-        max_memory: with `device_map`, how much each device may hold, such as `{"cpu": "8GB", 0: "20GB"}`.
-    """
-
-    dtype: str = "auto"
-    device: str = "cpu"
-    device_map: str | None = None
-    offload: Path | None = None
-    max_memory: Mapping[int | str, str] | None = None
 
 
 @dataclass(frozen=True)
