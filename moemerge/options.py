@@ -82,8 +82,8 @@ def check(options: Any, error: type[MoemergeError] = MoemergeError) -> None:
     """
     for name, declared in options_of(options.__class__).items():
         value = getattr(options, name)
-        parts = value if isinstance(value, tuple) else (value,)
-        unknown = [part for part in parts if part not in declared.choices] if declared.choices else []
+        each = value if isinstance(value, tuple | list) else (value,)
+        unknown = [one for one in each if one not in declared.choices] if declared.choices else []
         if unknown:
             known = ", ".join(f"`{choice}`" for choice in declared.choices)
             raise error(f"`{declared.flag} {','.join(unknown)}` is not known", hint=f"one of {known}")
