@@ -25,8 +25,9 @@ from turns import seconds
 
 from moemerge.console import Silent
 from moemerge.evaluate.domains import find_evaluation, read_domains
-from moemerge.mixture.folder import Placement, open_moe
+from moemerge.mixture.folder import open_moe
 from moemerge.mixture.losses import document_losses
+from moemerge.mixture.placement import Placement
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers
 from moemerge.mixture.routing import RouteCounter

@@ -27,7 +27,8 @@ from turns import medians
 
 from moemerge.build.run import build
 from moemerge.mixture.baselines import Baselines
-from moemerge.mixture.folder import Placement, open_moe
+from moemerge.mixture.folder import open_moe
+from moemerge.mixture.placement import Placement
 from moemerge.mixture.routers import find_routers
 from moemerge.recipe import Recipe, load_recipe
 

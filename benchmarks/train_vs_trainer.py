@@ -30,7 +30,8 @@ from typing import Any
 import torch
 
 from moemerge.families import Anatomy
-from moemerge.mixture.folder import BuiltFolder, Placement, open_moe
+from moemerge.mixture.folder import BuiltFolder, open_moe
+from moemerge.mixture.placement import Placement
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers
 from moemerge.train.attention import use_blocked_attention

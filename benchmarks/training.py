@@ -31,8 +31,9 @@ from moemerge.console import Silent
 from moemerge.evaluate.domains import find_evaluation, read_domains
 from moemerge.evaluate.measures import DomainLosses, Measures
 from moemerge.mixture.baselines import Baselines
-from moemerge.mixture.folder import MoeFolder, Placement, open_moe
+from moemerge.mixture.folder import MoeFolder, open_moe
 from moemerge.mixture.losses import document_losses
+from moemerge.mixture.placement import Placement
 from moemerge.mixture.windows import Encoded, encode
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -81,10 +81,19 @@ def in_a_process(*command: str, **environment: str) -> subprocess.CompletedProce
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=variables, check=False)
 
 
-@pytest.mark.parametrize("command", ["", "plan", "build", "verify", "schema"])
+@pytest.mark.parametrize("command", ["", "plan", "build", "verify", "schema", "train-router"])
 def test_help(command: str, snapshot: SnapshotAssertion) -> None:
-    """Every command says what it takes."""
+    """Every command says what it takes; where it takes much, what most people need comes first."""
     assert shown(*command.split(), "--help") == snapshot
+
+
+def test_the_help_fits_a_screen_and_shows_the_way() -> None:
+    """24 lines of 80 columns; each command has one line, in the order in which they are used."""
+    lines = run("--help")[1].splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    commands = [found[1] for line in lines if (found := re.match(r"  ([a-z][a-z-]+)  +[A-Z].*\.$", line))]
+    assert commands == ["plan", "build", "verify", "eval", "train-router", "trace", "schema"]
 
 
 def test_version_of_the_installed_command() -> None:

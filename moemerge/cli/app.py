@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,12 +14,17 @@ from typer.core import TyperGroup
 
 from moemerge import __version__
 from moemerge.errors import MoemergeError, Problem
+from moemerge.options import OUTPUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _CIRCUMSTANCES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE})
 """What the system may refuse anywhere (a full disk for temporary files, say) and the user can mend."""
+
+
+WAY = ("plan", "build", "verify", "eval", "train-router")
+"""The commands from a recipe to a trained mixture, in the order in which they are used."""
 
 
 class _Group(TyperGroup):
@@ -38,6 +44,14 @@ class _Group(TyperGroup):
             where = f": `{error.filename}`" if error.filename else ""
             print_problems([Problem("system", f"{error.strerror}{where}")])
             raise typer.Exit(1) from error
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The way from a recipe to a trained mixture, in its order; then the rest."""
+        rest = [name for name in dict.fromkeys(("trace", "schema", *self.commands)) if name not in WAY]
+        width = max(map(len, self.commands))
+        for title, names in (("Commands, in the order in which they are used", WAY), ("Beside these", rest)):
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), self.commands[name].get_short_help_str(60)) for name in names])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """A command by its name; the first word of one is enough to be told the whole."""
@@ -61,16 +75,21 @@ def print_problems(problems: Iterable[Problem], *, word: str = "error") -> None:
 app = typer.Typer(
     name="moemerge",
     cls=_Group,
-    help="Builds a sparse mixture-of-experts language model from fine-tunes of one base model.",
+    epilog="Read more: `moemerge COMMAND --help`, README.md, docs/cli.md.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Prints JSON to stdout.")]
+MoeFolder = Annotated[
+    Path, typer.Argument(metavar="OUT", help="A folder with a mixture of experts.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Prints JSON to stdout.", rich_help_panel=OUTPUT)]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Reads `.bin` sources, tensors only.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Says nothing but errors and results.")]
+Quiet = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Says nothing but errors and results.", rich_help_panel=OUTPUT)
+]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Says more.")]
 
 
@@ -86,7 +105,7 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Prints the version.")
     ] = False,
 ) -> None:
-    """Builds a sparse mixture-of-experts language model from fine-tunes of one base model."""
+    """Merges fine-tunes of one base model into a mixture of experts that plain transformers loads."""
 
 
 def run() -> None:

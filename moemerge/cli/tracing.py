@@ -10,24 +10,18 @@ from typing import Annotated
 
 import typer
 
-from moemerge.cli.app import AsJson, Quiet, app
-from moemerge.cli.placement import (
-    Device,
-    DeviceMap,
-    Dtype,
-    Experts,
-    MaxMemory,
-    MoeFolder,
-    Offload,
-    names_in,
-    placement_of,
-)
+from moemerge.cli.app import AsJson, MoeFolder, Quiet, app
+from moemerge.cli.options import Panels, declared, takes_options
 from moemerge.cli.results import PAGE, check_target, results, write_file
 from moemerge.console import progress
 from moemerge.errors import EvalError
+from moemerge.evaluate.options import EvalOptions
+from moemerge.mixture.placement import Placement
+from moemerge.options import parts
 
 
-@app.command()
+@app.command(cls=Panels, short_help="Shows which expert each token of a text goes to.")
+@takes_options
 def trace(
     folder: MoeFolder,
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; `-` reads stdin.")] = None,
@@ -40,12 +34,9 @@ def trace(
         str, typer.Option("--token", metavar="N|TEXT", help="With --explain: its number, or a part of its text.")
     ] = "-1",
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Writes a page.")] = None,
-    experts: Experts = "",
-    dtype: Dtype = "auto",
-    device: Device = "cpu",
-    device_map: DeviceMap = None,
-    offload: Offload = None,
-    max_memory: MaxMemory = "",
+    experts: Annotated[list[str], declared(EvalOptions, "experts")] = [],  # noqa: B006  # Typer never changes it
+    *,
+    placement: Placement,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -62,9 +53,8 @@ def trace(
     if explain and html is not None:
         raise EvalError("`--explain` has no page", hint="leave `--html` out, or trace the text without `--explain`")
     check_target(html, PAGE)
-    check_device(device)
-    placement = placement_of(dtype, device, device_map, offload, max_memory)
-    opened = open_moe(folder, names_in(experts))
+    check_device(placement.device)
+    opened = open_moe(folder, parts(experts))
     tokenizer = opened.tokenizer()
     logging.disable_progress_bar()
     with progress(quiet=quiet) as reporter:

@@ -13,15 +13,6 @@ from torch import Tensor
 from moemerge.mixture.content import joined
 
 FORMAT = 1
-VARIABLE = "MOEMERGE_CACHE"
-
-
-def cache_folder() -> Path:
-    """`$MOEMERGE_CACHE`, else `moemerge` in the user's cache folder."""
-    named = os.environ.get(VARIABLE)
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moemerge"
 
 
 class LossCache:

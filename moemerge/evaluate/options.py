@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from moemerge.errors import EvalError
-from moemerge.evaluate.cache import cache_folder
-from moemerge.mixture.folder import Placement
+from moemerge.mixture.placement import Placement
+from moemerge.options import FIRST, SOURCES, check, option
 
 PARTS = ("samples", "chat", "questions", "speed")
 """What is measured beside the losses."""
@@ -23,54 +24,84 @@ REPORT = (
 """The names at the top of a report; docs/evaluation.md says what they are."""
 
 
+MEASURED, TASKS = "What is measured", "Tasks of lm-evaluation-harness"
+"""Headings of `--help`."""
+
+
+def cache_folder() -> Path:
+    """`$MOEMERGE_CACHE`, else `moemerge` in the user's cache folder."""
+    named = os.environ.get("MOEMERGE_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moemerge"
+
+
+def _named_folders(texts: Iterable[str]) -> Mapping[str, Path]:
+    """What `--compare` says: folders by name."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, folder = text.partition("=")
+        if not equals or not name or not folder:
+            raise EvalError(f"`--compare {text}` is not NAME=FOLDER", hint="as in `--compare mergekit=out/mergekit`")
+        if name in found:
+            raise EvalError(f"`--compare` names `{name}` twice")
+        if not Path(folder, "config.json").is_file():
+            raise EvalError(f"`--compare {text}`: `{folder}` holds no model", hint="name a folder with a `config.json`")
+        found[name] = Path(folder)
+    return found
+
+
 @dataclass(frozen=True)
 class TaskOptions:
-    """Tasks of lm-evaluation-harness; see `tasks.run_tasks`."""
+    """Tasks of lm-evaluation-harness, none unless they are named; see `tasks.run_tasks`.
 
-    names: tuple[str, ...]
-    backend: Literal["hf", "vllm"] = "hf"
-    include: Path | None = None
-    fewshot: int | None = None
+    Raises:
+        EvalError: an option has a value that it cannot have.
+    """
+
+    names: tuple[str, ...] = option((), TASKS, "The tasks to run.", flag="--tasks", metavar="A,B,...")
+    backend: Literal["hf", "vllm"] = option("hf", TASKS, "The back end: hf or vllm.", flag="--tasks-backend")
+    include: Path | None = option(
+        None, TASKS, "A folder with tasks of your own.", flag="--tasks-include", metavar="FOLDER"
+    )
+    fewshot: int | None = option(None, TASKS, "Examples before each task's item.", least=0)
+
+    def __post_init__(self) -> None:
+        check(self, EvalError)
 
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """What is measured, and how.
+    """What is measured, and how; what each field means is its help, but for `cache`: where losses are kept, if at all.
 
-    Attributes:
-        domains: a YAML file of texts by domain; the folder's own recipe when None.
-        experts: names of the experts, for a folder that moemerge did not make.
-        limit: at most so many documents a domain.
-        context: longest window in tokens.
-        stride: tokens between the beginnings of a long document's windows; half the context when None.
-        placement: dtype, device, device map, offload.
-        online: whether absent sources may be downloaded.
-        allow_pickle: whether sources in `.bin` files may be read, tensors only.
-        cache: where losses are kept; None keeps none.
-        seed: of the bootstrap and the random gate.
-        without: parts that are left out, of `PARTS`.
-        compare: other models' folders by a name for each, measured on the same texts with their own tokenizers.
-        tasks: what lm-evaluation-harness runs.
+    Raises:
+        EvalError: an option has a value that it cannot have.
     """
 
-    domains: Path | str | None = None
-    experts: tuple[str, ...] = ()
-    limit: int | None = None
-    context: int | None = None
-    stride: int | None = None
+    domains: Path | str | None = option(
+        None, FIRST, "YAML: held-out texts by domain [the recipe's `eval`].", metavar="FILE"
+    )
+    experts: tuple[str, ...] = option(
+        (), FIRST, "Names the experts of a folder that moemerge did not make.", metavar="A,B,..."
+    )
+    limit: int | None = option(None, MEASURED, "Reads at most so many texts a domain.", least=1)
+    context: int | None = option(None, MEASURED, "Longest window in tokens [2048 at most].")
+    stride: int | None = option(None, MEASURED, "Tokens between a long text's windows [half the context].")
+    without: Collection[str] = option((), MEASURED, f"Leaves out some of {', '.join(PARTS)}.", metavar="A,B,...")
+    compare: Mapping[str, Path] = option(
+        {}, MEASURED, "Measures another model on the same texts; may be repeated.", metavar="NAME=FOLDER",
+        read=_named_folders,
+    )  # fmt: skip
+    seed: int = option(0, MEASURED, "Of the bootstrap and the random gate.", least=0)
+    tasks: TaskOptions = field(default_factory=TaskOptions)
     placement: Placement = field(default_factory=Placement)
-    online: bool = False
-    allow_pickle: bool = False
+    online: bool = option(False, SOURCES, "Downloads sources that are not here.")
+    allow_pickle: bool = option(False, SOURCES, "Reads `.bin` sources, tensors only.")
     cache: Path | None = field(default_factory=cache_folder)
-    seed: int = 0
-    without: Collection[str] = frozenset()
-    compare: Mapping[str, Path] = field(default_factory=dict)
-    tasks: TaskOptions | None = None
 
     def __post_init__(self) -> None:
+        check(self, EvalError)
         object.__setattr__(self, "without", frozenset(self.without))
-        if self.limit is not None and self.limit < 1:
-            raise EvalError(f"`limit` is {self.limit}, and must be at least 1")
         unknown = sorted(set(self.without) - set(PARTS))
         if unknown:
             listed = ", ".join(f"`{name}`" for name in unknown)

@@ -24,7 +24,8 @@ from moemerge.evaluate.subjects import Mixture, Other
 from moemerge.evaluate.tasks import run_tasks
 from moemerge.evaluate.verdict import verdict
 from moemerge.mixture.baselines import LINEAR, Baselines
-from moemerge.mixture.folder import BuiltFolder, MoeFolder, Placement, open_moe
+from moemerge.mixture.folder import BuiltFolder, MoeFolder, open_moe
+from moemerge.mixture.placement import Placement
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import Offloaded
 from moemerge.mixture.routing import RouteCounts, routing_account
@@ -197,7 +198,7 @@ class Evaluation:
     def measure_tasks(self) -> dict[str, Any]:
         """The report's `tasks`."""
         asked, placement = self.options.tasks, self.placement
-        if asked is None or not self.processes.first:
+        if not asked.names or not self.processes.first:
             return {}
         self.progress.stage("tasks", len(asked.names), "tasks", "`--limit N` reads fewer examples")
         return run_tasks(

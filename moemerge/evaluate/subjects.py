@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moemerge.mixture.content import checkpoint_content
-from moemerge.mixture.folder import MoeFolder, Placement, load_pretrained, load_tokenizer
+from moemerge.mixture.folder import MoeFolder, load_pretrained, load_tokenizer
+from moemerge.mixture.placement import Placement
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import Routers, find_routers
 from moemerge.sources.folder import open_folder

@@ -16,7 +16,8 @@ from moemerge.dense.models import DenseModule
 from moemerge.errors import EvalError
 from moemerge.families import DENSE_FAMILIES, PROJECTIONS, DenseConfig, Projection
 from moemerge.mixture.content import checkpoint_content, joined
-from moemerge.mixture.folder import BuiltFolder, MoeFolder, Placement, load_pretrained
+from moemerge.mixture.folder import BuiltFolder, MoeFolder, load_pretrained
+from moemerge.mixture.placement import Placement
 from moemerge.sources import Checkpoint
 from moemerge.verify.config import check_config
 from moemerge.verify.origins import Origins, open_origins

@@ -12,6 +12,7 @@ from moemerge.device import BYTES, computing
 from moemerge.errors import EvalError
 from moemerge.families import HOSTS, Host
 from moemerge.families.host import ROUTED, expert_counts
+from moemerge.mixture.placement import Placement
 from moemerge.sources import Checkpoint
 from moemerge.sources.folder import open_folder
 from moemerge.sources.weights import Folder
@@ -20,25 +21,6 @@ from moemerge.verify.record import Record, hint_for, read_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a model runs.
-
-    Attributes:
-        dtype: torch's name of it, or `auto`: see `MoeFolder.settled`.
-        device: a torch device.
-        device_map: `auto` and the like, handed to transformers; None puts the whole model on `device`.
-        offload: folder for what fits neither on the devices nor in memory.
-        max_memory: with `device_map`, how much each device may hold, such as `{"cpu": "8GB", 0: "20GB"}`.
-    """
-
-    dtype: str = "auto"
-    device: str = "cpu"
-    device_map: str | None = None
-    offload: Path | None = None
-    max_memory: Mapping[int | str, str] | None = None
 
 
 @dataclass(frozen=True)

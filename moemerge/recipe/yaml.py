@@ -1,7 +1,9 @@
 """YAML as a tree that knows where each key and value stands.
 
-PyYAML's scanner and parser (libyaml where it is built in) turn text into events; this module composes them itself, so
-that tags, duplicate keys, bombs of aliases and depth are refused where they stand, before anything is expanded.
+PyYAML's parser (libyaml where it is built in) turns text into events, and this module puts them together, so that tags,
+duplicate keys, bombs of aliases and depth are refused where they stand, before anything is expanded. PyYAML's own
+`compose` would not do: libyaml's overflows the stack at 100,000 brackets, and its nodes forget where an alias
+stood.
 
 Only what YAML 1.1 and 1.2 agree on is more than text: null, true and false, decimal numbers. So `off`, `no`, a date or
 a commit such as `12e4567` stay the text that was typed, and the schema decides what a field's text means.
@@ -12,8 +14,8 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, NoReturn
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
@@ -134,13 +136,11 @@ def compose_value(source: Source, text: str | None = None) -> Node | None:
         place = Place(source, len(lines) - 1, len(lines[-1]))
         message = f"The {source.what} holds the character U+{ord(unreadable.group()):04X}, which YAML does not allow"
         raise recipe_error(place, "syntax", message, "remove it, or write it as an escape in a double-quoted text")
-    composer = _Composer(source)
+    composer = _Composer(source, text)
     try:
-        for event in _events(text):
-            composer.take(event)
+        return composer.document()
     except yaml.MarkedYAMLError as error:
-        _refuse_syntax(source, error, composer.stack[-1].place if composer.stack else None)
-    return composer.root
+        _refuse_syntax(source, error, composer.open[-1] if composer.open else None)
 
 
 def plain(node: Node) -> Any:
@@ -154,163 +154,142 @@ def plain(node: Node) -> Any:
             return {key: plain(entry.node) for key, entry in entries.items()}
 
 
-def _events(text: str) -> Iterator[Any]:
-    events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
-    return events
-
-
 class _Size(NamedTuple):
     """How much a value holds once its aliases are expanded: keys and values, and levels of nesting."""
 
     values: int
     levels: int
 
-
-@dataclass(slots=True)
-class _Frame:
-    """A list or mapping that is still open."""
-
-    kind: Literal["list", "mapping"]
-    place: Place
-    anchor: str | None
-    size: _Size = field(default_factory=lambda: _Size(1, 1))
-    nodes: list[Node] = field(default_factory=list)
-    entries: dict[str, Entry] = field(default_factory=dict)
-    merged: dict[str, Entry] = field(default_factory=dict)
-    key: tuple[str, Place, bool] | None = None
-    merges: Place | None = None
+    def holding(self, other: _Size) -> _Size:
+        """The size of a list or mapping with one value more in it."""
+        return _Size(self.values + other.values, max(self.levels, other.levels + 1))
 
 
 class _Composer:
-    """Takes events one by one; `root` is the tree once they are over."""
+    """Makes a tree of the parser's events; it goes down as deep as `MAX_DEPTH` and no deeper."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, text: str) -> None:
         self.source = source
-        self.root: Node | None = None
-        self.stack: list[_Frame] = []
-        self.anchors: dict[str, tuple[Node, _Size]] = {}
+        self.events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
+        self.open: list[Place] = []
+        """Lists and mappings that are not closed yet, the innermost last."""
+        self.anchors: dict[str, tuple[Node, _Size] | None] = {}
+        """What each anchor names; None while that is open."""
         self.values = 0
-        self.documents = 0
 
-    def take(self, event: Any) -> None:
-        """One event of the parser."""
-        match event:
-            case yaml.DocumentStartEvent():
-                self.documents += 1
-                if self.documents > 1:
+    def document(self) -> Node | None:
+        """The only document's value."""
+        node = None
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if node is not None:
                     message = f"The {self.source.what} is one YAML document, and here a second begins"
-                    self.refuse(self.place(event), "documents", message)
-            case yaml.AliasEvent():
-                node, size = self.named(event)
-                self.spend(size.values, self.place(event))
-                self.add(node, size, self.place(event))
-            case yaml.ScalarEvent():
-                self.refuse_tag(event)
-                bare = bool(event.implicit[0])
-                scalar = Scalar(_resolve(event.value) if bare else event.value, event.value, self.place(event))
-                size = _Size(1 + len(event.value) // 100, 0)
-                self.spend(size.values, scalar.place)
-                self.finish(event.anchor, scalar, size, merge_key=bare and event.value == "<<")
-            case yaml.SequenceStartEvent() | yaml.MappingStartEvent():
-                self.refuse_tag(event)
-                kind: Literal["list", "mapping"] = "list" if isinstance(event, yaml.SequenceStartEvent) else "mapping"
-                self.stack.append(_Frame(kind, self.place(event), event.anchor))
-                self.spend(1, self.place(event))
-                self.check_depth(0, self.place(event))
-            case yaml.SequenceEndEvent() | yaml.MappingEndEvent():
-                frame = self.stack.pop()
-                whole: Node
-                if frame.kind == "list":
-                    whole = Items(tuple(frame.nodes), frame.place)
-                else:
-                    whole = Table({**frame.merged, **frame.entries}, frame.place)
-                self.finish(frame.anchor, whole, frame.size)
+                    raise recipe_error(self.place(event), "documents", message)
+                node, _ = self.value(next(self.events))
+        return node
 
-    def finish(self, anchor: str | None, node: Node, size: _Size, *, merge_key: bool = False) -> None:
-        """Remembers what an anchor names, and puts the value where it belongs."""
-        if anchor is not None:
-            self.anchors[anchor] = (node, size)
-        self.add(node, size, node.place, merge_key=merge_key)
-
-    def add(self, node: Node, size: _Size, place: Place, *, merge_key: bool = False) -> None:
-        """Puts a value into the list or mapping that is open."""
-        self.check_depth(size.levels, place)
-        if not self.stack:
-            self.root = node
-            return
-        frame = self.stack[-1]
-        frame.size = _Size(frame.size.values + size.values, max(frame.size.levels, size.levels + 1))
-        if frame.kind == "list":
-            frame.nodes.append(node)
-        elif frame.key is None:
-            frame.key = (*self.key(frame, node, place, merge_key), merge_key)
+    def value(self, event: Any) -> tuple[Node, _Size]:
+        """The value that begins with an event."""
+        place = self.place(event)
+        if isinstance(event, yaml.AliasEvent):
+            node, size = self.named(str(event.anchor), place)
+            self.spend(size.values, place)
+            self.check_depth(size.levels, place)
+            return node, size
+        if event.tag is not None:
+            tag, hint = event.tag.replace("tag:yaml.org,2002:", "!!"), "put quotes round a text that begins with `!`"
+            raise recipe_error(place, "tag", f"Tag `{tag}` is not read: a recipe holds plain values", hint)
+        if isinstance(event, yaml.ScalarEvent):
+            node = Scalar(_resolve(event.value) if event.implicit[0] else event.value, event.value, place)
+            size = _Size(1 + len(event.value) // 100, 0)
+            self.spend(size.values, place)
         else:
-            (key, key_place, merges), frame.key = frame.key, None
+            self.open.append(place)
+            self.spend(1, place)
+            self.check_depth(0, place)
+            if event.anchor is not None:
+                self.anchors[event.anchor] = None
+            node, size = (self.items if isinstance(event, yaml.SequenceStartEvent) else self.table)(place)
+            self.open.pop()
+        if event.anchor is not None:
+            self.anchors[event.anchor] = node, size
+        return node, size
+
+    def items(self, place: Place) -> tuple[Node, _Size]:
+        """A list, up to its end."""
+        nodes: list[Node] = []
+        size = _Size(1, 1)
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            node, below = self.value(event)
+            nodes.append(node)
+            size = size.holding(below)
+        return Items(tuple(nodes), place), size
+
+    def table(self, place: Place) -> tuple[Node, _Size]:
+        """A mapping, up to its end. Its own keys win over those that `<<` merges."""
+        entries: dict[str, Entry] = {}
+        merged: dict[str, Entry] = {}
+        keys: dict[tuple[str, bool], Place] = {}
+        size = _Size(1, 1)
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            key, below = self.value(event)
+            here = self.place(event)
+            if not isinstance(key, Scalar):
+                hint = "put quotes round a text that begins with `{` or `[`"
+                raise recipe_error(here, "bad-key", "A key must be text, and this one is a list or mapping", hint)
+            merges = isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value == "<<"
+            first = keys.setdefault((key.text, merges), here)
+            if first is not here:
+                hint = f"line {first.line + 1} has it already; keep one of the two"
+                raise recipe_error(here, "duplicate-key", f"Key `{key.text}` is given twice", hint)
+            node, beside = self.value(next(self.events))
+            size = size.holding(below).holding(beside)
             if merges:
-                self.merge(frame, node, key_place)
+                self.merge(merged, node, here)
             else:
-                frame.entries[key] = Entry(key_place, node)
+                entries[key.text] = Entry(here, node)
+        return Table(merged | entries, place), size
 
-    def key(self, frame: _Frame, node: Node, place: Place, merge_key: bool) -> tuple[str, Place]:
-        """A key's text and place."""
-        if not isinstance(node, Scalar):
-            hint = "put quotes round a text that begins with `{` or `[`"
-            self.refuse(place, "bad-key", "A key must be text, and this one is a list or mapping", hint)
-        first = frame.merges if merge_key else frame.entries[node.text].key if node.text in frame.entries else None
-        if first is not None:
-            hint = f"line {first.line + 1} has it already; keep one of the two"
-            self.refuse(place, "duplicate-key", f"Key `{node.text}` is given twice", hint)
-        if merge_key:
-            frame.merges = place
-        return node.text, place
-
-    def merge(self, frame: _Frame, node: Node, place: Place) -> None:
+    def merge(self, merged: dict[str, Entry], node: Node, place: Place) -> None:
         """`<<`: takes over the keys of one mapping or several, the first of which wins."""
         for table in node.nodes if isinstance(node, Items) else (node,):
             if not isinstance(table, Table):
                 hint = "write `<<: *name` or `<<: [*one, *two]`, each the anchor of a mapping"
-                self.refuse(place, "bad-merge-key", "`<<` merges mappings, and this value is none", hint)
+                raise recipe_error(place, "bad-merge-key", "`<<` merges mappings, and this value is none", hint)
             self.spend(len(table.entries), place)
             for key, entry in table.entries.items():
-                frame.merged.setdefault(key, entry)
+                merged.setdefault(key, entry)
 
-    def named(self, event: Any) -> tuple[Node, _Size]:
+    def named(self, name: str, place: Place) -> tuple[Node, _Size]:
         """What an alias names."""
-        name, place = str(event.anchor), self.place(event)
-        if any(frame.anchor == name for frame in self.stack):
-            self.refuse(place, "bad-alias", f"Alias `*{name}` stands inside what it names, so it would never end")
         if name not in self.anchors:
             hint = did_you_mean(name, self.anchors) if self.anchors else f"put quotes round a text: `'*{name}'`"
-            self.refuse(place, "bad-alias", f"Alias `*{name}` names no anchor before it", hint)
-        return self.anchors[name]
+            raise recipe_error(place, "bad-alias", f"Alias `*{name}` names no anchor before it", hint)
+        found = self.anchors[name]
+        if found is None:
+            message = f"Alias `*{name}` stands inside what it names, so it would never end"
+            raise recipe_error(place, "bad-alias", message)
+        return found
 
     def spend(self, values: int, place: Place) -> None:
         """Counts keys and values, expanded ones too."""
         self.values += values
         if self.values > MAX_VALUES:
             hint = "keep long lists of prompts in a `prompts_file`, texts in `data`"
-            self.refuse(place, "too-large", f"The {self.source.what} expands to more than {MAX_VALUES:,} values", hint)
+            message = f"The {self.source.what} expands to more than {MAX_VALUES:,} values"
+            raise recipe_error(place, "too-large", message, hint)
 
     def check_depth(self, below: int, place: Place) -> None:
         """Counts levels, those that an alias brings too."""
-        if len(self.stack) + below > MAX_DEPTH:
-            self.refuse(place, "too-deep", f"The {self.source.what} is nested deeper than {MAX_DEPTH} levels")
-
-    def refuse_tag(self, event: Any) -> None:
-        """Tags can name types, and a recipe has no need of any."""
-        if event.tag is not None:
-            tag, hint = event.tag.replace("tag:yaml.org,2002:", "!!"), "put quotes round a text that begins with `!`"
-            self.refuse(self.place(event), "tag", f"Tag `{tag}` is not read: a recipe holds plain values", hint)
+        if len(self.open) + below > MAX_DEPTH:
+            message = f"The {self.source.what} is nested deeper than {MAX_DEPTH} levels"
+            raise recipe_error(place, "too-deep", message)
 
     def place(self, event: Any) -> Place:
         """Where an event stands."""
         start, end = event.start_mark, event.end_mark
         one_line = isinstance(event, yaml.ScalarEvent | yaml.AliasEvent) and start.line == end.line
         return Place(self.source, start.line, start.column, max(end.column - start.column, 1) if one_line else 1)
-
-    def refuse(self, place: Place, code: str, message: str, hint: str | None = None) -> NoReturn:
-        """Raises."""
-        raise recipe_error(place, code, message, hint)
 
 
 def _resolve(text: str) -> bool | int | float | str | None:

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from moemerge.errors import TrainError
-from moemerge.mixture.folder import Placement
-from moemerge.train.tracking import TRACKERS
+from moemerge.mixture.placement import Placement
+from moemerge.options import FIRST, OUTPUT, RUNS, SOURCES, check, option, typed
 
 Method = Literal["lora", "full"]
 Route = Literal["auto", "straight-through", "soft", "top-k"]
 Also = Literal["attention", "experts"]
 Start = Literal["fitted", "discriminant", "lda", "centroid", "centred", "random", "uniform"]
+Tracker = Literal["tensorboard", "wandb"]
+
+START, SCHEDULE, KEPT, LOSSES, LORA = "Start and routing", "Schedule", "What is kept", "Weights of the losses", "LoRA"
+"""Headings of `--help`."""
 
 RATE = 1e-2
 """Learning rate in units of the gates' inputs; docs/decisions.md has what was tried."""
@@ -31,125 +35,86 @@ LOST_WEIGHT = 0.1
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a router is trained.
+    """How a router is trained; what each field means is its help. docs/training.md says more.
 
-    Attributes:
-        data: a YAML file of texts by domain, as `eval --domains` reads; the recipe's own texts when None.
-        held_out: such a file of the texts that decide what is kept; a part of the others when None.
-        method: `lora` trains a low-rank change of each gate, `full` the `[E, d]` gate itself.
-        rank: of the LoRA. At or above E it can express what `full` can.
-        alpha: of the LoRA; the change is multiplied by alpha / rank.
-        also: what is trained beside the gates, by LoRA of the same rank and alpha: `attention` (the q, k, v and o
-            projections), `experts`.
-        also_rate: AdamW's highest learning rate for these.
-        adapter_only: writes a peft adapter and no model.
-        start: the gate that training begins from: the folder's own, or one made anew on the training texts.
-        calibrate: refits the gate layer by layer through the mixture before the first step.
-        route: how tokens are routed while training. `straight-through` sends them as the exported model does and takes
-            the gradient of the mixture with the next best expert; `soft` mixes all experts; `top-k` mixes the k (at
-            least 2) largest; `auto` is `straight-through` where each token goes to one expert, else `top-k`.
-        steps: at most so many optimiser steps; with 0 the output has the gate of the start (and of `calibrate`).
-        minutes: at most so long; the schedule is shortened to fit as soon as the speed is known.
-        context: positions of a row.
-        rows: rows of a forward pass.
-        accumulation: forward passes of a step, over all processes together.
-        mixed: share of the rows whose texts change the domain midway.
-        rate: AdamW's highest learning rate; None: 0.01, and from a start that does not route 0.02 (`lora`) or
-            0.03 (`full`).
-        warm_up: steps until it is reached.
-        clip: largest norm of the gradient.
-        balance_weight: of the load-balancing loss.
-        z_weight: of the router z-loss.
-        domain_weight: of the cross-entropy of the domain's expert on the gate's logits; it falls to 0 in the first half
-            of the steps. None: 0.1 from a start that does not route (`random`, `uniform`), else 0.
-        first_weight: of the cross-entropy of where the start sends the first token of each document, to which all
-            others attend; of its domain's expert, unless the start is a discriminant.
-        distil_weight: of the KL divergence from the domain's own dense specialist.
-        temperature: of the two distributions in it.
-        judge_every: steps between two looks at the held-out texts.
-        patience: looks without a better one after which training ends.
-        held_out_tokens: at most about so many held-out tokens a domain.
-        limit: at most so many texts a domain.
-        seed: of everything that is random.
-        placement: dtype and device, or device map. The gates are fp32 whatever the dtype.
-        checkpointing: keeps what enters each layer alone and computes the rest again for the gradient.
-        online: whether specialists that are not here may be downloaded, for distillation.
-        allow_pickle: whether specialists in `.bin` files may be read, tensors only.
-        track: experiment trackers to log to: `tensorboard`, `wandb`.
-        track_dir: where they write; beside the output when None.
+    Raises:
+        TrainError: an option has a value that it cannot have, or two do not go together.
     """
 
-    data: Path | None = None
-    held_out: Path | None = None
-    method: Method = "lora"
-    rank: int = 8
-    alpha: int = 16
-    also: tuple[Also, ...] = ()
-    also_rate: float = 1e-4
-    adapter_only: bool = False
-    start: Start = "fitted"
-    calibrate: bool = False
-    route: Route = "auto"
-    steps: int = 60
-    minutes: float | None = None
-    context: int = 256
-    rows: int = 4
-    accumulation: int = 1
-    mixed: float = 0.2
-    rate: float | None = None
-    warm_up: int = 10
-    clip: float = 1.0
-    balance_weight: float = 1e-3
-    z_weight: float = 1e-4
-    domain_weight: float | None = None
-    first_weight: float = 0.25
-    distil_weight: float = 0.0
-    temperature: float = 2.0
-    judge_every: int = 20
-    patience: int = 5
-    held_out_tokens: int = 4096
-    limit: int | None = None
-    seed: int = 0
+    data: Path | None = option(
+        None, FIRST, "YAML: training texts by domain, as `eval --domains` reads [the recipe's own].", metavar="FILE"
+    )
+    held_out: Path | None = option(
+        None, FIRST, "YAML: texts that decide what is kept [a fifth of the training texts].", metavar="FILE"
+    )
+    steps: int = option(60, FIRST, "At most so many optimiser steps; 0 writes the start.", least=0)
+    minutes: float | None = option(None, FIRST, "At most so long; the schedule is shortened to fit.", above=0)
+    method: Method = option("lora", FIRST, "lora: a low-rank change of each gate; full: the whole gates.")
+    also: tuple[Also, ...] = option(
+        (), FIRST, "LoRA beside the router too: attention, experts, or both.", metavar="A,B,..."
+    )
+
+    start: Start = option(
+        "fitted", START, "The gate to begin from: fitted (the folder's own), or made anew on the training texts: "
+        "discriminant, lda, centroid, centred, random, uniform.",
+    )  # fmt: skip
+    calibrate: bool = option(False, START, "Refits the gate layer by layer through the mixture first.")
+    route: Route = option(
+        "auto", START, "While training. straight-through: as exported, with the gradient of the mixture with the next "
+        "best expert; soft: all experts; top-k: the k largest, at least 2; auto: straight-through for one expert a "
+        "token, else top-k.",
+    )  # fmt: skip
+
+    rate: float | None = option(
+        None, SCHEDULE, "AdamW's highest learning rate [0.01; from a random gate 0.02, full 0.03].", above=0
+    )
+    warm_up: int = option(10, SCHEDULE, "Steps until it is reached.", least=0)
+    clip: float = option(1.0, SCHEDULE, "Largest norm of the gradient.", above=0)
+    context: int = option(256, SCHEDULE, "Positions of a row.")
+    rows: int = option(4, SCHEDULE, "Rows of a forward pass.", least=1)
+    accumulation: int = option(1, SCHEDULE, "Forward passes of a step, over all processes.", least=1)
+    mixed: float = option(0.2, SCHEDULE, "Share of the rows whose texts change the domain midway.")
+    limit: int | None = option(None, SCHEDULE, "Reads at most so many texts a domain.", least=1)
+    seed: int = option(0, SCHEDULE, "Of everything that is random.")
+
+    judge_every: int = option(20, KEPT, "Steps between looks at the held-out texts.", least=1)
+    patience: int = option(5, KEPT, "Looks without a better one until it ends.", least=1)
+    held_out_tokens: int = option(4096, KEPT, "Held-out tokens a domain, about so many at most.", least=1)
+
+    balance_weight: float = option(1e-3, LOSSES, "Of the load-balancing loss.", least=0)
+    z_weight: float = option(1e-4, LOSSES, "Of the router z-loss.", least=0)
+    domain_weight: float | None = option(
+        None, LOSSES, "Of the loss of the domain's label, which fades [0.1 from a random gate, else 0].", least=0
+    )
+    first_weight: float = option(
+        0.25, LOSSES, "Of the loss that holds documents' first tokens to their route.", least=0
+    )
+    distil_weight: float = option(0.0, LOSSES, "Of the divergence from the domain's own specialist.", least=0)
+    temperature: float = option(2.0, LOSSES, "Of the distributions in that divergence.", above=0)
+
+    rank: int = option(8, LORA, "At or above the number of experts it can express what full can.", least=1)
+    alpha: int = option(16, LORA, "The change is multiplied by alpha / rank.", above=0)
+    also_rate: float = option(1e-4, LORA, "Highest learning rate of what --also trains.", above=0)
+    adapter_only: bool = option(False, LORA, "Writes a peft adapter and no model.")
+
     placement: Placement = field(default_factory=Placement)
-    checkpointing: bool = False
-    online: bool = False
-    allow_pickle: bool = False
-    track: tuple[str, ...] = ()
-    track_dir: Path | None = None
+    checkpointing: bool = option(False, RUNS, "Less memory: computes each layer twice.")
+
+    online: bool = option(False, SOURCES, "Downloads specialists that are not here.")
+    allow_pickle: bool = option(False, SOURCES, "Reads `.bin` sources, tensors only.")
+
+    track: tuple[Tracker, ...] = option((), OUTPUT, "Logs to tensorboard, wandb, or both.", metavar="A,B,...")
+    track_dir: Path | None = option(None, OUTPUT, "Of the logs [OUT2.tracking].", metavar="FOLDER")
 
     def __post_init__(self) -> None:
-        for name, kind in (("method", Method), ("route", Route), ("start", Start)):
-            value, known = getattr(self, name), get_args(kind)
-            if value not in known:
-                listed = ", ".join(f"`{one}`" for one in known)
-                raise TrainError(f"`--{name} {value}` is not known", hint=f"one of {listed}")
-        unknown = [name for name in self.also if name not in get_args(Also)]
-        if unknown:
-            raise TrainError(f"`--also {','.join(unknown)}` is not known", hint="`attention`, `experts` or both")
-        for name in self.track:
-            if name not in TRACKERS:
-                listed = ", ".join(f"`{one}`" for one in TRACKERS)
-                raise TrainError(f"`--track {name}` is not known", hint=f"one of {listed}")
+        check(self, TrainError)
         object.__setattr__(self, "also", tuple(name for name in get_args(Also) if name in self.also))
-        for name in ("rank", "rows", "accumulation", "judge_every", "patience", "held_out_tokens"):
-            if getattr(self, name) < 1:
-                raise TrainError(f"`--{name.replace('_', '-')} {getattr(self, name)}` must be at least 1")
-        for name in ("alpha", "learning_rate", "also_rate", "clip", "temperature"):
-            if not getattr(self, name) > 0:
-                option = name.removeprefix("learning_").replace("_", "-")
-                raise TrainError(f"`--{option} {getattr(self, name)}` must be more than 0")
-        for name in ("balance_weight", "z_weight", "label_weight", "first_weight", "distil_weight", "warm_up", "steps"):
-            if not getattr(self, name) >= 0:
-                option = name.replace("label", "domain").replace("_", "-")
-                raise TrainError(f"`--{option} {getattr(self, name)}` must not be negative")
         if not 0 <= self.mixed <= 1:
-            raise TrainError(f"`--mixed {self.mixed}` is no share: it must be between 0 and 1")
+            raise TrainError(f"`{typed(self, 'mixed')}` is no share: it must be between 0 and 1")
         if self.context < 8:
-            raise TrainError(f"`--context {self.context}` is too short: give at least 8 tokens")
-        if self.minutes is not None and not self.minutes > 0:
-            raise TrainError(f"`--minutes {self.minutes}` must be more than 0")
+            raise TrainError(f"`{typed(self, 'context')}` is too short: give at least 8 tokens")
         if self.placement.dtype not in ("auto", "float32", "bfloat16"):
-            message = f"`--dtype {self.placement.dtype}` is not known in training"
+            message = f"`{typed(self.placement, 'dtype')}` is not known in training"
             raise TrainError(message, hint="one of `auto`, `float32`, `bfloat16`")
         if self.placement.device_map is not None and self.also:
             raise TrainError("`--also` cannot be trained with `--device-map`", hint="use `--device`")

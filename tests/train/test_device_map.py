@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from moemerge.console import Silent
 from moemerge.errors import EvalError, MoemergeError, TrainError
 from moemerge.families import Anatomy
-from moemerge.mixture.folder import Placement
+from moemerge.mixture.placement import Placement
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers
 from moemerge.train.checkpointing import checkpoint_layers
