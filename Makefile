@@ -67,9 +67,11 @@ lint: $(STAMP)  ## ruff's rules and format
 types: $(STAMP)  ## strict mypy
 	@$(PY) -m mypy
 
-docs: $(STAMP)  ## writes docs/recipe.md from the recipe's field docstrings
+docs: $(STAMP)  ## writes docs/recipe.md and docs/families.md from the recipe's fields and the families
 	@$(PY) -m moemerge.recipe.reference > docs/recipe.md.new
 	@mv docs/recipe.md.new docs/recipe.md
+	@$(PY) -m moemerge.families.reference > docs/families.md.new
+	@mv docs/families.md.new docs/families.md
 
 bench: $(STAMP)  ## a build of four experts of 1.1 B against `cp` of as many bytes (9 GB of disk beside the output)
 	@$(PY) benchmarks/build_vs_cp.py

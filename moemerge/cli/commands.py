@@ -221,3 +221,16 @@ def schema() -> None:
     from moemerge.recipe.reference import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def families(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A dense family or a host.", show_default=False)
+    ] = None,
+) -> None:
+    """Lists which dense families become which mixtures."""
+    from moemerge.families.reference import account, overview
+
+    for line in overview() if name is None else account(name):
+        typer.echo(line)

@@ -30,6 +30,11 @@ NO_HOST: Mapping[str, str] = {
 """Why some well-known families are refused, in one clause."""
 
 
+def hosts_of(family: str) -> list[Host]:
+    """The hosts that a dense family may go into, the preferred one first."""
+    return sorted((host for host in HOSTS.values() if family in host.fits), key=lambda host: host.fits.index(family))
+
+
 def choose_host(dense: DenseConfig, architecture: str) -> tuple[Host | None, list[Problem]]:
     """Picks the host for a dense model, or says why there is none.
 
@@ -50,9 +55,7 @@ def choose_host(dense: DenseConfig, architecture: str) -> tuple[Host | None, lis
             message = f"`architecture: {architecture}` cannot hold `{dense.family}`"
             return None, [Problem("host-family", message, f"set `architecture: auto`, or one of {able}")]
         return host, host.refuse(dense)
-    hosts = [host for host in HOSTS.values() if dense.family in host.fits]
-    preferred = sorted(hosts, key=lambda host: host.fits.index(dense.family))
-    refusals = [(host, host.refuse(dense)) for host in preferred]
+    refusals = [(host, host.refuse(dense)) for host in hosts_of(dense.family)]
     return next(((host, problems) for host, problems in refusals if not problems), refusals[0])
 
 
@@ -89,6 +92,7 @@ def _row(model: Any) -> DenseFamily | Host | None:
 __all__ = [
     "DENSE_FAMILIES",
     "HOSTS",
+    "NO_HOST",
     "PROJECTIONS",
     "Anatomy",
     "Constant",
@@ -101,5 +105,6 @@ __all__ = [
     "anatomy_of",
     "choose_host",
     "family_problem",
+    "hosts_of",
     "routing_of",
 ]

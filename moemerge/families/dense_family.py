@@ -85,6 +85,7 @@ class DenseFamily:
 
     Attributes:
         model_type: transformers' name of it.
+        title: what people call its models.
         defaults: what transformers 5 fills in for a missing key of `config.json`, where `architecture.COMMON` does not.
         layer: the tensors of a layer that are no FFN matrices, in the order of the files.
         names: of the others.
@@ -97,6 +98,7 @@ class DenseFamily:
     """
 
     model_type: str
+    title: str
     defaults: Mapping[str, Any]
     layer: tuple[LayerTensor, ...] = PRE_NORM
     names: Names = field(default_factory=Names)

@@ -49,6 +49,7 @@ class Host:
     Attributes:
         model_type: the host's `model_type`; also the name in the recipe's `architecture`.
         architecture: class name for `architectures` in the config.
+        holds: what it can hold, in words, for the documents.
         fits: dense families that it can hold, subject to `refuse`.
         gate: on-disk name of the router's `[E, hidden]` weight, with `{layer}`.
         expert: on-disk names of one expert's matrices, with `{layer}` and `{expert}`.
@@ -68,6 +69,7 @@ class Host:
 
     model_type: str
     architecture: str
+    holds: str
     fits: tuple[str, ...]
     gate: str
     expert: Mapping[Projection, str]

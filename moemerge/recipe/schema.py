@@ -182,7 +182,7 @@ class Recipe(Strict):
     merge: Merge = Merge()
     """How the rest is merged."""
     architecture: str = "auto"
-    """`auto`, or the `model_type` of a host that fits: `mixtral`, `qwen2_moe`, `qwen3_moe`."""
+    """`auto`, or the `model_type` of a host that fits: see families.md."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The dtype of the written weights; `auto` keeps the base's (bfloat16 for a quantised GGUF)."""
     output: Output = Output()

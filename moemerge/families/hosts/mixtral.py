@@ -34,6 +34,7 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
 HOST = Host(
     model_type="mixtral",
     architecture="MixtralForCausalLM",
+    holds="any head dimension, llama3, linear and yarn rope, one sliding window for all layers, tied embeddings",
     fits=("llama", "mistral"),
     gate="model.layers.{layer}.block_sparse_moe.gate.weight",
     expert={

@@ -42,6 +42,7 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
 HOST = Host(
     model_type="qwen3_moe",
     architecture="Qwen3MoeForCausalLM",
+    holds="any head dimension, rope, attention biases, one sliding window for all layers, tied embeddings",
     fits=("qwen3",),
     gate="model.layers.{layer}.mlp.gate.weight",
     expert={

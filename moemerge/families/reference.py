@@ -1,0 +1,64 @@
+"""What fits into what, as a table: docs/families.md and `moemerge families` are made from the families themselves."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from moemerge.errors import MoemergeError
+from moemerge.families import DENSE_FAMILIES, HOSTS, NO_HOST, Host, hosts_of
+
+
+def markdown() -> str:
+    """docs/families.md."""
+    lines = ["# Families", ""]
+    lines += [
+        "Which dense models become which mixture-of-experts class of transformers. `make docs` writes this page.",
+        "",
+    ]
+    lines += ["| models | `model_type` | become, the preferred first |", "| --- | --- | --- |"]
+    for name, family in DENSE_FAMILIES.items():
+        lines.append(f"| {family.title} | `{name}` | {', '.join(f'`{host.model_type}`' for host in hosts_of(name))} |")
+    lines += ["", "| host | what it holds | exact |", "| --- | --- | --- |"]
+    lines += [f"| `{name}` | {host.holds} | {host.near or 'yes'} |" for name, host in HOSTS.items()]
+    lines += ["", "What a host cannot hold is refused with the reason. These have no host here:", ""]
+    lines += ["| `model_type` | why |", "| --- | --- |"]
+    lines += [f"| `{name}` | {reason} |" for name, reason in NO_HOST.items()]
+    return "\n".join(lines) + "\n"
+
+
+def overview() -> Iterator[str]:
+    """Every family and its hosts, a line each."""
+    width = max(map(len, DENSE_FAMILIES))
+    for name, family in DENSE_FAMILIES.items():
+        hosts = ", ".join(host.model_type for host in hosts_of(name))
+        yield f"{name:<{width}}  {hosts:<22}  {family.title}"
+
+
+def account(name: str) -> Iterator[str]:
+    """What there is to say of one family or host.
+
+    Raises:
+        MoemergeError: it is neither.
+    """
+    if name in DENSE_FAMILIES:
+        yield f"{name}: {DENSE_FAMILIES[name].title}"
+        for host in hosts_of(name):
+            yield from _host(host)
+    elif name in HOSTS:
+        yield from _host(HOSTS[name])
+    elif name in NO_HOST:
+        yield f"{name} has no exact mixture-of-experts class here: {NO_HOST[name]}"
+    else:
+        known = ", ".join(f"`{known}`" for known in (*DENSE_FAMILIES, *HOSTS))
+        raise MoemergeError(f"`{name}` is no family that moemerge knows", hint=f"one of {known}")
+
+
+def _host(host: Host) -> Iterator[str]:
+    exact = "exact" if host.near is None else f"near: {host.near}"
+    yield f"into {host.model_type} ({host.architecture}), {exact}"
+    yield textwrap.fill(f"holds {host.holds}", 78, initial_indent="  ", subsequent_indent="  ")
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
