@@ -58,8 +58,8 @@ def _silent(dense: DenseConfig, layer: int) -> Iterator[Constant]:
 HOST = Host(
     model_type="qwen2_moe",
     architecture="Qwen2MoeForCausalLM",
-    holds="any head dimension and rope, biases on q, k and v, windows on some layers, tied embeddings; its shared expert is "
-    "made exactly silent, or is a real one (`shared_experts`)",
+    holds="any head dimension and rope, biases on q, k and v, windows on some layers, tied embeddings; its shared "
+    "expert is made exactly silent, or is a real one (`shared_experts`)",
     fits=("qwen2", "llama", "mistral"),
     gate="model.layers.{layer}.mlp.gate.weight",
     expert={
