@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-KINDS = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "deepspeed-zero3": "DEEPSPEED"}
+KINDS = {"ddp": "MULTI_GPU", "fsdp2": "FSDP"}
 
 
 def test_it_trains_on_no_evaluation_text() -> None:
@@ -37,7 +37,7 @@ def test_without_the_demo_it_says_what_to_run(tmp_path: Path) -> None:
     assert done.stderr == "demo-train: there is no out/demo yet\nhint: run `make demo` first\n"
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp2", "deepspeed-zero3"])
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
 def test_accelerates_files_are_read(name: str) -> None:
     """accelerate's own reader takes them, and knows every key."""
     from accelerate.commands.config.config_args import load_config_from_file

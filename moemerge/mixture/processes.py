@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -63,8 +61,7 @@ def join_processes() -> Processes:
         return Processes()
     from accelerate import PartialState
 
-    with redirect_stdout(sys.stderr):  # DeepSpeed logs to where the result goes
-        state = PartialState()
+    state = PartialState()
     return Processes(state.process_index, state.num_processes)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from typing import Any
 
 import torch
@@ -44,17 +43,6 @@ def _check_fsdp(model: Any) -> None:
             assert parameter.to_local().shape[0] in {half, parameter.shape[0] - half}, name
 
 
-def _check_zero(model: Any) -> None:
-    """What is whole is no parameter to DeepSpeed; of the others a process holds half, and nothing between passes."""
-    named = dict(model.model.named_parameters())
-    assert any(".experts." in name for name in named)
-    assert not any(word in name for name in named for word in (".lora_", "mlp.gate.weight", "embed_tokens"))
-    for name, parameter in named.items():
-        assert parameter.numel() == 0, name
-        assert parameter.ds_tensor.numel() == -(-parameter.ds_numel // 2), name
-    assert all(router.weight.numel() for router in find_routers(model).modules)
-
-
 def main() -> None:
     """Compares a model that is shared with one that is not."""
     distributed.init_process_group("gloo")
@@ -66,9 +54,9 @@ def main() -> None:
         also = [Also(one, TrainOptions(also=("attention", "experts"))) for one in (model, other)]
         assert also[0].parameters
         shard(model)
-        (_check_zero if "ACCELERATE_USE_DEEPSPEED" in os.environ else _check_fsdp)(model)
+        _check_fsdp(model)
         pairs = list(zip((model, other), also, strict=True))
-        for _ in range(3):  # DeepSpeed notes what the first passes need, and fetches it ahead from then on
+        for _ in range(2):
             for ours, theirs in zip(*(gradients(*pair) for pair in pairs), strict=True):
                 torch.testing.assert_close(ours, theirs)
             with torch.inference_mode(), also[0].exported(torch.bfloat16), also[1].exported(torch.bfloat16):

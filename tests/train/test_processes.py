@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +66,16 @@ def test_two_processes_train_as_one_does(also: str, unrouted: Path, texts: Path,
 
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 """What `accelerate launch` tells the processes where its file says FSDP2."""
-ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3", "DS_ACCELERATOR": "cpu"}
-"""The same for DeepSpeed ZeRO-3, and that there is no GPU."""
-needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
-WAYS = [pytest.param(SHARDED, id="fsdp2"), pytest.param(ZERO, id="zero3", marks=needs_deepspeed)]
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("more", [(), ("--also", "attention,experts", "--checkpointing"), ("--dtype", "bfloat16")])
 def test_two_processes_that_share_the_model_train_as_one_does(
-    more: tuple[str, ...], way: dict[str, str], unrouted: Path, texts: Path, trio: Any
+    more: tuple[str, ...], unrouted: Path, texts: Path, trio: Any
 ) -> None:
     """Each decoder layer in halves: every term of every step is one process' to 1e-5."""
-    name = f"shared-{len(more)}-{len(way)}"
+    name = f"shared-{len(more)}"
     one = trained(unrouted, trio.root / f"{name}-1", texts, 1, "--accumulation", "2", *more)
-    two = trained(unrouted, trio.root / f"{name}-2", texts, 2, "--accumulation", "2", *more, **way)
+    two = trained(unrouted, trio.root / f"{name}-2", texts, 2, "--accumulation", "2", *more, **SHARDED)
     assert [entry["step"] for entry in two["history"]] == list(range(7))
     for ours, theirs in zip(two["history"], one["history"], strict=True):
         for term in TERMS:
@@ -113,10 +107,9 @@ def test_a_training_of_two_processes_saves_and_resumes(
     assert (output / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_layers_really_lie_in_parts(way: dict[str, str]) -> None:
+def test_layers_really_lie_in_parts() -> None:
     """Of each decoder layer a process holds half; what is trained is whole, and so are its gradients."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | way
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | SHARDED
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d",
         "--rdzv_endpoint", "localhost:0", "-m", "tests.train.sharded",
@@ -129,11 +122,8 @@ def test_layers_really_lie_in_parts(way: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        (
-            {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
-            "DeepSpeed is supported in ZeRO stage 3 alone, and without a file of its own",
-        ),
-        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP is supported in version 2 alone"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported: the model is shared by FSDP 2"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP 1 is not supported: the model is shared by FSDP 2"),
     ],
 )
 def test_other_ways_to_share_a_model_are_refused(environment: dict[str, str], message: str) -> None:
