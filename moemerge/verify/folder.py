@@ -17,9 +17,10 @@ from moemerge.verify import tokens
 from moemerge.verify.compare import Comparison, Outcome
 from moemerge.verify.early import EarlyChecks
 from moemerge.verify.expected import Wanted, expected_tensors
+from moemerge.verify.families import FAMILIES
 from moemerge.verify.files import check_base_files, check_files, check_strangers
+from moemerge.verify.hosts import HOSTS
 from moemerge.verify.layout import Place, Weights, parse_object, read_layout
-from moemerge.verify.names import dense_ffn
 from moemerge.verify.origins import Origins, given, open_origins
 from moemerge.verify.reading import OpenFiles, read_regular
 from moemerge.verify.record import NAME as RECORD
@@ -113,7 +114,7 @@ class _Verifier:
 
             shapes = {name: place.shape for name, place in weights.places.items()}
             raw = base.config if base is not None else None
-            self.differences += check_class(self.folder, shapes, self.record.architecture, raw)
+            self.differences += check_class(self.folder, shapes, HOSTS[self.record.architecture], raw)
         checked = {
             "tensors": len(weights.places),
             "bytes": sum(outcome.read for outcome in outcomes),
@@ -138,7 +139,8 @@ class _Verifier:
         """The FFN widths in the record, on which shapes and config rest, are the sources' own."""
         for index, expert in enumerate(self.record.experts):
             model = self.origins.models.get(expert.source)
-            info = model.tensors.get(dense_ffn(0)[0]) if model is not None else None
+            row = FAMILIES.get(str(model.config.get("model_type"))) if model is not None else None
+            info = model.tensors.get(row.ffn_of(0)[0]) if model is not None and row is not None else None
             if info is not None and info.shape[0] != expert.width:
                 self._say(RECORD, f"`experts.{index}.width` is {expert.width}, its source has {info.shape[0]}")
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
+import yaml
 
 from moemerge.verify import verify_folder
 from tests.conftest import TinyMaker
@@ -89,6 +91,18 @@ class Folder:
         parsed = json.loads((self.path / file).read_text(encoding="utf-8"))
         change(parsed)
         (self.path / file).write_text(json.dumps(parsed, indent=2), encoding="utf-8")
+
+    def record(self, change: Callable[[dict[str, Any]], Any]) -> None:
+        """Changes the record."""
+        path = self.path / "moemerge.yaml"
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        change(record)
+        path.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+
+    def record_file(self, name: str) -> None:
+        """Forges the record: it lists a file as it is now."""
+        digest = xxhash.xxh3_128_hexdigest((self.path / name).read_bytes())
+        self.record(lambda record: record["files"].update({name: digest}))
 
     def differences(self, **options: Any) -> list[str]:
         """What verification says."""

@@ -6,11 +6,14 @@ import json
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.verify.conftest import Folder
+from moemerge.verify.config import check_config
+from moemerge.verify.record import Record, read_record
+from tests.verify.conftest import FAMILIES, Builder, Folder
 
 Tamper = Callable[..., Folder]
 MIXTRAL = "model.layers.0.block_sparse_moe"
@@ -228,11 +231,65 @@ def test_a_field_that_is_gone(tampered: Tamper) -> None:
     assert folder.differences() == ["config.json: head_dim is missing, the base has 8"]
 
 
-def test_a_harmless_field_is_still_a_change(tampered: Tamper) -> None:
+def test_a_config_written_otherwise(tampered: Tamper) -> None:
     """What no comparison names, the file's digest does."""
     folder = tampered()
-    folder.edit("config.json", set_value("note", value="hello"))
+    path = folder.path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text())))
     assert folder.differences() == ["config.json: changed after the build"]
+
+
+ADDED: dict[str, tuple[Any, str]] = {
+    "transformers_weights": ("b.safetensors", "transformers would read the weights from the file that it names"),
+    "is_causal": (False, "it says whether a token sees those after it"),
+    "_attn_implementation": (
+        "somebody/kernel",
+        "it has transformers compute attention in another way, which may be code from the hub",
+    ),
+    "configuration_files": (
+        ["config.5.0.0.json"],
+        "transformers would read the config from the files that it names",
+    ),
+    "quantization_config": ({"bits": 4}, "the weights are not quantised"),
+    "layer_types": (["full_attention"] * 2, "a `mixtral` that moemerge builds has no such key"),
+    "transformers_version": ("4.0.0", "a `mixtral` that moemerge builds has no such key"),
+    "note": (None, "a `mixtral` that moemerge builds has no such key"),
+}
+
+
+@pytest.mark.parametrize("sources", [None, False], ids=["sources", "no-sources"])
+@pytest.mark.parametrize("key", ADDED)
+def test_a_key_that_no_build_writes(key: str, sources: bool | None, tampered: Tamper) -> None:
+    """Known to be dangerous or not, and though the record agrees; without the sources too."""
+    value, why = ADDED[key]
+    folder = tampered()
+    folder.edit("config.json", set_value(key, value=value))
+    folder.record_file("config.json")
+    assert folder.differences(sources=sources) == [f"config.json: {key} does not belong in it: {why}"]
+
+
+@pytest.mark.parametrize("host", FAMILIES)
+def test_every_key_must_be_there_with_its_value(host: str, built: Builder) -> None:
+    """Of each host: a key that is gone is a difference, and another value too."""
+    record = read_record(built(host))
+    assert isinstance(record, Record)
+    config = json.loads((built(host) / "config.json").read_text())
+    base = json.loads((Path(record.sources["base"].model) / "config.json").read_text())
+    assert check_config(config, record, base) == []
+    for key in config:
+        without = {other: value for other, value in config.items() if other != key}
+        (gone,) = check_config(without, record, base)
+        assert gone.message.startswith(f"{key} is missing, ")
+        assert any(d.message.startswith(f"{key} is missing") for d in check_config(without, record, None))
+        changed = check_config({**config, key: "other"}, record, base)
+        assert [d.message.startswith(f'{key} is "other", ') for d in changed] == [True]
+
+
+def test_true_is_not_one(tampered: Tamper) -> None:
+    """JSON has numbers and truth values, and Python takes one for the other."""
+    folder = tampered("qwen2_moe")
+    folder.edit("config.json", set_value("decoder_sparse_step", value=True))
+    assert folder.differences() == ["config.json: decoder_sparse_step is true, `qwen2_moe` needs 1"]
 
 
 def test_a_config_that_is_no_json(tampered: Tamper) -> None:
