@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,11 +18,11 @@ from moemerge.verify.compare import Comparison, Outcome
 from moemerge.verify.early import EarlyChecks
 from moemerge.verify.expected import Wanted, expected_tensors
 from moemerge.verify.families import FAMILIES
-from moemerge.verify.files import check_base_files, check_files, check_strangers
+from moemerge.verify.files import CHANGED, check_base_files, check_files, check_list
 from moemerge.verify.hosts import HOSTS
 from moemerge.verify.layout import Place, Weights, parse_object, read_layout
 from moemerge.verify.origins import Origins, given, open_origins
-from moemerge.verify.reading import OpenFiles, read_regular
+from moemerge.verify.reading import OpenFiles, read_regular, resolved
 from moemerge.verify.record import NAME as RECORD
 from moemerge.verify.record import Record, read_record
 from moemerge.verify.result import Difference, Verification
@@ -166,22 +166,25 @@ class _Verifier:
     def _check_files(self, base: Checkpoint | None) -> None:
         """Files and fields; where a closer look names what changed in a file, that is said and not that it changed."""
         changed = check_files(self.folder, self.record.files)
-        closer = [*self._config(changed, base), *check_strangers(self.folder, self.record.files)]
+        unread = {name for name, why in changed.items() if why != CHANGED}
+        theirs = base.files if base is not None else None
+        closer = [*self._config(unread, base), *check_list(self.folder, self.record, theirs, unread)]
         if base is not None:
-            unchanged = {name: path for name, path in base.files.items() if name not in changed}
-            closer += check_base_files(self.folder, unchanged)
-            if tokens.NAME in base.files and changed.get(tokens.NAME) != "is missing":
-                own = self.folder / tokens.NAME
-                closer += tokens.check_tokenizer(own, base.files[tokens.NAME])
+            if tokens.NAME in base.files and tokens.NAME not in unread:
+                closer += tokens.check_tokenizer(self.folder / tokens.NAME, base.files[tokens.NAME])
+            said = {difference.where for difference in closer}
+            others = {name: path for name, path in base.files.items() if name not in changed and name not in said}
+            closer += check_base_files(self.folder, others)
         named = {difference.where for difference in [*closer, *self.differences]}
         self.differences += closer
         self.differences += [Difference(name, why) for name, why in changed.items() if name not in named]
 
-    def _config(self, changed: Mapping[str, str], base: Checkpoint | None) -> list[Difference]:
-        if changed.get(config_file.NAME) == "is missing":
+    def _config(self, unread: Collection[str], base: Checkpoint | None) -> list[Difference]:
+        if config_file.NAME in unread:
             return []
         try:
-            parsed: dict[str, Any] = parse_object(read_regular(self.folder / config_file.NAME))
+            path = resolved(self.folder, config_file.NAME)
+            parsed: dict[str, Any] = parse_object(read_regular(path))
         except (OSError, ValueError) as error:
             return [Difference(config_file.NAME, f"cannot be read: {error}")]
         return config_file.check_config(parsed, self.record, base.config if base is not None else None)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moemerge.verify.reading import open_regular, read_regular
+from moemerge.verify.reading import open_regular, read_regular, resolved
 from moemerge.verify.result import Difference
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -145,10 +145,7 @@ def _index(folder: Path, weights: Weights) -> _Index | None:
 
 def _read_file(folder: Path, name: str, held: set[str], weights: Weights) -> None:
     try:
-        path = (folder / name).resolve(strict=True)
-        if not path.is_relative_to(_boundary(folder)):
-            raise ValueError(f"is a link out of the folder, to `{path}`")
-        found = _read_header(path, name)
+        found = _read_header(resolved(folder, name), name)
     except FileNotFoundError:
         problem = "is missing"
     except OSError as error:
@@ -165,13 +162,6 @@ def _read_file(folder: Path, name: str, held: set[str], weights: Weights) -> Non
     weights.say(name, problem + count)
     weights.lost |= held
     weights.whole = False
-
-
-def _boundary(folder: Path) -> Path:
-    """The folder, or for a snapshot in a hub cache the model's folder there: a snapshot is links into its blobs."""
-    path = folder.resolve()
-    cached = path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--")
-    return path.parent.parent if cached else path
 
 
 def _read_header(path: Path, shard: str) -> dict[str, Place]:

@@ -393,6 +393,104 @@ def test_a_generation_config_that_the_base_has_not(tampered: Tamper) -> None:
     assert folder.differences() == [expected]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "modeling_mixtral.py", "custom_generate/generate.py", "pytorch_model.bin", "pytorch_model.bin.index.json",
+        "tf_model.h5", "inner/model.safetensors", "a/b/model.safetensors.index.json", "preprocessor_config.json",
+        "model.safetensors.index.json",
+    ],
+)  # fmt: skip
+def test_code_and_other_weights(name: str, tampered: Tamper) -> None:
+    """What is not weights of this model, wherever it lies, is named; what nobody reads is left alone."""
+    folder = tampered()
+    (folder.path / name).parent.mkdir(exist_ok=True, parents=True)
+    (folder.path / name).write_text("{}")
+    (folder.path / "notes").mkdir()
+    (folder.path / "notes" / "results.json").write_text("{}")
+    (folder.path / "model-q4.gguf").write_text("an export of mine")
+    found = folder.differences()
+    assert f"{name}: was added after the build: transformers may take it up" in found
+    assert {line.partition(":")[0] for line in found} == {name}
+
+
+def test_code_behind_a_link(tampered: Tamper) -> None:
+    """A folder of code need not lie in the folder."""
+    folder = tampered()
+    (folder.path / "custom_generate").symlink_to(folder.path.parent)
+    assert folder.differences() == ["custom_generate: was added after the build: transformers may take it up"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chat_template.jinja", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
+        "additional_chat_templates/x.jinja", "LICENSE",
+    ],
+)  # fmt: skip
+def test_a_recorded_file_that_the_base_has_not(name: str, tampered: Tamper) -> None:
+    """That the record lists it does not make it the base's."""
+    folder = tampered()
+    (folder.path / name).parent.mkdir(exist_ok=True)
+    (folder.path / name).write_text("{}")
+    folder.record_file(name)
+    assert folder.differences() == [f"{name}: is in the record, and the base has no such file"]
+    assert folder.differences(sources=False) == []  # only the base could tell
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "preprocessor_config.json", "modeling_mixtral.py", "pytorch_model.bin", "inner/model.safetensors",
+        "gate_statistics.safetensors", "moemerge-training.svg", "NOTES.txt",
+    ],
+)  # fmt: skip
+def test_a_recorded_file_that_no_build_writes(name: str, tampered: Tamper) -> None:
+    """Nor the build's: statistics that the recipe does not keep, the plot of no training."""
+    folder = tampered()
+    (folder.path / name).parent.mkdir(exist_ok=True)
+    (folder.path / name).write_text("{}")
+    folder.record_file(name)
+    expected = [f"{name}: is in the record, and no build writes such a file"]
+    assert folder.differences() == folder.differences(sources=False) == expected
+
+
+def test_weights_that_the_record_lists_as_a_file(tampered: Tamper) -> None:
+    """transformers would load `model.safetensors` before what the index names."""
+    folder = tampered(output={"shard_size": "50KB"})
+    (folder.path / "model.safetensors").write_bytes(b"old")
+    folder.record_file("model.safetensors")
+    assert folder.differences() == ["model.safetensors: is in the record, and no build writes such a file"]
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json", "tokenizer.json"])
+def test_a_recorded_file_that_the_base_has_otherwise(name: str, tampered: Tamper) -> None:
+    """Byte for byte, though the record agrees and the ids of a tokenizer are the same."""
+    folder = tampered()
+    path = folder.path / name
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=7))
+    folder.record_file(name)
+    assert folder.differences() == [f"{name}: differs from the base's"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md"])
+def test_a_file_that_the_record_forgot(name: str, tampered: Tamper) -> None:
+    """Without its digest nobody sees it change."""
+    folder = tampered()
+    folder.record(lambda record: record["files"].pop(name))
+    assert folder.differences() == [f"{name}: is not in the record"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json", "moemerge.yaml"])
+def test_a_file_that_is_a_link_out_of_the_folder(name: str, tampered: Tamper) -> None:
+    """What lies elsewhere is no part of the folder, whatever it holds."""
+    folder = tampered()
+    outside = folder.path.parent / "elsewhere.json"
+    (folder.path / name).rename(outside)
+    (folder.path / name).symlink_to(outside)
+    assert folder.differences() == [f"{name}: is a link out of the folder, to `{outside}`"]
+
+
 @pytest.mark.parametrize("name", ["config.json", "README.md", "tokenizer.json", "model.safetensors"])
 def test_a_pipe_in_place_of_a_file(name: str, tampered: Tamper) -> None:
     """It is a difference, where reading it would wait for ever."""
