@@ -39,6 +39,7 @@ def verify_folder(
     folder: Path | str,
     *,
     sources: bool | None = None,
+    strict: bool = False,
     level: Level = "full",
     root: Path | None = None,
     checkpoints: Mapping[str, Checkpoint] | None = None,
@@ -52,6 +53,9 @@ def verify_folder(
         folder: the folder.
         sources: True downloads sources from the hub where needed, and an absent one is a difference; None compares with
             those that are at hand; False with none, so that only structure and recorded digests are checked.
+        strict: whatever is compared with nothing but its recorded digest, and could have a source, is a difference:
+            what was made of a source that is absent or changed since the build, and what a training changed beside the
+            router. Nothing is downloaded for it.
         level: `full` reads every byte and asks transformers' own class; `built` leaves out copied tensors, which were
             digested while they were written, and transformers.
         root: what the recipe's relative paths are relative to; by default what the record says.
@@ -66,7 +70,10 @@ def verify_folder(
 
     Raises:
         VerifyError: the folder was not made by moemerge.
+        ValueError: `strict` without the sources.
     """
+    if strict and sources is False:
+        raise ValueError("a strict check needs the sources")
     folder = Path(folder)
     record = read_record(folder)
     if not isinstance(record, Record):
@@ -78,7 +85,7 @@ def verify_folder(
     else:
         place = root if root is not None else folder / record.root
         origins = open_origins(record, place, online=sources is True, allow_pickle=allow_pickle)
-    return _Verifier(folder, record, origins, level, early, progress or Silent()).run(sources)
+    return _Verifier(folder, record, origins, level, early, progress or Silent(), sources, strict).run()
 
 
 _COUNTS = ("tensors", "bytes", "files", "copied", "recomputed")
@@ -92,13 +99,13 @@ class _Verifier:
     level: Level
     early: EarlyChecks | None
     progress: Progress
+    sources: bool | None
+    strict: bool
     differences: list[Difference] = field(default_factory=list)
 
-    def run(self, sources: bool | None) -> Verification:
-        notes = self._absent(sources)
-        if self.record.trained and sources is not False:
-            trained = " and ".join(self.record.trained)
-            notes += (f"{trained} were trained beside the router: checked against the recorded digests",)
+    def run(self) -> Verification:
+        notes = (*self._absent(), *self._trained())
+        uncompared = len(self.differences)
         weights = read_layout(self.folder, self.record.files)
         self.differences += weights.differences
         base = self.origins.models.get("base")
@@ -106,7 +113,7 @@ class _Verifier:
         self._check_widths()
         self._check_names(weights, wanted)
         self._check_files(base)
-        sound = not self.differences  # transformers would say the same again in other words
+        sound = len(self.differences) == uncompared  # transformers would say the same again in other words
         outcomes = self._compare(weights, wanted)
         self.differences += [difference for outcome in outcomes for difference in outcome.differences]
         if self.level == "full" and sound:
@@ -124,16 +131,26 @@ class _Verifier:
         }
         return Verification(checked, tuple(self.differences), notes)
 
-    def _absent(self, sources: bool | None) -> tuple[str, ...]:
+    def _absent(self) -> Iterator[str]:
         """Notes on the sources that nothing is compared with; differences where they were asked for."""
-        if sources is False:
-            return ("sources were not looked at: checked against the recorded digests",)
-        if sources:
-            self.differences += [Difference(key, f"its sources: {why}") for key, why in self.origins.absent.items()]
-        return tuple(
-            f"sources of `{key}` {why}: checked against the recorded digests"
-            for key, why in self.origins.absent.items()
-        )
+        if self.sources is False:
+            yield "sources were not looked at: checked against the recorded digests"
+            return
+        for key, why in self.origins.absent.items():
+            if self.sources or self.strict:
+                self._say(key, f"its sources: {why}")
+            else:
+                yield f"sources of `{key}` {why}: checked against the recorded digests"
+
+    def _trained(self) -> Iterator[str]:
+        """A note on what was trained and so has no source; a difference where every comparison is asked for."""
+        if not self.record.trained or self.sources is False:
+            return
+        trained = " and ".join(self.record.trained)
+        if self.strict:
+            self._say(RECORD, f"`training`: {trained} were trained beside the router, so no source has them")
+        else:
+            yield f"{trained} were trained beside the router: checked against the recorded digests"
 
     def _check_widths(self) -> None:
         """The FFN widths in the record, on which shapes and config rest, are the sources' own."""
