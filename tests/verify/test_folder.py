@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -226,6 +227,23 @@ def test_a_changed_source_is_said(movable: Path, tiny: TinyMaker) -> None:
     found = verify_folder(movable)
     assert found.ok
     assert found.notes == ("sources of `e1` changed since the build: checked against the recorded digests",)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"model_type": "gpt2"}, "`gpt2` is no family that is known here"),
+        ({"num_hidden_layers": "two"}, "the config cannot be read (invalid literal for int() with base 10: 'two')"),
+    ],
+)
+def test_a_base_whose_config_changed_is_said(change: dict[str, Any], why: str, movable: Path) -> None:
+    """Headers as they were, and a config that is none of a base: a note and no traceback."""
+    path = movable.parent / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}), encoding="utf-8")
+    found = verify_folder(movable)
+    assert (found.differences, found.notes) == (
+        (), (f"sources of `base` changed since the build: {why}: checked against the recorded digests",)
+    )  # fmt: skip
 
 
 def test_a_broken_source_is_said(movable: Path) -> None:
