@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 Group = Literal["embeddings", "attention", "norms", "lm_head"]
@@ -62,7 +63,7 @@ class DenseRow:
 
     def is_ffn(self, name: str) -> bool:
         """Whether a tensor belongs to an FFN."""
-        return any(re.fullmatch(re.escape(ffn).replace(r"\{layer\}", r"\d+"), name) for ffn in self.ffn)
+        return _of_any_layer(self.ffn).fullmatch(name) is not None
 
     def group_of(self, name: str) -> Group | None:
         """The merge group of a tensor; None where it has none."""
@@ -78,6 +79,12 @@ class DenseRow:
     def is_projection(self, name: str) -> bool:
         """Whether it is a matrix of the attention, which a training may change."""
         return self.group_of(name) == "attention" and name.endswith(".weight")
+
+
+@cache
+def _of_any_layer(templates: tuple[str, ...]) -> re.Pattern[str]:
+    """Matches what templates with `{layer}` give."""
+    return re.compile("|".join(re.escape(template).replace(r"\{layer\}", r"\d+") for template in templates))
 
 
 _ONCE: Mapping[str, Group] = {

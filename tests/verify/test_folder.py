@@ -316,6 +316,18 @@ def test_sources_can_be_left_out(movable: Path) -> None:
     assert found.checked["copied"] == 0
 
 
+def test_a_snapshot_in_a_hub_cache_verifies(tampered: Callable[..., Folder], tmp_path: Path) -> None:
+    """It is made of links into the model's own blobs, which leave the snapshot and not the model."""
+    model = tmp_path / "cache" / "models--me--moe"
+    snapshot = model / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (model / "blobs").mkdir()
+    for number, path in enumerate(sorted(tampered().path.iterdir())):
+        path.rename(model / "blobs" / str(number))
+        (snapshot / path.name).symlink_to(Path("..") / ".." / "blobs" / str(number))
+    assert good(snapshot).checked["tensors"] == 35
+
+
 # strict
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from moemerge import families
 from moemerge.verify.families import FAMILIES, DenseRow, asks_for_biases, no_windows
 from moemerge.verify.host import check_class
 from moemerge.verify.hosts import HOSTS, HostRow
 from tests.tiny import tiny_config
+from tests.verify.conftest import FAMILIES as BUILT
 
 VERIFY = Path(__file__).parents[2] / "moemerge" / "verify"
 
@@ -37,6 +39,12 @@ FLEX_OLMO = HostRow(
     widths=("intermediate_size",),
     from_base={"attention_bias": lambda dense: dense.bias},
 )
+
+
+def test_every_family_of_the_build_has_its_row() -> None:
+    """And every host is built and verified by the tests of this folder."""
+    assert set(HOSTS) == set(families.HOSTS) == set(BUILT)
+    assert set(FAMILIES) == set(families.DENSE_FAMILIES)
 
 
 @pytest.mark.parametrize("row", [*FAMILIES.values(), OLMO2], ids=lambda row: row.model_type)
