@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from moemerge.sources.beside import OTHER_FILES, TOKENIZER_FILES
 from moemerge.verify.config import check_config
 from moemerge.verify.record import Record, read_record
 from tests.verify.conftest import FAMILIES, Builder, Folder
@@ -436,6 +437,17 @@ def test_a_recorded_file_that_the_base_has_not(name: str, tampered: Tamper) -> N
     folder.record_file(name)
     assert folder.differences() == [f"{name}: is in the record, and the base has no such file"]
     assert folder.differences(sources=False) == []  # only the base could tell
+
+
+def test_without_the_base_whatever_a_build_may_copy_may_be_there(tampered: Tamper) -> None:
+    """All the files that `sources` finds beside a model's weights."""
+    folder = tampered()
+    for name in (*TOKENIZER_FILES, *OTHER_FILES, "LICENSE", "LICENCE.txt", "NOTICE", "USE_POLICY.md"):
+        path = folder.path / name
+        if not path.exists():
+            path.write_text("{}")
+            folder.record_file(name)
+    assert folder.differences(sources=False) == []
 
 
 @pytest.mark.parametrize(
