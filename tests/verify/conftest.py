@@ -109,6 +109,17 @@ class Folder:
         return [f"{d.where}: {d.message}" for d in verify_folder(self.path, **options).differences]
 
 
+def set_value(*keys: str, value: Any) -> Callable[[Any], None]:
+    """A change of a JSON object for `Folder.edit`: one value, by its keys from the outside in."""
+
+    def change(config: Any) -> None:
+        for key in keys[:-1]:
+            config = config[key]
+        config[keys[-1]] = value
+
+    return change
+
+
 @pytest.fixture
 def tampered(built: Builder, tmp_path: Path) -> Callable[..., Folder]:
     """Makes `tampered(host, config, **recipe)`: a copy of a built folder."""
@@ -117,3 +128,11 @@ def tampered(built: Builder, tmp_path: Path) -> Callable[..., Folder]:
         return Folder(Path(shutil.copytree(built(*args, **fields), tmp_path / "out")))
 
     return make
+
+
+@pytest.fixture
+def movable(tiny: TinyMaker, tmp_path: Path) -> Path:
+    """A folder built from sources of its own, beside it, named relative to it."""
+    for name, seed in (("base", 0), ("one", 1), ("two", 2)):
+        shutil.copytree(tiny("llama", seed), tmp_path / name)
+    return build_tiny(tmp_path / "out", Path("base"), ["one", "two"])
