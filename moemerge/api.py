@@ -73,21 +73,25 @@ def build(
     return build(recipe, output, root=root, overwrite=overwrite, device=device, progress=progress)
 
 
-def verify(folder: Path | str, *, sources: bool | None = None, progress: Progress | None = None) -> Verification:
+def verify(
+    folder: Path | str, *, sources: bool | None = None, strict: bool = False, progress: Progress | None = None
+) -> Verification:
     """Checks a folder that a build made, as `moemerge verify` does.
 
     Args:
         folder: the folder.
         sources: True downloads sources where needed, and an absent one is a difference; None compares with those that
             are at hand; False with none.
+        strict: a source that is absent or changed is a difference, and so is a training beside the router's.
         progress: is told bytes.
 
     Raises:
         VerifyError: moemerge did not make the folder.
+        ValueError: `strict` with `sources=False`.
     """
     from moemerge.verify import verify_folder
 
-    return verify_folder(folder, sources=sources, progress=progress)
+    return verify_folder(folder, sources=sources, strict=strict, progress=progress)
 
 
 def evaluate(

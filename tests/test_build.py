@@ -71,7 +71,7 @@ def test_a_build_from_stored_tensors_loads_no_torch(shared: str, tiny: TinyMaker
         "import sys\nfrom pathlib import Path\n"
         "from moemerge.api import build\nfrom moemerge.recipe import Recipe\n"
         "build(Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), root=Path.cwd())\n"
-        "print(*sorted({'torch', 'transformers', 'safetensors', 'peft'} & sys.modules.keys()))\n"
+        "print(*sorted({'torch', 'transformers', 'safetensors.torch', 'peft'} & sys.modules.keys()))\n"
     )
     command = [sys.executable, "-c", program, recipe.model_dump_json(), str(tmp_path / "out")]
     run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)

@@ -193,6 +193,9 @@ def _print_build(done: Build) -> None:
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that moemerge built.", show_default=False)],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fails where something cannot be compared with its source.")
+    ] = False,
     allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -201,7 +204,7 @@ def verify(
     from moemerge.verify import verification_json, verify_folder
 
     with progress(quiet=quiet or as_json) as reporter:
-        found = verify_folder(folder, allow_pickle=allow_pickle, progress=reporter)
+        found = verify_folder(folder, strict=strict, allow_pickle=allow_pickle, progress=reporter)
     if as_json:
         typer.echo(json.dumps(verification_json(found), indent=2))
     else:

@@ -1,4 +1,4 @@
-"""`config.json` of the mixture against the base's, field by field, and against what the recipe asks for."""
+"""`config.json` of the mixture, derived whole: from the host's row, the record and the base's config."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moemerge.verify.dense import Dense
-from moemerge.verify.expected import SILENT_WIDTH
-from moemerge.verify.names import CLASSES
+from moemerge.verify.dense import REPEATED, Dense
+from moemerge.verify.expected import always_on_width
+from moemerge.verify.hosts import HOSTS, FromBase, HostRow
 from moemerge.verify.record import Record
 from moemerge.verify.result import Difference
 
@@ -18,15 +18,37 @@ _DTYPES: Mapping[str, str] = {"F32": "float32", "BF16": "bfloat16", "F16": "floa
 _UNWANTED: Mapping[str, str] = {
     "auto_map": "it asks for remote code",
     "quantization_config": "the weights are not quantised",
+    "transformers_weights": "transformers would read the weights from the file that it names",
+    "_attn_implementation": "it has transformers compute attention in another way, which may be code from the hub",
+    "is_causal": "it says whether a token sees those after it",
+    "configuration_files": "transformers would read the config from the files that it names",
 }
+"""Why some keys are dangerous; any other that no row has is unwanted too."""
+
+_FIXED: Mapping[str, Any] = {"output_router_logits": False, "router_aux_loss_coef": 0.001, "use_cache": True}
+"""Keys of every host that have one value in every folder."""
+
+
+def _rope_scaling(dense: Dense) -> dict[str, Any] | None:
+    """What transformers 4 reads beside `rope_theta`."""
+    scaling = {key: value for key, value in dense.rope.items() if key != "rope_theta"}
+    return None if scaling == {"rope_type": "default"} else scaling
+
+
+_FROM_BASE: Mapping[str, FromBase] = {
+    "rope_parameters": lambda dense: dict(dense.rope),
+    "rope_theta": lambda dense: dense.rope["rope_theta"],
+    "rope_scaling": _rope_scaling,
+}
+"""Keys of every host that follow from the base, beside those that repeat the base's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field that must have one value.
+    """A key that must have one value.
 
     Attributes:
-        key: its name, with dots into nested objects.
+        key: its name.
         value: what it must be.
         because: who says so: `the base has`, `the recipe asks for`, ...
     """
@@ -37,89 +59,75 @@ class Field:
 
 
 def check_config(config: Mapping[str, Any], record: Record, base: Mapping[str, Any] | None) -> list[Difference]:
-    """Compares every field that changes what the model computes.
+    """Compares every key with what it must be; a key that no build writes is a difference too.
 
     Args:
         config: the folder's.
         record: what was asked.
-        base: the base's raw config, or None where it is not at hand.
+        base: the base's raw config, or None where it is not at hand: then keys that follow from it may have any value.
     """
-    dense = Dense.of(base) if base is not None else None
-    fields = [*_asked(record), *_needed(record.architecture)]
-    if dense is not None:
-        fields += [*_from_base(dense), *_attention(dense, record.architecture), *_rope(dense, config)]
-    found = [Difference(NAME, f"{key} does not belong in it: {why}") for key, why in _UNWANTED.items() if key in config]
-    return found + [Difference(NAME, message) for field in fields if (message := _compare(config, field)) is not None]
+    host = HOSTS[record.architecture]
+    fields = {field.key: field for field in (*_fixed(host), *_asked(host, record))}
+    from_base = {*REPEATED, *_FROM_BASE, *host.from_base}
+    if base is not None:
+        fields |= {field.key: field for field in _from_base(host, Dense.of(base))}
+    found = []
+    for key in config:
+        if key not in fields and key not in from_base:
+            why = _UNWANTED.get(key, f"a `{host.model_type}` that moemerge builds has no such key")
+            found.append(f"{key} does not belong in it: {why}")
+    for field in fields.values():
+        if field.key in config:
+            found += _compare(field.key, config[field.key], field.value, field.because)
+        else:
+            found.append(f"{field.key} is missing, {field.because} {_show(field.value)}")
+    found += [f"{key} is missing" for key in sorted(from_base - fields.keys() - config.keys())]
+    return [Difference(NAME, message) for message in found]
 
 
-def _compare(config: Mapping[str, Any], field: Field) -> str | None:
-    value: Any = config
-    for key in field.key.split("."):
-        if not isinstance(value, Mapping) or key not in value:
-            return f"{field.key} is missing, {field.because} {_show(field.value)}" if field.value is not None else None
-        value = value[key]
-    if value == field.value and isinstance(value, bool) == isinstance(field.value, bool):
-        return None
-    return f"{field.key} is {_show(value)}, {field.because} {_show(field.value)}"
+def _fixed(host: HostRow) -> Iterator[Field]:
+    because = f"`{host.model_type}` needs"
+    for key, value in {**_FIXED, **host.fixed, "architectures": [host.class_name]}.items():
+        yield Field(key, value, because)
+
+
+def _asked(host: HostRow, record: Record) -> Iterator[Field]:
+    yield Field("model_type", host.model_type, "the record says")
+    yield Field("dtype", _DTYPES[record.dtype], "the record says")
+    yield Field("num_experts_per_tok", record.recipe.experts_per_token, "the recipe asks for")
+    for key in host.counts:
+        yield Field(key, len(record.experts), "the recipe has")
+    for key in host.widths:
+        yield Field(key, record.width, "the experts have")
+    if host.always_on is not None:
+        yield Field(host.always_on.width, always_on_width(record, host.always_on), "the shared expert has")
+
+
+def _from_base(host: HostRow, dense: Dense) -> Iterator[Field]:
+    for key, value in dense.fields.items():
+        yield Field(key, value, "the base has")
+    for key, derive in {**_FROM_BASE, **host.from_base}.items():
+        yield Field(key, derive(dense), "the base has")
+
+
+def _compare(key: str, value: Any, wanted: Any, because: str) -> Iterator[str]:
+    """What differs, place by place in a map."""
+    if isinstance(value, Mapping) and isinstance(wanted, Mapping):
+        for inner in (*wanted, *(inner for inner in value if inner not in wanted)):
+            if inner in value:
+                yield from _compare(f"{key}.{inner}", value[inner], wanted.get(inner), because)
+            else:
+                yield f"{key}.{inner} is missing, {because} {_show(wanted[inner])}"
+    elif not _same(value, wanted):
+        yield f"{key} is {_show(value)}, {because} {_show(wanted)}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, and of a kind: true is not 1."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _show(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _asked(record: Record) -> Iterator[Field]:
-    experts, width = len(record.experts), max(expert.width for expert in record.experts)
-    yield Field("num_experts_per_tok", record.recipe.experts_per_token, "the recipe asks for")
-    yield Field("dtype", _DTYPES[record.dtype], "the record says")
-    names = {"mixtral": ["num_local_experts"], "qwen2_moe": ["num_experts"]}
-    for key in names.get(record.architecture, ["num_experts", "num_local_experts"]):
-        yield Field(key, experts, "the recipe has")
-    yield Field("intermediate_size", width, "the experts have")
-    if record.architecture != "mixtral":
-        yield Field("moe_intermediate_size", width, "the experts have")
-    if record.architecture == "qwen2_moe":
-        shared = width if record.recipe.shared_experts else min(SILENT_WIDTH, width)
-        yield Field("shared_expert_intermediate_size", shared, "the shared expert has")
-
-
-def _needed(architecture: str) -> Iterator[Field]:
-    because = f"`{architecture}` needs"
-    yield Field("model_type", architecture, "the record says")
-    yield Field("architectures", [CLASSES[architecture]], because)
-    if architecture == "mixtral":
-        yield Field("router_jitter_noise", 0.0, because)
-        return
-    yield Field("decoder_sparse_step", 1, because)
-    yield Field("mlp_only_layers", [], because)
-    yield Field("norm_topk_prob", True, because)
-
-
-def _from_base(dense: Dense) -> Iterator[Field]:
-    for key, value in dense.fields.items():
-        yield Field(key, value, "the base has")
-
-
-def _attention(dense: Dense, architecture: str) -> Iterator[Field]:
-    windows = [window for window in dense.windows if window is not None]
-    window = windows[0] if windows else None
-    yield Field("sliding_window", window, "the base has")
-    if architecture == "mixtral":
-        return
-    yield Field("use_sliding_window", window is not None, "the base has")
-    if architecture == "qwen3_moe":
-        yield Field("attention_bias", dense.bias, "the base has")
-        return
-    yield Field("qkv_bias", dense.bias, "the base has")
-    kinds = ["full_attention" if window is None else "sliding_attention" for window in dense.windows]
-    yield Field("layer_types", kinds, "the base has")
-
-
-def _rope(dense: Dense, config: Mapping[str, Any]) -> Iterator[Field]:
-    """Value by value, those that the base has not too; then the same in transformers 4's names."""
-    written = config.get("rope_parameters")
-    extra = written.keys() - dense.rope.keys() if isinstance(written, Mapping) else set()
-    for key in (*dense.rope, *sorted(extra)):
-        yield Field(f"rope_parameters.{key}", dense.rope.get(key), "the base has")
-    yield Field("rope_theta", dense.rope["rope_theta"], "the base has")
-    scaling = {key: value for key, value in dense.rope.items() if key != "rope_theta"}
-    yield Field("rope_scaling", None if scaling == {"rope_type": "default"} else scaling, "the base has")

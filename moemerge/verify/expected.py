@@ -13,21 +13,10 @@ import xxhash
 from moemerge.recipe.schema import MergeMethod
 from moemerge.sources import Checkpoint
 from moemerge.verify.dense import Dense
-from moemerge.verify.names import (
-    HOSTS,
-    Shape,
-    dense_ffn,
-    fused,
-    group_of,
-    is_ffn,
-    is_projection,
-    is_recomputed,
-    shared_expert,
-)
+from moemerge.verify.families import DenseRow
+from moemerge.verify.hosts import HOSTS, AlwaysOn, HostRow
+from moemerge.verify.names import Shape, is_recomputed
 from moemerge.verify.record import Record, source_of
-
-SILENT_WIDTH = 256
-"""Width of qwen2_moe's shared expert where the recipe names none (never wider than an expert)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +85,24 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
         base: the base model.
         models: the models that are at hand, by their key in the record.
     """
-    dense = Dense.of(base.config)
+    dense, host = Dense.of(base.config), HOSTS[record.architecture]
+    row, hidden = dense.row, dense.hidden_size
     wanted: dict[str, Wanted] = {}
     for name, info in base.tensors.items():
-        if is_ffn(name) or is_recomputed(name) or (dense.tied and name == "lm_head.weight"):
+        if row.is_ffn(name) or is_recomputed(name) or (dense.tied and name == "lm_head.weight"):
             continue
-        changed = "attention" in record.trained and is_projection(name)
-        part = Free(info.shape) if changed else _shared(record, name, info.shape, models)
-        wanted[name] = Wanted(info.shape, (part,))
-    width = max(expert.width for expert in record.experts)
+        changed = "attention" in record.trained and row.is_projection(name)
+        part = Free(info.shape) if changed else _shared(record, row, name, info.shape, models)
+        wanted[name] = _single(part)
+    width = record.width
     for layer in range(dense.layers):
-        router = HOSTS[record.architecture].router(layer)
-        wanted[router] = _single(Free((len(record.experts), dense.hidden_size)))
-        experts = _experts(record, layer, width, dense.hidden_size)
+        wanted[host.router_of(layer)] = _single(Free((len(record.experts), hidden)))
+        experts = _experts(record, host, row, layer, width, hidden)
         if "experts" in record.trained:
             experts = {name: _single(Free(own.shape)) for name, own in experts.items()}
         wanted |= experts
-        if record.architecture == "qwen2_moe":
-            wanted |= _always_on(record, layer, width, dense.hidden_size)
+        if host.always_on is not None:
+            wanted |= _always_on(record, host.always_on, row, layer, width, hidden)
     return wanted
 
 
@@ -121,8 +110,8 @@ def _single(part: Part) -> Wanted:
     return Wanted(part.shape, (part,))
 
 
-def _shared(record: Record, name: str, shape: Shape, models: Mapping[str, Checkpoint]) -> Part:
-    group = group_of(name)
+def _shared(record: Record, row: DenseRow, name: str, shape: Shape, models: Mapping[str, Checkpoint]) -> Part:
+    group = row.group_of(name)
     method = record.merge.get(group) if group is not None else None
     if method is None or method == "base":
         return One("base", name, shape)
@@ -154,31 +143,31 @@ def _one_place(name: str, keys: set[str], models: Mapping[str, Checkpoint]) -> b
     return len(places) == 1 and None not in places
 
 
-def _experts(record: Record, layer: int, width: int, hidden: int) -> dict[str, Wanted]:
-    triples = [_expert(record, index, layer, width, hidden) for index in range(len(record.experts))]
+def _experts(record: Record, host: HostRow, row: DenseRow, layer: int, width: int, hidden: int) -> dict[str, Wanted]:
+    names = row.ffn_of(layer)
+    triples = [_expert(record, index, names, width, hidden) for index in range(len(record.experts))]
     if record.recipe.output.layout == "fused":
-        gate_up, down = fused(layer)
+        gate_up, down = host.fused_of(layer)
         wide = tuple(part for gate, up, _ in triples for part in (gate, up))
         return {
             gate_up: Wanted((len(triples), 2 * width, hidden), wide),
             down: Wanted((len(triples), hidden, width), tuple(down for _, _, down in triples)),
         }
-    names = [HOSTS[record.architecture].expert(layer, index) for index in range(len(triples))]
     return {
         name: _single(part)
-        for triple, own in zip(triples, names, strict=True)
-        for part, name in zip(triple, own, strict=True)
+        for index, triple in enumerate(triples)
+        for part, name in zip(triple, host.expert_of(layer, index), strict=True)
     }
 
 
-def _expert(record: Record, index: int, layer: int, width: int, hidden: int) -> tuple[One, One, One]:
+def _expert(record: Record, index: int, names: tuple[str, str, str], width: int, hidden: int) -> tuple[One, One, One]:
     asked, source = record.recipe.experts[index], record.experts[index].source
 
     def one(name: str, shape: Shape, scale: float) -> One:
         seed = random_seed(record.recipe.seed + index, source, name)
         return One(source, name, shape, scale, asked.noise_scale, seed)
 
-    gate, up, down = dense_ffn(layer)
+    gate, up, down = names
     return (
         one(gate, (width, hidden), 1.0),
         one(up, (width, hidden), 1.0),
@@ -186,11 +175,18 @@ def _expert(record: Record, index: int, layer: int, width: int, hidden: int) -> 
     )
 
 
-def _always_on(record: Record, layer: int, width: int, hidden: int) -> dict[str, Wanted]:
-    """qwen2_moe's shared expert: the recipe's, doubled behind a gate of one half, or one that says nothing."""
-    gate, up, down, out = shared_expert(layer)
+def always_on_width(record: Record, always_on: AlwaysOn) -> int:
+    """The width of the FFN beside the experts: theirs, or a smaller one where it says nothing."""
+    return record.width if record.recipe.shared_experts else min(always_on.silent, record.width)
+
+
+def _always_on(
+    record: Record, always_on: AlwaysOn, row: DenseRow, layer: int, width: int, hidden: int
+) -> dict[str, Wanted]:
+    """The FFN beside the experts: the recipe's, doubled behind a gate of one half, or one that says nothing."""
+    gate, up, down, out = always_on.names(layer)
     if not record.recipe.shared_experts:
-        width = min(SILENT_WIDTH, width)
+        width = always_on_width(record, always_on)
         shapes: dict[str, Part] = {
             gate: Free((width, hidden)),
             up: Free((width, hidden)),
@@ -200,7 +196,7 @@ def _always_on(record: Record, layer: int, width: int, hidden: int) -> dict[str,
         return {name: _single(part) for name, part in shapes.items()}
     shared = record.recipe.shared_experts[0]
     source = source_of(record, shared.model) or shared.model
-    names = dense_ffn(layer)
+    names = row.ffn_of(layer)
     return {
         gate: _single(One(source, names[0], (width, hidden))),
         up: _single(One(source, names[1], (width, hidden))),

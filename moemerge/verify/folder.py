@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,11 +17,12 @@ from moemerge.verify import tokens
 from moemerge.verify.compare import Comparison, Outcome
 from moemerge.verify.early import EarlyChecks
 from moemerge.verify.expected import Wanted, expected_tensors
-from moemerge.verify.files import check_base_files, check_files, check_strangers
+from moemerge.verify.families import FAMILIES
+from moemerge.verify.files import CHANGED, check_base_files, check_files, check_list
+from moemerge.verify.hosts import HOSTS
 from moemerge.verify.layout import Place, Weights, parse_object, read_layout
-from moemerge.verify.names import dense_ffn
 from moemerge.verify.origins import Origins, given, open_origins
-from moemerge.verify.reading import OpenFiles, read_regular
+from moemerge.verify.reading import OpenFiles, read_regular, resolved
 from moemerge.verify.record import NAME as RECORD
 from moemerge.verify.record import Record, read_record
 from moemerge.verify.result import Difference, Verification
@@ -38,6 +39,7 @@ def verify_folder(
     folder: Path | str,
     *,
     sources: bool | None = None,
+    strict: bool = False,
     level: Level = "full",
     root: Path | None = None,
     checkpoints: Mapping[str, Checkpoint] | None = None,
@@ -51,6 +53,9 @@ def verify_folder(
         folder: the folder.
         sources: True downloads sources from the hub where needed, and an absent one is a difference; None compares with
             those that are at hand; False with none, so that only structure and recorded digests are checked.
+        strict: whatever is compared with nothing but its recorded digest, and could have a source, is a difference:
+            what was made of a source that is absent or changed since the build, and what a training changed beside the
+            router. Nothing is downloaded for it.
         level: `full` reads every byte and asks transformers' own class; `built` leaves out copied tensors, which were
             digested while they were written, and transformers.
         root: what the recipe's relative paths are relative to; by default what the record says.
@@ -65,7 +70,10 @@ def verify_folder(
 
     Raises:
         VerifyError: the folder was not made by moemerge.
+        ValueError: `strict` without the sources.
     """
+    if strict and sources is False:
+        raise ValueError("a strict check needs the sources")
     folder = Path(folder)
     record = read_record(folder)
     if not isinstance(record, Record):
@@ -77,7 +85,7 @@ def verify_folder(
     else:
         place = root if root is not None else folder / record.root
         origins = open_origins(record, place, online=sources is True, allow_pickle=allow_pickle)
-    return _Verifier(folder, record, origins, level, early, progress or Silent()).run(sources)
+    return _Verifier(folder, record, origins, level, early, progress or Silent(), sources, strict).run()
 
 
 _COUNTS = ("tensors", "bytes", "files", "copied", "recomputed")
@@ -91,13 +99,13 @@ class _Verifier:
     level: Level
     early: EarlyChecks | None
     progress: Progress
+    sources: bool | None
+    strict: bool
     differences: list[Difference] = field(default_factory=list)
 
-    def run(self, sources: bool | None) -> Verification:
-        notes = self._absent(sources)
-        if self.record.trained and sources is not False:
-            trained = " and ".join(self.record.trained)
-            notes += (f"{trained} were trained beside the router: checked against the recorded digests",)
+    def run(self) -> Verification:
+        notes = (*self._absent(), *self._trained())
+        uncompared = len(self.differences)
         weights = read_layout(self.folder, self.record.files)
         self.differences += weights.differences
         base = self.origins.models.get("base")
@@ -105,7 +113,7 @@ class _Verifier:
         self._check_widths()
         self._check_names(weights, wanted)
         self._check_files(base)
-        sound = not self.differences  # transformers would say the same again in other words
+        sound = len(self.differences) == uncompared  # transformers would say the same again in other words
         outcomes = self._compare(weights, wanted)
         self.differences += [difference for outcome in outcomes for difference in outcome.differences]
         if self.level == "full" and sound:
@@ -113,7 +121,7 @@ class _Verifier:
 
             shapes = {name: place.shape for name, place in weights.places.items()}
             raw = base.config if base is not None else None
-            self.differences += check_class(self.folder, shapes, self.record.architecture, raw)
+            self.differences += check_class(self.folder, shapes, HOSTS[self.record.architecture], raw)
         checked = {
             "tensors": len(weights.places),
             "bytes": sum(outcome.read for outcome in outcomes),
@@ -123,22 +131,33 @@ class _Verifier:
         }
         return Verification(checked, tuple(self.differences), notes)
 
-    def _absent(self, sources: bool | None) -> tuple[str, ...]:
+    def _absent(self) -> Iterator[str]:
         """Notes on the sources that nothing is compared with; differences where they were asked for."""
-        if sources is False:
-            return ("sources were not looked at: checked against the recorded digests",)
-        if sources:
-            self.differences += [Difference(key, f"its sources: {why}") for key, why in self.origins.absent.items()]
-        return tuple(
-            f"sources of `{key}` {why}: checked against the recorded digests"
-            for key, why in self.origins.absent.items()
-        )
+        if self.sources is False:
+            yield "sources were not looked at: checked against the recorded digests"
+            return
+        for key, why in self.origins.absent.items():
+            if self.sources or self.strict:
+                self._say(key, f"its sources: {why}")
+            else:
+                yield f"sources of `{key}` {why}: checked against the recorded digests"
+
+    def _trained(self) -> Iterator[str]:
+        """A note on what was trained and so has no source; a difference where every comparison is asked for."""
+        if not self.record.trained or self.sources is False:
+            return
+        trained = " and ".join(self.record.trained)
+        if self.strict:
+            self._say(RECORD, f"`training`: {trained} were trained beside the router, so no source has them")
+        else:
+            yield f"{trained} were trained beside the router: checked against the recorded digests"
 
     def _check_widths(self) -> None:
         """The FFN widths in the record, on which shapes and config rest, are the sources' own."""
         for index, expert in enumerate(self.record.experts):
             model = self.origins.models.get(expert.source)
-            info = model.tensors.get(dense_ffn(0)[0]) if model is not None else None
+            row = FAMILIES.get(str(model.config.get("model_type"))) if model is not None else None
+            info = model.tensors.get(row.ffn_of(0)[0]) if model is not None and row is not None else None
             if info is not None and info.shape[0] != expert.width:
                 self._say(RECORD, f"`experts.{index}.width` is {expert.width}, its source has {info.shape[0]}")
 
@@ -164,22 +183,25 @@ class _Verifier:
     def _check_files(self, base: Checkpoint | None) -> None:
         """Files and fields; where a closer look names what changed in a file, that is said and not that it changed."""
         changed = check_files(self.folder, self.record.files)
-        closer = [*self._config(changed, base), *check_strangers(self.folder, self.record.files)]
+        unread = {name for name, why in changed.items() if why != CHANGED}
+        theirs = base.files if base is not None else None
+        closer = [*self._config(unread, base), *check_list(self.folder, self.record, theirs, unread)]
         if base is not None:
-            unchanged = {name: path for name, path in base.files.items() if name not in changed}
-            closer += check_base_files(self.folder, unchanged)
-            if tokens.NAME in base.files and changed.get(tokens.NAME) != "is missing":
-                own = self.folder / tokens.NAME
-                closer += tokens.check_tokenizer(own, base.files[tokens.NAME])
+            if tokens.NAME in base.files and tokens.NAME not in unread:
+                closer += tokens.check_tokenizer(self.folder / tokens.NAME, base.files[tokens.NAME])
+            said = {difference.where for difference in closer}
+            others = {name: path for name, path in base.files.items() if name not in changed and name not in said}
+            closer += check_base_files(self.folder, others)
         named = {difference.where for difference in [*closer, *self.differences]}
         self.differences += closer
         self.differences += [Difference(name, why) for name, why in changed.items() if name not in named]
 
-    def _config(self, changed: Mapping[str, str], base: Checkpoint | None) -> list[Difference]:
-        if changed.get(config_file.NAME) == "is missing":
+    def _config(self, unread: Collection[str], base: Checkpoint | None) -> list[Difference]:
+        if config_file.NAME in unread:
             return []
         try:
-            parsed: dict[str, Any] = parse_object(read_regular(self.folder / config_file.NAME))
+            path = resolved(self.folder, config_file.NAME)
+            parsed: dict[str, Any] = parse_object(read_regular(path))
         except (OSError, ValueError) as error:
             return [Difference(config_file.NAME, f"cannot be read: {error}")]
         return config_file.check_config(parsed, self.record, base.config if base is not None else None)

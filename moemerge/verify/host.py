@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moemerge.verify.config import NAME
-from moemerge.verify.names import CLASSES, Shape, in_memory
+from moemerge.verify.hosts import HostRow
+from moemerge.verify.names import Shape, in_memory
 from moemerge.verify.result import Difference
 
 if TYPE_CHECKING:
@@ -22,35 +23,35 @@ _READ_ALIKE = (
 
 
 def check_class(
-    folder: Path, shapes: Mapping[str, Shape], architecture: str, base: Mapping[str, Any] | None
+    folder: Path, shapes: Mapping[str, Shape], host: HostRow, base: Mapping[str, Any] | None
 ) -> list[Difference]:
-    """Builds the class on the meta device and compares names and shapes with the folder's tensors.
+    """Has the Auto class build a model on the meta device; compares its names and shapes with the folder's tensors.
 
     Args:
         folder: holds `config.json`.
         shapes: of the folder's tensors, by their names on disk.
-        architecture: the host's `model_type`.
+        host: the row of the class that it must be.
         base: the base's raw config, or None where it is not at hand.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = getattr(transformers, host.auto_class).from_config(config, trust_remote_code=False)
     except Exception as error:  # whatever a broken config makes transformers raise
         return [Difference(NAME, f"transformers builds no model from it: {type(error).__name__}: {error}")]
     found = []
-    if type(model).__name__ != CLASSES[architecture]:
+    if type(model).__name__ != host.class_name:
         found.append(Difference(NAME, f"transformers builds a `{type(model).__name__}` from it"))
     if base is not None:
         found += _same_reading(config, base)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if config.tie_word_embeddings:
         wanted.pop("lm_head.weight", None)
-    held = in_memory(shapes, architecture)
-    owner = f"`{CLASSES[architecture]}`"
+    held = in_memory(shapes, host)
+    owner = f"`{host.class_name}`"
     for name, shape in wanted.items():
         if name not in held:
             found.append(Difference(name, f"is not there, and {owner} needs it"))

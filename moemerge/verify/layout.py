@@ -1,4 +1,4 @@
-"""Where the folder's tensors lie, read from the headers of its safetensors files, strictly.
+"""Where the folder's tensors lie, read from the headers of its safetensors files by the `safetensors` library.
 
 The format is 8 bytes little-endian header length N, N bytes of JSON, then the tensors' bytes without gaps
 (https://huggingface.co/docs/safetensors/index#format). Whatever is wrong becomes a difference, and the rest is still
@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moemerge.verify.reading import open_regular, read_regular
+from safetensors import SafetensorError, safe_open
+
+from moemerge.verify.reading import open_regular, read_regular, resolved
 from moemerge.verify.result import Difference
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -145,10 +147,7 @@ def _index(folder: Path, weights: Weights) -> _Index | None:
 
 def _read_file(folder: Path, name: str, held: set[str], weights: Weights) -> None:
     try:
-        path = (folder / name).resolve(strict=True)
-        if not path.is_relative_to(_boundary(folder)):
-            raise ValueError(f"is a link out of the folder, to `{path}`")
-        found = _read_header(path, name)
+        found = _read_header(resolved(folder, name), name)
     except FileNotFoundError:
         problem = "is missing"
     except OSError as error:
@@ -167,15 +166,30 @@ def _read_file(folder: Path, name: str, held: set[str], weights: Weights) -> Non
     weights.whole = False
 
 
-def _boundary(folder: Path) -> Path:
-    """The folder, or for a snapshot in a hub cache the model's folder there: a snapshot is links into its blobs."""
-    path = folder.resolve()
-    cached = path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--")
-    return path.parent.parent if cached else path
-
-
 def _read_header(path: Path, shard: str) -> dict[str, Place]:
     size = path.stat().st_size
+    start, header = _parse_header(path, size)
+    metadata = header.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or metadata.get("format") != "pt":
+        raise ValueError('lacks the metadata `{"format": "pt"}`, without which transformers does not load it')
+    try:
+        with safe_open(path, "numpy") as file:
+            slices = [(name, file.get_slice(name)) for name in file.offset_keys()]
+            entries = [(name, str(part.get_dtype()), tuple(part.get_shape())) for name, part in slices]
+    except SafetensorError as error:
+        raise ValueError(_fault(header, start, size) or f"has a broken header: {error}") from None
+    places = {}
+    for name, dtype, shape in entries:  # the library has seen that they lie without gaps, to the end of the file
+        if dtype not in ITEM_BYTES:
+            raise ValueError(_broken(name, f"has the dtype `{dtype}`, which no build writes"))
+        length = math.prod(shape) * ITEM_BYTES[dtype]
+        places[name] = Place(path, shard, dtype, shape, start, length)
+        start += length
+    return places
+
+
+def _parse_header(path: Path, size: int) -> tuple[int, dict[str, Any]]:
+    """Where the tensors begin, and the header as JSON: of a key that appears twice the library takes the last."""
     with open_regular(path) as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else MAX_HEADER + 1
@@ -184,45 +198,41 @@ def _read_header(path: Path, shard: str) -> dict[str, Place]:
         if size < 8 + length:
             raise ValueError(f"is truncated: its header ends at byte {8 + length}, it has {size}")
         try:
-            header = parse_object(file.read(length))
+            return 8 + length, parse_object(file.read(length))
         except ValueError as error:
             raise ValueError(f"has a broken header: {error}") from None
-    metadata = header.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or metadata.get("format") != "pt":
-        raise ValueError('lacks the metadata `{"format": "pt"}`, without which transformers does not load it')
-    start = end = 8 + length
-    places = {}
+
+
+def _fault(header: Mapping[str, Any], start: int, size: int) -> str | None:
+    """What is wrong with a header that the library refuses: its own words name no tensor and no size."""
+    end = start
     for name, entry in sorted(header.items(), key=_first_byte):
-        place = _place(path, shard, name, entry, start)
-        if place.offset != end:
-            raise ValueError(f"has a broken header: `{name}` does not begin where the tensor before it ends")
-        end += place.length
-        places[name] = place
-    if size != end:
-        state = "is truncated" if size < end else "is too long"
-        raise ValueError(f"{state}: its header promises {end} bytes, it has {size}")
-    return places
+        match entry:
+            case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, stop]}:
+                sizes = (*shape, begin, stop)
+            case _:
+                return _broken(name, "needs `dtype`, `shape` and `data_offsets`")
+        if dtype not in ITEM_BYTES:
+            return _broken(name, f"has the dtype `{dtype}`, which no build writes")
+        if any(type(number) is not int or number < 0 for number in sizes):
+            return _broken(name, "has a size that is not a natural number")
+        if stop - begin != math.prod(shape) * ITEM_BYTES[dtype]:
+            return f"has a broken header: the bytes of `{name}` are not as many as its shape needs"
+        if start + begin != end:
+            return _broken(name, "does not begin where the tensor before it ends")
+        end += stop - begin
+    state = "is truncated" if size < end else "is too long"
+    return f"{state}: its header promises {end} bytes, it has {size}" if size != end else None
+
+
+def _broken(name: str, why: str) -> str:
+    return f"has a broken header: `{name}` {why}"
 
 
 def _first_byte(item: tuple[str, Any]) -> int:
     entry = item[1]
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
     return offsets[0] if isinstance(offsets, list) and offsets and type(offsets[0]) is int else -1
-
-
-def _place(path: Path, shard: str, name: str, entry: Any, start: int) -> Place:
-    try:
-        dtype, shape, (begin, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        sizes = (*shape, begin, stop)
-    except (TypeError, KeyError, ValueError):
-        raise ValueError(f"has a broken header: `{name}` needs `dtype`, `shape` and `data_offsets`") from None
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise ValueError(f"has a broken header: `{name}` has the dtype `{dtype}`, which no build writes")
-    if any(type(size) is not int or size < 0 for size in sizes):
-        raise ValueError(f"has a broken header: `{name}` has a size that is not a natural number")
-    if stop - begin != math.prod(shape) * ITEM_BYTES[dtype]:
-        raise ValueError(f"has a broken header: the bytes of `{name}` are not as many as its shape needs")
-    return Place(path, shard, dtype, shape, start + begin, stop - begin)
 
 
 def _check_index(index: _Index, weights: Weights) -> None:

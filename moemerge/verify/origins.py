@@ -9,6 +9,7 @@ from pathlib import Path
 from moemerge.errors import SourceError
 from moemerge.sources import Checkpoint, open_checkpoint
 from moemerge.sources.pickle import REFUSED
+from moemerge.verify.dense import Dense
 from moemerge.verify.record import Record, Source
 
 
@@ -56,11 +57,27 @@ def open_origins(record: Record, root: Path, *, online: bool, allow_pickle: bool
             continue
         if key == "base":
             base = model
-        if model.digest() == source.digest:
+        why = _unlike(model, source, is_base=key == "base")
+        if why is None:
             origins.models[key] = model
         else:
-            origins.absent[key] = "changed since the build"
+            origins.absent[key] = why
     return origins
+
+
+def _unlike(model: Checkpoint, source: Source, *, is_base: bool) -> str | None:
+    """Why a source is not what the folder was built from; a base's config must be one that can be read."""
+    if model.digest() != source.digest:
+        return "changed since the build"
+    if not is_base:
+        return None
+    try:
+        Dense.of(model.config)
+    except KeyError:
+        return f"changed since the build: `{model.config.get('model_type')}` is no family that is known here"
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        return f"changed since the build: the config cannot be read ({error})"
+    return None
 
 
 def _pinned(source: Source) -> str:

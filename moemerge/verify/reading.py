@@ -35,6 +35,26 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
+def resolved(folder: Path, name: str) -> Path:
+    """Where a file of a folder really lies.
+
+    Raises:
+        ValueError: it is a link out of the folder.
+        OSError: it is not there, or cannot be followed.
+    """
+    path = Path(os.path.realpath(folder / name, strict=True))
+    if not path.is_relative_to(_boundary(folder)):
+        raise ValueError(f"is a link out of the folder, to `{path}`")
+    return path
+
+
+def _boundary(folder: Path) -> Path:
+    """The folder, or for a snapshot in a hub cache the model's folder there: a snapshot is links into its blobs."""
+    path = folder.resolve()
+    cached = path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--")
+    return path.parent.parent if cached else path
+
+
 class OpenFiles:
     """Files opened once, by path, and read at offsets from any thread."""
 

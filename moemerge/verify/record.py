@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
 
 from moemerge.errors import VerifyError
 from moemerge.recipe.schema import MergeMethod, Recipe
+from moemerge.verify.families import Group
+from moemerge.verify.hosts import HOSTS
 from moemerge.verify.result import Difference
 
 NAME = "moemerge.yaml"
@@ -18,6 +21,13 @@ MAX_BYTES = 200_000_000
 """The largest record that is read; 220 B parameters in 8 experts make one of about 1 MB."""
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+
+
+def _known_host(name: str) -> str:
+    if name not in HOSTS:
+        known = ", ".join(f"`{host}`" for host in HOSTS)
+        raise PydanticCustomError("host", "no host of this name is known, only {known}", {"known": known})
+    return name
 
 
 class _Part(BaseModel):
@@ -50,16 +60,21 @@ class Training(_Part):
 class Record(_Part):
     """What the checker needs of the record."""
 
-    architecture: Literal["mixtral", "qwen2_moe", "qwen3_moe"]
+    architecture: Annotated[str, AfterValidator(_known_host)]
     dtype: Literal["F32", "BF16", "F16"]
     root: str
     sources: dict[str, Source]
     experts: tuple[BuiltExpert, ...] = Field(min_length=1)
-    merge: dict[Literal["embeddings", "attention", "norms", "lm_head"], MergeMethod]
+    merge: dict[Group, MergeMethod]
     recipe: Recipe
     training: tuple[Training, ...] = ()
     files: dict[str, Digest]
     tensors: dict[str, Digest]
+
+    @property
+    def width(self) -> int:
+        """The width of the experts: that of the widest, to which others are padded."""
+        return max(expert.width for expert in self.experts)
 
     @property
     def trained(self) -> tuple[str, ...]:

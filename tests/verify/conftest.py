@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
+import yaml
 
 from moemerge.verify import verify_folder
 from tests.conftest import TinyMaker
@@ -90,9 +92,32 @@ class Folder:
         change(parsed)
         (self.path / file).write_text(json.dumps(parsed, indent=2), encoding="utf-8")
 
+    def record(self, change: Callable[[dict[str, Any]], Any]) -> None:
+        """Changes the record."""
+        path = self.path / "moemerge.yaml"
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        change(record)
+        path.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+
+    def record_file(self, name: str) -> None:
+        """Forges the record: it lists a file as it is now."""
+        digest = xxhash.xxh3_128_hexdigest((self.path / name).read_bytes())
+        self.record(lambda record: record["files"].update({name: digest}))
+
     def differences(self, **options: Any) -> list[str]:
         """What verification says."""
         return [f"{d.where}: {d.message}" for d in verify_folder(self.path, **options).differences]
+
+
+def set_value(*keys: str, value: Any) -> Callable[[Any], None]:
+    """A change of a JSON object for `Folder.edit`: one value, by its keys from the outside in."""
+
+    def change(config: Any) -> None:
+        for key in keys[:-1]:
+            config = config[key]
+        config[keys[-1]] = value
+
+    return change
 
 
 @pytest.fixture
@@ -103,3 +128,11 @@ def tampered(built: Builder, tmp_path: Path) -> Callable[..., Folder]:
         return Folder(Path(shutil.copytree(built(*args, **fields), tmp_path / "out")))
 
     return make
+
+
+@pytest.fixture
+def movable(tiny: TinyMaker, tmp_path: Path) -> Path:
+    """A folder built from sources of its own, beside it, named relative to it."""
+    for name, seed in (("base", 0), ("one", 1), ("two", 2)):
+        shutil.copytree(tiny("llama", seed), tmp_path / name)
+    return build_tiny(tmp_path / "out", Path("base"), ["one", "two"])

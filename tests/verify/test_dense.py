@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from moemerge.verify.dense import Dense
+from moemerge.verify.families import FAMILIES
 
 FIELDS = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_act",
@@ -44,7 +45,7 @@ def applies(family: str, config: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize(
     ("family", "config"),
-    [(f, config) for f in ("llama", "mistral", "qwen2", "qwen3") for config in CASES if applies(f, config)],
+    [(f, config) for f in FAMILIES for config in CASES if applies(f, config)],
     ids=str,
 )
 def test_configs_are_read_as_transformers_reads_them(family: str, config: dict[str, Any]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -193,14 +195,6 @@ def test_a_folded_value_may_be_off_by_its_last_bit(
 # sources that are not there
 
 
-@pytest.fixture
-def movable(tiny: TinyMaker, tmp_path: Path) -> Path:
-    """A folder built from sources of its own, beside it, named relative to it."""
-    for name, seed in (("base", 0), ("one", 1), ("two", 2)):
-        shutil.copytree(tiny("llama", seed), tmp_path / name)
-    return build_tiny(tmp_path / "out", Path("base"), ["one", "two"])
-
-
 def test_a_source_that_is_gone_is_said(movable: Path) -> None:
     """What needs it is checked against its digest, the rest is compared as ever."""
     (movable.parent / "one").rename(movable.parent / "elsewhere")
@@ -223,6 +217,23 @@ def test_a_changed_source_is_said(movable: Path, tiny: TinyMaker) -> None:
     found = verify_folder(movable)
     assert found.ok
     assert found.notes == ("sources of `e1` changed since the build: checked against the recorded digests",)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"model_type": "gpt2"}, "`gpt2` is no family that is known here"),
+        ({"num_hidden_layers": "two"}, "the config cannot be read (invalid literal for int() with base 10: 'two')"),
+    ],
+)
+def test_a_base_whose_config_changed_is_said(change: dict[str, Any], why: str, movable: Path) -> None:
+    """Headers as they were, and a config that is none of a base: a note and no traceback."""
+    path = movable.parent / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}), encoding="utf-8")
+    found = verify_folder(movable)
+    assert (found.differences, found.notes) == (
+        (), (f"sources of `base` changed since the build: {why}: checked against the recorded digests",)
+    )  # fmt: skip
 
 
 def test_a_broken_source_is_said(movable: Path) -> None:
@@ -293,6 +304,18 @@ def test_sources_can_be_left_out(movable: Path) -> None:
     assert found.ok
     assert found.notes == ("sources were not looked at: checked against the recorded digests",)
     assert found.checked["copied"] == 0
+
+
+def test_a_snapshot_in_a_hub_cache_verifies(tampered: Callable[..., Folder], tmp_path: Path) -> None:
+    """It is made of links into the model's own blobs, which leave the snapshot and not the model."""
+    model = tmp_path / "cache" / "models--me--moe"
+    snapshot = model / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (model / "blobs").mkdir()
+    for number, path in enumerate(sorted(tampered().path.iterdir())):
+        path.rename(model / "blobs" / str(number))
+        (snapshot / path.name).symlink_to(Path("..") / ".." / "blobs" / str(number))
+    assert good(snapshot).checked["tensors"] == 35
 
 
 # folders that are none

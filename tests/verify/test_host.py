@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from moemerge.verify.host import check_class
+from moemerge.verify.hosts import HOSTS
 from moemerge.verify.layout import read_layout
 from moemerge.verify.names import in_memory
 from tests.verify.conftest import FAMILIES, Builder
@@ -22,7 +23,7 @@ def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def said(folder: Path, shapes: dict[str, tuple[int, ...]], host: str, base: Any = None) -> list[str]:
-    return [f"{d.where}: {d.message}" for d in check_class(folder, shapes, host, base)]
+    return [f"{d.where}: {d.message}" for d in check_class(folder, shapes, HOSTS[host], base)]
 
 
 @pytest.mark.parametrize("layout", ["per_expert", "fused"])
@@ -90,4 +91,4 @@ def test_experts_of_different_shapes_are_not_fused() -> None:
         for e in (0, 1)
         for p in ("gate", "up", "down")
     }
-    assert in_memory(shapes, "qwen2_moe") == {f"{FIRST}.down_proj": (2, 4, 8)}
+    assert in_memory(shapes, HOSTS["qwen2_moe"]) == {f"{FIRST}.down_proj": (2, 4, 8)}

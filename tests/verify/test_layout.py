@@ -17,6 +17,8 @@ GOOD = {
     "b": {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]},
 }
 
+FIRST = json.dumps({"dtype": "F32", "shape": [8], "data_offsets": [0, 32]}).encode()
+
 
 def file_of(header: Any, data: bytes = b"\0" * 32) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
@@ -38,6 +40,35 @@ def test_a_good_file(tmp_path: Path) -> None:
         "a": Place(path, SINGLE, "F32", (2, 3), start, 24),
         "b": Place(path, SINGLE, "BF16", (4,), start + 24, 8),
     }
+
+
+def test_the_order_in_a_header_is_none(tmp_path: Path) -> None:
+    """Tensors lie as their offsets say, one without elements among them."""
+    empty = {"dtype": "F16", "shape": [0, 7], "data_offsets": [24, 24]}
+    data = file_of({"b": GOOD["b"], "__metadata__": {"format": "pt"}, "a": GOOD["a"], "none": empty})
+    (tmp_path / SINGLE).write_bytes(data)
+    start = len(data) - 32
+    places = read_layout(tmp_path, {}).places
+    assert {name: (place.offset - start, place.length) for name, place in places.items()} == {
+        "a": (0, 24), "none": (24, 0), "b": (24, 8),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"a": {"dtype": "F64", "shape": [4], "data_offsets": [0, 32]}},
+         "`a` has the dtype `F64`, which no build writes"),
+        ({"__metadata__": {"format": "pt", "step": 1}, **GOOD},
+         "Error while deserializing header: invalid JSON in header: invalid type: integer `1`, expected a string"),
+    ],
+    ids=["another dtype", "metadata"],
+)  # fmt: skip
+def test_what_no_build_writes(header: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """A dtype that the format knows; metadata that it does not, in the library's own words."""
+    (tmp_path / SINGLE).write_bytes(file_of({"__metadata__": {"format": "pt"}, **header}))
+    (found,) = said(tmp_path)
+    assert found.startswith(f"{SINGLE}: has a broken header: {message}")
 
 
 @pytest.mark.parametrize(
@@ -74,10 +105,12 @@ def test_tensors_that_overlap(tmp_path: Path) -> None:
         ((100).to_bytes(8, "little") + b"{}", "is truncated: its header ends at byte 108, it has 10"),
         (file_of(b"[]"), "has a broken header: it is not a JSON object"),
         (file_of(b'{"a":1,"a":2}'), "has a broken header: a key appears twice"),
+        (file_of(b'{"__metadata__":{"format":"pt"},"a":%b,"a":%b}' % (FIRST, FIRST)),
+         "has a broken header: a key appears twice"),
         (file_of(b"[" * 200_000), "has a broken header: it is nested too deeply"),
     ],
-    ids=["empty", "noise", "short", "list", "twice", "deep"],
-)
+    ids=["empty", "noise", "short", "list", "twice", "tensor twice", "deep"],
+)  # fmt: skip
 def test_what_is_no_header(data: bytes, message: str, tmp_path: Path) -> None:
     """Damage of every kind."""
     (tmp_path / SINGLE).write_bytes(data)

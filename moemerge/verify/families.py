@@ -1,0 +1,166 @@
+"""What the checker knows of each dense family: a row of plain data. It is written apart from `families` on purpose.
+
+A mistake in the build's tables is seen only because these are others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+Group = Literal["embeddings", "attention", "norms", "lm_head"]
+Values = Mapping[str, Any]
+"""A config with the family's defaults written out."""
+
+_IN_LAYER = re.compile(r"model\.layers\.\d+\.(.+)\.(weight|bias)")
+_ALIKE: Values = {
+    "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": None,
+    "head_dim": None, "hidden_act": "silu", "rms_norm_eps": 1e-6, "attention_dropout": 0.0, "initializer_range": 0.02,
+    "bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "tie_word_embeddings": False,
+    "rope_theta": 10000.0, "attention_bias": False,
+}  # fmt: skip
+"""What most families take where a key is absent; a row's own come on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class DenseRow:
+    """A dense family.
+
+    Attributes:
+        model_type: its `model_type`.
+        missing: what transformers takes where a key of the config is absent, as far as it differs from most families
+            (`_ALIKE`); a key that is there and null is null.
+        bias: whether the q, k and v projections have biases, by the config.
+        windows: the sliding window of each layer in tokens, None for full attention, by the config.
+        norms: the norms within a layer, norms of queries and keys among them; each has a `weight`.
+        attention: the attention's projections within a layer; each has a `weight`, and may have a `bias`.
+        ffn: names of gate and up `[I, hidden]` and down `[hidden, I]`, with `{layer}`.
+    """
+
+    model_type: str
+    missing: Values
+    bias: Callable[[Values], bool]
+    windows: Callable[[Values], tuple[int | None, ...]]
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    attention: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+    ffn: tuple[str, str, str] = (
+        "model.layers.{layer}.mlp.gate_proj.weight",
+        "model.layers.{layer}.mlp.up_proj.weight",
+        "model.layers.{layer}.mlp.down_proj.weight",
+    )
+
+    def values(self, config: Values) -> dict[str, Any]:
+        """A raw config with every default written out."""
+        return {**_ALIKE, **self.missing, **config}
+
+    def ffn_of(self, layer: int) -> tuple[str, str, str]:
+        """The names of one layer's gate, up and down."""
+        gate, up, down = (name.format(layer=layer) for name in self.ffn)
+        return gate, up, down
+
+    def is_ffn(self, name: str) -> bool:
+        """Whether a tensor belongs to an FFN."""
+        return _of_any_layer(self.ffn).fullmatch(name) is not None
+
+    def group_of(self, name: str) -> Group | None:
+        """The merge group of a tensor; None where it has none."""
+        if name in _ONCE:
+            return _ONCE[name]
+        found = _IN_LAYER.fullmatch(name)
+        if found is None:
+            return None
+        if found[1] in self.attention:
+            return "attention"
+        return "norms" if found[1] in self.norms and found[2] == "weight" else None
+
+    def is_projection(self, name: str) -> bool:
+        """Whether it is a matrix of the attention, which a training may change."""
+        return self.group_of(name) == "attention" and name.endswith(".weight")
+
+
+@cache
+def _of_any_layer(templates: tuple[str, ...]) -> re.Pattern[str]:
+    """Matches what templates with `{layer}` give."""
+    return re.compile("|".join(re.escape(template).replace(r"\{layer\}", r"\d+") for template in templates))
+
+
+_ONCE: Mapping[str, Group] = {
+    "model.embed_tokens.weight": "embeddings", "model.norm.weight": "norms", "lm_head.weight": "lm_head",
+}  # fmt: skip
+"""What every family has once."""
+
+
+def has_biases(config: Values) -> bool:
+    """Always."""
+    return True
+
+
+def has_no_biases(config: Values) -> bool:
+    """Never."""
+    return False
+
+
+def asks_for_biases(config: Values) -> bool:
+    """Where `attention_bias` says so."""
+    return bool(config["attention_bias"])
+
+
+def no_windows(config: Values) -> tuple[int | None, ...]:
+    """Full attention everywhere, whatever the config says."""
+    return (None,) * int(config["num_hidden_layers"])
+
+
+def one_window(config: Values) -> tuple[int | None, ...]:
+    """`sliding_window` on every layer."""
+    return (config["sliding_window"],) * int(config["num_hidden_layers"])
+
+
+def windows_by_layer(config: Values) -> tuple[int | None, ...]:
+    """`sliding_window` where `use_sliding_window` allows it, on the layers of `layer_types`, or all after the first
+    `max_window_layers`."""
+    layers, window = int(config["num_hidden_layers"]), config["sliding_window"]
+    if window is None or not config["use_sliding_window"]:
+        return (None,) * layers
+    kinds = config.get("layer_types")
+    if kinds is None:
+        first = config["max_window_layers"]
+        kinds = ["full_attention"] * min(first, layers) + ["sliding_attention"] * max(layers - first, 0)
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+_QWEN: Values = {
+    "vocab_size": 151936, "max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
+    "use_sliding_window": False, "max_window_layers": 28,
+}  # fmt: skip
+
+_ROWS = (
+    DenseRow(
+        "llama",
+        {"vocab_size": 32000, "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2},
+        bias=asks_for_biases,
+        windows=no_windows,
+    ),
+    DenseRow(
+        "mistral",
+        {
+            "vocab_size": 32000, "max_position_embeddings": 131072, "bos_token_id": 1, "eos_token_id": 2,
+            "num_key_value_heads": 8, "sliding_window": 4096,
+        },
+        bias=has_no_biases,
+        windows=one_window,
+    ),
+    DenseRow("qwen2", _QWEN, bias=has_biases, windows=windows_by_layer),
+    DenseRow(
+        "qwen3",
+        {**_QWEN, "head_dim": 128},
+        bias=asks_for_biases,
+        windows=windows_by_layer,
+        norms=("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"),
+    ),
+)  # fmt: skip
+
+FAMILIES: Mapping[str, DenseRow] = {row.model_type: row for row in _ROWS}
+"""Every dense family, by its `model_type`."""

@@ -1,0 +1,158 @@
+"""What the checker knows of each host: a row of plain data. It is written apart from `families` on purpose.
+
+A host is a mixture-of-experts class of transformers. A mistake in the build's tables is seen only because these are
+others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from moemerge.verify.dense import Dense
+
+FromBase = Callable[[Dense], Any]
+"""The value of a config's key, by the base's architecture."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlwaysOn:
+    """An FFN beside the experts, which every token passes through, times the sigmoid of its gate.
+
+    Attributes:
+        matrices: names of its gate and up `[W, hidden]` and down `[hidden, W]`, with `{layer}`.
+        gate: name of the `[1, hidden]` gate on its output, with `{layer}`.
+        width: the config's key of W.
+        silent: W where the recipe names none and it says nothing (never wider than an expert).
+    """
+
+    matrices: tuple[str, str, str]
+    gate: str
+    width: str
+    silent: int
+
+    def names(self, layer: int) -> tuple[str, str, str, str]:
+        """One layer's gate, up, down, and the gate on the output."""
+        gate, up, down, out = (name.format(layer=layer) for name in (*self.matrices, self.gate))
+        return gate, up, down, out
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """A host.
+
+    Attributes:
+        model_type: its `model_type`, which is also the record's `architecture`.
+        class_name: the class that transformers builds from the config.
+        router: the router's `[E, hidden]` weight on disk, with `{layer}`.
+        expert: one expert's gate and up `[I, hidden]` and down `[hidden, I]` on disk, with `{layer}` and `{expert}`.
+        fixed: keys of the config that have one value in every folder, those that say how tokens are routed among them.
+        counts: keys that hold E.
+        widths: keys that hold I.
+        from_base: keys that follow from the base, beside those that every host has.
+        always_on: the FFN beside the experts, where the class has one.
+        auto_class: the Auto class of transformers that loads it.
+        router_in_memory: the router's weight in the class, with `{layer}`.
+        fused: the experts in the class, and on disk in the fused layout, with `{layer}`: `[E, 2I, hidden]` (gate rows
+            before up rows) and `[E, hidden, I]`.
+    """
+
+    model_type: str
+    class_name: str
+    router: str
+    expert: tuple[str, str, str]
+    fixed: Mapping[str, Any]
+    counts: tuple[str, ...]
+    widths: tuple[str, ...]
+    from_base: Mapping[str, FromBase] = field(default_factory=dict)
+    always_on: AlwaysOn | None = None
+    auto_class: str = "AutoModelForCausalLM"
+    router_in_memory: str = "model.layers.{layer}.mlp.gate.weight"
+    fused: tuple[str, str] = (
+        "model.layers.{layer}.mlp.experts.gate_up_proj",
+        "model.layers.{layer}.mlp.experts.down_proj",
+    )
+
+    def router_of(self, layer: int) -> str:
+        """One layer's router."""
+        return self.router.format(layer=layer)
+
+    def expert_of(self, layer: int, expert: int) -> tuple[str, str, str]:
+        """One expert's gate, up and down."""
+        gate, up, down = (name.format(layer=layer, expert=expert) for name in self.expert)
+        return gate, up, down
+
+    def fused_of(self, layer: int) -> tuple[str, str]:
+        """One layer's experts in one: gate with up, and down."""
+        gate_up, down = (name.format(layer=layer) for name in self.fused)
+        return gate_up, down
+
+
+_QWEN_EXPERT = (
+    "model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight",
+    "model.layers.{layer}.mlp.experts.{expert}.up_proj.weight",
+    "model.layers.{layer}.mlp.experts.{expert}.down_proj.weight",
+)
+_QWEN_FIXED: Mapping[str, Any] = {"decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True}
+
+_ROWS = (
+    HostRow(
+        "mixtral",
+        "MixtralForCausalLM",
+        router="model.layers.{layer}.block_sparse_moe.gate.weight",
+        expert=(
+            "model.layers.{layer}.block_sparse_moe.experts.{expert}.w1.weight",
+            "model.layers.{layer}.block_sparse_moe.experts.{expert}.w3.weight",
+            "model.layers.{layer}.block_sparse_moe.experts.{expert}.w2.weight",
+        ),
+        fixed={"router_jitter_noise": 0.0},
+        counts=("num_local_experts",),
+        widths=("intermediate_size",),
+        from_base={"sliding_window": lambda dense: dense.window},
+    ),
+    HostRow(
+        "qwen2_moe",
+        "Qwen2MoeForCausalLM",
+        router="model.layers.{layer}.mlp.gate.weight",
+        expert=_QWEN_EXPERT,
+        fixed=_QWEN_FIXED,
+        counts=("num_experts",),
+        widths=("intermediate_size", "moe_intermediate_size"),
+        from_base={
+            "qkv_bias": lambda dense: dense.bias,
+            "sliding_window": lambda dense: dense.window,
+            "use_sliding_window": lambda dense: dense.window is not None,
+            "layer_types": lambda dense: dense.layer_types,
+            "max_window_layers": lambda dense: [*dense.layer_types, "sliding_attention"].index("sliding_attention"),
+        },
+        always_on=AlwaysOn(
+            (
+                "model.layers.{layer}.mlp.shared_expert.gate_proj.weight",
+                "model.layers.{layer}.mlp.shared_expert.up_proj.weight",
+                "model.layers.{layer}.mlp.shared_expert.down_proj.weight",
+            ),
+            gate="model.layers.{layer}.mlp.shared_expert_gate.weight",
+            width="shared_expert_intermediate_size",
+            silent=256,
+        ),
+    ),
+    HostRow(
+        "qwen3_moe",
+        "Qwen3MoeForCausalLM",
+        router="model.layers.{layer}.mlp.gate.weight",
+        expert=_QWEN_EXPERT,
+        fixed=_QWEN_FIXED,
+        counts=("num_experts", "num_local_experts"),
+        widths=("intermediate_size", "moe_intermediate_size"),
+        from_base={
+            "attention_bias": lambda dense: dense.bias,
+            "sliding_window": lambda dense: dense.window,
+            "use_sliding_window": lambda dense: dense.window is not None,
+            "max_window_layers": lambda dense: dense.layers,
+        },
+    ),
+)
+
+HOSTS: Mapping[str, HostRow] = {row.model_type: row for row in _ROWS}
+"""Every host, by its `model_type`."""
