@@ -78,7 +78,7 @@ def test_a_build_from_stored_tensors_loads_no_torch(shared: str, tiny: TinyMaker
     assert (run.returncode, run.stdout, run.stderr) == (0, "\n", "")
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "olmo2"])
 def test_fused_and_per_expert_layouts_are_one_model(family: str, tiny: TinyMaker, tmp_path: Path) -> None:
     """Both layouts load to the same logits, bit for bit."""
     models = [tiny(family, seed) for seed in range(3)]

@@ -43,6 +43,10 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "qwen3 tied": ("qwen3", {"tie_word_embeddings": True, "rope_parameters": LLAMA3}, {}),
     "qwen3 biases": ("qwen3", {"attention_bias": True}, {}),
     "qwen3 fused": ("qwen3", {}, {"output": {"layout": "fused"}}),
+    "olmo2": ("olmo2", {}, {}),
+    "olmo2 tied": ("olmo2", {"tie_word_embeddings": True, "rope_parameters": LINEAR}, {}),
+    "olmo2 biases": ("olmo2", {"attention_bias": True, "num_key_value_heads": 4}, {}),
+    "olmo2 fused": ("olmo2", {}, {"output": {"layout": "fused"}}),
 }
 
 

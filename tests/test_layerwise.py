@@ -32,6 +32,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1, "num_hidden_layers": 4,
         "layer_types": ["full_attention", "sliding_attention"] * 2}),
     "qwen3": ("qwen3", {}),
+    "olmo2": ("olmo2", {}),
 }  # fmt: skip
 
 

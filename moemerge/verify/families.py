@@ -160,6 +160,16 @@ _ROWS = (
         windows=windows_by_layer,
         norms=("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"),
     ),
+    DenseRow(
+        "olmo2",
+        {
+            "vocab_size": 50304, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "pad_token_id": 1,
+            "eos_token_id": 50279,
+        },
+        bias=asks_for_biases,
+        windows=no_windows,
+        norms=("post_attention_layernorm", "post_feedforward_layernorm", "self_attn.q_norm", "self_attn.k_norm"),
+    ),
 )  # fmt: skip
 
 FAMILIES: Mapping[str, DenseRow] = {row.model_type: row for row in _ROWS}

@@ -152,6 +152,16 @@ _ROWS = (
             "max_window_layers": lambda dense: dense.layers,
         },
     ),
+    HostRow(
+        "flex_olmo",
+        "FlexOlmoForCausalLM",
+        router="model.layers.{layer}.mlp.gate.weight",
+        expert=_QWEN_EXPERT,
+        fixed={"norm_topk_prob": True},
+        counts=("num_experts", "num_local_experts"),
+        widths=("intermediate_size",),
+        from_base={"attention_bias": lambda dense: dense.bias},
+    ),
 )
 
 HOSTS: Mapping[str, HostRow] = {row.model_type: row for row in _ROWS}

@@ -22,7 +22,7 @@ from moemerge.recipe import Recipe
 from tests.tiny import DEFAULTS, tiny_model, write_tokenizer
 
 Mixture = Callable[..., Any]
-HOSTS = ("mixtral", "qwen2_moe", "qwen3_moe")
+HOSTS = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo")
 
 WORDS: Mapping[str, str] = {
     "code": "def return if else while print list number reverse function class",
@@ -139,6 +139,7 @@ def host_config(host: str, experts: int, k: int, **config: Any) -> dict[str, Any
         "mixtral": {"num_local_experts": experts},
         "qwen2_moe": {"num_experts": experts, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 24},
         "qwen3_moe": {"num_experts": experts, "moe_intermediate_size": 48, "head_dim": 8},
+        "flex_olmo": {"num_experts": experts},
     }[host]
     return {**DEFAULTS, "num_experts_per_tok": k, **own, **config}
 

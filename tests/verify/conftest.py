@@ -18,7 +18,7 @@ from tests.moe import build_tiny
 
 Builder = Callable[..., Path]
 
-FAMILIES = {"mixtral": "llama", "qwen2_moe": "qwen2", "qwen3_moe": "qwen3"}
+FAMILIES = {"mixtral": "llama", "qwen2_moe": "qwen2", "qwen3_moe": "qwen3", "flex_olmo": "olmo2"}
 """A dense family for each host."""
 
 

@@ -9,36 +9,13 @@ from typing import Any
 import pytest
 
 from moemerge import families
-from moemerge.verify.families import FAMILIES, DenseRow, asks_for_biases, no_windows
+from moemerge.verify.families import FAMILIES, DenseRow
 from moemerge.verify.host import check_class
-from moemerge.verify.hosts import HOSTS, HostRow
+from moemerge.verify.hosts import HOSTS
 from tests.tiny import tiny_config
 from tests.verify.conftest import FAMILIES as BUILT
 
 VERIFY = Path(__file__).parents[2] / "moemerge" / "verify"
-
-OLMO2 = DenseRow(
-    "olmo2",
-    {"vocab_size": 50304, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "pad_token_id": 1,
-     "eos_token_id": 50279},
-    bias=asks_for_biases,
-    windows=no_windows,
-    norms=("post_attention_layernorm", "post_feedforward_layernorm", "self_attn.q_norm", "self_attn.k_norm"),
-)  # fmt: skip
-FLEX_OLMO = HostRow(
-    "flex_olmo",
-    "FlexOlmoForCausalLM",
-    router="model.layers.{layer}.mlp.gate.weight",
-    expert=(
-        "model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight",
-        "model.layers.{layer}.mlp.experts.{expert}.up_proj.weight",
-        "model.layers.{layer}.mlp.experts.{expert}.down_proj.weight",
-    ),
-    fixed={"norm_topk_prob": True},
-    counts=("num_experts",),
-    widths=("intermediate_size",),
-    from_base={"attention_bias": lambda dense: dense.bias},
-)
 
 
 def test_every_family_of_the_build_has_its_row() -> None:
@@ -47,7 +24,7 @@ def test_every_family_of_the_build_has_its_row() -> None:
     assert set(FAMILIES) == set(families.DENSE_FAMILIES)
 
 
-@pytest.mark.parametrize("row", [*FAMILIES.values(), OLMO2], ids=lambda row: row.model_type)
+@pytest.mark.parametrize("row", [*FAMILIES.values()], ids=lambda row: row.model_type)
 def test_every_tensor_of_a_family_has_its_group(row: DenseRow) -> None:
     """Each tensor of transformers' class is in a group or of the FFN, whatever its norms are called."""
     import torch
@@ -71,30 +48,10 @@ def test_every_tensor_of_a_family_has_its_group(row: DenseRow) -> None:
 
 def test_a_name_of_another_family_has_no_group() -> None:
     """A row knows its own norms and no others."""
-    assert OLMO2.group_of("model.layers.0.input_layernorm.weight") is None
+    assert FAMILIES["olmo2"].group_of("model.layers.0.input_layernorm.weight") is None
     assert FAMILIES["llama"].group_of("model.layers.0.post_feedforward_layernorm.weight") is None
     assert FAMILIES["llama"].group_of("model.layers.0.self_attn.q_norm.weight") is None
     assert FAMILIES["llama"].group_of("model.layers.0.input_layernorm.bias") is None
-
-
-def test_a_host_to_come_is_one_row(tmp_path: Path) -> None:
-    """flex_olmo as transformers saves it, checked with a row that is written here and nowhere else."""
-    import torch
-    from safetensors import safe_open
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    config: Any = tiny_config("flex_olmo", num_experts=3, num_experts_per_tok=2, norm_topk_prob=True)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    with safe_open(tmp_path / "model.safetensors", "pt") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    assert FLEX_OLMO.expert_of(1, 2)[0] in shapes
-    assert FLEX_OLMO.router_of(0) in shapes
-    assert check_class(tmp_path, shapes, FLEX_OLMO, None) == []
-    del shapes["model.layers.1.post_feedforward_layernorm.weight"]
-    assert [f"{d.where}: {d.message}" for d in check_class(tmp_path, shapes, FLEX_OLMO, None)] == [
-        "model.layers.1.post_feedforward_layernorm.weight: is not there, and `FlexOlmoForCausalLM` needs it"
-    ]
 
 
 def test_a_class_that_is_another(built: Any) -> None:
