@@ -95,7 +95,7 @@ class MergedTensors:
         self._host, dense = plan.host, plan.dense
         self._values = Values(plan, BLOCK_ELEMENTS)
         self._tensors: dict[str, OutputTensor] = {tensor.name: tensor for tensor in plan.tensors}
-        self._fused = plan.recipe.output.layout == "fused"
+        self._fused = plan.host.layout(plan.recipe.output.layout) == "fused"
         self._ffn = {dense.ffn(layer, p): (layer, p) for layer in range(dense.layers) for p in PROJECTIONS}
         self.shared = tuple(name for name, _, _ in dense.shared_tensors() if name in self._tensors)
         """Names of all that is not FFN."""
@@ -109,7 +109,7 @@ class MergedTensors:
             return self._values.whole(self._tensors[name])
         layer, projection = self._ffn[name]
         if not self._fused:
-            return self._values.whole(self._tensors[self._host.expert[projection].format(layer=layer, expert=expert)])
+            return self._values.whole(self._tensors[self._host.expert_name(layer, expert, projection)])
         owner = self._tensors[self._host.fused["down" if projection == "down" else "gate_up"].format(layer=layer)]
         place = expert if projection == "down" else 2 * expert + PROJECTIONS.index(projection)
         return torch.cat(list(self._values.blocks(owner, owner.parts[place])))

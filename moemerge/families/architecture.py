@@ -47,6 +47,7 @@ class DenseConfig:
         output_bias: whether the attention's output projection has one.
         mlp_bias: whether the FFN's projections have biases.
         tied: whether the output head is the input embedding.
+        extra: the values of the family's `extra` keys.
     """
 
     row: DenseFamily
@@ -71,6 +72,7 @@ class DenseConfig:
     bos_token_id: int | None
     eos_token_id: int | list[int] | None
     pad_token_id: int | None
+    extra: Mapping[str, float]
 
     @classmethod
     def resolve(cls, raw: Mapping[str, Any]) -> DenseConfig:
@@ -95,6 +97,8 @@ class DenseConfig:
         for key, (fits, kind) in _KINDS.items():
             if key in values:
                 _check(key, values[key], fits(values[key]), kind)
+        for key in row.extra:
+            _check(key, values[key], _is_number(values[key]), "a number of 0 or more")
         heads = values["num_attention_heads"]
         return cls(
             row=row,
@@ -119,6 +123,7 @@ class DenseConfig:
             bos_token_id=values["bos_token_id"],
             eos_token_id=values["eos_token_id"],
             pad_token_id=values["pad_token_id"],
+            extra={key: values[key] for key in row.extra},
         )
 
     @property

@@ -93,6 +93,7 @@ class DenseFamily:
         output_bias: whether the attention's output projection has one.
         mlp_bias: whether the FFN's projections have biases.
         windows: which layers have a sliding window: none, every one, or those that `layer_types` names.
+        extra: further numbers of `config.json` that base, experts and host must share, such as multipliers.
         ignored: names of stored tensors that no class reads.
         anatomy: where its parts lie in memory.
     """
@@ -106,5 +107,6 @@ class DenseFamily:
     output_bias: Bias = False
     mlp_bias: Bias = False
     windows: Literal["none", "every", "named"] = "none"
+    extra: tuple[str, ...] = ()
     ignored: re.Pattern[str] = RECOMPUTED
     anatomy: Anatomy = field(default_factory=Anatomy)

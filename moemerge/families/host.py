@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
@@ -27,6 +27,9 @@ def expert_counts(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
         first("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
         first("num_experts_per_tok", "moe_k", "moe_topk"),
     )
+
+
+Layout = Literal["per_expert", "fused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,8 @@ class Host:
         holds: what it can hold, in words, for the documents.
         fits: dense families that it can hold, subject to `refuse`.
         gate: on-disk name of the router's `[E, hidden]` weight, with `{layer}`.
-        expert: on-disk names of one expert's matrices, with `{layer}` and `{expert}`.
+        expert: on-disk names of one expert's matrices, with `{layer}` and `{expert}`; None where the class reads the
+            fused ones alone.
         fused: names of transformers 5's `experts.gate_up_proj [E, 2I, H]` and `experts.down_proj [E, H, I]`.
         config: the host's own config keys, given the dense model, E and k; the common ones come from `host_config`.
         refuse: reasons why this dense model does not fit exactly.
@@ -72,7 +76,7 @@ class Host:
     holds: str
     fits: tuple[str, ...]
     gate: str
-    expert: Mapping[Projection, str]
+    expert: Mapping[Projection, str] | None
     fused: Mapping[str, str]
     config: Callable[[DenseConfig, int, int], dict[str, Any]]
     refuse: Callable[[DenseConfig], list[Problem]]
@@ -85,6 +89,16 @@ class Host:
     routing: Routing = field(default_factory=Routing)
     auto_class: str = "AutoModelForCausalLM"
     near: str | None = None
+
+    def layout(self, asked: str) -> Layout:
+        """How the experts are stored where the recipe's `output.layout` asks for one."""
+        return "per_expert" if asked == "per_expert" and self.expert is not None else "fused"
+
+    def expert_name(self, layer: int, expert: int, projection: Projection) -> str:
+        """On-disk name of one matrix of one expert, in the layout `per_expert`."""
+        if self.expert is None:
+            raise ValueError(f"`{self.model_type}` stores its experts fused")
+        return self.expert[projection].format(layer=layer, expert=expert)
 
     def host_config(self, dense: DenseConfig, experts: int, experts_per_token: int, dtype: str) -> dict[str, Any]:
         """The whole `config.json` of the MoE.

@@ -190,9 +190,8 @@ class Baselines:
 def _stored(folder: BuiltFolder, layer: int, expert: int, projection: Projection) -> Tensor:
     """One matrix of one expert as the folder holds it, fp32."""
     checkpoint, host = folder.checkpoint, folder.host
-    name = host.expert[projection].format(layer=layer, expert=expert)
-    if name in checkpoint.tensors:
-        return checkpoint.read(name).float()
+    if host.layout(folder.record.recipe.output.layout) == "per_expert":
+        return checkpoint.read(host.expert_name(layer, expert, projection)).float()
     fused = checkpoint.read(
         host.fused["down" if projection == "down" else "gate_up"].format(layer=layer), slice(expert, expert + 1)
     )[0].float()

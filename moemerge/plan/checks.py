@@ -30,6 +30,7 @@ _SAME: Mapping[str, str] = {
     "qkv_bias": "attention bias",
     "output_bias": "attention output bias",
     "mlp_bias": "FFN bias",
+    "extra": "multipliers",
 }
 """Fields of `DenseConfig` that base and specialist must share, in a reader's words."""
 

@@ -58,7 +58,8 @@ def map_tensors(build: Layout) -> Iterator[OutputTensor]:
         yield from shared(build.dense.layer_shared_tensors(layer))
         yield _router(build, layer)
         yield from _shared_expert(build, layer)
-        yield from _fused(build, layer) if build.recipe.output.layout == "fused" else _separate(build, layer)
+        fused = build.host.layout(build.recipe.output.layout) == "fused"
+        yield from _fused(build, layer) if fused else _separate(build, layer)
     yield from shared(build.dense.last_tensors())
 
 
@@ -127,7 +128,7 @@ def _expert_part(build: Layout, index: int, layer: int, projection: Projection) 
 def _separate(build: Layout, layer: int) -> Iterator[OutputTensor]:
     for index in range(len(build.experts)):
         for projection in PROJECTIONS:
-            name = build.host.expert[projection].format(layer=layer, expert=index)
+            name = build.host.expert_name(layer, index, projection)
             part = _expert_part(build, index, layer, projection)
             yield OutputTensor(name, build.dtype, build.dense.ffn_shape(projection), "expert", (part,))
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moemerge.families import Anatomy, Host, anatomy_of
+from moemerge.families import PROJECTIONS, Anatomy, Host, anatomy_of
 from moemerge.mixture.processes import Processes
 from moemerge.train.options import TrainOptions
 
@@ -244,8 +244,8 @@ def _separate(host: Host, layer: int, wide: Delta, narrow: Delta) -> dict[str, C
     found: dict[str, Change] = {}
     half = wide.up.shape[0] // 2
     for expert in range(wide.experts):
-        names = {projection: name.format(layer=layer, expert=expert) for projection, name in host.expert.items()}
-        found[names["gate"]] = partial(wide.merged, expert=expert, rows=slice(half))
-        found[names["up"]] = partial(wide.merged, expert=expert, rows=slice(half, None))
-        found[names["down"]] = partial(narrow.merged, expert=expert)
+        gate, up, down = (host.expert_name(layer, expert, projection) for projection in PROJECTIONS)
+        found[gate] = partial(wide.merged, expert=expert, rows=slice(half))
+        found[up] = partial(wide.merged, expert=expert, rows=slice(half, None))
+        found[down] = partial(narrow.merged, expert=expert)
     return found

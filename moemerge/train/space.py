@@ -36,8 +36,8 @@ def trainable(folder: BuiltFolder, options: TrainOptions) -> int:
             count += sum(rank * sum(tensors[name].shape) for name in names)
         if "experts" in options.also:
             fused = host.fused["down"].format(layer=layer)
-            own = host.expert["down"].format(layer=layer, expert=0)
-            hidden, width = tensors[fused].shape[1:] if fused in tensors else tensors[own].shape
+            down = tensors.get(fused) or tensors[host.expert_name(layer, 0, "down")]
+            hidden, width = down.shape[-2:]
             count += rank * experts * (2 * hidden + 3 * width)
     return count
 

@@ -22,13 +22,15 @@ class Dense:
 
     Attributes:
         row: its family.
-        fields: the values of `REPEATED`, defaults written out.
+        values: the whole config, defaults written out.
+        fields: the values of `REPEATED`.
         rope: rope values, always with `rope_type` and `rope_theta`.
         windows: sliding window of each layer, None for full attention.
         bias: whether q, k and v have biases.
     """
 
     row: DenseRow
+    values: Values
     fields: Mapping[str, Any]
     rope: Mapping[str, Any]
     windows: tuple[int | None, ...]
@@ -72,6 +74,7 @@ class Dense:
         values["head_dim"] = values["head_dim"] or values["hidden_size"] // values["num_attention_heads"]
         return cls(
             row=row,
+            values=values,
             fields={key: values[key] for key in REPEATED},
             rope=_rope(values),
             windows=row.windows(values),

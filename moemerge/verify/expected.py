@@ -146,7 +146,7 @@ def _one_place(name: str, keys: set[str], models: Mapping[str, Checkpoint]) -> b
 def _experts(record: Record, host: HostRow, row: DenseRow, layer: int, width: int, hidden: int) -> dict[str, Wanted]:
     names = row.ffn_of(layer)
     triples = [_expert(record, index, names, width, hidden) for index in range(len(record.experts))]
-    if record.recipe.output.layout == "fused":
+    if host.expert is None or record.recipe.output.layout == "fused":
         gate_up, down = host.fused_of(layer)
         wide = tuple(part for gate, up, _ in triples for part in (gate, up))
         return {

@@ -46,7 +46,8 @@ class HostRow:
         model_type: its `model_type`, which is also the record's `architecture`.
         class_name: the class that transformers builds from the config.
         router: the router's `[E, hidden]` weight on disk, with `{layer}`.
-        expert: one expert's gate and up `[I, hidden]` and down `[hidden, I]` on disk, with `{layer}` and `{expert}`.
+        expert: one expert's gate and up `[I, hidden]` and down `[hidden, I]` on disk, with `{layer}` and `{expert}`;
+            None where they are always fused.
         fixed: keys of the config that have one value in every folder, those that say how tokens are routed among them.
         counts: keys that hold E.
         widths: keys that hold I.
@@ -54,14 +55,15 @@ class HostRow:
         always_on: the FFN beside the experts, where the class has one.
         auto_class: the Auto class of transformers that loads it.
         router_in_memory: the router's weight in the class, with `{layer}`.
-        fused: the experts in the class, and on disk in the fused layout, with `{layer}`: `[E, 2I, hidden]` (gate rows
-            before up rows) and `[E, hidden, I]`.
+        fused: the experts on disk in the fused layout, with `{layer}`: `[E, 2I, hidden]` (gate rows before up rows) and
+            `[E, hidden, I]`.
+        fused_in_memory: the same in the class, where it has other names.
     """
 
     model_type: str
     class_name: str
     router: str
-    expert: tuple[str, str, str]
+    expert: tuple[str, str, str] | None
     fixed: Mapping[str, Any]
     counts: tuple[str, ...]
     widths: tuple[str, ...]
@@ -74,13 +76,15 @@ class HostRow:
         "model.layers.{layer}.mlp.experts.down_proj",
     )
 
+    fused_in_memory: tuple[str, str] | None = None
+
     def router_of(self, layer: int) -> str:
         """One layer's router."""
         return self.router.format(layer=layer)
 
     def expert_of(self, layer: int, expert: int) -> tuple[str, str, str]:
-        """One expert's gate, up and down."""
-        gate, up, down = (name.format(layer=layer, expert=expert) for name in self.expert)
+        """One expert's gate, up and down, where they are not fused."""
+        gate, up, down = (name.format(layer=layer, expert=expert) for name in self.expert or ())
         return gate, up, down
 
     def fused_of(self, layer: int) -> tuple[str, str]:

@@ -24,12 +24,16 @@ def in_memory(on_disk: Mapping[str, Shape], host: HostRow) -> dict[str, Shape]:
         on_disk: shapes by the folder's names, in either layout.
         host: the row of the class.
     """
-    router, matrices = _pattern(host.router), [_pattern(name) for name in host.expert]
+    matrices = [_pattern(name) for name in host.expert or ()]
+    in_class = host.fused_in_memory or host.fused
+    alone = {host.router: host.router_in_memory, **dict(zip(host.fused, in_class, strict=True))}
+    renamed = [(_pattern(disk), memory) for disk, memory in alone.items()]
     result: dict[str, Shape] = {}
     layers: dict[int, dict[tuple[int, int], Shape]] = {}
     for name, shape in on_disk.items():
-        if (found := router.fullmatch(name)) is not None:
-            result[host.router_in_memory.format(layer=found["layer"])] = shape
+        other = next((memory.format(**f.groupdict()) for disk, memory in renamed if (f := disk.fullmatch(name))), None)
+        if other is not None:
+            result[other] = shape
             continue
         fits = ((kind, found) for kind, pattern in enumerate(matrices) if (found := pattern.fullmatch(name)))
         kind, found = next(fits, (0, None))
@@ -38,7 +42,8 @@ def in_memory(on_disk: Mapping[str, Shape], host: HostRow) -> dict[str, Shape]:
         else:
             layers.setdefault(int(found["layer"]), {})[int(found["expert"]), kind] = shape
     for layer, experts in layers.items():
-        result |= _fuse(host.fused_of(layer), experts)
+        gate_up, down = (memory.format(layer=layer) for memory in in_class)
+        result |= _fuse((gate_up, down), experts)
     return result
 
 

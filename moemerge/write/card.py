@@ -37,7 +37,7 @@ def model_card(plan: Plan, gate: Mapping[str, Any], name: str) -> str:
         _licence(plan),
         _weights(plan),
         _gate(gate),
-        _run(name, plan.recipe.output.layout),
+        _run(name, plan.host.layout(plan.recipe.output.layout)),
     ]
     return "\n\n".join(sections) + "\n"
 

@@ -51,7 +51,7 @@ def make_record(
         "architecture": plan.host.model_type,
         "dense": plan.dense.family,
         "dtype": plan.dtype,
-        "layout": plan.recipe.output.layout,
+        "layout": plan.host.layout(plan.recipe.output.layout),
         "root": Path(os.path.relpath(root.resolve(), output.resolve())).as_posix(),
         "sources": {key: _source(checkpoint) for key, checkpoint in plan.models.items()},
         "experts": [{"name": e.name, "source": e.model, "width": e.width} for e in plan.experts],
