@@ -25,6 +25,19 @@ class Problem:
     hint: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is not as it should be.
+
+    Attributes:
+        where: the tensor's or file's name, or a source's key.
+        message: what is wrong with it, as the rest of a sentence.
+    """
+
+    where: str
+    message: str
+
+
 class MoemergeError(Exception):
     """A mistake or a circumstance that the user can mend.
 

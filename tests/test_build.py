@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from moemerge.build.run import build
 from moemerge.errors import WriteError
 from moemerge.recipe import load_recipe
+from moemerge.record.read import read_fields
 from moemerge.sources.store import StoredCheckpoint
-from moemerge.write import read_record
 from tests.conftest import TinyMaker
 from tests.moe import PROMPTS, build_tiny, load, logits, recipe_of, some_tokens
 from tests.tiny import write_tokenizer
@@ -152,7 +152,7 @@ def test_samples_and_statistics_are_kept_beside_the_card(tiny: TinyMaker, tmp_pa
     assert {sample["expert"] for sample in samples} == {"e0", "e1", "e2"}
     statistics = load_file(out / "gate_statistics.safetensors")
     assert statistics["second"].shape == (2, 32, 32)
-    record = read_record(out)
+    record = read_fields(out)
     assert record is not None
     assert {"gate_samples.jsonl", "gate_statistics.safetensors"} <= record["files"].keys()
     assert "gate_statistics.safetensors" not in json.dumps(record["tensors"])
@@ -231,7 +231,7 @@ def test_a_model_in_two_spellings_builds_and_verifies(tiny: TinyMaker, tmp_path:
     other = build_tiny(tmp_path / "other", base, ["code", "code", "base"])
     assert weights_bytes(twice) == weights_bytes(other)
     assert verify_folder(twice).ok
-    record = read_record(twice)
+    record = read_fields(twice)
     assert record is not None
     assert list(record["sources"]) == ["base", "e0"]
 

@@ -16,7 +16,7 @@ from moemerge.gate import ExpertTexts
 from moemerge.plan import make_plan
 from moemerge.recipe import Recipe
 from moemerge.recipe.schema import Merge
-from moemerge.write import read_record
+from moemerge.record.read import read_fields
 from tests.conftest import TinyMaker
 from tests.moe import load
 
@@ -87,7 +87,7 @@ def test_auto_takes_what_is_better_for_sure(moved: dict[str, Any], tmp_path: Pat
     """Where the mean of the attention hurts every domain, the base's is taken, and said."""
     lines = Lines()
     out = build(Recipe.model_validate(moved), tmp_path / "out", root=tmp_path, progress=lines).path
-    record = read_record(out)
+    record = read_fields(out)
     assert record is not None
     assert record["merge"]["attention"] == "base"
     assert record["recipe"]["merge"]["shared"] == "base"
@@ -101,7 +101,7 @@ def test_auto_without_enough_data_keeps_the_mean_and_says_so(moved: dict[str, An
         path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:9]) + "\n", encoding="utf-8")
     lines = Lines()
     out = build(Recipe.model_validate(moved), tmp_path / "out", root=tmp_path, progress=lines).path
-    record = read_record(out)
+    record = read_fields(out)
     assert record is not None
     assert record["merge"]["attention"] == "mean"
     assert any("needs about" in note and "`e0`, `e1`" in note for note in lines.notes)

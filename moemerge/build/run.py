@@ -120,8 +120,9 @@ def build_plan(
     progress: Progress | None = None,
 ) -> Build:
     """Builds a plan that has no problems; see `build`."""
+    from moemerge.build.record import make_record
     from moemerge.verify import EarlyChecks, verify_folder
-    from moemerge.write import check_output, make_record, needed_bytes, remove_orphan, staged, write_folder
+    from moemerge.write import check_output, needed_bytes, remove_orphan, staged, write_folder
 
     progress = progress or Silent()
     output = Path(output)

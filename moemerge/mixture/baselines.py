@@ -18,10 +18,10 @@ from moemerge.families import DENSE_FAMILIES, PROJECTIONS, DenseConfig, Projecti
 from moemerge.mixture.content import checkpoint_content, joined
 from moemerge.mixture.folder import BuiltFolder, MoeFolder, load_pretrained
 from moemerge.mixture.placement import Placement
+from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint
 from moemerge.verify.config import check_config
 from moemerge.verify.origins import Origins, open_origins
-from moemerge.verify.record import Record
 
 LINEAR = "linear merge"
 SAME = 2.0**-6

@@ -13,11 +13,12 @@ from moemerge.errors import EvalError
 from moemerge.families import HOSTS, Host
 from moemerge.families.host import ROUTED, expert_counts
 from moemerge.mixture.placement import Placement
+from moemerge.record.read import NAME as RECORD
+from moemerge.record.read import hint_for, read_record
+from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint
 from moemerge.sources.folder import open_folder
 from moemerge.sources.weights import Folder
-from moemerge.verify.record import NAME as RECORD
-from moemerge.verify.record import Record, hint_for, read_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -143,7 +144,7 @@ def open_moe(path: Path, names: Sequence[str] = ()) -> MoeFolder:
 def _record(path: Path) -> Record | None:
     if not (path / RECORD).is_file():
         return None
-    record = read_record(path)
+    record = read_record(path, HOSTS)
     if isinstance(record, Record):
         return record
     listed = "\n  ".join(f"{difference.where}: {difference.message}" for difference in record[:8])

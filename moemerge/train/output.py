@@ -20,13 +20,14 @@ from moemerge.errors import VerifyError
 from moemerge.execute.finite import has_only_finite
 from moemerge.execute.stream import TORCH_DTYPES
 from moemerge.mixture.folder import BuiltFolder
+from moemerge.record.read import NAME, read_fields
+from moemerge.record.write import dump_record
 from moemerge.sources import ByteRange
 from moemerge.train.also import Change
 from moemerge.train.card import trained_card
 from moemerge.train.plot import NAME as PLOT
 from moemerge.train.plot import training_plot
 from moemerge.write.copy import CHUNK, Copier
-from moemerge.write.record import NAME, dump_record, read_record
 
 CARD = "README.md"
 ADAPTER = "router-adapter"
@@ -62,7 +63,7 @@ def write_trained(
         VerifyError: the source folder is not what its record says, or a changed tensor is not finite as stored.
         OSError: the disk is full, or fails.
     """
-    record = read_record(folder.path)
+    record = read_fields(folder.path)
     assert record is not None
     digests = _weights(target, folder, changes, record["tensors"], progress)
     files = dict(record["files"])

@@ -12,6 +12,7 @@ from moemerge.mixture.baselines import Baselines
 from moemerge.mixture.folder import BuiltFolder, open_moe
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.windows import Encoded, encode
+from moemerge.record.read import read_fields
 from moemerge.train.options import TrainOptions, kind_of_gate
 from moemerge.train.rows import Tokens, tokenise
 from moemerge.train.sharding import check_sharding, wants_sharding
@@ -21,7 +22,6 @@ from moemerge.train.teacher import Teacher
 from moemerge.train.texts import Texts, find_texts
 from moemerge.train.tracking import check_track_dir, check_trackers, track_dir
 from moemerge.write import check_output, remove_orphan
-from moemerge.write.record import read_record
 
 
 class Prepared:
@@ -52,7 +52,7 @@ class Prepared:
                 hint="leave it out, or share the model by FSDP2: `recipes/accelerate/fsdp2.yaml`",
             )
         self.folder = folder = _open(path)
-        self.recorded = read_record(path) or {}
+        self.recorded = read_fields(path) or {}
         placement = processes.from_first(lambda: folder.settled(options.placement, progress.note))
         if placement.dtype == "float16":
             raise TrainError(

@@ -9,7 +9,7 @@ from typing import Any
 
 import xxhash
 
-from moemerge.errors import SourceError
+from moemerge.errors import Difference, SourceError
 from moemerge.sources import ByteRange, Checkpoint
 from moemerge.verify.block import Block, Likely
 from moemerge.verify.expected import Constant, Free, Merge, One, Part, Wanted, sources_of
@@ -18,7 +18,6 @@ from moemerge.verify.names import Shape
 from moemerge.verify.numbers import FORMATS, decode, first_not_finite, unit
 from moemerge.verify.reading import OpenFiles
 from moemerge.verify.recompute import Recomputation
-from moemerge.verify.result import Difference
 
 CHUNK = 4 << 20
 """Bytes that are read and compared at a time."""

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from moemerge.errors import Difference
+from moemerge.record.schema import Record
 from moemerge.verify.dense import REPEATED, Dense
 from moemerge.verify.expected import always_on_width
 from moemerge.verify.hosts import HOSTS, FromBase, HostRow
-from moemerge.verify.record import Record
-from moemerge.verify.result import Difference
 
 NAME = "config.json"
 _DTYPES: Mapping[str, str] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}

@@ -14,12 +14,14 @@ from threading import Lock
 from types import TracebackType
 from typing import Any
 
+from moemerge.record.read import parse_record
+from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint
 from moemerge.verify.compare import Comparison, Outcome
 from moemerge.verify.expected import Wanted, expected_tensors
+from moemerge.verify.hosts import HOSTS
 from moemerge.verify.layout import Place, read_layout
 from moemerge.verify.reading import OpenFiles
-from moemerge.verify.record import Record, parse_record
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class EarlyChecks:
     @cached_property
     def _wanted(self) -> dict[str, Wanted]:
         """What tensors must hold; of none where something is wrong with the record, which is said at the end."""
-        record = parse_record(self._record)
+        record = parse_record(self._record, HOSTS)
         return expected_tensors(record, self._models["base"], self._models) if isinstance(record, Record) else {}
 
     @cached_property

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import xxhash
 
 from moemerge.recipe.schema import MergeMethod
+from moemerge.record.read import source_of
+from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint
 from moemerge.verify.dense import Dense
 from moemerge.verify.families import DenseRow
 from moemerge.verify.hosts import HOSTS, AlwaysOn, HostRow
 from moemerge.verify.names import Shape, is_recomputed
-from moemerge.verify.record import Record, source_of
 
 
 @dataclass(frozen=True, slots=True)

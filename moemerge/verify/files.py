@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 
 import xxhash
 
+from moemerge.errors import Difference
+from moemerge.record.read import NAME as RECORD
+from moemerge.record.schema import Record
 from moemerge.verify.layout import INDEX
 from moemerge.verify.reading import open_regular, read_regular, resolved
-from moemerge.verify.record import NAME as RECORD
-from moemerge.verify.record import Record
-from moemerge.verify.result import Difference
 
 CHANGED, MISSING = "changed after the build", "is missing"
 _CHUNK = 4 << 20

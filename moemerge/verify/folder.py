@@ -11,6 +11,10 @@ from typing import Any, Literal
 
 from moemerge.console import Progress, Silent
 from moemerge.device import processors
+from moemerge.errors import Difference
+from moemerge.record.read import NAME as RECORD
+from moemerge.record.read import read_record
+from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint
 from moemerge.verify import config as config_file
 from moemerge.verify import tokens
@@ -23,9 +27,7 @@ from moemerge.verify.hosts import HOSTS
 from moemerge.verify.layout import Place, Weights, parse_object, read_layout
 from moemerge.verify.origins import Origins, given, open_origins
 from moemerge.verify.reading import OpenFiles, read_regular, resolved
-from moemerge.verify.record import NAME as RECORD
-from moemerge.verify.record import Record, read_record
-from moemerge.verify.result import Difference, Verification
+from moemerge.verify.result import Verification
 
 THREADS = 4
 """Tensors in flight, where bytes are compared that the disk has to fetch; where numbers are, as many as there are
@@ -75,7 +77,7 @@ def verify_folder(
     if strict and sources is False:
         raise ValueError("a strict check needs the sources")
     folder = Path(folder)
-    record = read_record(folder)
+    record = read_record(folder, HOSTS)
     if not isinstance(record, Record):
         return Verification(dict.fromkeys(_COUNTS, 0), tuple(record), ())
     if checkpoints is not None:

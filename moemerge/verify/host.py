@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moemerge.errors import Difference
 from moemerge.verify.config import NAME
 from moemerge.verify.hosts import HostRow
 from moemerge.verify.names import Shape, in_memory
-from moemerge.verify.result import Difference
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

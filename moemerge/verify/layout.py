@@ -18,8 +18,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from moemerge.errors import Difference
 from moemerge.verify.reading import open_regular, read_regular, resolved
-from moemerge.verify.result import Difference
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ITEM_BYTES: Mapping[str, int] = {"F32": 4, "BF16": 2, "F16": 2}

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from moemerge.errors import SourceError
+from moemerge.record.schema import Record, Source
 from moemerge.sources import Checkpoint, open_checkpoint
 from moemerge.sources.pickle import REFUSED
 from moemerge.verify.dense import Dense
-from moemerge.verify.record import Record, Source
 
 
 @dataclass

@@ -6,18 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One thing that is not as it should be.
-
-    Attributes:
-        where: the tensor's or file's name, or a source's key.
-        message: what is wrong with it, as the rest of a sentence.
-    """
-
-    where: str
-    message: str
+from moemerge.errors import Difference
 
 
 @dataclass(frozen=True)

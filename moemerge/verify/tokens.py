@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moemerge.errors import Difference
 from moemerge.verify.reading import read_regular
-from moemerge.verify.result import Difference
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -13,8 +13,9 @@ import xxhash
 from moemerge.console import Progress
 from moemerge.plan.cost import statistics_bytes
 from moemerge.plan.model import Copy, OutputTensor, Plan
+from moemerge.record.read import NAME
+from moemerge.record.write import dump_record
 from moemerge.write.card import model_card
-from moemerge.write.record import NAME, dump_record
 from moemerge.write.shards import index_json, lay_out, parse_size
 from moemerge.write.weights import Written, write_weights
 

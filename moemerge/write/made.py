@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import xxhash
 
-from moemerge.write.record import NAME, read_record
+from moemerge.record.read import NAME, read_fields
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
@@ -43,7 +43,7 @@ def made_by_build(folder: Path) -> Made | None:
     Raises:
         OSError: the folder or a file in it cannot be read.
     """
-    record = read_record(folder)
+    record = read_fields(folder)
     if record is None:
         return None
     files = frozenset({NAME, *record["files"], *_weights(folder, record["files"])})

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from moemerge.errors import WriteError
+from moemerge.record.read import NAME
 from moemerge.write.made import Made, foreign, made_by_build, remove_empty, remove_made
-from moemerge.write.record import NAME
 from moemerge.write.stage import Stage, adopt, longest_name, make_stage, orphans
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from moemerge.record.read import read_record
+from moemerge.record.schema import Record
 from moemerge.verify.config import check_config
-from moemerge.verify.record import Record, read_record
+from moemerge.verify.hosts import HOSTS
 from tests.verify.conftest import FAMILIES, Builder, Folder, set_value
 
 Tamper = Callable[..., Folder]
@@ -114,7 +116,7 @@ def test_a_key_that_no_build_writes(key: str, sources: bool | None, tampered: Ta
 @pytest.mark.parametrize("host", FAMILIES)
 def test_every_key_must_be_there_with_its_value(host: str, built: Builder) -> None:
     """Of each host: a key that is gone is a difference, and another value too."""
-    record = read_record(built(host))
+    record = read_record(built(host), HOSTS)
     assert isinstance(record, Record)
     config = json.loads((built(host) / "config.json").read_text())
     base = json.loads((Path(record.sources["base"].model) / "config.json").read_text())

@@ -15,12 +15,12 @@ import yaml
 from moemerge.build.run import build
 from moemerge.errors import VerifyError
 from moemerge.execute import blocks
+from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint, open_checkpoint
 from moemerge.verify import EarlyChecks, verify_folder
 from moemerge.verify.compare import Comparison
 from moemerge.verify.expected import expected_tensors
 from moemerge.verify.layout import Place, read_layout
-from moemerge.verify.record import Record
 from moemerge.write import weights
 from tests.conftest import TinyMaker
 from tests.moe import recipe_of

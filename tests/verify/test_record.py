@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moemerge.errors import VerifyError
-from moemerge.verify.record import read_record
+from moemerge.record.read import read_record
+from moemerge.verify.hosts import HOSTS
 from tests.verify.conftest import Folder
 
 Tamper = Callable[..., Folder]
@@ -123,7 +124,7 @@ def test_no_text_is_a_traceback(text: str, tmp_path: Path) -> None:
 
 def _attempt(folder: Path) -> object:
     try:
-        return read_record(folder)
+        return read_record(folder, HOSTS)
     except VerifyError as error:
         return error
 
@@ -139,4 +140,4 @@ def test_no_value_is_a_traceback(key: str, value: Any, built: Callable[..., Path
     record = yaml.safe_load((built() / "moemerge.yaml").read_text())
     record[key] = value
     (tmp_path / "moemerge.yaml").write_text(yaml.safe_dump(record))
-    read_record(tmp_path)
+    read_record(tmp_path, HOSTS)

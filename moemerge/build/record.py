@@ -13,18 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from moemerge import __version__
-from moemerge.families import HOSTS
 from moemerge.plan.mapping import group_method
 from moemerge.plan.model import Plan
+from moemerge.record.read import FORMAT
 from moemerge.sources import Checkpoint
 
-NAME = "moemerge.yaml"
-FORMAT = 1
-MAX_BYTES = 200_000_000
-"""The largest record that is read."""
 _PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "peft", "numpy", "ml_dtypes")
 
 
@@ -88,39 +82,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def dump_record(record: Mapping[str, Any]) -> str:
-    """The record as YAML, in its own order."""
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text: str = yaml.dump(dict(record), Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
-    return f"# Written by moemerge {__version__}; `moemerge verify` reads it.\n{text}"
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a folder, or None where there is none, or none that this version writes.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    path = folder / NAME
-    if not path.is_file() or path.stat().st_size > MAX_BYTES:
-        return None
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        parsed = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return None
-    return parsed if isinstance(parsed, dict) and _is_record(parsed) else None
-
-
-def _is_record(parsed: dict[Any, Any]) -> bool:
-    """Whether it has the fields that the writer relies on, of the right kinds."""
-    architecture, format_ = parsed.get("architecture"), parsed.get("format")
-    digests = (parsed.get("files"), parsed.get("tensors"))
-    return (
-        format_ == FORMAT
-        and isinstance(architecture, str)
-        and architecture in HOSTS
-        and all(isinstance(d, dict) and all(isinstance(x, str) for item in d.items() for x in item) for d in digests)
-    )

@@ -1,89 +1,28 @@
-"""`moemerge.yaml` as the checker reads it: on its own terms, believing nothing that it does not need."""
+"""The one reader of `moemerge.yaml`: on its own terms, believing nothing that it does not need."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import ValidationError
 
-from moemerge.errors import VerifyError
-from moemerge.recipe.schema import MergeMethod, Recipe
-from moemerge.verify.families import Group
-from moemerge.verify.hosts import HOSTS
-from moemerge.verify.result import Difference
+from moemerge.errors import Difference, VerifyError
+from moemerge.record.schema import Record
 
 NAME = "moemerge.yaml"
 FORMAT = 1
 MAX_BYTES = 200_000_000
 """The largest record that is read; 220 B parameters in 8 experts make one of about 1 MB."""
 
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
-
-def _known_host(name: str) -> str:
-    if name not in HOSTS:
-        known = ", ".join(f"`{host}`" for host in HOSTS)
-        raise PydanticCustomError("host", "no host of this name is known, only {known}", {"known": known})
-    return name
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Source(_Part):
-    """One of the models that the folder was built from."""
-
-    model: str
-    kind: str
-    revision: str | None = None
-    digest: Digest
-
-
-class BuiltExpert(_Part):
-    """One expert: its name, the key of its model in `sources`, its FFN's own width."""
-
-    name: str
-    source: str
-    width: int = Field(ge=1)
-
-
-class Training(_Part):
-    """One training: what it changed."""
-
-    changed: tuple[Literal["router", "attention", "experts"], ...] = ("router",)
-
-
-class Record(_Part):
-    """What the checker needs of the record."""
-
-    architecture: Annotated[str, AfterValidator(_known_host)]
-    dtype: Literal["F32", "BF16", "F16"]
-    root: str
-    sources: dict[str, Source]
-    experts: tuple[BuiltExpert, ...] = Field(min_length=1)
-    merge: dict[Group, MergeMethod]
-    recipe: Recipe
-    training: tuple[Training, ...] = ()
-    files: dict[str, Digest]
-    tensors: dict[str, Digest]
-
-    @property
-    def width(self) -> int:
-        """The width of the experts: that of the widest, to which others are padded."""
-        return max(expert.width for expert in self.experts)
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        """What trainings changed beside the router, which no source has: `attention`, `experts`."""
-        return tuple(sorted({name for training in self.training for name in training.changed} - {"router"}))
-
-
-def read_record(folder: Path) -> Record | list[Difference]:
+def read_record(folder: Path, hosts: Collection[str]) -> Record | list[Difference]:
     """Reads the record, or says what is wrong with it.
+
+    Args:
+        folder: a built folder.
+        hosts: the architectures that the caller knows.
 
     Raises:
         VerifyError: the folder was not made by moemerge, or by one whose record this one cannot read.
@@ -105,16 +44,45 @@ def read_record(folder: Path) -> Record | list[Difference]:
             f"`{folder}` has a record of format `{parsed.get('format')}`, and this moemerge reads format `{FORMAT}`"
         )
         raise VerifyError(message, hint="use the version of moemerge that built it, named in its `moemerge.yaml`")
-    return parse_record(parsed)
+    return parse_record(parsed, hosts)
 
 
-def parse_record(fields: Mapping[str, Any]) -> Record | list[Difference]:
+def parse_record(fields: Mapping[str, Any], hosts: Collection[str]) -> Record | list[Difference]:
     """The record out of its fields, or what is wrong with them."""
     try:
         record = Record.model_validate(fields)
     except ValidationError as error:
         return [Difference(NAME, f"`{_place(e['loc'])}`: {e['msg']}") for e in error.errors(include_url=False)]
+    if record.architecture not in hosts:
+        known = ", ".join(f"`{host}`" for host in hosts)
+        return [Difference(NAME, f"`architecture`: no host of this name is known, only {known}")]
     return _contradictions(record) or record
+
+
+def read_fields(folder: Path) -> dict[str, Any] | None:
+    """The record's plain fields, for who writes them again or removes what they name; None where there is no record, or
+    none that this version writes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    path = folder / NAME
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        return None
+    try:
+        parsed = _parse(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) and _is_whole(parsed) else None
+
+
+def _is_whole(parsed: Mapping[Any, Any]) -> bool:
+    digests = (parsed.get("files"), parsed.get("tensors"))
+    return (
+        parsed.get("format") == FORMAT
+        and isinstance(parsed.get("architecture"), str)
+        and all(isinstance(d, dict) and all(isinstance(x, str) for item in d.items() for x in item) for d in digests)
+    )
 
 
 def hint_for(folder: Path) -> str:
