@@ -25,7 +25,7 @@ import torch
 import transformers
 from turns import medians
 
-from moemerge.build.run import build
+from moemerge.api import build
 from moemerge.mixture.baselines import Baselines
 from moemerge.mixture.folder import open_moe
 from moemerge.mixture.placement import Placement

@@ -28,7 +28,7 @@ def digests(work: Path) -> dict[str, str]:
     from moemerge.errors import PlanError
 
     moe, identity, tiny = (import_module(f"tests.{name}") for name in ("moe", "test_identity", "tiny"))  # untyped
-    build = import_module("moemerge.build.run" if find_spec("moemerge.api") else "moemerge.build").build
+    build = import_module("moemerge.api" if find_spec("moemerge.api") else "moemerge.build").build
     found: dict[str, str] = {}
 
     def add(case: str, folder: Path) -> None:

@@ -35,12 +35,18 @@ def plan(recipe: Recipe | Path | str, *, root: Path | None = None) -> Plan | Ref
         MoemergeError: the recipe cannot be read.
     """
     from moemerge.plan import make_plan
+
+    return make_plan(*_loaded(recipe, root))
+
+
+def _loaded(recipe: Recipe | Path | str, root: Path | None) -> tuple[Recipe, Path]:
+    """A recipe, and the folder that its relative paths are relative to."""
     from moemerge.recipe import Recipe, load_recipe
 
-    if not isinstance(recipe, Recipe):
-        loaded = load_recipe(Path(recipe))
-        recipe, root = loaded.recipe, loaded.root
-    return make_plan(recipe, root or Path.cwd())
+    if isinstance(recipe, Recipe):
+        return recipe, root or Path.cwd()
+    loaded = load_recipe(Path(recipe))
+    return loaded.recipe, loaded.root
 
 
 def build(
@@ -68,9 +74,14 @@ def build(
     Raises:
         MoemergeError: anything that the user can mend; `output` is then untouched.
     """
-    from moemerge.build.run import build
+    from moemerge.build.run import build_plan, output_path
+    from moemerge.plan import sound_plan
 
-    return build(recipe, output, root=root, overwrite=overwrite, device=device, progress=progress)
+    recipe, root = _loaded(recipe, root)
+    target = output_path(recipe, root, output)
+    return build_plan(
+        sound_plan(recipe, root), target, root=root, overwrite=overwrite, device=device, progress=progress
+    )
 
 
 def verify(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moemerge.build.run import build
+from moemerge.api import build
 from moemerge.recipe import Recipe
 
 PROMPTS = (

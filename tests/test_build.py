@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from moemerge.build.run import build
+from moemerge.api import build
 from moemerge.errors import WriteError
 from moemerge.recipe import load_recipe
 from moemerge.record.read import read_fields
@@ -279,7 +279,7 @@ SLOW_BUILD = """
 import sys, time
 from pathlib import Path
 import moemerge.write.weights as weights
-from moemerge.build.run import build
+from moemerge.api import build
 original = weights._Writer.write
 def slowly(self, *arguments):
     Path(sys.argv[3]).touch()

@@ -12,7 +12,7 @@ import xxhash
 from safetensors.torch import load_file
 from torch import nn
 
-from moemerge.build.run import build
+from moemerge.api import build
 from tests.conftest import TinyMaker
 from tests.moe import build_tiny, forced, greedy, load, logits, recipe_of, relative_error, some_tokens
 

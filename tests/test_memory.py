@@ -23,7 +23,7 @@ from tests.moe import recipe_of
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from moemerge.build.run import build
+from moemerge.api import build
 from moemerge.recipe import Recipe
 build(Recipe.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2]), root=Path.cwd())
 status = Path("/proc/self/status").read_text().splitlines()
@@ -102,7 +102,7 @@ def test_a_gate_takes_one_layer_and_not_the_model(tiny: TinyMaker, tmp_path: Pat
 
 def test_kept_statistics_count(tiny: TinyMaker, tmp_path: Path) -> None:
     """They are bytes on the disk and three times so many in memory."""
-    from moemerge.build.run import build
+    from moemerge.api import build
     from moemerge.write.folder import needed_bytes
 
     base, other = tiny("llama"), tiny("llama", 1)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from moemerge.console import Progress, Silent
 from moemerge.device import processor
 from moemerge.errors import GateError, MoemergeError, PlanError, Problem, RecipeError, VerifyError
-from moemerge.plan import Plan, sound_plan
+from moemerge.plan import Plan
 from moemerge.plan.cost import gate_computing, runs_models
-from moemerge.recipe import Recipe, file_path, load_recipe
+from moemerge.recipe import Recipe, file_path
 
 if TYPE_CHECKING:
     import torch
@@ -52,41 +52,6 @@ class Build:
     computed: Mapping[str, Any] | None = None
 
 
-def build(
-    recipe: Recipe | Path | str,
-    output: Path | str | None = None,
-    *,
-    root: Path | None = None,
-    overwrite: bool = False,
-    device: str = "cpu",
-    progress: Progress | None = None,
-) -> Build:
-    """Builds a MoE checkpoint.
-
-    Args:
-        recipe: a recipe, or the path of one.
-        output: the folder that appears; the recipe's `output.path` when None.
-        root: folder that a `Recipe`'s relative paths are relative to; the working folder when None.
-        overwrite: replaces `output` where moemerge made it.
-        device: torch device for the gate's models.
-        progress: how to report.
-
-    Returns:
-        The build, verified.
-
-    Raises:
-        MoemergeError: anything that the user can mend; `output` is then untouched.
-    """
-    if not isinstance(recipe, Recipe):
-        loaded = load_recipe(Path(recipe))
-        recipe, root = loaded.recipe, loaded.root
-    root = Path.cwd() if root is None else root
-    progress = progress or Silent()
-    target = output_path(recipe, root, output)
-    plan = sound_plan(recipe, root)
-    return build_plan(plan, target, root=root, overwrite=overwrite, device=device, progress=progress)
-
-
 def output_path(recipe: Recipe, root: Path, output: Path | str | None) -> Path:
     """The output folder: `output` as the shell sees it, else the recipe's, relative to the recipe.
 
@@ -119,7 +84,7 @@ def build_plan(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Build:
-    """Builds a plan that has no problems; see `build`."""
+    """Builds a plan; see `moemerge.api.build`."""
     from moemerge.build.record import make_record
     from moemerge.verify import EarlyChecks, verify_folder
     from moemerge.write import check_output, needed_bytes, remove_orphan, staged, write_folder

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from moemerge.build.run import build
+from moemerge.api import build
 from moemerge.console import Silent
 from moemerge.evaluate.options import PARTS, EvalOptions
 from moemerge.evaluate.run import evaluate_folder

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from moemerge.build.run import build
+from moemerge.api import build
 from moemerge.errors import VerifyError
 from moemerge.execute import blocks
 from moemerge.record.schema import Record

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from moemerge.build.run import build
+from moemerge.api import build
 from moemerge.errors import WriteError
 from tests.conftest import TinyMaker
 from tests.moe import build_tiny, load, recipe_of
