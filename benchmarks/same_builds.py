@@ -32,8 +32,14 @@ def digests(work: Path) -> dict[str, str]:
     found: dict[str, str] = {}
 
     def add(case: str, folder: Path) -> None:
-        for path in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
-            found[f"{case}: {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        found[f"{case}: config.json"] = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+        for path in sorted(folder.glob("*.safetensors")):
+            data = path.read_bytes()
+            start = 8 + int.from_bytes(data[:8], "little")
+            header = json.loads(data[8:start])
+            state = hashlib.sha256(json.dumps(header, sort_keys=True).encode())  # padded as it may be
+            state.update(data[start:])
+            found[f"{case}: {path.name}"] = state.hexdigest()
 
     for number, (case, (family, config, fields)) in enumerate(identity.CASES.items()):
         models = [

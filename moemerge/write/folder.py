@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import xxhash
 
 from moemerge.console import Progress
 from moemerge.plan.cost import statistics_bytes
-from moemerge.plan.model import Copy, OutputTensor, Plan
+from moemerge.plan.model import Plan
 from moemerge.record.read import NAME
 from moemerge.record.write import dump_record
 from moemerge.write.card import model_card
@@ -52,7 +51,7 @@ def write_folder(
         SourceError: a source is damaged.
         OSError: the disk is full, or fails.
     """
-    shards = lay_out(plan.tensors, parse_size(plan.recipe.output.shard_size), partial(_origin, plan))
+    shards = lay_out(plan.tensors, parse_size(plan.recipe.output.shard_size))
     digests = write_weights(folder, shards, plan, gates, progress, written)
     files: dict[str, bytes] = {"config.json": (json.dumps(plan.config, indent=2) + "\n").encode()}
     if len(shards) > 1:
@@ -64,13 +63,6 @@ def write_folder(
         _write(folder / name, data)
     recorded = {name: xxhash.xxh3_128_hexdigest(data) for name, data in sorted(files.items())}
     _write(folder / NAME, dump_record({**record, "files": recorded, "tensors": digests}).encode())
-
-
-def _origin(plan: Plan, tensor: OutputTensor) -> int | None:
-    """Where in its file the first part of a copied tensor lies."""
-    first = tensor.parts[0]
-    place = plan.models[first.source.model].bytes_of(first.source.name) if isinstance(first, Copy) else None
-    return None if place is None else place.offset
 
 
 def _kept(name: str) -> bool:

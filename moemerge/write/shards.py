@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from moemerge.plan.model import OutputTensor
 
 _UNITS: Mapping[str, int] = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _ALIGNMENT = 8
-PAGE = 4096
-"""Blocks of this size, or a fraction of it, are what file systems share between files."""
-
-Origin = Callable[[OutputTensor], int | None]
-"""At which byte of its file the source of a copied tensor lies; None for what is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +38,12 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
-def _computed(tensor: OutputTensor) -> None:
-    """The origin of tensors none of which is copied."""
-
-
-def lay_out(tensors: Sequence[OutputTensor], shard_size: int, origin: Origin = _computed) -> tuple[Shard, ...]:
+def lay_out(tensors: Sequence[OutputTensor], shard_size: int) -> tuple[Shard, ...]:
     """Fills shards in the order of the tensors; a tensor larger than `shard_size` gets a shard of its own.
 
     Args:
         tensors: all of them.
         shard_size: the most bytes of tensors in a shard.
-        origin: headers are padded so that the largest copied tensor of a shard lies in its pages as its source does,
-            and with it those whose sizes are pages: only then can a file system share their blocks.
     """
     groups: list[list[OutputTensor]] = [[]]
     filled = 0
@@ -65,14 +54,12 @@ def lay_out(tensors: Sequence[OutputTensor], shard_size: int, origin: Origin = _
         groups[-1].append(tensor)
         filled += tensor.nbytes
     if len(groups) == 1:
-        return (_shard("model.safetensors", groups[0], origin),)
+        return (_shard("model.safetensors", groups[0]),)
     count = len(groups)
-    return tuple(
-        _shard(f"model-{i:05d}-of-{count:05d}.safetensors", group, origin) for i, group in enumerate(groups, 1)
-    )
+    return tuple(_shard(f"model-{i:05d}-of-{count:05d}.safetensors", group) for i, group in enumerate(groups, 1))
 
 
-def _shard(name: str, tensors: Sequence[OutputTensor], origin: Origin) -> Shard:
+def _shard(name: str, tensors: Sequence[OutputTensor]) -> Shard:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     places = []
@@ -83,20 +70,9 @@ def _shard(name: str, tensors: Sequence[OutputTensor], origin: Origin) -> Shard:
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    text += b" " * _shift(places, 8 + len(text), origin)
     start = 8 + len(text)
     placed = tuple((tensor, start + at) for tensor, at in places)
     return Shard(name, len(text).to_bytes(8, "little") + text, placed, start + offset)
-
-
-def _shift(places: Sequence[tuple[OutputTensor, int]], start: int, origin: Origin) -> int:
-    """How many bytes the data must move on for the largest copied tensor to lie as in its source."""
-    copied = [(tensor.nbytes, lies, offset) for tensor, offset in places if (lies := origin(tensor)) is not None]
-    if not copied:
-        return 0
-    _, lies, offset = max(copied, key=lambda found: found[0])
-    shift = (lies - start - offset) % PAGE
-    return 0 if shift % _ALIGNMENT else shift
 
 
 def index_json(shards: Sequence[Shard]) -> str:

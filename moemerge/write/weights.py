@@ -27,7 +27,6 @@ from moemerge.sources.checkpoint import ByteRange
 from moemerge.sources.files import SourceFiles
 from moemerge.write.damage import not_finite, operands
 from moemerge.write.shards import Shard
-from moemerge.write.share import Sharer, write_all
 
 if TYPE_CHECKING:
     from moemerge.execute.blocks import Gates
@@ -77,9 +76,7 @@ def write_weights(
         for shard in shards:
             target = os.open(folder / shard.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             stack.callback(os.close, target)
-            for tensor, offset in shard.places:
-                writer.share(tensor, target, offset)
-            _allocate(target, shard.size)  # what is shared has its blocks, and keeps them
+            _allocate(target, shard.size)
             os.pwrite(target, shard.header, 0)
             jobs += [_Job(tensor, target, offset) for tensor, offset in shard.places]
         digests = {job.tensor.name: "" for job in jobs}  # in the order of the files, whichever is written first
@@ -160,8 +157,6 @@ class _Writer:
         self._values = _streamed_values(blocks)
         self._progress = progress
         self._written = written
-        self._sharer = Sharer()
-        self._shared: dict[tuple[int, int], range] = {}
 
     def expect(self, job: _Job) -> None:
         """Has the disk fetch the sources of a tensor."""
@@ -203,16 +198,6 @@ class _Writer:
         for block in self._values.blocks(tensor, part):
             yield memoryview(block.view(-1).view(torch.uint8).numpy().data)
 
-    def share(self, tensor: OutputTensor, target: int, offset: int) -> None:
-        """Takes over the blocks of a tensor's copied parts where the file system can; the rest is left to `write`."""
-        for part in tensor.parts:
-            if not isinstance(part, Copy):
-                return  # in a fused tensor with a padded expert; what follows is written
-            place = self._place(part)
-            source = self._blocks.files.descriptor(place.path)
-            self._shared[target, offset] = self._sharer.share(source, place.offset, target, offset, place.length)
-            offset += place.length
-
     def _place(self, part: Copy) -> ByteRange:
         checkpoint = self._blocks.plan.models[part.source.model]
         place = checkpoint.bytes_of(part.source.name)
@@ -221,18 +206,11 @@ class _Writer:
         return place
 
     def _copy(self, tensor: OutputTensor, part: Copy, target: int, offset: int, digest: xxhash.xxh3_128) -> int:
-        place, shared = self._place(part), self._shared.get((target, offset), range(0))
-        for data in self._blocks.copied(place):
+        for data in self._blocks.copied(self._place(part)):
             self._check(tensor, data)
             digest.update(data)
-            before, after = shared.start, max(shared.stop, 0)
-            if shared and before < len(data):
-                write_all(target, data[: max(before, 0)], offset)
-                write_all(target, data[after:], offset + after)
-            else:
-                write_all(target, data, offset)
+            write_all(target, data, offset)
             offset += len(data)
-            shared = range(shared.start - len(data), shared.stop - len(data))
             self._progress.advance(len(data))
         return offset
 
@@ -248,3 +226,10 @@ def _streamed_values(blocks: Blocks) -> Values | None:
     from moemerge.execute.stream import Values
 
     return Values(blocks.plan)
+
+
+def write_all(target: int, data: memoryview, offset: int) -> None:
+    """Writes all of `data` at `offset`; one system call may write less."""
+    done = 0
+    while done < len(data):
+        done += os.pwrite(target, data[done:], offset + done)

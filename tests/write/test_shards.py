@@ -45,26 +45,6 @@ def test_headers_say_where_the_bytes_are(sizes: list[tuple[int, ...]], limit: in
         assert shard.size == 8 + length + end
 
 
-@given(shapes, st.integers(1, 50_000), st.integers(0, 10_000))
-def test_the_largest_copied_tensor_lies_in_its_pages_as_its_source_does(
-    sizes: list[tuple[int, ...]], limit: int, lies: int
-) -> None:
-    """By padding of the header, where a multiple of 8 does it; what is computed moves nothing."""
-    tensors = outputs(sizes)
-    plain = lay_out(tensors, limit)
-    padded = lay_out(tensors, limit, lambda tensor: lies if len(tensor.shape) > 1 else None)
-    for before, after in zip(plain, padded, strict=True):
-        copied = {t.nbytes: offset for t, offset in reversed(after.places) if len(t.shape) > 1}
-        moved = len(after.header) - len(before.header)
-        assert after.header.rstrip().endswith(before.header.rstrip()[8:])
-        assert int.from_bytes(after.header[:8], "little") == len(after.header) - 8
-        assert 0 <= moved < 4096
-        if not copied:
-            assert moved == 0
-        elif (lies - max(copied.items())[1]) % 8 == 0:
-            assert lies % 4096 in {o % 4096 for t, o in after.places if len(t.shape) > 1 and t.nbytes == max(copied)}
-
-
 def test_index_names_each_tensor_and_the_total() -> None:
     """The index has `weight_map` and the total size in its metadata."""
     shards = lay_out(outputs([(4, 4), (4, 4)]), 32)
