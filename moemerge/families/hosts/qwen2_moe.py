@@ -81,4 +81,10 @@ HOST = Host(
     shared_gate="model.layers.{layer}.mlp.shared_expert_gate.weight",
     shared_width="shared_expert_intermediate_size",
     constants=_silent,
+    runtimes={
+        "transformers 4.57": "right",
+        "llama.cpp": "silently wrong: weights are not divided by their sum; with tied embeddings a load error",
+        "vLLM": "right",
+        "mlx-lm": "silently wrong, for the same reason; with tied embeddings a load error",
+    },
 )

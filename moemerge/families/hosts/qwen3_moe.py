@@ -56,4 +56,5 @@ HOST = Host(
     },
     config=_config,
     refuse=_refuse,
+    runtimes={"transformers 4.57": "right", "llama.cpp": "right", "vLLM": "right", "mlx-lm": "right"},
 )

@@ -1,0 +1,1 @@
+"""One small file a wrapper: `WRAPPER`. None is built yet."""
