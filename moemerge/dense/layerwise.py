@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from moemerge.dense.models import MergedTensors, PlannedModels, empty_module, padded
-from moemerge.execute.side_by_side import SideBySide
 from moemerge.execute.stream import PICK_ELEMENTS, TORCH_DTYPES, pick_rows, row_blocks
+from moemerge.execute.thread_map import ThreadMap
 from moemerge.families import anatomy_of
 from moemerge.plan import Plan
 
@@ -107,7 +107,7 @@ class _Layerwise:
         anatomy = anatomy_of(model)
         decoder, layers = anatomy.decoder_of(model), anatomy.layers_of(model)
         inner = {p for layer in layers for p in layer.parameters()}
-        self._readers = SideBySide(READERS if max(p.numel() for p in inner) >= LARGE else 1)
+        self._readers = ThreadMap(READERS if max(p.numel() for p in inner) >= LARGE else 1)
         embedding = model.get_input_embeddings()
         self._embedding = f"{self._names[embedding]}.weight"
         # what belongs to the decoder itself, such as the last norm

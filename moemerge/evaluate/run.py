@@ -16,11 +16,11 @@ from moemerge.console import Progress
 from moemerge.errors import EvalError
 from moemerge.evaluate.cache import LossCache
 from moemerge.evaluate.domains import Domain, find_evaluation, read_domains
+from moemerge.evaluate.extras import answers, chat_replies, read_all_questions, sample_routes, speed
 from moemerge.evaluate.measures import DomainLosses, Measures, domain_account, gain_account
 from moemerge.evaluate.options import PARTS, EvalOptions
 from moemerge.evaluate.scorer import Scorer
-from moemerge.evaluate.side import answers, chat_replies, read_all_questions, sample_routes, speed
-from moemerge.evaluate.subjects import Mixture, Other
+from moemerge.evaluate.subjects import Compared, Mixture
 from moemerge.evaluate.tasks import run_tasks
 from moemerge.evaluate.verdict import verdict
 from moemerge.mixture.baselines import LINEAR, Baselines
@@ -68,7 +68,7 @@ class Evaluation:
         self.mixture = Mixture(self.folder, self.placement, processes)
         cache = LossCache(options.cache, self._setting(context, stride))
         self.scorer = Scorer(encoded, cache, progress, processes)
-        self.others = {name: Other(path, self.placement) for name, path in options.compare.items()}
+        self.others = {name: Compared(path, self.placement) for name, path in options.compare.items()}
         self.sums: dict[str, dict[str, Tensor]] = {domain.name: {} for domain in self.domains}
         """Sums of the documents' losses by domain and model."""
 

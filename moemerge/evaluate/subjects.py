@@ -49,7 +49,7 @@ class Mixture:
         self._model = self._routers = None
 
 
-class Other:
+class Compared:
     """A model that the mixture is compared with, by plain transformers.
 
     Raises:

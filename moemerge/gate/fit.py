@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moemerge.console import Progress, Silent
 from moemerge.errors import GateError, Problem
-from moemerge.execute.side_by_side import SideBySide
+from moemerge.execute.thread_map import ThreadMap
 from moemerge.gate import held_out
 from moemerge.gate.blank import blank_gate
 from moemerge.gate.capture import Captured, Domain, capture
@@ -194,7 +194,7 @@ class _Gate:
         """Fits those of some layers that wait, several at a time on the CPU."""
         layers = [layer for layer in layers if layer in self._waiting]
         most = self._most if all(self._waiting[layer].tokens.device.type == "cpu" for layer in layers) else 1
-        found = SideBySide(most).map(lambda layer: self._fit(layer, self._waiting.pop(layer), strengths), layers)
+        found = ThreadMap(most).map(lambda layer: self._fit(layer, self._waiting.pop(layer), strengths), layers)
         self._fitted.update(zip(layers, found, strict=True))
 
     def result(self) -> tuple[float, list[LayerRows]]:

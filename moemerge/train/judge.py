@@ -17,7 +17,7 @@ from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import Routers
 from moemerge.mixture.routing import IDLE, RouteCounter, RouteCounts
 from moemerge.mixture.windows import Encoded
-from moemerge.train.also import Also
+from moemerge.train.lora import Lora
 
 RESAMPLES = 2000
 
@@ -109,7 +109,7 @@ class Judge:
         """Scored tokens of one look."""
         return sum(sum(encoded.tokens) for encoded in self._encoded.values())
 
-    def look(self, weights: Sequence[Tensor], also: Also | None = None, progress: Progress | None = None) -> Judgement:
+    def look(self, weights: Sequence[Tensor], also: Lora | None = None, progress: Progress | None = None) -> Judgement:
         """Measures the gates `[E, d]` of all layers, and what is trained beside them.
 
         Args:

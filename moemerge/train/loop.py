@@ -15,6 +15,7 @@ from moemerge.console import Progress
 from moemerge.errors import EvalError
 from moemerge.mixture.processes import Processes
 from moemerge.train.judge import Judge, Judgement
+from moemerge.train.log import TrainingLog
 from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting
 from moemerge.train.rows import Rows, Sampler
@@ -23,7 +24,6 @@ from moemerge.train.snapshot import Found, Run, pack, pack_optimizer, unpack, un
 from moemerge.train.state import State, save_state
 from moemerge.train.step import Losses, step_gradients
 from moemerge.train.teacher import Taught, Teacher
-from moemerge.train.telling import Teller
 from moemerge.train.trained import Trained
 
 BLOCK = 20
@@ -50,7 +50,7 @@ class Loop:
         teacher: for distillation, or None.
         options: the options.
         names: of the experts, for what is said.
-        teller: what is said, recorded and logged.
+        log: what is said, recorded and logged.
         asked: what a resumed training must have been asked for too.
         state: where to save.
         progress: how to report.
@@ -67,7 +67,7 @@ class Loop:
         teacher: Teacher | None,
         options: TrainOptions,
         names: tuple[str, ...],
-        teller: Teller,
+        log: TrainingLog,
         asked: Mapping[str, Any],
         state: Path,
         progress: Progress,
@@ -75,7 +75,7 @@ class Loop:
     ) -> None:
         self._model, self._trained, self._routing, self._sampler = model, trained, routing, sampler
         self._judge, self._teacher, self._options = judge, teacher, options
-        self._names, self._teller = names, teller
+        self._names, self._log = names, log
         self._asked, self._path, self._progress, self._processes = asked, state, progress, processes
         self._optimizer = self._trained.optimizer()
         self._prepared: list[tuple[list[Rows], list[Taught | None]]] = []
@@ -92,7 +92,7 @@ class Loop:
         self.start = self.best = self._seen = self._trained.look(self._judge, self._progress)
         self.best_state = self.start_state = self._trained.state()
         self._routing.start_from(self._trained.gates.weights)
-        self._teller.look(self.run, self.start, self.start, None, 0.0, {})
+        self._log.look(self.run, self.start, self.start, None, 0.0, {})
         if self.run.steps == 0:
             self.run.ended = "no steps were asked for"
         self._save()
@@ -114,7 +114,7 @@ class Loop:
                 rates = dict(zip(("router", "also"), (g["lr"] for g in self._optimizer.param_groups), strict=False))
                 speed = tokens / max(time.monotonic() - since, 1e-9)
                 run.seconds = time.monotonic() - self._began
-                self._teller.step(run, losses, self._seen, speed, rates)
+                self._log.step(run, losses, self._seen, speed, rates)
             last = run.step >= run.steps
             if losses is None or last or run.step % options.judge_every == 0:
                 self._look(losses, tokens / max(time.monotonic() - since, 1e-9), last=last)
@@ -176,7 +176,7 @@ class Loop:
         if found is not None:
             self._seen = found
             run.seconds = time.monotonic() - self._began
-            self._teller.look(run, found, self.start, losses, speed, worse)
+            self._log.look(run, found, self.start, losses, speed, worse)
         if trouble is not None:
             self._restore(trouble)
         elif found is not None and found.mean < self.best.mean and not worse:

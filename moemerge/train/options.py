@@ -13,7 +13,7 @@ from moemerge.options import FIRST, OUTPUT, RUNS, SOURCES, check, option, typed
 
 Method = Literal["lora", "full"]
 Route = Literal["auto", "straight-through", "soft", "top-k"]
-Also = Literal["attention", "experts"]
+AlsoTrained = Literal["attention", "experts"]
 Start = Literal["fitted", "discriminant", "lda", "centroid", "centred", "random", "uniform"]
 Tracker = Literal["tensorboard", "wandb"]
 
@@ -50,7 +50,7 @@ class TrainOptions:
     steps: int = option(60, FIRST, "At most so many optimiser steps; 0 writes the start.", least=0)
     minutes: float | None = option(None, FIRST, "At most so long; the schedule is shortened to fit.", above=0)
     method: Method = option("lora", FIRST, "lora: a low-rank change of each gate; full: the whole gates.")
-    also: tuple[Also, ...] = option(
+    also: tuple[AlsoTrained, ...] = option(
         (), FIRST, "LoRA beside the router too: attention, experts, or both.", metavar="A,B,..."
     )
 
@@ -108,7 +108,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         check(self, TrainError)
-        object.__setattr__(self, "also", tuple(name for name in get_args(Also) if name in self.also))
+        object.__setattr__(self, "also", tuple(name for name in get_args(AlsoTrained) if name in self.also))
         if not 0 <= self.mixed <= 1:
             raise TrainError(f"`{typed(self, 'mixed')}` is no share: it must be between 0 and 1")
         if self.context < 8:

@@ -23,8 +23,8 @@ from moemerge.mixture.folder import BuiltFolder
 from moemerge.record.read import NAME, read_fields
 from moemerge.record.write import dump_record
 from moemerge.sources import ByteRange
-from moemerge.train.also import Change
 from moemerge.train.card import trained_card
+from moemerge.train.lora import Change
 from moemerge.train.plot import NAME as PLOT
 from moemerge.train.plot import training_plot
 from moemerge.write.copy import CHUNK, Copier

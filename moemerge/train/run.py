@@ -17,14 +17,15 @@ from moemerge.families import anatomy_of
 from moemerge.mixture.content import joined
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers
-from moemerge.train.also import Also
 from moemerge.train.attention import use_blocked_attention
 from moemerge.train.card import training_account
 from moemerge.train.checkpointing import checkpoint_layers
 from moemerge.train.experts import use_frozen_experts
 from moemerge.train.gates import Gates
 from moemerge.train.judge import Judge, Judgement
+from moemerge.train.log import TrainingLog
 from moemerge.train.loop import Loop
+from moemerge.train.lora import Lora
 from moemerge.train.options import TrainOptions
 from moemerge.train.output import router_names, write_adapter, write_trained
 from moemerge.train.prepare import Prepared
@@ -34,7 +35,6 @@ from moemerge.train.scales import scales
 from moemerge.train.sharding import shard
 from moemerge.train.start import starting_gates
 from moemerge.train.state import load_state, remove_state
-from moemerge.train.telling import Teller
 from moemerge.train.tracking import Trackers
 from moemerge.train.trained import Trained
 from moemerge.verify import verify_folder
@@ -150,7 +150,7 @@ class _Training:
             gates, factors = Gates(begin, routers.layers, anatomy_of(model), options, found.inputs), found.factors
         else:
             gates, factors = Gates(begin, routers.layers, anatomy_of(model), options), tuple(saved.values["factors"])
-        self.trained = Trained(gates, Also(model, options) if options.also else None, options)
+        self.trained = Trained(gates, Lora(model, options) if options.also else None, options)
         routers = find_routers(model)  # once more: what stands beside a router may be wrapped now
         if options.checkpointing:
             checkpoint_layers(model)
@@ -159,9 +159,9 @@ class _Training:
         routing = TrainedRouting(
             routers, how, slopes=options.balance_weight > 0, factors=factors, labelled=self.prepared.labelled
         )
-        teller = Teller(folder.experts, options, self.progress, self._trackers())
+        log = TrainingLog(folder.experts, options, self.progress, self._trackers())
         loop = Loop(
-            model, self.trained, routing, sampler, judge, self.prepared.teacher, options, folder.experts, teller, asked,
+            model, self.trained, routing, sampler, judge, self.prepared.teacher, options, folder.experts, log, asked,
             self.prepared.state, self.progress, self.processes,
         )  # fmt: skip
         try:
@@ -171,7 +171,7 @@ class _Training:
                 loop.begin()
             loop.go()
         finally:
-            teller.finish()
+            log.finish()
         return loop
 
     def _built(self, device: torch.device, dtype: torch.dtype) -> list[Tensor]:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from moemerge.console import Progress
 from moemerge.mixture.folder import BuiltFolder
 from moemerge.mixture.processes import Processes
-from moemerge.train.also import Also, Change
 from moemerge.train.gates import Gates
 from moemerge.train.judge import Judge, Judgement
+from moemerge.train.lora import Change, Lora
 from moemerge.train.options import TrainOptions
 
 _ALSO = "also."
@@ -28,7 +28,7 @@ class Trained:
         options: the learning rates and the largest norm.
     """
 
-    def __init__(self, gates: Gates, also: Also | None, options: TrainOptions) -> None:
+    def __init__(self, gates: Gates, also: Lora | None, options: TrainOptions) -> None:
         self.gates, self.also, self._options = gates, also, options
 
     @property

@@ -38,7 +38,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Likely:
+class ExpectedBytes:
     """Consecutive rows that are nearly always these very bytes; only where they are not is their arithmetic looked at.
 
     Attributes:

@@ -11,8 +11,8 @@ import xxhash
 
 from moemerge.errors import Difference, SourceError
 from moemerge.sources import ByteRange, Checkpoint
-from moemerge.verify.block import Block, Likely
-from moemerge.verify.expected import Constant, Free, Merge, One, Part, Wanted, sources_of
+from moemerge.verify.block import Block, ExpectedBytes
+from moemerge.verify.expected import AnyFinite, Constant, Merge, One, Part, Wanted, sources_of
 from moemerge.verify.layout import ITEM_BYTES, Place
 from moemerge.verify.names import Shape
 from moemerge.verify.numbers import FORMATS, decode, first_not_finite, unit
@@ -84,7 +84,7 @@ class Comparison:
         """
         outcome = Outcome()
         digest = xxhash.xxh3_128()
-        parts = wanted.parts if wanted is not None else (Free(place.shape),)
+        parts = wanted.parts if wanted is not None else (AnyFinite(place.shape),)
         offset = place.offset
         problems: list[str] = []
         try:
@@ -123,7 +123,7 @@ class Comparison:
 
     def _part(self, part: Part, own: _Own, outcome: Outcome) -> Iterator[str]:
         absent = [key for key in sources_of(part) if key not in self._models]
-        if isinstance(part, Free) or absent:
+        if isinstance(part, AnyFinite) or absent:
             for _ in own.chunks():
                 pass
         elif (source := self._bytes_of(part, own.place.dtype)) is not None:
@@ -175,10 +175,10 @@ class Comparison:
             yield f"{tally.wrong} of {done} values are not {_words(part)}, {first}"
 
 
-def _compare_rows(found: Block | Likely, own: _Own, done: int, tally: _Tally) -> None:
+def _compare_rows(found: Block | ExpectedBytes, own: _Own, done: int, tally: _Tally) -> None:
     """Compares the next rows, before which `done` elements lie; their bytes are gone before others are read."""
     data = own.next(found.size * ITEM_BYTES[own.place.dtype])
-    if isinstance(found, Likely):
+    if isinstance(found, ExpectedBytes):
         if found.holds(data):
             return
         found = found.block()

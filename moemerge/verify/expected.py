@@ -61,13 +61,13 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True)
-class Free:
+class AnyFinite:
     """Anything finite: what a fit or a training gave, or what no output depends on."""
 
     shape: Shape
 
 
-Part = One | Merge | Constant | Free
+Part = One | Merge | Constant | AnyFinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +93,14 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
         if row.is_ffn(name) or is_recomputed(name) or (dense.tied and name == "lm_head.weight"):
             continue
         changed = "attention" in record.trained and row.is_projection(name)
-        part = Free(info.shape) if changed else _shared(record, row, name, info.shape, models)
+        part = AnyFinite(info.shape) if changed else _shared(record, row, name, info.shape, models)
         wanted[name] = _single(part)
     width = record.width
     for layer in range(dense.layers):
-        wanted[host.router_of(layer)] = _single(Free((len(record.experts), hidden)))
+        wanted[host.router_of(layer)] = _single(AnyFinite((len(record.experts), hidden)))
         experts = _experts(record, host, row, layer, width, hidden)
         if "experts" in record.trained:
-            experts = {name: _single(Free(own.shape)) for name, own in experts.items()}
+            experts = {name: _single(AnyFinite(own.shape)) for name, own in experts.items()}
         wanted |= experts
         if host.always_on is not None:
             wanted |= _always_on(record, host.always_on, row, layer, width, hidden)
@@ -189,10 +189,10 @@ def _always_on(
     if not record.recipe.shared_experts:
         width = always_on_width(record, always_on)
         shapes: dict[str, Part] = {
-            gate: Free((width, hidden)),
-            up: Free((width, hidden)),
+            gate: AnyFinite((width, hidden)),
+            up: AnyFinite((width, hidden)),
             down: Constant((hidden, width), 0.0),
-            out: Free((1, hidden)),
+            out: AnyFinite((1, hidden)),
         }
         return {name: _single(part) for name, part in shapes.items()}
     shared = record.recipe.shared_experts[0]

@@ -14,7 +14,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from moemerge.sources import ByteRange, Checkpoint
-from moemerge.verify.block import SINGLE, Array, Block, Likely
+from moemerge.verify.block import SINGLE, Array, Block, ExpectedBytes
 from moemerge.verify.expected import Constant, Merge, One
 from moemerge.verify.layout import ITEM_BYTES
 from moemerge.verify.means import Memory, mean_of
@@ -75,7 +75,7 @@ class Recomputation:
         self._held: dict[tuple[str, str], Any] = {}
         self._memory = Memory()
 
-    def blocks(self, part: One | Merge | Constant, dtype: str) -> Iterator[Block | Likely]:
+    def blocks(self, part: One | Merge | Constant, dtype: str) -> Iterator[Block | ExpectedBytes]:
         """Yields a part as consecutive blocks of rows.
 
         Args:
@@ -122,7 +122,7 @@ class Recomputation:
         stride = place.length // max(height, 1)
         return self._files.read(place.path, place.offset + rows.start * stride, (rows.stop - rows.start) * stride)
 
-    def _one(self, part: One, dtype: str) -> Iterator[Block | Likely]:
+    def _one(self, part: One, dtype: str) -> Iterator[Block | ExpectedBytes]:
         import numpy as np
 
         info = self._models[part.source].tensors[part.name]
@@ -148,7 +148,7 @@ class Recomputation:
     def _plain(self, part: One, shape: tuple[int, ...], elements: int) -> Iterator[NDArray[np.float64]]:
         return (self._read(part.source, part.name, rows) for rows in _rows(shape, elements))
 
-    def _as_folded(self, part: One, shape: tuple[int, ...], dtype: str) -> Iterator[Likely]:
+    def _as_folded(self, part: One, shape: tuple[int, ...], dtype: str) -> Iterator[ExpectedBytes]:
         import torch
 
         for tall in _rows(shape, FOLDED_ROWS * math.prod(shape[1:])):
@@ -156,7 +156,7 @@ class Recomputation:
             numbers = held.contiguous().view(-1).view(torch.uint8).view(len(held), -1).numpy()
             for rows in _rows(tuple(held.shape), BLOCK):
                 data = numbers[rows].reshape(-1)
-                yield Likely(data, held[rows].numel(), partial(_folded, data, dtype, tuple(held[rows].shape)))
+                yield ExpectedBytes(data, held[rows].numel(), partial(_folded, data, dtype, tuple(held[rows].shape)))
 
     def _folded_once(self, part: One, shape: tuple[int, ...]) -> Iterator[NDArray[np.float64]]:
         """Blocks out of taller ones, as an adapter folds no fewer than `FOLDED_ROWS` rows whatever it is asked for."""
@@ -169,7 +169,7 @@ class Recomputation:
             for rows in _rows(tuple(held.shape), BLOCK):
                 yield held[rows].to(torch.float64).numpy()
 
-    def _merge(self, part: Merge, dtype: str) -> Iterator[Block | Likely]:
+    def _merge(self, part: Merge, dtype: str) -> Iterator[Block | ExpectedBytes]:
         places = [place for key in part.sources if (place := self._models[key].bytes_of(part.name)) is not None]
         formats = {dtype, *(self._models[key].tensors[part.name].dtype for key in part.sources)}
         if part.method == "mean" and formats == {"BF16"} and len(places) == len(part.sources):
@@ -228,13 +228,13 @@ class Recomputation:
         values *= 1.0 / sum(weights)
         return Block(values, operands=sources, folded=folded)
 
-    def _mean_of_bf16(self, part: Merge, places: Sequence[ByteRange]) -> Iterator[Likely]:
+    def _mean_of_bf16(self, part: Merge, places: Sequence[ByteRange]) -> Iterator[ExpectedBytes]:
         columns = math.prod(part.shape[1:])
         for rows in _rows(part.shape, MEAN_BLOCK):
             size, start = (rows.stop - rows.start) * columns, rows.start * columns * ITEM_BYTES["BF16"]
             fills = [partial(self._files.fill, place.path, place.offset + start) for place in places]
             means = mean_of(fills, size, self._memory)
-            yield Likely(means, size, partial(self._mean_of_singles, part, rows))
+            yield ExpectedBytes(means, size, partial(self._mean_of_singles, part, rows))
 
     def _mean_of_singles(self, part: Merge, rows: slice) -> Block:
         """In fp64 what `build` has summed in fp32."""

@@ -10,7 +10,7 @@ from torch import distributed
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from moemerge.mixture.routers import find_routers
-from moemerge.train.also import Also
+from moemerge.train.lora import Lora
 from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting
 from moemerge.train.rows import Rows
@@ -19,7 +19,7 @@ from tests.evaluate.conftest import HOSTS, host_config
 from tests.moe import some_tokens
 
 
-def gradients(model: Any, also: Also) -> list[torch.Tensor]:
+def gradients(model: Any, also: Lora) -> list[torch.Tensor]:
     """Of the gates and a LoRA, by one pass."""
     also.clear()
     routers = find_routers(model)
@@ -51,7 +51,7 @@ def main() -> None:
         config = AutoConfig.for_model(host, **host_config(host, 4, 1, norm_topk_prob=True))
         model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
         other = copy.deepcopy(model)
-        also = [Also(one, TrainOptions(also=("attention", "experts"))) for one in (model, other)]
+        also = [Lora(one, TrainOptions(also=("attention", "experts"))) for one in (model, other)]
         assert also[0].parameters
         shard(model)
         _check_fsdp(model)

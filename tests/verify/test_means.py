@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from moemerge.sources import open_checkpoint
 from moemerge.verify import recompute
-from moemerge.verify.block import Block, Likely
+from moemerge.verify.block import Block, ExpectedBytes
 from moemerge.verify.compare import Comparison
 from moemerge.verify.expected import Merge, Wanted
 from moemerge.verify.layout import Place
@@ -29,10 +29,10 @@ def raw(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def quick(sources: list[torch.Tensor]) -> Likely:
+def quick(sources: list[torch.Tensor]) -> ExpectedBytes:
     size = sources[0].numel()
     fills = [partial(_copy, raw(source)) for source in sources]
-    return Likely(mean_of(fills, size, Memory()), size, lambda: Block(None))
+    return ExpectedBytes(mean_of(fills, size, Memory()), size, lambda: Block(None))
 
 
 def _copy(data: bytes, memory: memoryview) -> None:

@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class SideBySide:
+class ThreadMap:
     """Threads that work on items at once; they stay for the next items, as starting one costs more than small work.
 
     Each gets an equal share of torch's threads, the same one at every run, so that the results are the same bits.

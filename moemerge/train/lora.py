@@ -129,7 +129,7 @@ def _thin(inputs: Tensor, down: Tensor, up: Tensor) -> Tensor:
     return functional.linear(functional.linear(inputs, down.to(inputs.dtype)), up.to(inputs.dtype))
 
 
-class Also:
+class Lora:
     """The LoRA of a model.
 
     Args:

@@ -15,7 +15,7 @@ from moemerge.train.tracking import Trackers
 TERMS = ("next_token", "balance", "z", "domain", "first", "distil")
 
 
-class Teller:
+class TrainingLog:
     """Tells of one training.
 
     Args:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from moemerge.console import Silent
 from moemerge.errors import TrainError
 from moemerge.mixture.processes import Processes
-from moemerge.train.also import Also
+from moemerge.train.lora import Lora
 from moemerge.train.options import TrainOptions
 from moemerge.train.run import train_folder
 from moemerge.verify import verify_folder
@@ -30,9 +30,9 @@ ATTENTION = r"model\.layers\.\d\.self_attn\.[qkvo]_proj\.weight"
 EXPERTS = r"model\.layers\.\d\.mlp\.experts\.(gate_up|down)_proj"
 
 
-def stirred(model: Any, also: Any, **given: Any) -> Also:
+def stirred(model: Any, also: Any, **given: Any) -> Lora:
     """A LoRA whose second halves are not zero."""
-    lora = Also(model, TrainOptions(also=also, **given))
+    lora = Lora(model, TrainOptions(also=also, **given))
     draw = torch.Generator().manual_seed(1)
     for parameter in lora.parameters:
         parameter.data = 0.1 * torch.randn(parameter.shape, generator=draw)
@@ -207,7 +207,7 @@ def test_the_gates_learn_as_they_do_alone(host: str, also: Any, mixture: Any) ->
     alone = {"balance_weight": 0.0, "z_weight": 0.0, "domain_weight": 0.0, "first_weight": 0.0}
     plain, _ = gradients(copy.deepcopy(model), [rows], "straight-through", **alone)
     wrapped = copy.deepcopy(model).requires_grad_(False)
-    lora = Also(wrapped, TrainOptions(also=also))
+    lora = Lora(wrapped, TrainOptions(also=also))
     ours, _ = gradients(wrapped, [rows], "straight-through", frozen=False, **alone)
     assert min(float(gradient.abs().max()) for gradient in plain) > 1e-4
     for one, other in zip(ours, plain, strict=True):
