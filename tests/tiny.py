@@ -52,7 +52,12 @@ def write_tokenizer(folder: Path, *, extra: tuple[str, ...] = (), chat: bool = F
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-OWN: dict[str, dict[str, Any]] = {"qwen3": {"head_dim": 8}}
+OWN: dict[str, dict[str, Any]] = {
+    "qwen3": {"head_dim": 8},
+    "granite": {
+        "embedding_multiplier": 6.0, "attention_multiplier": 0.25, "residual_multiplier": 0.7, "logits_scaling": 1.5,
+    },
+}  # fmt: skip
 """What a tiny model of a family has beside: no multiplier is one, so that a forgotten one shows."""
 
 

@@ -25,7 +25,8 @@ from tests.evaluate.conftest import HOSTS, WORDS, Trio, measure, sentences, trai
 from tests.moe import build_tiny, load, logits, some_tokens
 from tests.train.conftest import Notes, Trainer, write
 
-DENSE = {"mixtral": "llama", "qwen2_moe": "qwen2", "qwen3_moe": "qwen3", "flex_olmo": "olmo2"}
+DENSE = {"mixtral": "llama", "qwen2_moe": "qwen2", "qwen3_moe": "qwen3", "flex_olmo": "olmo2",
+         "granitemoe": "granite"}  # fmt: skip
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -26,7 +26,7 @@ from tests.evaluate.conftest import HOSTS, mixture
 __all__ = ["mixture"]
 DIVIDED: dict[str, dict[str, Any]] = {
     "mixtral": {}, "qwen2_moe": {"norm_topk_prob": True}, "qwen3_moe": {"norm_topk_prob": True},
-    "flex_olmo": {"norm_topk_prob": True},
+    "flex_olmo": {"norm_topk_prob": True}, "granitemoe": {},
 }  # fmt: skip
 """What makes each host divide the chosen weights by their sum, as every built folder does."""
 

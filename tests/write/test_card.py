@@ -66,6 +66,7 @@ def test_a_random_gate(plan: Plan, snapshot: SnapshotAssertion) -> None:
 
 @pytest.mark.parametrize(("family", "layout", "new"), [
     ("llama", "per_expert", False), ("llama", "fused", True),
+    ("granite", "per_expert", False), ("granite", "fused", False),
 ])  # fmt: skip
 def test_what_reads_it(family: str, layout: str, new: bool, tiny: TinyMaker) -> None:
     """Fused names are transformers 5's own but where the class has no others: those are what every engine reads."""
