@@ -19,6 +19,9 @@ from safetensors.torch import load_file
 
 from moemerge.api import build
 from moemerge.errors import WriteError
+from moemerge.families import DENSE_FAMILIES
+from moemerge.mixture.folder import open_moe
+from moemerge.plan import make_plan
 from moemerge.recipe import load_recipe
 from moemerge.record.read import read_fields
 from moemerge.sources.store import StoredCheckpoint
@@ -76,6 +79,17 @@ def test_a_build_from_stored_tensors_loads_no_torch(shared: str, tiny: TinyMaker
     command = [sys.executable, "-c", program, recipe.model_dump_json(), str(tmp_path / "out")]
     run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout, run.stderr) == (0, "\n", "")
+
+
+@pytest.mark.parametrize("family", DENSE_FAMILIES)
+@pytest.mark.parametrize("layout", ["per_expert", "fused"])
+def test_a_folder_tells_its_parameters(family: str, layout: str, tiny: TinyMaker, tmp_path: Path) -> None:
+    """Total and active by the names in its files are those of the plan, in every family and layout."""
+    models = [tiny(family, 1), tiny(family, 2)]
+    recipe = recipe_of(tiny(family), models, experts_per_token=1, output={"layout": layout})
+    planned = make_plan(recipe, tmp_path).parameters
+    folder = open_moe(build(recipe, tmp_path / "out", root=tmp_path).path)
+    assert folder.parameters() == (planned.total, planned.active)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "olmo2"])

@@ -47,6 +47,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "olmo2 tied": ("olmo2", {"tie_word_embeddings": True, "rope_parameters": LINEAR}, {}),
     "olmo2 biases": ("olmo2", {"attention_bias": True, "num_key_value_heads": 4}, {}),
     "olmo2 fused": ("olmo2", {}, {"output": {"layout": "fused"}}),
+    "granite": ("granite", {}, {}),
+    "granite tied": ("granite", {"tie_word_embeddings": True, "rope_parameters": LLAMA3}, {}),
+    "granite biases": ("granite", {"attention_bias": True, "rope_parameters": LINEAR}, {}),
+    "granite head_dim": ("granite", {"head_dim": 12}, {}),
+    "granite fused": ("granite", {}, {"output": {"layout": "fused"}}),
 }
 
 

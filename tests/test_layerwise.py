@@ -33,6 +33,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "layer_types": ["full_attention", "sliding_attention"] * 2}),
     "qwen3": ("qwen3", {}),
     "olmo2": ("olmo2", {}),
+    "granite": ("granite", {}),
 }  # fmt: skip
 
 

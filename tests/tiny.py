@@ -52,11 +52,20 @@ def write_tokenizer(folder: Path, *, extra: tuple[str, ...] = (), chat: bool = F
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
+OWN: dict[str, dict[str, Any]] = {
+    "qwen3": {"head_dim": 8},
+    "granite": {
+        "embedding_multiplier": 6.0, "attention_multiplier": 0.25, "residual_multiplier": 0.7, "logits_scaling": 1.5,
+    },
+}  # fmt: skip
+"""What a tiny model of a family has beside: no multiplier is one, so that a forgotten one shows."""
+
+
 def tiny_config(family: str, **config: Any) -> Any:
-    """The transformers config of a tiny dense model of `family` (llama, mistral, qwen2, qwen3)."""
+    """The transformers config of a tiny dense model of `family`, its `model_type`."""
     from transformers import AutoConfig
 
-    settings = DEFAULTS | ({"head_dim": 8} if family == "qwen3" else {}) | config
+    settings = DEFAULTS | OWN.get(family, {}) | config
     return AutoConfig.for_model(family, **settings)
 
 

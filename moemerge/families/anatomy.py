@@ -16,6 +16,7 @@ class Anatomy:
         decoder: from the model to what gives the last hidden states, without a head.
         layers: from the model to its layers.
         head: from the model to the output head.
+        logits_divisor: key of the config's number that the head's output is divided by, where there is one.
         block: from a layer to its FFN or MoE block, whose input the router reads.
         attention: from a layer to its attention.
         projections: from the attention to its linear maps, in peft's order.
@@ -30,6 +31,7 @@ class Anatomy:
     decoder: str = "model"
     layers: str = "model.layers"
     head: str = "lm_head"
+    logits_divisor: str | None = None
     block: str = "mlp"
     attention: str = "self_attn"
     projections: tuple[str, ...] = ("k_proj", "o_proj", "q_proj", "v_proj")
@@ -49,9 +51,10 @@ class Anatomy:
         layers: Sequence[Any] = _at(model, self.layers)
         return layers
 
-    def head_of(self, model: Any) -> Any:
-        """The output head."""
-        return _at(model, self.head)
+    def logits_of(self, model: Any, states: Any) -> Any:
+        """The vocabulary's logits `[..., V]` of last hidden states `[..., d]`, as the whole model gives them."""
+        logits = _at(model, self.head)(states)
+        return logits if self.logits_divisor is None else logits / getattr(model.config, self.logits_divisor)
 
     def block_of(self, layer: Any) -> Any:
         """A layer's FFN or MoE block."""

@@ -14,7 +14,7 @@ from moemerge.families.dense_family import Projection
 from moemerge.families.routing import Routing
 
 ROUTED = re.compile(r"\.experts\.")
-"""What the names of all routed experts' tensors have in common, in both layouts and every family."""
+"""What the names of routed experts' tensors have in common, in both layouts and most families."""
 
 
 def expert_counts(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
@@ -95,6 +95,11 @@ class Host:
     def layout(self, asked: str) -> Layout:
         """How the experts are stored where the recipe's `output.layout` asks for one."""
         return "per_expert" if asked == "per_expert" and self.expert is not None else "fused"
+
+    @property
+    def fused_endings(self) -> tuple[str, ...]:
+        """What the names of the fused tensors end in, whatever the layer."""
+        return tuple(name.partition("{layer}")[2] for name in self.fused.values())
 
     def expert_name(self, layer: int, expert: int, projection: Projection) -> str:
         """On-disk name of one matrix of one expert, in the layout `per_expert`."""

@@ -49,7 +49,9 @@ class MoeFolder:
         """Total and active a token: k of E experts, and everything else."""
         sizes = {name: math.prod(info.shape) for name, info in self.checkpoint.tensors.items()}
         total = sum(sizes.values())
-        routed = sum(size for name, size in sizes.items() if ROUTED.search(name))
+        host = HOSTS.get(str(self.checkpoint.config.get("model_type")))
+        endings = () if host is None else host.fused_endings
+        routed = sum(size for name, size in sizes.items() if ROUTED.search(name) or name.endswith(endings))
         return total, total - routed + routed * self.experts_per_token // len(self.experts)
 
     def settled(self, placement: Placement, tell: Callable[[str], None], *, beside: int = 0) -> Placement:

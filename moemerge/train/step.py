@@ -154,12 +154,12 @@ def _head(
     states = hidden[:, :-1][rows.scored[:, 1:]].detach()
     slopes = torch.zeros_like(states)
     total = distilled = 0.0
-    head = anatomy_of(model).head_of(model)
+    anatomy = anatomy_of(model)
     count = slice_rows(model.config.get_text_config().vocab_size, states.device)
     for start in range(0, len(states), count):
         part = slice(start, start + count)
         inputs = states[part].requires_grad_()
-        logits = head(inputs).to(inputs.device)
+        logits = anatomy.logits_of(model, inputs).to(inputs.device)
         scores = logits.detach().float()
         taught_slope: Tensor | float = 0.0
         if lesson is not None:

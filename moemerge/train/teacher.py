@@ -116,10 +116,11 @@ class Teacher:
 
     def _ask(self, model: Any, rows: Rows, own: Tensor) -> Taught:
         rows = rows.to(device_of(model))
-        decoder, head = anatomy_of(model).decoder_of(model), anatomy_of(model).head_of(model)
+        anatomy = anatomy_of(model)
+        decoder = anatomy.decoder_of(model)
         hidden = decoder(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).last_hidden_state
         states = hidden[:, :-1][rows.scored[:, 1:]][own.to(hidden.device)]
-        found = [largest(head(part), self._temperature) for part in states.split(CHUNK)]
+        found = [largest(anatomy.logits_of(model, part), self._temperature) for part in states.split(CHUNK)]
         return Taught(torch.cat([one.tokens for one in found]).cpu(), torch.cat([one.logs for one in found]).cpu())
 
 

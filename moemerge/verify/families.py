@@ -170,6 +170,15 @@ _ROWS = (
         windows=no_windows,
         norms=("post_attention_layernorm", "post_feedforward_layernorm", "self_attn.q_norm", "self_attn.k_norm"),
     ),
+    DenseRow(
+        "granite",
+        {
+            "vocab_size": 32000, "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2,
+            "embedding_multiplier": 1.0, "attention_multiplier": 1.0, "residual_multiplier": 1.0, "logits_scaling": 1.0,
+        },
+        bias=asks_for_biases,
+        windows=no_windows,
+    ),
 )  # fmt: skip
 
 FAMILIES: Mapping[str, DenseRow] = {row.model_type: row for row in _ROWS}

@@ -166,6 +166,31 @@ _ROWS = (
         widths=("intermediate_size",),
         from_base={"attention_bias": lambda dense: dense.bias},
     ),
+    HostRow(
+        "granitemoe",
+        "GraniteMoeForCausalLM",
+        router="model.layers.{layer}.block_sparse_moe.router.layer.weight",
+        expert=None,
+        fixed={},
+        counts=("num_local_experts",),
+        widths=("intermediate_size",),
+        from_base={
+            "attention_bias": lambda dense: dense.bias,
+            "attention_multiplier": lambda dense: dense.values["attention_multiplier"],
+            "embedding_multiplier": lambda dense: dense.values["embedding_multiplier"],
+            "logits_scaling": lambda dense: dense.values["logits_scaling"],
+            "residual_multiplier": lambda dense: dense.values["residual_multiplier"],
+        },
+        router_in_memory="model.layers.{layer}.block_sparse_moe.router.weight",
+        fused=(
+            "model.layers.{layer}.block_sparse_moe.input_linear.weight",
+            "model.layers.{layer}.block_sparse_moe.output_linear.weight",
+        ),
+        fused_in_memory=(
+            "model.layers.{layer}.block_sparse_moe.experts.gate_up_proj",
+            "model.layers.{layer}.block_sparse_moe.experts.down_proj",
+        ),
+    ),
 )
 
 HOSTS: Mapping[str, HostRow] = {row.model_type: row for row in _ROWS}

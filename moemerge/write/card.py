@@ -37,7 +37,7 @@ def model_card(plan: Plan, gate: Mapping[str, Any], name: str) -> str:
         _licence(plan),
         _weights(plan),
         _gate(gate),
-        _run(name, plan.host.layout(plan.recipe.output.layout)),
+        _run(name, new=plan.host.expert is not None and plan.recipe.output.layout == "fused"),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -131,7 +131,8 @@ def _gate(gate: Mapping[str, Any]) -> str:
     return text + _table(("layer", "token accuracy"), [(layer, f"{value:.3f}") for layer, value in known])
 
 
-def _run(name: str, layout: str) -> str:
+def _run(name: str, *, new: bool) -> str:
+    """How to run it; `new` where it is stored as transformers 5 alone reads it."""
     return (
         "## Run\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{name}", dtype="auto", device_map="auto")\n'
@@ -139,18 +140,18 @@ def _run(name: str, layout: str) -> str:
         'inputs = tokenizer("Hello", return_tensors="pt").to(model.device)\n'
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))\n```\n\n"
         "`device_map` needs `accelerate`; leave it out to run on the CPU. `moemerge verify` checks this folder against "
-        "`moemerge.yaml`, which also holds the recipe that made it.\n\n" + _fast(name, layout)
+        "`moemerge.yaml`, which also holds the recipe that made it.\n\n" + _fast(name, new=new)
     )
 
 
-def _fast(name: str, layout: str) -> str:
+def _fast(name: str, *, new: bool) -> str:
     text = (
         "What a token costs goes mostly with the active parameters. `experts_implementation` in `from_pretrained` says "
         "how transformers 5 computes the experts: `grouped_mm` (its default), `eager`, or `batched_mm`, which copies "
         "an expert's weights for every token and is meant for few tokens on a GPU; try which is fastest. "
         '`dtype="auto"` keeps the stored dtype; on a CPU without bfloat16 instructions try `dtype="float32"`. '
     )
-    if layout == "fused":
+    if new:
         return text + "The experts are stored fused, which transformers 5 alone reads."
     return text + (
         "Other engines know this architecture; moemerge ran neither of these on this model:\n\n"

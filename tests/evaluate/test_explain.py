@@ -10,6 +10,7 @@ import torch
 
 from moemerge.errors import EvalError
 from moemerge.evaluate.explain import Explanation, explain
+from moemerge.families import anatomy_of
 from moemerge.mixture.routers import find_routers
 from tests.evaluate.conftest import HOSTS, Mixture
 
@@ -33,7 +34,7 @@ def test_the_parts_give_the_blocks_real_output(
     model = mixture(host, k=k)
     model.set_experts_implementation(implementation)
     seen: dict[str, torch.Tensor] = {}
-    block = model.model.layers[1].mlp
+    block = anatomy_of(model).block_of(model.model.layers[1])
     handle = block.register_forward_hook(lambda _, given, output: seen.update(given=given[0], output=output))
     found = explained(model, words)
     handle.remove()
@@ -61,7 +62,8 @@ def test_logits_probabilities_and_experts_outputs(host: str, mixture: Mixture, w
     assert found.chosen == tuple(logits.topk(2).indices.tolist())
     for expert, norm in zip(found.chosen, found.expert_norms, strict=True):
         outputs: list[torch.Tensor] = []
-        handle = model.model.layers[0].mlp.experts.register_forward_hook(lambda _, __, out, to=outputs: to.append(out))
+        experts = anatomy_of(model).experts_of(model.model.layers[0])
+        handle = experts.register_forward_hook(lambda _, __, out, to=outputs: to.append(out))
         with find_routers(model).forced(expert), torch.inference_mode():
             model(ids)
         handle.remove()

@@ -39,10 +39,11 @@ def expected(model: Any, ids: torch.Tensor, k: int, divided: bool) -> list[tuple
 def test_experts_and_weights_are_those_of_the_router_logits(
     host: str, k: int, divided: bool, mixture: Mixture, words: Any
 ) -> None:
-    """On all hosts, for one expert, two and all of them; mixtral always divides by the sum."""
-    if host == "mixtral" and not divided:
+    """On all hosts, for one expert, two and all of them; mixtral and granitemoe always divide by the sum."""
+    always = host in {"mixtral", "granitemoe"}
+    if always and not divided:
         return
-    model = mixture(host, k=k, **({} if host == "mixtral" else {"norm_topk_prob": divided}))
+    model = mixture(host, k=k, **({} if always else {"norm_topk_prob": divided}))
     trace = traced(model, words)
     ids = torch.tensor([words(TEXT)["input_ids"]])
     for place, (experts, weights) in enumerate(expected(model, ids, k, divided)):

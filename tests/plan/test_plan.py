@@ -64,7 +64,7 @@ def test_eight_mistral_7b_are_mixtral_8x7b(tmp_path: Path) -> None:
     assert plan.bytes.total == 2 * plan.parameters.total
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2", "granite"])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("layout", ["per_expert", "fused"])
 def test_predicted_parameters_are_those_of_the_class(family: str, tied: bool, layout: str, tiny: TinyMaker) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import distributed
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from moemerge.families import anatomy_of
 from moemerge.mixture.routers import find_routers
 from moemerge.train.lora import Lora
 from moemerge.train.options import TrainOptions
@@ -35,8 +36,9 @@ def gradients(model: Any, also: Lora) -> list[torch.Tensor]:
 def _check_fsdp(model: Any) -> None:
     own = {type(parameter.data).__name__ for name, parameter in model.named_parameters() if ".experts." in name}
     assert own == {"DTensor", "Tensor"}, own  # the experts' own, and their LoRA
+    router = anatomy_of(model).router_weight
     for name, parameter in model.model.layers[0].named_parameters():
-        if ".lora_" in name or name == "mlp.gate.weight":
+        if ".lora_" in name or name == router:
             assert not isinstance(parameter, distributed.tensor.DTensor), name
         else:
             half = parameter.shape[0] // 2  # one row lies in one process

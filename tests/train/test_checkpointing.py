@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moemerge.families import Anatomy
+from moemerge.families import Anatomy, anatomy_of
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers
 from moemerge.train.checkpointing import checkpoint_layers
@@ -41,7 +41,8 @@ def gradients(model: Any, how: Any, also: Any, *, checkpointing: bool) -> tuple[
         nonlocal calls
         calls += 1
 
-    model.model.layers[0].mlp.register_forward_pre_hook(count)  # a second run may end before the end of the layer
+    block = anatomy_of(model).block_of(model.model.layers[0])
+    block.register_forward_pre_hook(count)  # a second run may end before the end of the layer
     routing = TrainedRouting(routers, how, slopes=True)
     batches = [some_rows(3), some_rows(2, seed=1)]
     found, losses = step_gradients(model, gates, routing, batches, [None, None], options, Processes())

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from moemerge.console import Silent
 from moemerge.errors import MoemergeError
+from moemerge.families import anatomy_of
 from moemerge.mixture.processes import Processes
 from moemerge.train.judge import Judge, Judgement
 from moemerge.train.options import TrainOptions
@@ -24,7 +25,8 @@ from tests.evaluate.conftest import HOSTS, WORDS, Trio, measure, sentences, trai
 from tests.moe import build_tiny, load, logits, some_tokens
 from tests.train.conftest import Notes, Trainer, write
 
-DENSE = {"mixtral": "llama", "qwen2_moe": "qwen2", "qwen3_moe": "qwen3", "flex_olmo": "olmo2"}
+DENSE = {"mixtral": "llama", "qwen2_moe": "qwen2", "qwen3_moe": "qwen3", "flex_olmo": "olmo2",
+         "granitemoe": "granite"}  # fmt: skip
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -159,7 +161,7 @@ def test_every_host(host: str, method: Any, pairs: Any, texts: Path, tmp_path: P
     assert verify_folder(result.path).differences == ()
     ours, theirs = load(result.path), load(moe)
     changed = [n for n, p in ours.named_parameters() if not torch.equal(p, theirs.get_parameter(n))]
-    assert changed == [f"model.layers.{layer}.mlp.gate.weight" for layer in range(2)]
+    assert changed == [f"model.layers.{layer}.{anatomy_of(ours).router_weight}" for layer in range(2)]
 
 
 def test_a_bf16_folder_stays_one(trained: Trainer, trio: Trio, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,13 +20,13 @@ from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting, _StraightThrough, balance, balance_gradient, route, routing_for
 from moemerge.train.rows import Rows, Tokens, _batch
 from moemerge.train.step import Losses, step_gradients
-from moemerge.train.teacher import divergence, largest
+from moemerge.train.teacher import Teacher, divergence, largest
 from tests.evaluate.conftest import HOSTS, mixture
 
 __all__ = ["mixture"]
 DIVIDED: dict[str, dict[str, Any]] = {
     "mixtral": {}, "qwen2_moe": {"norm_topk_prob": True}, "qwen3_moe": {"norm_topk_prob": True},
-    "flex_olmo": {"norm_topk_prob": True},
+    "flex_olmo": {"norm_topk_prob": True}, "granitemoe": {},
 }  # fmt: skip
 """What makes each host divide the chosen weights by their sum, as every built folder does."""
 
@@ -204,6 +205,19 @@ def test_the_divergence_of_a_distribution_from_itself_is_zero() -> None:
     logits, other = torch.randn(5, 100), torch.randn(5, 100)
     assert float(divergence(logits, largest(logits, 2.0), 2.0)) == pytest.approx(0.0, abs=1e-4)
     assert float(divergence(other, largest(logits, 2.0), 2.0)) > 1
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_teacher_says_what_its_own_logits_say(host: str, mixture: Any) -> None:
+    """Those of the whole model, whatever its class does to what the head gives."""
+    model, rows = mixture(host), some_rows(2, experts=1)
+    baselines: Any = SimpleNamespace(has_specialist=lambda _: True, specialist=lambda _: model)
+    ((taught,),) = Teacher(baselines, ["e"], 2.0, Processes()).teach([[rows]])
+    with torch.no_grad():
+        scores = model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).logits[:, :-1]
+    wanted = largest(scores[rows.scored[:, 1:]], 2.0)
+    assert taught is not None
+    torch.testing.assert_close(taught.logs, wanted.logs)
 
 
 def test_a_first_token_is_held(mixture: Any) -> None:

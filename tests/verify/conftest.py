@@ -18,7 +18,8 @@ from tests.moe import build_tiny
 
 Builder = Callable[..., Path]
 
-FAMILIES = {"mixtral": "llama", "qwen2_moe": "qwen2", "qwen3_moe": "qwen3", "flex_olmo": "olmo2"}
+FAMILIES = {"mixtral": "llama", "qwen2_moe": "qwen2", "qwen3_moe": "qwen3", "flex_olmo": "olmo2",
+            "granitemoe": "granite"}  # fmt: skip
 """A dense family for each host."""
 
 

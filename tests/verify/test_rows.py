@@ -30,7 +30,7 @@ def test_every_tensor_of_a_family_has_its_group(row: DenseRow) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    biases = {"attention_bias": True} if row.model_type in ("llama", "qwen3", "olmo2") else {}
+    biases = {"attention_bias": True} if row.model_type in ("llama", "qwen3", "olmo2", "granite") else {}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(tiny_config(row.model_type, **biases))
     for name in model.state_dict():

@@ -64,6 +64,18 @@ def test_a_random_gate(plan: Plan, snapshot: SnapshotAssertion) -> None:
     assert card_of(plan, {"init": "random", "separation": [None, None]}) == snapshot
 
 
+@pytest.mark.parametrize(("family", "layout", "new"), [
+    ("llama", "per_expert", False), ("llama", "fused", True),
+    ("granite", "per_expert", False), ("granite", "fused", False),
+])  # fmt: skip
+def test_what_reads_it(family: str, layout: str, new: bool, tiny: TinyMaker) -> None:
+    """Fused names are transformers 5's own but where the class has no others: those are what every engine reads."""
+    made = make_plan(recipe_of(tiny(family), [tiny(family, 1), "base"], output={"layout": layout}), Path.cwd())
+    card = model_card(made, FITTED, "moe")
+    assert ("which transformers 5 alone reads" in card) == new
+    assert ("vllm serve" in card) != new
+
+
 def test_models_of_the_hub(plan: Plan, snapshot: SnapshotAssertion) -> None:
     """The whole card with hub models, which the metadata name without their revision."""
     card = card_of(on_the_hub(plan, base="org/base", e0="someone/code@v2"), FITTED)

@@ -1,0 +1,44 @@
+"""Granite into `granitemoe`: softmax over the k chosen logits, which is that over all, divided by the chosen's sum.
+
+On disk the experts are fused and have the names that IBM's own mixtures have (`input_linear`, `output_linear`), which
+transformers 4 and 5, vLLM and llama.cpp know; in memory transformers 5 calls them otherwise (`conversion_mapping.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moemerge.errors import Problem
+from moemerge.families.anatomy import Anatomy
+from moemerge.families.architecture import DenseConfig
+from moemerge.families.host import Host, bias_problems
+
+
+def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
+    return {
+        "attention_bias": dense.qkv_bias,
+        "intermediate_size": dense.intermediate_size,
+        "num_local_experts": experts,
+        **dense.extra,
+    }
+
+
+def _refuse(dense: DenseConfig) -> list[Problem]:
+    return bias_problems(dense, "granitemoe", qkv=True, output=True)
+
+
+HOST = Host(
+    model_type="granitemoe",
+    architecture="GraniteMoeForCausalLM",
+    holds="Granite's multipliers, rope, attention biases, tied embeddings",
+    fits=("granite",),
+    gate="model.layers.{layer}.block_sparse_moe.router.layer.weight",
+    expert=None,
+    fused={
+        "gate_up": "model.layers.{layer}.block_sparse_moe.input_linear.weight",
+        "down": "model.layers.{layer}.block_sparse_moe.output_linear.weight",
+    },
+    config=_config,
+    refuse=_refuse,
+    anatomy=Anatomy(block="block_sparse_moe", router="router", logits_divisor="logits_scaling"),
+)
