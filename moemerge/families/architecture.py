@@ -98,7 +98,7 @@ class DenseConfig:
             if key in values:
                 _check(key, values[key], fits(values[key]), kind)
         for key in row.extra:
-            _check(key, values[key], _is_number(values[key]), "a number of 0 or more")
+            _check(key, values[key], _is_number(values[key]) and values[key] > 0, "a number above 0")
         heads = values["num_attention_heads"]
         return cls(
             row=row,

@@ -93,9 +93,10 @@ class DenseFamily:
         output_bias: whether the attention's output projection has one.
         mlp_bias: whether the FFN's projections have biases.
         windows: which layers have a sliding window: none, every one, or those that `layer_types` names.
-        extra: further numbers of `config.json` that base, experts and host must share, such as multipliers.
+        extra: keys of further numbers of `config.json` above 0 that base and experts must share, such as multipliers. Each
+            has its value for a missing key in `defaults`; a host that repeats them writes `**dense.extra` in its `config`.
         ignored: names of stored tensors that no class reads.
-        anatomy: where its parts lie in memory.
+        anatomy: where its parts lie in memory. The dense model's and the host's are two: both say what differs.
     """
 
     model_type: str

@@ -150,7 +150,7 @@ class Output(Strict):
     """The largest shard, such as `5GB`."""
     layout: Literal["per_expert", "fused"] = "per_expert"
     """`per_expert` names load everywhere (hub, transformers 4, vLLM, llama.cpp); `fused` loads faster, in transformers
-    5 only."""
+    5 only. A host that knows fused names alone (`granitemoe`) gets these either way."""
 
 
 class Evaluation(Strict):

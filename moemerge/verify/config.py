@@ -68,7 +68,7 @@ def check_config(config: Mapping[str, Any], record: Record, base: Mapping[str, A
     """
     host = HOSTS[record.architecture]
     fields = {field.key: field for field in (*_fixed(host), *_asked(host, record))}
-    from_base = {*REPEATED, *_FROM_BASE, *host.from_base}
+    from_base = {*REPEATED, *_FROM_BASE, *host.repeated, *host.from_base}
     if base is not None:
         fields |= {field.key: field for field in _from_base(host, Dense.of(base))}
     found = []
@@ -106,6 +106,8 @@ def _asked(host: HostRow, record: Record) -> Iterator[Field]:
 def _from_base(host: HostRow, dense: Dense) -> Iterator[Field]:
     for key, value in dense.fields.items():
         yield Field(key, value, "the base has")
+    for key in host.repeated:
+        yield Field(key, dense.values[key], "the base has")
     for key, derive in {**_FROM_BASE, **host.from_base}.items():
         yield Field(key, derive(dense), "the base has")
 

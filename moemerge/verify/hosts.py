@@ -51,7 +51,8 @@ class HostRow:
         fixed: keys of the config that have one value in every folder, those that say how tokens are routed among them.
         counts: keys that hold E.
         widths: keys that hold I.
-        from_base: keys that follow from the base, beside those that every host has.
+        repeated: keys that repeat the base's value, beside those that every host repeats.
+        from_base: keys that follow from the base in another way, beside those that every host has.
         always_on: the FFN beside the experts, where the class has one.
         auto_class: the Auto class of transformers that loads it.
         router_in_memory: the router's weight in the class, with `{layer}`.
@@ -67,6 +68,7 @@ class HostRow:
     fixed: Mapping[str, Any]
     counts: tuple[str, ...]
     widths: tuple[str, ...]
+    repeated: tuple[str, ...] = ()
     from_base: Mapping[str, FromBase] = field(default_factory=dict)
     always_on: AlwaysOn | None = None
     auto_class: str = "AutoModelForCausalLM"
@@ -174,13 +176,8 @@ _ROWS = (
         fixed={},
         counts=("num_local_experts",),
         widths=("intermediate_size",),
-        from_base={
-            "attention_bias": lambda dense: dense.bias,
-            "attention_multiplier": lambda dense: dense.values["attention_multiplier"],
-            "embedding_multiplier": lambda dense: dense.values["embedding_multiplier"],
-            "logits_scaling": lambda dense: dense.values["logits_scaling"],
-            "residual_multiplier": lambda dense: dense.values["residual_multiplier"],
-        },
+        repeated=("attention_multiplier", "embedding_multiplier", "logits_scaling", "residual_multiplier"),
+        from_base={"attention_bias": lambda dense: dense.bias},
         router_in_memory="model.layers.{layer}.block_sparse_moe.router.weight",
         fused=(
             "model.layers.{layer}.block_sparse_moe.input_linear.weight",
