@@ -93,8 +93,8 @@ class DenseFamily:
         output_bias: whether the attention's output projection has one.
         mlp_bias: whether the FFN's projections have biases.
         windows: which layers have a sliding window: none, every one, or those that `layer_types` names.
-        extra: keys of further numbers of `config.json` above 0 that base and experts must share, such as multipliers. Each
-            has its value for a missing key in `defaults`; a host that repeats them writes `**dense.extra` in its `config`.
+        extra: keys of further numbers of `config.json` above 0 that base and experts must share, such as multipliers.
+            Each has its value for a missing key in `defaults`. A host that has them writes `**dense.extra` in `config`.
         ignored: names of stored tensors that no class reads.
         anatomy: where its parts lie in memory. The dense model's and the host's are two: both say what differs.
     """

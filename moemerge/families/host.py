@@ -58,7 +58,7 @@ class Host:
         expert: on-disk names of one expert's matrices, with `{layer}` and `{expert}`; None where the class reads the
             fused ones alone.
         fused: on-disk names of all experts of a layer in one, `gate_up` `[E, 2I, H]` (gate rows first) and `down`
-            `[E, H, I]`, with `{layer}`: those that the class's own `save_pretrained` writes, where it writes fused ones.
+            `[E, H, I]`, with `{layer}`: those that the class's own `save_pretrained` writes, where they are fused.
         config: the host's own config keys, given the dense model, E and k; the common ones come from `host_config`.
         refuse: reasons why this dense model does not fit exactly.
         shared_expert: on-disk names of the always-on expert's matrices, or None where there is no place for one.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Routing:
     """The rule of a host, at the values that moemerge writes into its config.
 
-    A softmax over the k chosen logits alone is the same as the default: a softmax over all, divided by the chosen's sum.
+    A softmax over the k chosen logits alone is the default too: a softmax over all, divided by the chosen's sum.
 
     Attributes:
         score: what makes scores of the logits, in fp32.

@@ -19,7 +19,7 @@ from moemerge.train.routing import TrainedRouting
 from moemerge.train.step import Losses, step_gradients
 from tests.evaluate.conftest import HOSTS, mixture
 from tests.train.conftest import Trainer
-from tests.train.test_also import BOTH, stirred
+from tests.train.test_lora import BOTH, stirred
 from tests.train.test_run import contents
 from tests.train.test_step import DIVIDED, some_rows
 
