@@ -1,6 +1,6 @@
 """Draws the table that `benchmarks/gates.py` prints as bars: docs/gates.svg.
 
-python benchmarks/gates.py | tee docs/gates-table.md
+python benchmarks/gates.py | tee gates.txt  # the page is written by hand around such a table
 python benchmarks/plot_gates.py docs/gates-table.md docs/gates.svg
 """
 

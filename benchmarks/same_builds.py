@@ -2,7 +2,8 @@
 
     python benchmarks/same_builds.py OTHER_CHECKOUT
 
-Each checkout builds in a process of its own, from the same sources; tensors and `config.json` are compared by digest.
+Each checkout builds in a process of its own, from the same sources; tensors and `config.json` of what both build are
+compared by digest.
 Exit status 1 names what differs.
 """
 
@@ -65,8 +66,9 @@ def main(other: Path) -> None:
             run = subprocess.run(command, cwd=checkout, env=variables, stdout=subprocess.PIPE, text=True, check=True)
             results.append(json.loads(run.stdout))
     ours, theirs = results
-    differ = [name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
-    print(f"{len(ours)} files, {len(differ)} differ")
+    both = ours.keys() & theirs.keys()
+    differ = [name for name in both if ours[name] != theirs[name]]
+    print(f"{len(both)} files, {len(differ)} differ; {len(ours.keys() ^ theirs.keys())} that one checkout alone has")
     for name in sorted(differ):
         print(f"  {name}")
     sys.exit(bool(differ))

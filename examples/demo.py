@@ -26,7 +26,16 @@ def run(*command: str) -> None:
     """Prints and runs a command; the demo ends where one fails."""
     shown = shlex.join([Path(command[0]).name, *command[1:]]).replace(f"{ROOT}/", "")
     console.print(f"\n[bold cyan]$ {shown}[/]", highlight=False)
-    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+    child = subprocess.Popen(command, cwd=ROOT)
+    while True:
+        try:
+            status = child.wait()
+            break
+        except KeyboardInterrupt:  # the command has heard it too, and tidies up
+            continue
+    if status in (130, -2):
+        sys.exit(130)
+    if status:
         sys.exit(f"demo: `{shown}` failed")
 
 

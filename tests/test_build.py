@@ -17,11 +17,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from moemerge import device
 from moemerge.api import build
 from moemerge.errors import WriteError
 from moemerge.families import DENSE_FAMILIES
 from moemerge.mixture.folder import open_moe
-from moemerge.plan import make_plan
+from moemerge.plan import make_plan, plan_json
 from moemerge.recipe import load_recipe
 from moemerge.record.read import read_fields
 from moemerge.sources.store import StoredCheckpoint
@@ -156,6 +157,44 @@ def test_every_gate_builds_and_is_written(gate: str, tiny: TinyMaker, tmp_path: 
             assert value.shape == (3, 32)
             assert torch.isfinite(value).all()
             assert (value[0] != value[1]).any()
+
+
+def test_the_record_says_what_a_gate_was_computed_with(
+    tiny: TinyMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dtype, the threads and the processor; a slow CPU takes float32, `gate.dtype` decides, written is bf16."""
+    models = [tiny("llama", seed, dtype="bfloat16") for seed in range(3)]
+    monkeypatch.setattr("moemerge.device.fast_dtypes", lambda: frozenset({"float32"}))
+    for number, (gate, dtype) in enumerate([({}, "float32"), ({"dtype": "bfloat16"}, "bfloat16")]):
+        gate |= {"init": "discriminant", "expand": "off"}
+        record = read_fields(build_tiny(tmp_path / f"out{number}", models[0], models, gate=gate))
+        assert record is not None
+        assert record["gate"]["computed"] == {
+            "dtype": dtype, "device": "cpu", "threads": torch.get_num_threads(), "processor": device.processor()
+        }  # fmt: skip
+        assert record["dtype"] == "BF16"
+    record = read_fields(build_tiny(tmp_path / "random", models[0], models))
+    assert record is not None
+    assert "computed" not in record["gate"], "no model ran"
+
+
+def test_the_plan_knows_the_memory_of_a_slow_cpu(
+    tiny: TinyMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A specialist that writes in float32 takes twice the memory; where that is not there, the dtype stays."""
+    base = tiny("llama", dtype="bfloat16", num_hidden_layers=4, hidden_size=64, intermediate_size=2048)
+    recipe, peaks, dtypes = recipe_of(base, ["base", "base"], gate={"expand": 64}), [], []
+    for fast, free in ((True, 10**12), (False, 10**12), (False, 1)):
+        monkeypatch.setattr(
+            "moemerge.device.fast_dtypes", lambda fast=fast: frozenset({"float32", "bfloat16"[: 8 * fast]})
+        )
+        monkeypatch.setattr("moemerge.device.available_memory", lambda free=free: free)
+        report = plan_json(make_plan(recipe, tmp_path))
+        peaks.append(report["memory"]["peak"])
+        dtypes.append(report["computing"])
+    assert dtypes == ["bfloat16", "float32", "bfloat16"]
+    assert peaks[1] - peaks[0] >= 2 * 4 * 3 * 64 * 2048
+    assert peaks[2] == peaks[0]
 
 
 def test_samples_and_statistics_are_kept_beside_the_card(tiny: TinyMaker, tmp_path: Path) -> None:

@@ -12,8 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from moemerge.console import Lines, Silent
 from moemerge.errors import EvalError, MoemergeError
-from moemerge.evaluate.options import REPORT
+from moemerge.evaluate.options import PARTS, REPORT, EvalOptions
+from moemerge.evaluate.run import evaluate_folder
+from moemerge.mixture.placement import Placement
+from moemerge.mixture.processes import Processes
 from tests.conftest import TinyMaker
 from tests.evaluate.conftest import Trio, measure, sentences
 from tests.moe import build_tiny, forced
@@ -309,6 +313,27 @@ def test_the_cache_knows_contents_not_paths(built: Path, trio: Trio, tmp_path: P
     finally:
         shutil.rmtree(copy)
     assert measure(built, cache=cache, limit=7)["cached"] == 0
+
+
+def test_a_slow_cpu_computes_in_float32_and_says_so(
+    trio: Trio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder in bf16: the report's dtype says what ran, a line says why, and losses of the two are kept apart."""
+    folder, cache = trio.build(tmp_path / "moe", dtype="bfloat16"), tmp_path / "cache"
+    found = {}
+    for fast in ("bfloat16", "float32"):
+        monkeypatch.setattr("moemerge.device.fast_dtypes", lambda fast=fast: frozenset({"float32", fast}))
+        report = evaluate_folder(folder, EvalOptions(cache=cache, without=PARTS), Lines(), Processes())
+        found[report["dtype"]] = report["mean"]
+        assert report["cached"] == 0
+    assert list(found) == ["bfloat16", "float32"]
+    assert found["bfloat16"] != found["float32"]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("computing")]
+    assert said == [
+        "computing in float32, since this CPU multiplies bfloat16 slowly (`--dtype bfloat16` computes as it is stored)"
+    ]
+    again = EvalOptions(cache=cache, without=PARTS, placement=Placement(dtype="bfloat16"))
+    assert evaluate_folder(folder, again, Silent(), Processes())["cached"] > 0
 
 
 def test_a_damaged_cache_is_computed_again(built: Path, tmp_path: Path) -> None:
