@@ -86,5 +86,5 @@ bench-rivals: $(STAMP)  ## the demo's MoE built by mergekit-moe, in an environme
 	@$(PY) benchmarks/mergekit/run.py --venv $(MERGEKIT_VENV)
 
 clean:  ## removes caches, work/ and out/; the environment stays
-	rm -rf work out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/recipe.md.new
+	rm -rf work out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/recipe.md.new docs/families.md.new
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
