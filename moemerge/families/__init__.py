@@ -84,6 +84,12 @@ def routing_of(model: Any) -> Routing:
     return Routing(divided=bool(getattr(getattr(model, "config", None), "norm_topk_prob", True)))
 
 
+def auto_class_of(config: Mapping[str, Any]) -> str:
+    """The class of transformers that loads a mixture with such a `config.json`."""
+    host = HOSTS.get(str(config.get("model_type")))
+    return host.auto_class if host is not None else "AutoModelForCausalLM"
+
+
 def _row(model: Any) -> DenseFamily | Host | None:
     kind = getattr(getattr(model, "config", None), "model_type", None)
     return HOSTS.get(kind) or DENSE_FAMILIES.get(kind) if isinstance(kind, str) else None
@@ -103,6 +109,7 @@ __all__ = [
     "Projection",
     "Routing",
     "anatomy_of",
+    "auto_class_of",
     "choose_host",
     "family_problem",
     "hosts_of",

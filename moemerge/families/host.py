@@ -34,14 +34,19 @@ Layout = Literal["per_expert", "fused"]
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A tensor that the host needs and no source has: every element is `value`."""
+    """A tensor that the host needs and no source has: every element is `value`.
+
+    `dtype` is safetensors' name of its own one, for a class that keeps it so (a router's correction in `F32`); None
+    is the output's.
+    """
 
     name: str
     shape: tuple[int, ...]
     value: float
+    dtype: str | None = None
 
 
-def _nothing(dense: DenseConfig, layer: int) -> Iterator[Constant]:
+def _nothing(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constant]:
     return iter(())
 
 
@@ -64,7 +69,8 @@ class Host:
         shared_expert: on-disk names of the always-on expert's matrices, or None where there is no place for one.
         shared_gate: on-disk name of the shared expert's `[1, hidden]` gate.
         shared_width: config key of the shared expert's width.
-        constants: tensors of one layer that silence what the host has and the dense model has not.
+        constants: tensors that silence what the host has and the dense model has not, given the dense model, E and
+            the layer.
         attention: on-disk name of one of the attention's weights, with `{layer}` and `{projection}`.
         anatomy: where its parts lie in memory.
         routing: its rule.
@@ -85,7 +91,7 @@ class Host:
     shared_expert: Mapping[Projection, str] | None = None
     shared_gate: str | None = None
     shared_width: str | None = None
-    constants: Callable[[DenseConfig, int], Iterator[Constant]] = _nothing
+    constants: Callable[[DenseConfig, int, int], Iterator[Constant]] = _nothing
     attention: str = "model.layers.{layer}.self_attn.{projection}.weight"
     anatomy: Anatomy = field(default_factory=Anatomy)
     routing: Routing = field(default_factory=Routing)

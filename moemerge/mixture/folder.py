@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.device import BYTES, computing
 from moemerge.errors import EvalError
-from moemerge.families import HOSTS, Host
+from moemerge.families import HOSTS, Host, auto_class_of
 from moemerge.families.host import ROUTED, expert_counts
 from moemerge.mixture.placement import Placement
 from moemerge.record.read import NAME as RECORD
@@ -73,7 +73,7 @@ class MoeFolder:
 
     def load(self, placement: Placement) -> Any:
         """The model by plain transformers, in eval mode."""
-        return load_pretrained(self.path, placement)
+        return load_pretrained(self.path, placement, auto_class_of(self.checkpoint.config))
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The folder's tokenizer.
@@ -165,21 +165,21 @@ def _experts(config: Mapping[str, Any], path: Path) -> tuple[int, int]:
     return count, top_k
 
 
-def load_pretrained(path: Path, placement: Placement) -> Any:
-    """A model's folder by plain transformers, in eval mode, without remote code.
+def load_pretrained(path: Path, placement: Placement, auto_class: str = "AutoModelForCausalLM") -> Any:
+    """A model's folder by that class of transformers, in eval mode, without remote code.
 
     Raises:
         EvalError: transformers cannot load it, or the device has too little memory.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     where: dict[str, Any] = {}
     if placement.device_map is not None:
         limits = dict(placement.max_memory) if placement.max_memory else None
         where = {"device_map": placement.device_map, "offload_folder": placement.offload, "max_memory": limits}
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        model: Any = getattr(transformers, auto_class).from_pretrained(
             path, dtype=placement.dtype, local_files_only=True, trust_remote_code=False, **where
         )
         if placement.device_map is None:

@@ -53,6 +53,9 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
     planned: list[PlannedExpert] = []
     if base is not None and dense is not None:
         planned, dense = _fit_experts(recipe, models, experts, dense, found)
+    if dense is not None and host is not None and host.near is not None:
+        message = f"`{host.model_type}` does not hold `{dense.family}` exactly: {host.near}"
+        found.warnings.append(Problem("near-miss", message, "measure the result with `moemerge eval`"))
     check_licences(models, found.warnings)
     check_prompts(recipe, root, found.problems, found.warnings)
     dtype = _dtype(recipe, base)

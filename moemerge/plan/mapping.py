@@ -147,9 +147,9 @@ def _shared_expert(build: Layout, layer: int) -> Iterator[OutputTensor]:
     """The host's always-on expert: the recipe's, behind a gate of exactly one half, or a silent one."""
     host = build.host
     if build.shared_expert is None or host.shared_expert is None or host.shared_gate is None:
-        for constant in host.constants(build.dense, layer):
-            fill = Fill(constant.shape, constant.value)
-            yield OutputTensor(constant.name, build.dtype, constant.shape, "shared_expert", (fill,))
+        for constant in host.constants(build.dense, len(build.experts), layer):
+            fill, dtype = Fill(constant.shape, constant.value), constant.dtype or build.dtype
+            yield OutputTensor(constant.name, dtype, constant.shape, "shared_expert", (fill,))
         return
     gate = (1, build.dense.hidden_size)
     scale = build.recipe.shared_experts[0].residual_scale

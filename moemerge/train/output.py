@@ -169,7 +169,7 @@ def write_adapter(
     """
     from safetensors.torch import save
 
-    path = folder.path.absolute()
+    path, auto_class = folder.path.absolute(), folder.host.auto_class
     inside = target / ADAPTER
     inside.mkdir()
     config = config | {"base_model_name_or_path": str(path)}
@@ -179,7 +179,7 @@ def write_adapter(
     (target / "training.json").write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
     run = (
         f"# Router adapter\n\nA LoRA on the routers of `{path.name}`.\n\n```python\nfrom peft import PeftModel\n"
-        f'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("{path}")\n'
+        f'from transformers import {auto_class}\n\nmodel = {auto_class}.from_pretrained("{path}")\n'
         f'model = PeftModel.from_pretrained(model, "{ADAPTER}")  # the subfolder beside this card\n```\n'
     )
     (target / PLOT).write_text(training_plot(training, folder.experts), encoding="utf-8")

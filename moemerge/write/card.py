@@ -37,7 +37,7 @@ def model_card(plan: Plan, gate: Mapping[str, Any], name: str) -> str:
         _licence(plan),
         _weights(plan),
         _gate(gate),
-        _run(name, new=plan.host.expert is not None and plan.recipe.output.layout == "fused"),
+        _run(name, plan.host.auto_class, new=plan.host.expert is not None and plan.recipe.output.layout == "fused"),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -55,7 +55,7 @@ def _metadata(plan: Plan) -> dict[str, Any]:
         metadata["base_model"] = list(hub)
     metadata["library_name"] = "transformers"
     metadata["pipeline_tag"] = "text-generation"
-    metadata["tags"] = ["moe", "merge", "moemerge", plan.host.model_type if plan.host else ""]
+    metadata["tags"] = ["moe", "merge", "moemerge", plan.host.model_type]
     return metadata
 
 
@@ -131,11 +131,11 @@ def _gate(gate: Mapping[str, Any]) -> str:
     return text + _table(("layer", "token accuracy"), [(layer, f"{value:.3f}") for layer, value in known])
 
 
-def _run(name: str, *, new: bool) -> str:
-    """How to run it; `new` where it is stored as transformers 5 alone reads it."""
+def _run(name: str, auto_class: str, *, new: bool) -> str:
+    """How to run it by that class of transformers; `new` where it is stored as transformers 5 alone reads it."""
     return (
-        "## Run\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{name}", dtype="auto", device_map="auto")\n'
+        f"## Run\n\n```python\nfrom transformers import {auto_class}, AutoTokenizer\n\n"
+        f'model = {auto_class}.from_pretrained("{name}", dtype="auto", device_map="auto")\n'
         f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
         'inputs = tokenizer("Hello", return_tensors="pt").to(model.device)\n'
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))\n```\n\n"

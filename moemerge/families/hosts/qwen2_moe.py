@@ -47,7 +47,7 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
     return bias_problems(dense, "qwen2_moe", qkv=True, output=False)
 
 
-def _silent(dense: DenseConfig, layer: int) -> Iterator[Constant]:
+def _silent(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constant]:
     width = silent_width(dense)
     for projection in ("gate", "up"):
         yield Constant(_SHARED.format(layer=layer, projection=projection), (width, dense.hidden_size), 0.0)

@@ -1,0 +1,64 @@
+"""What a host's file may say is heeded: constants of their own dtype, a near miss, the class that loads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from moemerge.console import Silent
+from moemerge.families import HOSTS, Constant, DenseConfig, auto_class_of
+from moemerge.plan import Plan, make_plan
+from moemerge.write.card import model_card
+from moemerge.write.shards import lay_out
+from moemerge.write.weights import write_weights
+from tests.conftest import TinyMaker
+from tests.moe import recipe_of
+
+CORRECTION = "model.layers.{layer}.block_sparse_moe.e_score_correction_bias"
+
+
+def _corrected(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constant]:
+    yield Constant(CORRECTION.format(layer=layer), (experts,), 0.1, "F32")
+
+
+@pytest.fixture
+def plan(tiny: TinyMaker, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """Of three experts, into a class that has a correction in fp32, is not exact and has an Auto class of its own."""
+    other = replace(HOSTS["mixtral"], constants=_corrected, near="about 1e-6", auto_class="AutoModelForImageTextToText")
+    monkeypatch.setitem(HOSTS, "mixtral", other)  # type: ignore[arg-type]
+    base = tiny("llama", 0, dtype="bfloat16")
+    plan = make_plan(recipe_of(base, [base, tiny("llama", 1, dtype="bfloat16"), base]), base.parent)
+    assert isinstance(plan, Plan), plan.problems
+    return plan
+
+
+def test_a_constant_keeps_its_dtype(plan: Plan, tmp_path: Path) -> None:
+    """A tenth in fp32 between bf16 tensors: bf16 would have rounded it."""
+    shards = lay_out(plan.tensors, 5 << 30)
+    gates = np.zeros((plan.dense.layers, len(plan.experts), plan.dense.hidden_size), np.float32)
+    write_weights(tmp_path, shards, plan, gates, Silent(), lambda name, digest: None)
+    state = {name: value for shard in shards for name, value in load_file(tmp_path / shard.name).items()}
+    for layer in range(plan.dense.layers):
+        assert torch.equal(state[CORRECTION.format(layer=layer)], torch.full((3,), 0.1))
+    assert state["model.norm.weight"].dtype == torch.bfloat16
+
+
+def test_a_near_miss_is_said(plan: Plan) -> None:
+    """Its law, before anything is built."""
+    warning = next(warning for warning in plan.warnings if warning.code == "near-miss")
+    assert warning.message == "`mixtral` does not hold `llama` exactly: about 1e-6"
+
+
+def test_the_class_that_loads_it_is_named(plan: Plan) -> None:
+    """In the model card, and to whatever loads the folder."""
+    card = model_card(plan, {"init": "random"}, "out")
+    assert 'AutoModelForImageTextToText.from_pretrained("out"' in card
+    assert "AutoModelForCausalLM" not in card
+    assert auto_class_of(plan.config) == "AutoModelForImageTextToText"
+    assert auto_class_of({"model_type": "olmoe"}) == "AutoModelForCausalLM"
