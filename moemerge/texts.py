@@ -50,6 +50,12 @@ def check_texts(data: Data, root: Path) -> None:
         read_texts(data.model_copy(update={"limit": 1}), root)
 
 
+def is_absent(rows: Rows, root: Path) -> bool:
+    """Whether a local file of texts is not there; nothing is opened. A hub data set is left alone."""
+    path = root / Path(rows.path).expanduser()
+    return not path.exists() and not _is_hub(rows, path)
+
+
 def read_rows(rows: Rows, root: Path, fields: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
     """Reads some fields of the rows that `rows` names, at most `rows.limit`; a row with a blank one is left out.
 

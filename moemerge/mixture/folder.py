@@ -97,7 +97,7 @@ class BuiltFolder(MoeFolder):
     @property
     def root(self) -> Path:
         """What relative paths in the recipe are relative to."""
-        return self.path / self.record.root
+        return (self.path / self.record.root).resolve()
 
     @property
     def host(self) -> Host:

@@ -11,8 +11,9 @@ from moemerge.errors import MoemergeError, Problem
 from moemerge.families import DENSE_FAMILIES, DenseConfig
 from moemerge.plan.tokens import check_base_tokenizer, check_tokenizer
 from moemerge.recipe import Recipe, file_path
+from moemerge.recipe.schema import Data, Rows
 from moemerge.sources import Checkpoint
-from moemerge.texts import check_texts, read_prompts_file
+from moemerge.texts import check_texts, is_absent, read_prompts_file
 
 _SAME: Mapping[str, str] = {
     "family": "model type",
@@ -190,6 +191,19 @@ def check_prompts(recipe: Recipe, root: Path, problems: list[Problem], warnings:
             if pair is not None:
                 message = f"experts `{name}` and `{other}` share near-equal prompts: `{pair[0]}` and `{pair[1]}`"
                 warnings.append(Problem("similar-prompts", message, "a gate cannot tell apart what is the same"))
+
+
+def check_evaluation(recipe: Recipe, root: Path, warnings: list[Problem]) -> None:
+    """Says which held-out texts are not there, and opens none: a build never reads them."""
+    named: list[tuple[str, Rows]] = [
+        (f"eval.domains.{name}", given if isinstance(given, Data) else Data(path=given))
+        for name, given in recipe.eval.domains.items()
+    ]
+    named += [(f"eval.questions.{name}", questions) for name, questions in recipe.eval.questions.items()]
+    for key, rows in named:
+        if is_absent(rows, root):
+            message = f"`{key}`: `{rows.path}` does not exist"
+            warnings.append(Problem("no-eval-texts", message, "a build does not need it, `moemerge eval` does"))
 
 
 def _most_similar(first: Iterable[str], second: Iterable[str]) -> tuple[str, str] | None:

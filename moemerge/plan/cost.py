@@ -26,6 +26,9 @@ GATE_IMPORTS = 450 << 20
 """The same with transformers' model classes, which fitting a gate on activations needs (measured: 341 MB)."""
 BLOCKS = 64 << 20
 """The row blocks that are in flight while tensors stream, in bytes."""
+UNPACKING = 300 << 20
+"""What reading a GGUF file takes on top: its rows in fp32, those that are remembered, and what `gguf` needs meanwhile
+(measured with the demo, of 135 M parameters: 300 MB)."""
 PASSES = 96 << 20
 """What a method takes on top that passes over a tensor several times (measured: 40 to 90 MB)."""
 SEVERAL_PASSES: frozenset[MergeMethod] = frozenset({"slerp", "ties", "dare_ties"})
@@ -80,6 +83,9 @@ def peak_memory(plan: Plan) -> int:
 def _peak_memory(plan: Plan, item: int) -> int:
     """The same where models run in a dtype of `item` bytes."""
     streaming = IMPORTS + BLOCKS + max((_merging(plan, tensor) for tensor in plan.tensors), default=0)
+    models = plan.models.values()
+    if any(info.origin == "dequantised" for model in models for info in model.tensors.values()):
+        streaming += UNPACKING
     init = plan.recipe.gate.init
     if init in WITHOUT_ACTIVATIONS:
         return streaming if needs_torch(plan) else _bare(plan)

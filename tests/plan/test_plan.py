@@ -64,6 +64,21 @@ def test_eight_mistral_7b_are_mixtral_8x7b(tmp_path: Path) -> None:
     assert plan.bytes.total == 2 * plan.parameters.total
 
 
+def test_held_out_texts_that_are_not_there_are_said(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Before the build, though `eval` alone needs them; what is there is not opened, nor the hub asked."""
+    base = tiny("llama")
+    there = tmp_path / "there.jsonl"
+    there.write_text("not even JSON", encoding="utf-8")
+    domains = {"code": "no/code.jsonl", "french": {"path": str(there)}, "math": "openai/gsm8k"}
+    questions = {"math": {"path": "no/math.jsonl", "prompt": "{question}", "after": "Answer:"}}
+    plan = plan_of(base, [base, base], eval={"domains": domains, "questions": questions})
+    said = [warning for warning in plan.warnings if warning.code == "no-eval-texts"]
+    assert [warning.message for warning in said] == [
+        "`eval.domains.code`: `no/code.jsonl` does not exist",
+        "`eval.questions.math`: `no/math.jsonl` does not exist",
+    ]
+
+
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2", "granite"])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("layout", ["per_expert", "fused"])

