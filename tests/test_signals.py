@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,17 @@ from moemerge.signals import Stopped
 def send(number):
     os.kill(os.getpid(), number)
 """
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """A shell may have started pytest with signals ignored (`nohup`, `&`), and children would inherit that."""
+    ignored = [number for number in ENDS if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def run(program: str, *arguments: str, **settings: object) -> tuple[int, str]:
