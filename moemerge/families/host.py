@@ -32,6 +32,20 @@ def expert_counts(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
 Layout = Literal["per_expert", "fused"]
 
 
+EXPERT: Mapping[Projection, str] = {
+    "gate": "model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight",
+    "up": "model.layers.{layer}.mlp.experts.{expert}.up_proj.weight",
+    "down": "model.layers.{layer}.mlp.experts.{expert}.down_proj.weight",
+}
+"""One expert's matrices as most classes store them."""
+
+FUSED: Mapping[str, str] = {
+    "gate_up": "model.layers.{layer}.mlp.experts.gate_up_proj",
+    "down": "model.layers.{layer}.mlp.experts.down_proj",
+}
+"""All experts of a layer in one, likewise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Constant:
     """A tensor that the host needs and no source has: every element is `value`.

@@ -9,7 +9,7 @@ from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
-from moemerge.families.host import Host, bias_problems
+from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.routing import Routing
 
 
@@ -33,15 +33,8 @@ HOST = Host(
     holds="rope, attention biases, tied embeddings",
     fits=("olmo2",),
     gate="model.layers.{layer}.mlp.gate.weight",
-    expert={
-        "gate": "model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight",
-        "up": "model.layers.{layer}.mlp.experts.{expert}.up_proj.weight",
-        "down": "model.layers.{layer}.mlp.experts.{expert}.down_proj.weight",
-    },
-    fused={
-        "gate_up": "model.layers.{layer}.mlp.experts.gate_up_proj",
-        "down": "model.layers.{layer}.mlp.experts.down_proj",
-    },
+    expert=EXPERT,
+    fused=FUSED,
     config=_config,
     refuse=_refuse,
     routing=Routing(reads="residual"),

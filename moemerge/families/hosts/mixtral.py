@@ -6,7 +6,7 @@ from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
-from moemerge.families.host import Host, bias_problems
+from moemerge.families.host import FUSED, Host, bias_problems
 
 
 def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
@@ -42,10 +42,7 @@ HOST = Host(
         "up": "model.layers.{layer}.block_sparse_moe.experts.{expert}.w3.weight",
         "down": "model.layers.{layer}.block_sparse_moe.experts.{expert}.w2.weight",
     },
-    fused={
-        "gate_up": "model.layers.{layer}.mlp.experts.gate_up_proj",
-        "down": "model.layers.{layer}.mlp.experts.down_proj",
-    },
+    fused=FUSED,
     config=_config,
     refuse=_refuse,
     runtimes={

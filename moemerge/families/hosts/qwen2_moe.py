@@ -12,7 +12,7 @@ from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
-from moemerge.families.host import Constant, Host, bias_problems
+from moemerge.families.host import EXPERT, FUSED, Constant, Host, bias_problems
 
 SILENT_WIDTH = 256
 """Width of the silent shared expert: the smallest that llama.cpp's block quantisers take (256 columns)."""
@@ -62,15 +62,8 @@ HOST = Host(
     "expert is made exactly silent, or is a real one (`shared_experts`)",
     fits=("qwen2", "llama", "mistral"),
     gate="model.layers.{layer}.mlp.gate.weight",
-    expert={
-        "gate": "model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight",
-        "up": "model.layers.{layer}.mlp.experts.{expert}.up_proj.weight",
-        "down": "model.layers.{layer}.mlp.experts.{expert}.down_proj.weight",
-    },
-    fused={
-        "gate_up": "model.layers.{layer}.mlp.experts.gate_up_proj",
-        "down": "model.layers.{layer}.mlp.experts.down_proj",
-    },
+    expert=EXPERT,
+    fused=FUSED,
     config=_config,
     refuse=_refuse,
     shared_expert={

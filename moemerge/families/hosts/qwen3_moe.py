@@ -6,7 +6,7 @@ from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
-from moemerge.families.host import Host, bias_problems
+from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 
 
 def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
@@ -45,15 +45,8 @@ HOST = Host(
     holds="any head dimension, rope, attention biases, one sliding window for all layers, tied embeddings",
     fits=("qwen3",),
     gate="model.layers.{layer}.mlp.gate.weight",
-    expert={
-        "gate": "model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight",
-        "up": "model.layers.{layer}.mlp.experts.{expert}.up_proj.weight",
-        "down": "model.layers.{layer}.mlp.experts.{expert}.down_proj.weight",
-    },
-    fused={
-        "gate_up": "model.layers.{layer}.mlp.experts.gate_up_proj",
-        "down": "model.layers.{layer}.mlp.experts.down_proj",
-    },
+    expert=EXPERT,
+    fused=FUSED,
     config=_config,
     refuse=_refuse,
     runtimes={"transformers 4.57": "right", "llama.cpp": "right", "vLLM": "right", "mlx-lm": "right"},
