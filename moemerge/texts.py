@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moemerge.errors import MoemergeError, SourceError
+from moemerge.recipe import file_path
 from moemerge.recipe.paths import JSON_LINES, PARQUET
 from moemerge.recipe.schema import Data, Rows
 
@@ -29,7 +30,7 @@ def read_texts(data: Data, root: Path) -> tuple[str, ...]:
     Raises:
         SourceError: as `read_rows` says, or there is no text.
     """
-    path = root / Path(data.path).expanduser()
+    path = file_path(root, data.path)
     plain = path.is_file() and path.suffix.lower() in PLAIN
     documents = ((text,) for text in _paragraphs(path)) if plain else _rows(data, path, {"field": data.field}, PLAIN)
     found = tuple(text for (text,) in _taken(documents, data.limit, path))
@@ -46,13 +47,13 @@ def check_texts(data: Data, root: Path) -> None:
     Raises:
         SourceError: as `read_texts`.
     """
-    if not _is_hub(data, root / Path(data.path).expanduser()):
+    if not _is_hub(data, file_path(root, data.path)):
         read_texts(data.model_copy(update={"limit": 1}), root)
 
 
 def is_absent(rows: Rows, root: Path) -> bool:
     """Whether a local file of texts is not there; nothing is opened. A hub data set is left alone."""
-    path = root / Path(rows.path).expanduser()
+    path = file_path(root, rows.path)
     return not path.exists() and not _is_hub(rows, path)
 
 
@@ -71,7 +72,7 @@ def read_rows(rows: Rows, root: Path, fields: Mapping[str, str]) -> tuple[tuple[
         SourceError: the file is absent or unreadable, a row (named) is no JSON object or lacks a field, or the data
             set cannot be had.
     """
-    path = root / Path(rows.path).expanduser()
+    path = file_path(root, rows.path)
     return tuple(_taken(_rows(rows, path, fields), rows.limit, path))
 
 
