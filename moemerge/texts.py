@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -31,7 +32,7 @@ def read_texts(data: Data, root: Path) -> tuple[str, ...]:
         SourceError: as `read_rows` says, or there is no text.
     """
     path = file_path(root, data.path)
-    plain = path.is_file() and path.suffix.lower() in PLAIN
+    plain = os.path.isfile(path) and path.suffix.lower() in PLAIN
     documents = ((text,) for text in _paragraphs(path)) if plain else _rows(data, path, {"field": data.field}, PLAIN)
     found = tuple(text for (text,) in _taken(documents, data.limit, path))
     if not found:
@@ -54,7 +55,7 @@ def check_texts(data: Data, root: Path) -> None:
 def is_absent(rows: Rows, root: Path) -> bool:
     """Whether a local file of texts is not there; nothing is opened. A hub data set is left alone."""
     path = file_path(root, rows.path)
-    return not path.exists() and not _is_hub(rows, path)
+    return not os.path.exists(path) and not _is_hub(rows, path)
 
 
 def read_rows(rows: Rows, root: Path, fields: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
@@ -90,9 +91,9 @@ def read_prompts_file(path: Path) -> tuple[str, ...]:
     Raises:
         SourceError: the file is absent, empty, or not UTF-8.
     """
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise SourceError(f"Prompts file `{path}` is not a regular file", hint=_SAVE)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise SourceError(f"Prompts file `{path}` does not exist", hint="paths are relative to the recipe's folder")
     try:
         prompts = tuple(line.strip() for _, line in _lines(path) if line.strip())
@@ -106,7 +107,7 @@ def read_prompts_file(path: Path) -> tuple[str, ...]:
 def _rows(rows: Rows, path: Path, fields: Mapping[str, str], plain: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The rows of whatever kind of file or data set it is; `plain` are suffixes that would do beside those of rows."""
     suffixes = JSON_LINES + plain + PARQUET
-    if path.is_file():
+    if os.path.isfile(path):
         suffix = path.suffix.lower()
         if suffix in JSON_LINES:
             return _json_lines(path, fields)
@@ -118,11 +119,11 @@ def _rows(rows: Rows, path: Path, fields: Mapping[str, str], plain: tuple[str, .
             f"`{rows.path}` is of an unknown kind, `{path.suffix}`",
             hint=f"known are {', '.join(f'`{known}`' for known in suffixes)}",
         )
-    if path.is_dir():
+    if os.path.isdir(path):
         known = sorted(p.name for p in path.iterdir() if p.suffix.lower() in suffixes)
         hint = f"such as `{rows.path.rstrip('/')}/{known[0]}`" if known else None
         raise SourceError(f"`{rows.path}` is a folder: name one of its files", hint=hint)
-    if path.exists():
+    if os.path.exists(path):
         raise SourceError(f"`{path}` is not a regular file", hint=_SAVE)
     if not _is_hub(rows, path):
         hint = "relative paths start at the folder of the file that names them"
@@ -132,7 +133,7 @@ def _rows(rows: Rows, path: Path, fields: Mapping[str, str], plain: tuple[str, .
 
 def _is_hub(rows: Rows, path: Path) -> bool:
     suffixed = path.suffix.lower() in JSON_LINES + PLAIN + PARQUET
-    return not path.exists() and not suffixed and HUB_ID.fullmatch(rows.path) is not None
+    return not os.path.exists(path) and not suffixed and HUB_ID.fullmatch(rows.path) is not None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

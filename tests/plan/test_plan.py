@@ -70,13 +70,14 @@ def test_held_out_texts_that_are_not_there_are_said(tiny: TinyMaker, tmp_path: P
     there = tmp_path / "there.jsonl"
     there.write_text("not even JSON", encoding="utf-8")
     domains = {"code": "no/code.jsonl", "home": "~nobody-here/a.jsonl", "math": "openai/gsm8k"}
-    domains |= {"french": {"path": str(there)}}
+    domains |= {"french": {"path": str(there)}, "long": "n" * 300 + ".jsonl"}
     questions = {"math": {"path": "no/math.jsonl", "prompt": "{question}", "after": "Answer:"}}
     plan = plan_of(base, [base, base], eval={"domains": domains, "questions": questions})
     said = [warning for warning in plan.warnings if warning.code == "no-eval-texts"]
     assert [warning.message for warning in said] == [
         "`eval.domains.code`: `no/code.jsonl` does not exist",
         "`eval.domains.home`: `~nobody-here/a.jsonl` does not exist",
+        f"`eval.domains.long`: `{'n' * 300}.jsonl` does not exist",
         "`eval.questions.math`: `no/math.jsonl` does not exist",
     ]
 
