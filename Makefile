@@ -13,7 +13,7 @@ STAMP := $(VENV)/.moemerge-installed
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(PY) -m pip --disable-pip-version-check --no-input install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-train test test-avx2 test-slow test-browser check lint types docs bench bench-growth \
+.PHONY: help install demo demo-train test test-avx2 test-slow test-families test-browser check lint types docs bench bench-growth \
         bench-rivals-build bench-rivals bench-training clean
 
 help:  ## lists the targets
@@ -50,10 +50,13 @@ test: $(STAMP)  ## the tests, but for those marked slow or browser
 	@$(PY) -m pytest
 
 test-avx2: $(STAMP)  ## the tests of what models compute, as on a CPU with AVX2 alone
-	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m pytest -m "computing and not slow and not browser"
+	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m pytest -m "computing and not slow and not browser and not families"
 
 test-slow: $(STAMP)  ## the tests marked slow
 	@$(PY) -m pytest -m slow
+
+test-families: $(STAMP)  ## every family and every host at every test
+	@$(PY) -m pytest -m "families and not slow"
 
 test-browser: $(STAMP)  ## the tests of the report's page, in headless Chromium (which they take from the PATH)
 	@$(PY) -m pytest -m browser

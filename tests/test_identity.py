@@ -14,6 +14,7 @@ from torch import nn
 
 from moemerge.api import build
 from tests.conftest import TinyMaker
+from tests.hosts import HOSTS, USUAL
 from tests.moe import build_tiny, forced, greedy, load, logits, recipe_of, relative_error, some_tokens
 
 BAR = 1e-6
@@ -22,6 +23,8 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }  # fmt: skip
 LINEAR = {"rope_type": "linear", "rope_theta": 20000.0, "factor": 2.0}
+LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.1, 1.2, 1.3],
+            "long_factor": [1.5, 2.0, 2.5, 3.0]}  # fmt: skip
 HALF_WINDOW = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -52,11 +55,29 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "granite biases": ("granite", {"attention_bias": True, "rope_parameters": LINEAR}, {}),
     "granite head_dim": ("granite", {"head_dim": 12}, {}),
     "granite fused": ("granite", {}, {"output": {"layout": "fused"}}),
+    "qwen3_5_text": ("qwen3_5_text", {}, {}),
+    "qwen3_5_text tied": ("qwen3_5_text", {"tie_word_embeddings": True}, {}),
+    "qwen3_5_text biases": ("qwen3_5_text", {"attention_bias": True}, {"output": {"layout": "fused"}}),
+    "phi3": ("phi3", {}, {}),
+    "phi3 window": ("phi3", {"sliding_window": 6, "tie_word_embeddings": True}, {"output": {"layout": "fused"}}),
+    "phi3 longrope": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64}, {}),
+    "arcee": ("arcee", {}, {}),
+    "arcee tied": ("arcee", {"tie_word_embeddings": True, "head_dim": 12}, {"output": {"layout": "fused"}}),
+    "helium": ("helium", {}, {}),
+    "helium linear rope": ("helium", {"rope_parameters": LINEAR}, {"output": {"layout": "fused"}}),
 }
+FIRST = {case[0]: name for name, case in reversed(CASES.items())}
+TOPS = {"3 top-1": (3, 1), "4 top-2": (4, 2), "5 all": (5, 5)}
 
 
-@pytest.mark.parametrize(("experts", "top"), [(3, 1), (4, 2), (5, 5)], ids=["3 top-1", "4 top-2", "5 all"])
-@pytest.mark.parametrize("case", CASES)
+def runs(case: str, top: str = "4 top-2") -> Any:
+    """By default each family in one case, the usual ones in all, each with the same top."""
+    family = CASES[case][0]
+    default = top == "4 top-2" and (case == FIRST[family] or family in {HOSTS[host].dense for host in USUAL})
+    return pytest.param(case, *TOPS[top], marks=() if default else pytest.mark.families, id=f"{case}, {top}")
+
+
+@pytest.mark.parametrize(("case", "experts", "top"), [runs(case, top) for case in CASES for top in TOPS])
 def test_identical_experts_are_the_dense_model(
     case: str, experts: int, top: int, tiny: TinyMaker, tmp_path: Path
 ) -> None:
@@ -70,14 +91,16 @@ def test_identical_experts_are_the_dense_model(
     assert torch.equal(greedy(sparse, tokens[:, :8]), greedy(dense, tokens[:, :8]))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_forced_router_gives_the_specialist_on_the_merged_rest(case: str, tiny: TinyMaker, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("case", "experts", "top"), [runs(case) for case in CASES])
+def test_a_forced_router_gives_the_specialist_on_the_merged_rest(
+    case: str, experts: int, top: int, tiny: TinyMaker, tmp_path: Path
+) -> None:
     """With (expert i, weight 1) everywhere, the MoE is the dense model with i's FFNs and the mean of the rest."""
     family, config, fields = CASES[case]
     config = {"scale": 4.0, **config}
     base = tiny(family, 0, **config)
-    specialists = [tiny(family, seed, **config) for seed in (1, 2, 3)]
-    out = build_tiny(tmp_path / "out", base, specialists, **fields)
+    specialists = [tiny(family, seed, **config) for seed in range(1, experts + 1)]
+    out = build_tiny(tmp_path / "out", base, specialists, experts_per_token=top, **fields)
     sparse, models = load(out), [load(path) for path in specialists]
     reference = load(base)
     tokens = some_tokens()

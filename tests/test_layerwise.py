@@ -34,6 +34,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {}),
     "olmo2": ("olmo2", {}),
     "granite": ("granite", {}),
+    "qwen3_5_text": ("qwen3_5_text", {}),
+    "phi3": ("phi3", {}),
 }  # fmt: skip
 
 

@@ -54,6 +54,11 @@ def write_tokenizer(folder: Path, *, extra: tuple[str, ...] = (), chat: bool = F
 
 OWN: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 8},
+    "helium": {"head_dim": 8},
+    "qwen3_5_text": {
+        "head_dim": 16, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8, "full_attention_interval": 2,
+    },
     "granite": {
         "embedding_multiplier": 6.0, "attention_multiplier": 0.25, "residual_multiplier": 0.7, "logits_scaling": 1.5,
     },

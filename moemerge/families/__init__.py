@@ -10,8 +10,9 @@ from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense_family import PROJECTIONS, DenseFamily, Group, Projection
 from moemerge.families.host import Constant, Host
-from moemerge.families.registry import DENSE_FAMILIES, HOSTS
+from moemerge.families.registry import DENSE_FAMILIES, HOSTS, TRANSLATIONS
 from moemerge.families.routing import Routing
+from moemerge.families.translation import Part, Translation
 
 NO_HOST: Mapping[str, str] = {
     "gemma2": "norms after attention and FFN are part of its residual path",
@@ -25,7 +26,6 @@ NO_HOST: Mapping[str, str] = {
     "opt": "its FFN has no gate projection",
     "bloom": "its FFN has no gate projection",
     "starcoder2": "its FFN has no gate projection",
-    "phi3": "its projections are fused (`qkv_proj`, `gate_up_proj`), which is not written yet",
 }
 """Why some well-known families are refused, in one clause."""
 
@@ -61,7 +61,7 @@ def choose_host(dense: DenseConfig, architecture: str) -> tuple[Host | None, lis
 
 def family_problem(model_type: object) -> Problem:
     """The refusal of a `model_type` that is not a known dense family."""
-    known = ", ".join(f"`{name}`" for name in DENSE_FAMILIES)
+    known = ", ".join(f"`{name}`" for name in (*DENSE_FAMILIES, *TRANSLATIONS))
     reason = NO_HOST.get(str(model_type))
     if model_type in HOSTS:
         return Problem("is-moe", f"`{model_type}` is a mixture of experts already", f"moemerge starts from {known}")
@@ -100,14 +100,17 @@ __all__ = [
     "HOSTS",
     "NO_HOST",
     "PROJECTIONS",
+    "TRANSLATIONS",
     "Anatomy",
     "Constant",
     "DenseConfig",
     "DenseFamily",
     "Group",
     "Host",
+    "Part",
     "Projection",
     "Routing",
+    "Translation",
     "anatomy_of",
     "auto_class_of",
     "choose_host",

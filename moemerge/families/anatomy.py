@@ -20,6 +20,8 @@ class Anatomy:
         block: from a layer to its FFN or MoE block, whose input the router reads.
         attention: from a layer to its attention.
         projections: from the attention to its linear maps, in peft's order.
+        recurrent: from a layer to what it may have in the place of attention, which carries a state from token to
+            token; None where no layer has such a thing.
         router: from a MoE block to its router.
         experts: from a MoE block to the module that holds all experts.
         gate_up: their gates and ups, `[E, 2 I, d]`, gate rows first, as an attribute of that module.
@@ -35,6 +37,7 @@ class Anatomy:
     block: str = "mlp"
     attention: str = "self_attn"
     projections: tuple[str, ...] = ("k_proj", "o_proj", "q_proj", "v_proj")
+    recurrent: str | None = None
     router: str = "gate"
     experts: str = "experts"
     gate_up: str = "gate_up_proj"
@@ -61,8 +64,12 @@ class Anatomy:
         return _at(layer, self.block)
 
     def attention_of(self, layer: Any) -> Any:
-        """A layer's attention."""
-        return _at(layer, self.attention)
+        """A layer's attention; None where it has none."""
+        return getattr(layer, self.attention, None)
+
+    def recurrent_of(self, layer: Any) -> Any:
+        """What a layer has in the place of attention, where it carries a state; else None."""
+        return getattr(layer, self.recurrent, None) if self.recurrent is not None else None
 
     def experts_of(self, layer: Any) -> Any:
         """The module that holds a layer's experts."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moemerge.families.dense_family import PROJECTIONS, Bias, DenseFamily, Group, Projection
+from moemerge.families.dense_family import PROJECTIONS, Bias, DenseFamily, Extent, Group, Projection
 
 MAX_LAYERS = 10_000
 """More layers than any model has; a plan lists every tensor of every layer."""
@@ -43,6 +43,7 @@ class DenseConfig:
         head_dim: size of one attention head; `hidden_size / heads` unless the config says otherwise.
         rope: transformers 5's `rope_parameters`: always with `rope_type` and `rope_theta` inside.
         windows: sliding window of each layer in tokens, None for full attention.
+        kinds: what each layer has in the place of attention; empty where all have attention.
         qkv_bias: whether q, k and v projections have biases.
         output_bias: whether the attention's output projection has one.
         mlp_bias: whether the FFN's projections have biases.
@@ -63,6 +64,7 @@ class DenseConfig:
     max_position_embeddings: int
     rope: Mapping[str, Any]
     windows: tuple[int | None, ...]
+    kinds: tuple[str, ...]
     qkv_bias: bool
     output_bias: bool
     mlp_bias: bool
@@ -114,6 +116,7 @@ class DenseConfig:
             max_position_embeddings=values["max_position_embeddings"],
             rope=_rope(raw, values),
             windows=_windows(row, values),
+            kinds=_kinds(row, values),
             qkv_bias=_has(row.qkv_bias, values),
             output_bias=_has(row.output_bias, values),
             mlp_bias=_has(row.mlp_bias, values),
@@ -130,6 +133,19 @@ class DenseConfig:
     def family(self) -> str:
         """The dense `model_type`."""
         return self.row.model_type
+
+    @property
+    def extents(self) -> Mapping[Extent, int]:
+        """Sizes by their names in the family."""
+        sizes = {
+            "hidden": self.hidden_size,
+            "queries": self.heads * self.head_dim,
+            "keys": self.kv_heads * self.head_dim,
+            "head": self.head_dim,
+            "ffn": self.intermediate_size,
+        }
+        known = {**self.extra, **sizes}
+        return {**sizes, **{name: size(known) for name, size in self.row.extents.items()}}
 
     def ffn(self, layer: int, projection: Projection) -> str:
         """Name of one FFN matrix."""
@@ -161,15 +177,10 @@ class DenseConfig:
     def layer_shared_tensors(self, layer: int) -> Iterator[tuple[str, tuple[int, ...], Group]]:
         """The part of `shared_tensors` that belongs to one layer."""
         prefix = self.row.names.layer.format(layer=layer)
-        extents = {
-            "hidden": self.hidden_size,
-            "queries": self.heads * self.head_dim,
-            "keys": self.kv_heads * self.head_dim,
-            "head": self.head_dim,
-        }
+        extents = self.extents
         there = {None: True, "qkv": self.qkv_bias, "output": self.output_bias}
         for tensor in self.row.layer:
-            if there[tensor.bias]:
+            if there[tensor.bias] and tensor.kind in (None, *self.kinds[layer : layer + 1]):
                 yield f"{prefix}.{tensor.name}", tuple(extents[extent] for extent in tensor.shape), tensor.group
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -242,13 +253,13 @@ def _rope(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any
     for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
         _check(key, raw.get(key), raw.get(key) is None or _is_number(raw[key]), "a number of 0 or more")
     rope = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
-    theta = raw.get("rope_theta")
+    theta = values.get("rope_theta")
     rope.setdefault("rope_theta", 10000.0 if theta is None else theta)
     _check(
         "rope_theta", rope["rope_theta"], _is_number(rope["rope_theta"]) and rope["rope_theta"] > 0, "a number above 0"
     )
-    if raw.get("partial_rotary_factor") is not None:
-        rope.setdefault("partial_rotary_factor", raw["partial_rotary_factor"])
+    if values.get("partial_rotary_factor") is not None:
+        rope.setdefault("partial_rotary_factor", values["partial_rotary_factor"])
     rope.setdefault("rope_type", rope.get("type", "default"))
     _check("rope_type", rope["rope_type"], isinstance(rope["rope_type"], str), "a name")
     rope.pop("type", None)
@@ -262,6 +273,20 @@ def _rope(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any
 
 def _has(bias: Bias, values: Mapping[str, Any]) -> bool:
     return bias if isinstance(bias, bool) else bool(values[bias])
+
+
+def _kinds(row: DenseFamily, values: Mapping[str, Any]) -> tuple[str, ...]:
+    if row.kinds is None:
+        return ()
+    known = {tensor.kind for tensor in row.layer if tensor.kind is not None}
+    kinds, layers = tuple(row.kinds(values)), values["num_hidden_layers"]
+    fits = len(kinds) == layers and set(kinds) <= known
+    _check("layer_types", values.get("layer_types"), fits, f"{_or(known)} for each of the {layers} layers")
+    return kinds
+
+
+def _or(names: set[str]) -> str:
+    return " or ".join(f"`{name}`" for name in sorted(names))
 
 
 def _windows(row: DenseFamily, values: Mapping[str, Any]) -> tuple[int | None, ...]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from moemerge.families.anatomy import Anatomy
 
 Projection = Literal["gate", "up", "down"]
 Group = Literal["embeddings", "attention", "norms", "lm_head", "expert", "router", "shared_expert"]
-Extent = Literal["hidden", "queries", "keys", "head"]
-"""An extent of a shape: the hidden size, all heads' queries, all heads' keys, one head."""
+Extent = str
+"""An extent of a shape: `hidden` size, all heads' `queries`, all heads' `keys`, one `head`, the `ffn`'s width, or one
+of the family's own `extents`."""
 Bias = Literal["attention_bias", "mlp_bias"] | bool
 """Whether there is a bias: always, never, or where the config's key says so."""
 
@@ -31,17 +32,24 @@ class LayerTensor:
         shape: its extents.
         group: what it belongs to.
         bias: of which biases it is one; it is there where the family's config says so.
+        kind: of which layers it is one (see `DenseFamily.kinds`); None for all.
     """
 
     name: str
     shape: tuple[Extent, ...]
     group: Group
     bias: Literal["qkv", "output"] | None = None
+    kind: str | None = None
 
 
-def norm(name: str, extent: Extent = "hidden") -> LayerTensor:
+def norm(name: str, extent: Extent = "hidden", kind: str | None = None) -> LayerTensor:
     """A norm's weight."""
-    return LayerTensor(f"{name}.weight", (extent,), "norms")
+    return LayerTensor(f"{name}.weight", (extent,), "norms", kind=kind)
+
+
+def of_kind(kind: str, tensors: Sequence[LayerTensor]) -> tuple[LayerTensor, ...]:
+    """The same tensors, of one kind of layers only."""
+    return tuple(replace(tensor, kind=kind) for tensor in tensors)
 
 
 ATTENTION = (
@@ -95,6 +103,9 @@ class DenseFamily:
         windows: which layers have a sliding window: none, every one, or those that `layer_types` names.
         extra: keys of further numbers of `config.json` above 0 that base and experts must share, such as multipliers.
             Each has its value for a missing key in `defaults`. A host that has them writes `**dense.extra` in `config`.
+        kinds: what each layer has in the place of attention, by the config with its defaults, in transformers' words
+            (`layer_types`); None where all have attention.
+        extents: further extents of shapes, by those that every family has and the values of `extra`.
         ignored: names of stored tensors that no class reads.
         anatomy: where its parts lie in memory. The dense model's and the host's are two: both say what differs.
     """
@@ -109,5 +120,7 @@ class DenseFamily:
     mlp_bias: Bias = False
     windows: Literal["none", "every", "named"] = "none"
     extra: tuple[str, ...] = ()
+    kinds: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
+    extents: Mapping[Extent, Callable[[Mapping[str, Any]], int]] = field(default_factory=dict)
     ignored: re.Pattern[str] = RECOMPUTED
     anatomy: Anatomy = field(default_factory=Anatomy)

@@ -1,4 +1,4 @@
-"""Every family that lies in `dense/`, `hosts/` and `wrappers/` beside this file: a new file is found by itself."""
+"""Every family in `dense/`, `translations/`, `hosts/` and `wrappers/` beside this file: a file is found by itself."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
-from moemerge.families import dense, hosts, wrappers
+from moemerge.families import dense, hosts, translations, wrappers
 from moemerge.families.dense_family import DenseFamily
 from moemerge.families.host import Host
+from moemerge.families.translation import Translation
 from moemerge.families.wrapper import Wrapper
 
 
@@ -20,6 +21,9 @@ def _members(package: Any, attribute: str) -> Iterator[Any]:
 
 DENSE_FAMILIES: Mapping[str, DenseFamily] = {family.model_type: family for family in _members(dense, "FAMILY")}
 """Every dense family by `model_type`."""
+
+TRANSLATIONS: Mapping[str, Translation] = {row.model_type: row for row in _members(translations, "TRANSLATION")}
+"""Every family that is read as another one, by `model_type`."""
 
 HOSTS: Mapping[str, Host] = {host.model_type: host for host in _members(hosts, "HOST")}
 """Every host by `model_type`."""

@@ -88,11 +88,12 @@ class Walk:
             model = self._give(number)
             anatomy = anatomy_of(model)
             block: Any = anatomy.layers_of(model)[layer]
-            ffn_block = anatomy.block_of(block)
+            ffn_block, recurrent = anatomy.block_of(block), anatomy.recurrent_of(block)
             for place, arguments in enumerate(self._arguments[number]):
                 with (
                     _entering(ffn_block, partial(read, number, place)) if read else nullcontext(),
                     nullcontext() if ffn else _instead([ffn_block], lambda states: states),
+                    _by_text(recurrent) if recurrent is not None else nullcontext(),
                 ):
                     output = block(states[place], **arguments[layer])
                 yield number, place, output[0] if isinstance(output, tuple) else output
@@ -130,6 +131,25 @@ def _instead(modules: Sequence[Any], forward: Callable[..., Any]) -> Iterator[No
             del module.forward
             if before is not None:
                 module.forward = before
+
+
+@contextmanager
+def _by_text(module: Any) -> Iterator[None]:
+    """A module that carries a state along `[1, S, d]` begins anew at each text of a packed row."""
+    forward = module.forward
+
+    def run_by_run(hidden_states: Tensor, runs: Runs = (), **others: Any) -> Tensor:
+        if not runs:
+            whole: Tensor = forward(hidden_states=hidden_states, **others)
+            return whole
+        found, start = [], 0
+        for texts, length in runs:
+            here = hidden_states[0, start : (start := start + texts * length)].unflatten(0, (texts, length))
+            found.append(forward(hidden_states=here, **others).flatten(0, 1))
+        return torch.cat(found)[None]
+
+    with _instead([module], run_by_run):
+        yield
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from pathlib import Path
 import xxhash
 
 from moemerge.sources import Checkpoint
-from moemerge.sources.adapter import AdapterCheckpoint
 
 CHUNK = 16 << 20
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
@@ -38,7 +37,7 @@ def checkpoint_content(checkpoint: Checkpoint, known: dict[Path, str] | None = N
         if path not in known:
             known[path] = _digest(path)
         parts.append(f"{path.name} {known[path]}")
-    if isinstance(checkpoint, AdapterCheckpoint):
+    if checkpoint.base is not None:
         parts.append(checkpoint_content(checkpoint.base, known))
     return joined(parts)
 

@@ -27,6 +27,7 @@ _SAME: Mapping[str, str] = {
     "rms_norm_eps": "norm epsilon (`rms_norm_eps`)",
     "rope": "rope (`rope_parameters`)",
     "windows": "sliding window",
+    "kinds": "kinds of layers (`layer_types`)",
     "tied": "tied embeddings (`tie_word_embeddings`)",
     "qkv_bias": "attention bias",
     "output_bias": "attention output bias",

@@ -14,7 +14,7 @@ from moemerge.plan.mapping import Layout, group_method, map_tensors
 from moemerge.plan.model import Plan, PlannedExpert, Refused
 from moemerge.recipe.schema import Recipe
 from moemerge.sources import Checkpoint, open_checkpoint
-from moemerge.sources.adapter import AdapterCheckpoint
+from moemerge.sources.translated import translated
 
 DTYPES: Mapping[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """The recipe's dtype names and safetensors' names for them."""
@@ -107,6 +107,7 @@ def _open_models(
     Specs of the same files (`m/code` and `./m/code`, a link and what it leads to) have one key.
     """
     models: dict[str, Checkpoint] = {}
+    base: Checkpoint | None = None
     keys: dict[str, str] = {"base": "base", recipe.base_model: "base"}
     places: dict[object, str] = {}
     said: set[Problem] = set()
@@ -120,13 +121,14 @@ def _open_models(
         if key != "base" and "base" not in models and _is_adapter(root, spec):
             continue  # an adapter is read with its base, whose problem is reported already
         try:
-            checkpoint = open_checkpoint(
+            stored = open_checkpoint(
                 spec,
                 root=root,
-                base=models.get("base"),
+                base=base,
                 allow_pickle=recipe.allow_pickle,
                 configs_only=configs_only,
             )
+            checkpoint = translated(stored)
         except MoemergeError as error:
             for problem in error.problems:
                 found.problems.append(Problem(problem.code, f"{label}: {problem.message}", problem.hint))
@@ -136,6 +138,13 @@ def _open_models(
             found.notes.append(f"{label}: `{spec}` is the same model as `{models[first].spec}`, and counts once")
             keys[spec] = first
             continue
+        if key == "base":
+            base = stored
+            if stored is not checkpoint:
+                found.notes.append(
+                    f"{label}: a `{stored.config['model_type']}` computes what a `{checkpoint.config['model_type']}` "
+                    "does, and is read as one"
+                )
         models[key] = checkpoint
         new = [problem for problem in checkpoint.warnings if problem not in said]  # of one file, named by several
         said.update(new)
@@ -145,7 +154,7 @@ def _open_models(
 
 def _place(checkpoint: Checkpoint) -> object:
     """Equal for checkpoints of the same files: an adapter's are its own and its base's."""
-    under = _place(checkpoint.base) if isinstance(checkpoint, AdapterCheckpoint) else None
+    under = _place(checkpoint.base) if checkpoint.base is not None else None
     return checkpoint.location.resolve(), under
 
 

@@ -2,5 +2,6 @@
 
 from moemerge.sources.checkpoint import ByteRange, Checkpoint, TensorInfo
 from moemerge.sources.open import open_checkpoint
+from moemerge.sources.pieces import Piece, PiecedCheckpoint
 
-__all__ = ["ByteRange", "Checkpoint", "TensorInfo", "open_checkpoint"]
+__all__ = ["ByteRange", "Checkpoint", "Piece", "PiecedCheckpoint", "TensorInfo", "open_checkpoint"]

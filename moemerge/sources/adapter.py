@@ -41,7 +41,7 @@ class AdapterCheckpoint(Checkpoint):
         self, folder: Folder, base: Checkpoint, store: Store, lora: LoraConfig, fitted: Fit, revision: str | None
     ) -> None:
         self.spec, self.location, self.revision = folder.spec, folder.path, revision
-        self.base = base
+        self.base: Checkpoint = base
         self._store, self._lora, self._changes = store, lora, fitted.changes
         self._factors: dict[str, torch.Tensor] = {}
         self.config: Mapping[str, Any] = {**base.config, "tie_word_embeddings": False} if fitted.untied else base.config

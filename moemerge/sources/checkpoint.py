@@ -19,7 +19,7 @@ from moemerge.errors import Problem
 if TYPE_CHECKING:
     import torch
 
-Origin = Literal["stored", "folded", "dequantised", "unpickled"]
+Origin = Literal["stored", "rearranged", "folded", "dequantised", "unpickled"]
 Kind = Literal["folder", "hub", "adapter", "gguf", "pickle"]
 
 ITEM_SIZE: Mapping[str, int] = {
@@ -73,7 +73,8 @@ class Checkpoint(ABC):
         revision: the commit hash of a hub model, else None.
         licence: SPDX-like id from the model card's metadata (or the GGUF's), else None.
         location: the folder or file that was opened, for the record in `moemerge.yaml`.
-        adapter: for kind `adapter`, a JSON-able summary (name, rank, target count, base name in its config).
+        base: for kind `adapter`, the model that it is folded into.
+        adapter: likewise, a JSON-able summary (name, rank, target count, base name in its config).
         warnings: what a user should know about this source though it can be used.
     """
 
@@ -85,6 +86,7 @@ class Checkpoint(ABC):
     revision: str | None
     licence: str | None
     location: Path
+    base: Checkpoint | None = None
     adapter: Mapping[str, Any] | None = None
     warnings: tuple[Problem, ...] = ()
 

@@ -50,6 +50,7 @@ class StoredCheckpoint(Checkpoint):
     location: Path
     revision: str | None = None
     licence: str | None = None
+    base: Checkpoint | None = None
     adapter: Mapping[str, Any] | None = None
     warnings: tuple[Problem, ...] = ()
     tensors: Mapping[str, TensorInfo] = field(init=False)

@@ -157,7 +157,8 @@ class Lora:
         for number, layer in enumerate(anatomy.layers_of(model)):
             if "attention" in options.also:
                 attention = anatomy.attention_of(layer)
-                self._spots += [(number, _linear(name, getattr(attention, name))) for name in anatomy.projections]
+                names = anatomy.projections if attention is not None else ()
+                self._spots += [(number, _linear(name, getattr(attention, name))) for name in names]
             if "experts" in options.also:
                 self._spots.append((number, _experts(anatomy.experts_of(layer), anatomy)))
         for _, spot in self._spots:

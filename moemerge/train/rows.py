@@ -80,9 +80,13 @@ class Sampler:
         context: positions of a row.
         mixed: share of mixed rows.
         seed: of the order.
+        alone: one document a row: for models that carry a state along it.
     """
 
-    def __init__(self, domains: Sequence[Sequence[Tokens]], context: int, mixed: float, seed: int) -> None:
+    def __init__(
+        self, domains: Sequence[Sequence[Tokens]], context: int, mixed: float, seed: int, *, alone: bool = False
+    ) -> None:
+        self._alone = alone
         self._context, self._mixed = context, mixed if len(domains) > 1 else 0.0
         self._streams = [_Stream(documents, f"{seed} {number}") for number, documents in enumerate(domains)]
         self._turn = _turns(len(domains), seed)
@@ -104,7 +108,7 @@ class Sampler:
         stream = next(self._turn)
         row: list[list[Tokens]] = []
         left = self._context
-        while left >= LEAST:
+        while left >= LEAST and not (row and self._alone):
             if mixed:
                 pieces = self._two_domains(stream, left)
                 stream = next(self._turn)

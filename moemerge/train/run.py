@@ -143,9 +143,9 @@ class _Training:
         else:  # the saved state holds the gates of the start too
             begin = self.built
         how = routing_for(options.route, routers.experts_per_token)
-        sampler = Sampler(self.prepared.rows, options.context, options.mixed, options.seed)
+        sampler = self._sampler(model)
         if saved is None:
-            ahead = Sampler(self.prepared.rows, options.context, options.mixed, options.seed)
+            ahead = self._sampler(model)
             found = scales(model, routers, begin, [ahead.take(len(self.prepared.texts)) for _ in range(SCALED)])
             gates, factors = Gates(begin, routers.layers, anatomy_of(model), options, found.inputs), found.factors
         else:
@@ -173,6 +173,11 @@ class _Training:
         finally:
             log.finish()
         return loop
+
+    def _sampler(self, model: Any) -> Sampler:
+        options, anatomy = self.options, anatomy_of(model)
+        alone = any(anatomy.recurrent_of(layer) is not None for layer in anatomy.layers_of(model))
+        return Sampler(self.prepared.rows, options.context, options.mixed, options.seed, alone=alone)
 
     def _built(self, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
         """The folder's own gates, as the model holds them; its own may be offloaded."""

@@ -33,7 +33,7 @@ def trainable(folder: BuiltFolder, options: TrainOptions) -> int:
     for layer in range(_layers(folder)):
         if "attention" in options.also:
             names = [host.attention.format(layer=layer, projection=name) for name in host.anatomy.projections]
-            count += sum(rank * sum(tensors[name].shape) for name in names)
+            count += sum(rank * sum(tensors[name].shape) for name in names if name in tensors)
         if "experts" in options.also:
             fused = host.fused["down"].format(layer=layer)
             down = tensors.get(fused) or tensors[host.expert_name(layer, 0, "down")]

@@ -15,7 +15,7 @@ Group = Literal["embeddings", "attention", "norms", "lm_head"]
 Values = Mapping[str, Any]
 """A config with the family's defaults written out."""
 
-_IN_LAYER = re.compile(r"model\.layers\.\d+\.(.+)\.(weight|bias)")
+_IN_LAYER = re.compile(r"model\.layers\.\d+\.(.+?)(?:\.(weight|bias))?")
 _ALIKE: Values = {
     "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": None,
     "head_dim": None, "hidden_act": "silu", "rms_norm_eps": 1e-6, "attention_dropout": 0.0, "initializer_range": 0.02,
@@ -37,6 +37,7 @@ class DenseRow:
         windows: the sliding window of each layer in tokens, None for full attention, by the config.
         norms: the norms within a layer, norms of queries and keys among them; each has a `weight`.
         attention: the attention's projections within a layer; each has a `weight`, and may have a `bias`.
+        instead: tensors of what some layers have in the place of attention, which merge as attention does.
         ffn: names of gate and up `[I, hidden]` and down `[hidden, I]`, with `{layer}`.
     """
 
@@ -46,6 +47,7 @@ class DenseRow:
     windows: Callable[[Values], tuple[int | None, ...]]
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     attention: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+    instead: tuple[str, ...] = ()
     ffn: tuple[str, str, str] = (
         "model.layers.{layer}.mlp.gate_proj.weight",
         "model.layers.{layer}.mlp.up_proj.weight",
@@ -72,13 +74,14 @@ class DenseRow:
         found = _IN_LAYER.fullmatch(name)
         if found is None:
             return None
-        if found[1] in self.attention:
+        if found[1] in self.attention or found[1] in self.instead:
             return "attention"
         return "norms" if found[1] in self.norms and found[2] == "weight" else None
 
     def is_projection(self, name: str) -> bool:
         """Whether it is a matrix of the attention, which a training may change."""
-        return self.group_of(name) == "attention" and name.endswith(".weight")
+        found = _IN_LAYER.fullmatch(name)
+        return found is not None and found[1] in self.attention and found[2] == "weight"
 
 
 @cache
@@ -178,6 +181,24 @@ _ROWS = (
         },
         bias=asks_for_biases,
         windows=no_windows,
+    ),
+    DenseRow(
+        "qwen3_5_text",
+        {
+            "vocab_size": 248320, "max_position_embeddings": 32768, "num_attention_heads": 16, "num_key_value_heads": 4,
+            "head_dim": 256, "partial_rotary_factor": 0.25, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128,
+            "linear_value_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+            "full_attention_interval": 4,
+        },
+        bias=asks_for_biases,
+        windows=no_windows,
+        norms=(
+            "input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm", "linear_attn.norm",
+        ),
+        instead=(
+            "linear_attn.A_log", "linear_attn.dt_bias", "linear_attn.conv1d", "linear_attn.in_proj_qkv",
+            "linear_attn.in_proj_z", "linear_attn.in_proj_a", "linear_attn.in_proj_b", "linear_attn.out_proj",
+        ),
     ),
 )  # fmt: skip
 

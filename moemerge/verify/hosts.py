@@ -102,6 +102,25 @@ _QWEN_EXPERT = (
 )
 _QWEN_FIXED: Mapping[str, Any] = {"decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True}
 
+_QWEN_ALWAYS_ON = AlwaysOn(
+    (
+        "model.layers.{layer}.mlp.shared_expert.gate_proj.weight",
+        "model.layers.{layer}.mlp.shared_expert.up_proj.weight",
+        "model.layers.{layer}.mlp.shared_expert.down_proj.weight",
+    ),
+    gate="model.layers.{layer}.mlp.shared_expert_gate.weight",
+    width="shared_expert_intermediate_size",
+    silent=256,
+)
+
+
+def _full_every(dense: Dense) -> list[str]:
+    """`layer_types`, or every fourth layer with full attention."""
+    every = dense.values["full_attention_interval"]
+    usual = ["linear_attention" if number % every else "full_attention" for number in range(1, dense.layers + 1)]
+    return list(dense.values.get("layer_types") or usual)
+
+
 _ROWS = (
     HostRow(
         "mixtral",
@@ -132,16 +151,7 @@ _ROWS = (
             "layer_types": lambda dense: dense.layer_types,
             "max_window_layers": lambda dense: [*dense.layer_types, "sliding_attention"].index("sliding_attention"),
         },
-        always_on=AlwaysOn(
-            (
-                "model.layers.{layer}.mlp.shared_expert.gate_proj.weight",
-                "model.layers.{layer}.mlp.shared_expert.up_proj.weight",
-                "model.layers.{layer}.mlp.shared_expert.down_proj.weight",
-            ),
-            gate="model.layers.{layer}.mlp.shared_expert_gate.weight",
-            width="shared_expert_intermediate_size",
-            silent=256,
-        ),
+        always_on=_QWEN_ALWAYS_ON,
     ),
     HostRow(
         "qwen3_moe",
@@ -157,6 +167,21 @@ _ROWS = (
             "use_sliding_window": lambda dense: dense.window is not None,
             "max_window_layers": lambda dense: dense.layers,
         },
+    ),
+    HostRow(
+        "qwen3_5_moe_text",
+        "Qwen3_5MoeForCausalLM",
+        router="model.layers.{layer}.mlp.gate.weight",
+        expert=_QWEN_EXPERT,
+        fixed={},
+        counts=("num_experts",),
+        widths=("moe_intermediate_size",),
+        repeated=(
+            "linear_conv_kernel_dim", "linear_key_head_dim", "linear_value_head_dim", "linear_num_key_heads",
+            "linear_num_value_heads",
+        ),
+        from_base={"attention_bias": lambda dense: dense.bias, "layer_types": _full_every},
+        always_on=_QWEN_ALWAYS_ON,
     ),
     HostRow(
         "flex_olmo",
@@ -188,7 +213,7 @@ _ROWS = (
             "model.layers.{layer}.block_sparse_moe.experts.down_proj",
         ),
     ),
-)
+)  # fmt: skip
 
 HOSTS: Mapping[str, HostRow] = {row.model_type: row for row in _ROWS}
 """Every host, by its `model_type`."""

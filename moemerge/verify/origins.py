@@ -11,6 +11,7 @@ from moemerge.record.schema import Record, Source
 from moemerge.sources import Checkpoint, open_checkpoint
 from moemerge.sources.pickle import REFUSED
 from moemerge.verify.dense import Dense
+from moemerge.verify.stored import as_dense
 
 
 @dataclass
@@ -57,27 +58,28 @@ def open_origins(record: Record, root: Path, *, online: bool, allow_pickle: bool
             continue
         if key == "base":
             base = model
-        why = _unlike(model, source, is_base=key == "base")
-        if why is None:
-            origins.models[key] = model
+        seen = _as_built_from(model, source, is_base=key == "base")
+        if isinstance(seen, str):
+            origins.absent[key] = seen
         else:
-            origins.absent[key] = why
+            origins.models[key] = seen
     return origins
 
 
-def _unlike(model: Checkpoint, source: Source, *, is_base: bool) -> str | None:
-    """Why a source is not what the folder was built from; a base's config must be one that can be read."""
+def _as_built_from(model: Checkpoint, source: Source, *, is_base: bool) -> Checkpoint | str:
+    """A source as its dense family, or why it is not what the folder was built from; a base's config must be one that
+    can be read."""
     if model.digest() != source.digest:
         return "changed since the build"
-    if not is_base:
-        return None
     try:
-        Dense.of(model.config)
+        dense = as_dense(model)
+        if is_base:
+            Dense.of(dense.config)
+        return dense
     except KeyError:
         return f"changed since the build: `{model.config.get('model_type')}` is no family that is known here"
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         return f"changed since the build: the config cannot be read ({error})"
-    return None
 
 
 def _pinned(source: Source) -> str:
@@ -89,4 +91,4 @@ def _pinned(source: Source) -> str:
 
 def given(models: Mapping[str, Checkpoint]) -> Origins:
     """Sources that the caller has open."""
-    return Origins(dict(models))
+    return Origins({key: as_dense(model) for key, model in models.items()})

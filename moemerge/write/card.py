@@ -13,7 +13,6 @@ from moemerge.console import count, size
 from moemerge.plan.cost import MERGEKIT, WITHOUT_ACTIVATIONS, groups
 from moemerge.plan.model import Plan
 from moemerge.sources import Checkpoint
-from moemerge.sources.adapter import AdapterCheckpoint
 from moemerge.sources.spec import HUB_ID
 
 _NO_TEXT = ", which looks at no text."
@@ -64,7 +63,7 @@ def _hub_ids(checkpoint: Checkpoint) -> Iterator[str]:
     spec = checkpoint.spec.rpartition("+")[2] if checkpoint.kind == "adapter" else checkpoint.spec
     if checkpoint.revision is not None:
         yield spec.partition("@")[0]
-    if isinstance(checkpoint, AdapterCheckpoint):
+    if checkpoint.base is not None and checkpoint.adapter is not None:
         yield from _hub_ids(checkpoint.base)
         name = checkpoint.adapter["base"]
         if isinstance(name, str) and HUB_ID.fullmatch(name) and not Path(name).exists():

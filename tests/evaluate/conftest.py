@@ -19,11 +19,10 @@ from moemerge.evaluate.options import PARTS, EvalOptions
 from moemerge.evaluate.run import evaluate_folder
 from moemerge.mixture.processes import Processes
 from moemerge.recipe import Recipe
-from tests.tiny import DEFAULTS, OWN, tiny_model, write_tokenizer
+from tests.hosts import host_config
+from tests.tiny import tiny_model, write_tokenizer
 
 Mixture = Callable[..., Any]
-HOSTS = ("mixtral", "qwen2_moe", "qwen3_moe", "flex_olmo", "granitemoe")
-
 WORDS: Mapping[str, str] = {
     "code": "def return if else while print list number reverse function class",
     "math": "sum add minus equals one two three four five six seven",
@@ -131,18 +130,6 @@ def measure(folder: Path, **options: Any) -> dict[str, Any]:
     """The report of a folder: the losses alone, without a cache, unless `options` say otherwise."""
     settings: dict[str, Any] = {"cache": None, "without": frozenset(PARTS), **options}
     return evaluate_folder(folder, EvalOptions(**settings), Silent(), Processes())
-
-
-def host_config(host: str, experts: int, k: int, **config: Any) -> dict[str, Any]:
-    """The settings of a tiny host with `experts` experts, of which each token goes to k."""
-    own = {
-        "mixtral": {"num_local_experts": experts},
-        "qwen2_moe": {"num_experts": experts, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 24},
-        "qwen3_moe": {"num_experts": experts, "moe_intermediate_size": 48, "head_dim": 8},
-        "flex_olmo": {"num_experts": experts},
-        "granitemoe": {"num_local_experts": experts, **OWN["granite"]},
-    }[host]
-    return {**DEFAULTS, "num_experts_per_tok": k, **own, **config}
 
 
 @pytest.fixture(scope="session")

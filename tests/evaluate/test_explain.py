@@ -12,7 +12,8 @@ from moemerge.errors import EvalError
 from moemerge.evaluate.explain import Explanation, explain
 from moemerge.families import anatomy_of
 from moemerge.mixture.routers import find_routers
-from tests.evaluate.conftest import HOSTS, Mixture
+from tests.evaluate.conftest import Mixture
+from tests.hosts import every
 
 NAMES = ("code", "math", "french", "general")
 TEXT = "def reverse list return list\nbonjour le monde"
@@ -26,7 +27,7 @@ def explained(
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
 @pytest.mark.parametrize("k", [1, 2, 4])
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 def test_the_parts_give_the_blocks_real_output(
     host: str, k: int, implementation: str, mixture: Mixture, words: Any
 ) -> None:
@@ -48,7 +49,7 @@ def test_the_parts_give_the_blocks_real_output(
     assert (found.shared_norm is not None) == (host == "qwen2_moe")
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 def test_logits_probabilities_and_experts_outputs(host: str, mixture: Mixture, words: Any) -> None:
     """Against transformers' router logits, and each expert's output by forcing the router to it alone."""
     model = mixture(host)
@@ -70,7 +71,7 @@ def test_logits_probabilities_and_experts_outputs(host: str, mixture: Mixture, w
         assert norm == pytest.approx(float(outputs[0][3].norm()), rel=1e-5)
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(host: str, dtype: torch.dtype, mixture: Mixture, words: Any) -> None:
     """The tolerance follows the dtype, and still says something: a hundredth of the output or so."""

@@ -12,7 +12,8 @@ import torch
 from moemerge.errors import EvalError
 from moemerge.evaluate.trace import Trace, place_of, split, trace_text
 from moemerge.mixture.routers import find_routers
-from tests.evaluate.conftest import HOSTS, Mixture
+from tests.evaluate.conftest import Mixture
+from tests.hosts import HOSTS, every
 
 NAMES = ("code", "math", "french", "general")
 TEXT = "def reverse list return list\nbonjour le monde"
@@ -35,12 +36,12 @@ def expected(model: Any, ids: torch.Tensor, k: int, divided: bool) -> list[tuple
 
 @pytest.mark.parametrize("divided", [True, False])
 @pytest.mark.parametrize("k", [1, 2, 4])
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 def test_experts_and_weights_are_those_of_the_router_logits(
     host: str, k: int, divided: bool, mixture: Mixture, words: Any
 ) -> None:
-    """On all hosts, for one expert, two and all of them; mixtral and granitemoe always divide by the sum."""
-    always = host in {"mixtral", "granitemoe"}
+    """On all hosts, for one expert, two and all of them; hosts without a switch always divide by the sum."""
+    always = not HOSTS[host].switch
     if always and not divided:
         return
     model = mixture(host, k=k, **({} if always else {"norm_topk_prob": divided}))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from moemerge.families import DENSE_FAMILIES
 from moemerge.plan import Plan, make_plan, plan_json
 from moemerge.plan.model import Compute, Copy, Merged
 from moemerge.recipe import load_recipe
@@ -82,7 +83,7 @@ def test_held_out_texts_that_are_not_there_are_said(tiny: TinyMaker, tmp_path: P
     ]
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2", "granite"])
+@pytest.mark.parametrize("family", DENSE_FAMILIES)
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("layout", ["per_expert", "fused"])
 def test_predicted_parameters_are_those_of_the_class(family: str, tied: bool, layout: str, tiny: TinyMaker) -> None:

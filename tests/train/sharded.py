@@ -16,7 +16,7 @@ from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting
 from moemerge.train.rows import Rows
 from moemerge.train.sharding import shard
-from tests.evaluate.conftest import HOSTS, host_config
+from tests.hosts import USUAL, host_config
 from tests.moe import some_tokens
 
 
@@ -48,7 +48,7 @@ def _check_fsdp(model: Any) -> None:
 def main() -> None:
     """Compares a model that is shared with one that is not."""
     distributed.init_process_group("gloo")
-    for host in HOSTS:
+    for host in USUAL:
         torch.manual_seed(0)
         config = AutoConfig.for_model(host, **host_config(host, 4, 1, norm_topk_prob=True))
         model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)

@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from moemerge.train import attention
 from moemerge.train.attention import LONGEST, _Rows, use_blocked_attention
-from tests.evaluate.conftest import HOSTS, mixture
-from tests.train.test_step import DIVIDED, gradients, some_rows
+from tests.evaluate.conftest import mixture
+from tests.hosts import DIVIDED, every
+from tests.train.test_step import gradients, some_rows
 
 __all__ = ["mixture"]
 
@@ -53,7 +54,7 @@ def test_keys_that_no_query_of_a_block_may_see_are_left_out(monkeypatch: pytest.
     assert blocks(torch.zeros_like(allowed))[0] == ([0, 4], [0, 10])
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 def test_a_step_in_bf16_is_the_same_to_rounding(host: str, mixture: Any) -> None:
     """Packed rows in a real model: the terms to bf16's precision, the gradients in the same direction."""
     model, rows = deepcopy(mixture(host, k=1, dtype=torch.bfloat16, **DIVIDED[host])), some_rows(4)

@@ -17,11 +17,12 @@ from moemerge.train.gates import Gates
 from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting
 from moemerge.train.step import Losses, step_gradients
-from tests.evaluate.conftest import HOSTS, mixture
+from tests.evaluate.conftest import mixture
+from tests.hosts import DIVIDED, every
 from tests.train.conftest import Trainer
 from tests.train.test_lora import BOTH, stirred
 from tests.train.test_run import contents
-from tests.train.test_step import DIVIDED, some_rows
+from tests.train.test_step import some_rows
 
 __all__ = ["mixture"]
 
@@ -50,7 +51,7 @@ def gradients(model: Any, how: Any, also: Any, *, checkpointing: bool) -> tuple[
     return [*found, *(parameter.grad for parameter in parameters)], losses, calls
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 @pytest.mark.parametrize("also", [(), BOTH])
 @pytest.mark.parametrize(("how", "k"), [("straight-through", 1), ("top-k", 2), ("soft", 2)])
 def test_the_gradients_are_the_same(host: str, also: Any, how: Any, k: int, mixture: Any) -> None:

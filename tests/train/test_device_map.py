@@ -26,10 +26,11 @@ from moemerge.train.run import train_folder
 from moemerge.train.state import state_path
 from moemerge.train.step import Losses, step_gradients
 from moemerge.verify import verify_folder
-from tests.evaluate.conftest import HOSTS, mixture
+from tests.evaluate.conftest import mixture
+from tests.hosts import DIVIDED, every
 from tests.train.conftest import Trainer
 from tests.train.test_run import contents
-from tests.train.test_step import DIVIDED, some_rows
+from tests.train.test_step import some_rows
 
 __all__ = ["mixture"]
 ROOM = {"cpu": "60KB"}
@@ -66,7 +67,7 @@ def gradients(model: Any, start: list[Tensor], how: Any, *, checkpointing: bool)
     return found
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 @pytest.mark.parametrize("where", ["memory", "disk"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("how", "k"), [("straight-through", 1), ("top-k", 2)])
@@ -83,7 +84,7 @@ def test_the_gradients_are_the_same(
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 def test_gates_are_looked_at_where_they_cannot_be_written(host: str, mixture: Any, tmp_path: Path) -> None:
     """Other gates give what a model that holds them gives, and the model's own come back, hooks and all."""
     model, tokens = placed(mixture(host), "plain", tmp_path), some_rows(2).ids

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from moemerge.mixture.routers import find_routers
 from moemerge.train.experts import use_frozen_experts
-from tests.evaluate.conftest import HOSTS, mixture
-from tests.train.test_step import DIVIDED, gradients, some_rows
+from tests.evaluate.conftest import mixture
+from tests.hosts import DIVIDED, every
+from tests.train.test_step import gradients, some_rows
 
 __all__ = ["mixture"]
 
@@ -31,7 +32,7 @@ def values_and_slopes(stack: Any, k: int, experts: int) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 def test_values_and_slopes_are_those_of_transformers(host: str, k: int, mixture: Any) -> None:
     """By tokens and by weights, in fp64 to its rounding."""
     model = deepcopy(mixture(host)).double().requires_grad_(False)
@@ -44,7 +45,7 @@ def test_values_and_slopes_are_those_of_transformers(host: str, k: int, mixture:
 
 
 @pytest.mark.parametrize("how", ["straight-through", "soft", "top-k"])
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 def test_a_step_is_the_same(host: str, how: str, mixture: Any) -> None:
     """Terms and gradients of a whole step, however it routes."""
     model, rows = deepcopy(mixture(host, k=1, **DIVIDED[host])), some_rows(4)

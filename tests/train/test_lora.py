@@ -19,11 +19,12 @@ from moemerge.train.lora import Lora
 from moemerge.train.options import TrainOptions
 from moemerge.train.run import train_folder
 from moemerge.verify import verify_folder
-from tests.evaluate.conftest import HOSTS, Trio, measure, mixture
+from tests.evaluate.conftest import Trio, measure, mixture
+from tests.hosts import DIVIDED, every, host_config
 from tests.moe import build_tiny, load, logits, some_tokens
 from tests.train.conftest import Trainer
 from tests.train.test_run import contents, pairs
-from tests.train.test_step import DIVIDED, gradients, some_rows
+from tests.train.test_step import gradients, some_rows
 
 __all__ = ["mixture", "pairs"]
 BOTH = ("attention", "experts")
@@ -39,14 +40,12 @@ def stirred(model: Any, also: Any, **given: Any) -> Lora:
     return lora
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 @pytest.mark.parametrize("also", [BOTH, ("attention",), ("experts",)])
 def test_three_ways_of_one_change(host: str, also: Any, tmp_path: Path) -> None:
     """The pass that trains, the one that judges, and peft's own merge of the adapter give the same logits."""
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForCausalLM
-
-    from tests.evaluate.conftest import host_config
 
     def fresh() -> Any:
         torch.manual_seed(0)
@@ -73,7 +72,7 @@ def test_three_ways_of_one_change(host: str, also: Any, tmp_path: Path) -> None:
     torch.testing.assert_close(judged, wanted)
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 @pytest.mark.parametrize("layout", ["fused", "per_expert"])
 def test_what_is_judged_is_what_is_written(host: str, layout: str, pairs: Any, texts: Path, tmp_path: Path) -> None:
     """In bf16, each host and layout: only what is named differs, it verifies, and it loses what the best look lost."""
@@ -201,7 +200,7 @@ def test_options_that_make_no_sense(given: Any, message: str) -> None:
     assert caught.value.message == message
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 @pytest.mark.parametrize("also", [("attention",), ("experts",), BOTH])
 def test_the_gates_learn_as_they_do_alone(host: str, also: Any, mixture: Any) -> None:
     """A LoRA that changes nothing yet leaves the gates' gradient as it is, straight through at top-1 too."""

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from moemerge.train.rows import Sampler, Tokens, _batch, tokenise
-from tests.evaluate.conftest import HOSTS, mixture
+from tests.evaluate.conftest import mixture
+from tests.hosts import every
 
 __all__ = ["mixture"]
 
@@ -22,7 +23,7 @@ def documents(expert: int, lengths: tuple[int, ...]) -> list[Tokens]:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 def test_packed_logits_are_those_of_the_documents_alone(host: str, attention: str, mixture: Any) -> None:
     """A document in a row gives what it gives by itself, padding and neighbours or not."""
     model = mixture(host)

@@ -21,12 +21,10 @@ from moemerge.train.options import TrainOptions
 from moemerge.train.run import train_folder
 from moemerge.train.step import step_gradients
 from moemerge.verify import verify_folder
-from tests.evaluate.conftest import HOSTS, WORDS, Trio, measure, sentences, train
+from tests.evaluate.conftest import WORDS, Trio, measure, sentences, train
+from tests.hosts import HOSTS, every
 from tests.moe import build_tiny, load, logits, some_tokens
 from tests.train.conftest import Notes, Trainer, write
-
-DENSE = {"mixtral": "llama", "qwen2_moe": "qwen2", "qwen3_moe": "qwen3", "flex_olmo": "olmo2",
-         "granitemoe": "granite"}  # fmt: skip
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -136,7 +134,7 @@ def pairs(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def make(host: str) -> tuple[Path, list[Path]]:
         if host not in made:
-            root, base = tmp_path_factory.mktemp(host), tiny(DENSE[host])
+            root, base = tmp_path_factory.mktemp(host), tiny(HOSTS[host].dense)
             experts = [train(base, root / d, sentences(d, 60, 3), ffn_only=True) for d in ("code", "french")]
             made[host] = base, experts
         return made[host]
@@ -144,7 +142,7 @@ def pairs(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_every_host(host: str, method: Any, pairs: Any, texts: Path, tmp_path: Path) -> None:
     """Both methods train, verify and load on each host, with two experts a token and fused or separate experts."""

@@ -21,14 +21,10 @@ from moemerge.train.routing import TrainedRouting, _StraightThrough, balance, ba
 from moemerge.train.rows import Rows, Tokens, _batch
 from moemerge.train.step import Losses, step_gradients
 from moemerge.train.teacher import Teacher, divergence, largest
-from tests.evaluate.conftest import HOSTS, mixture
+from tests.evaluate.conftest import mixture
+from tests.hosts import DIVIDED, every
 
 __all__ = ["mixture"]
-DIVIDED: dict[str, dict[str, Any]] = {
-    "mixtral": {}, "qwen2_moe": {"norm_topk_prob": True}, "qwen3_moe": {"norm_topk_prob": True},
-    "flex_olmo": {"norm_topk_prob": True}, "granitemoe": {},
-}  # fmt: skip
-"""What makes each host divide the chosen weights by their sum, as every built folder does."""
 
 
 def some_rows(count: int, seed: int = 0, experts: int = 4) -> Rows:
@@ -58,7 +54,7 @@ def gradients(
     return step_gradients(model, gates, routing, batches, [None] * len(batches), options, Processes())
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 def test_top_1_gives_the_gate_no_gradient_and_ours_does(host: str, mixture: Any) -> None:
     """The trap: divided by its sum, the one chosen weight is 1 whatever the gate says."""
     model, rows = mixture(host, k=1, **DIVIDED[host]), some_rows(4)
@@ -71,7 +67,7 @@ def test_top_1_gives_the_gate_no_gradient_and_ours_does(host: str, mixture: Any)
     assert routing_for("auto", 1) == "straight-through"
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 def test_a_step_is_the_same_however_it_is_split(host: str, mixture: Any) -> None:
     """One pass of eight rows or four of two: same terms, same gradients, the load-balancing loss among them."""
     model, rows = mixture(host, **DIVIDED[host]), some_rows(8)
@@ -85,7 +81,7 @@ def test_a_step_is_the_same_however_it_is_split(host: str, mixture: Any) -> None
     assert losses.balance == pytest.approx(others.balance, abs=1e-6)
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 def test_straight_through_loses_what_the_exported_model_loses(host: str, mixture: Any) -> None:
     """Its forward pass is the exported one: the next-token loss is that of transformers' own routers."""
     for k in (1, 2):
@@ -99,7 +95,7 @@ def test_straight_through_loses_what_the_exported_model_loses(host: str, mixture
 
 
 @pytest.mark.parametrize("k", [1, 2])
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 def test_straight_through_has_the_gradient_of_the_mixture_of_the_likeliest(
     host: str, k: int, mixture: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +203,7 @@ def test_the_divergence_of_a_distribution_from_itself_is_zero() -> None:
     assert float(divergence(other, largest(logits, 2.0), 2.0)) > 1
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", every())
 def test_a_teacher_says_what_its_own_logits_say(host: str, mixture: Any) -> None:
     """Those of the whole model, whatever its class does to what the head gives."""
     model, rows = mixture(host), some_rows(2, experts=1)

@@ -14,13 +14,10 @@ import yaml
 
 from moemerge.verify import verify_folder
 from tests.conftest import TinyMaker
+from tests.hosts import HOSTS
 from tests.moe import build_tiny
 
 Builder = Callable[..., Path]
-
-FAMILIES = {"mixtral": "llama", "qwen2_moe": "qwen2", "qwen3_moe": "qwen3", "flex_olmo": "olmo2",
-            "granitemoe": "granite"}  # fmt: skip
-"""A dense family for each host."""
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +31,7 @@ def built(tiny: TinyMaker, tmp_path_factory: pytest.TempPathFactory) -> Builder:
     ) -> Path:
         key = repr((host, config, experts, fields))
         if key not in made:
-            family, settings = FAMILIES[host], config or {}
+            family, settings = HOSTS[host].dense, config or {}
             models = [tiny(family, seed, **settings) for seed in experts]
             base = tiny(family, 0, **settings)
             made[key] = build_tiny(root / f"{host}-{len(made)}", base, models, **fields)

@@ -13,7 +13,8 @@ from moemerge.record.read import read_record
 from moemerge.record.schema import Record
 from moemerge.verify.config import check_config
 from moemerge.verify.hosts import HOSTS
-from tests.verify.conftest import FAMILIES, Builder, Folder, set_value
+from tests.hosts import every
+from tests.verify.conftest import Builder, Folder, set_value
 
 Tamper = Callable[..., Folder]
 
@@ -113,7 +114,7 @@ def test_a_key_that_no_build_writes(key: str, sources: bool | None, tampered: Ta
     assert folder.differences(sources=sources) == [f"config.json: {key} does not belong in it: {why}"]
 
 
-@pytest.mark.parametrize("host", FAMILIES)
+@pytest.mark.parametrize("host", every())
 def test_every_key_must_be_there_with_its_value(host: str, built: Builder) -> None:
     """Of each host: a key that is gone is a difference, and another value too."""
     record = read_record(built(host), HOSTS)

@@ -18,8 +18,9 @@ import xxhash
 from moemerge.errors import VerifyError
 from moemerge.verify import Verification, verification_json, verify_folder
 from tests.conftest import TinyMaker
+from tests.hosts import every
 from tests.moe import build_tiny
-from tests.verify.conftest import FAMILIES, Builder, Folder
+from tests.verify.conftest import Builder, Folder
 
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -37,7 +38,7 @@ def good(folder: Path) -> Verification:
 
 @pytest.mark.parametrize("layout", ["per_expert", "fused"])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("host", FAMILIES)
+@pytest.mark.parametrize("host", every())
 def test_every_host_verifies(host: str, tied: bool, layout: str, built: Builder) -> None:
     """The three hosts, with and without a head of their own, in both layouts."""
     good(built(host, {"tie_word_embeddings": tied}, output={"layout": layout, "shard_size": "40KB"}))

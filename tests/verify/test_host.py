@@ -13,7 +13,8 @@ from moemerge.verify.host import check_class
 from moemerge.verify.hosts import HOSTS
 from moemerge.verify.layout import read_layout
 from moemerge.verify.names import in_memory
-from tests.verify.conftest import FAMILIES, Builder
+from tests.hosts import every
+from tests.verify.conftest import Builder
 
 FIRST = "model.layers.0.mlp.experts"
 
@@ -27,7 +28,7 @@ def said(folder: Path, shapes: dict[str, tuple[int, ...]], host: str, base: Any 
 
 
 @pytest.mark.parametrize("layout", ["per_expert", "fused"])
-@pytest.mark.parametrize("host", FAMILIES)
+@pytest.mark.parametrize("host", every())
 def test_names_on_disk_become_names_in_memory(host: str, layout: str, built: Builder) -> None:
     """Both layouts, every host: nothing missing, nothing over."""
     folder = built(host, output={"layout": layout})

@@ -12,8 +12,8 @@ from moemerge import families
 from moemerge.verify.families import FAMILIES, DenseRow
 from moemerge.verify.host import check_class
 from moemerge.verify.hosts import HOSTS
+from tests.hosts import HOSTS as BUILT
 from tests.tiny import tiny_config
-from tests.verify.conftest import FAMILIES as BUILT
 
 VERIFY = Path(__file__).parents[2] / "moemerge" / "verify"
 
@@ -30,7 +30,8 @@ def test_every_tensor_of_a_family_has_its_group(row: DenseRow) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    biases = {"attention_bias": True} if row.model_type in ("llama", "qwen3", "olmo2", "granite") else {}
+    asked = families.DENSE_FAMILIES[row.model_type].qkv_bias == "attention_bias"
+    biases = {"attention_bias": True} if asked else {}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(tiny_config(row.model_type, **biases))
     for name in model.state_dict():
@@ -39,9 +40,9 @@ def test_every_tensor_of_a_family_has_its_group(row: DenseRow) -> None:
             assert group is None
         elif "norm" in name:
             assert group == "norms"
-        elif "self_attn" in name:
+        elif "attn" in name:
             assert group == "attention"
-            assert row.is_projection(name) == name.endswith(".weight")
+            assert row.is_projection(name) == ("self_attn" in name and name.endswith(".weight"))
         else:
             assert group == {"model.embed_tokens.weight": "embeddings", "lm_head.weight": "lm_head"}[name]
 

@@ -1,0 +1,59 @@
+"""A family that computes what another one does and is only stored otherwise: it is read as the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from moemerge.errors import Problem
+from moemerge.families.dense_family import Extent
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A tensor of the family that it is read as, out of a stored one.
+
+    Attributes:
+        name: the tensor's name, below the layer.
+        rows: how many rows it takes, each part after the one before; None takes all, whatever the parts before took.
+        pairs: whether each head's rotated rows are stored as pairs, and the other family has them as halves.
+        plus: is added to its values: a norm that is stored without the one that it is added to.
+    """
+
+    name: str
+    rows: Extent | None = None
+    pairs: bool = False
+    plus: float = 0.0
+
+
+def _nothing(raw: Mapping[str, Any]) -> list[Problem]:
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """How it is read.
+
+    Attributes:
+        model_type: transformers' name of it.
+        title: what people call its models.
+        becomes: the dense family that it is read as.
+        defaults: what transformers fills in for a missing key of its `config.json`; a key that is absent here and there
+            has the other family's default.
+        layer: for each stored tensor of a layer that is not the other family's as it is, what it is made into.
+        once: the same for tensors outside the layers, by their whole names.
+        config: makes the other family's keys of the raw config (with `defaults`); its own `model_type` is set after it.
+        warn: what is exact only in part, likewise.
+        refuse: what in the raw config (with `defaults`) the other family cannot compute.
+    """
+
+    model_type: str
+    title: str
+    becomes: str
+    defaults: Mapping[str, Any]
+    layer: Mapping[str, tuple[Part, ...]]
+    once: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    config: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+    warn: Callable[[Mapping[str, Any]], list[Problem]] = _nothing
+    refuse: Callable[[Mapping[str, Any]], list[Problem]] = _nothing

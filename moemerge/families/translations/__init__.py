@@ -1,0 +1,1 @@
+"""One small file a family that is read as another one: `TRANSLATION`."""

@@ -1,0 +1,68 @@
+"""Phi-3, Phi-3.5 and Phi-4: a Mistral whose q, k and v lie in one matrix, and gate and up in another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from moemerge.errors import Problem
+from moemerge.families.translation import Part, Translation
+
+
+def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """`rope_parameters`, by today's names; transformers reads Microsoft's older `su` and `yarn` as `longrope`."""
+    given = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    rope = dict(given) if isinstance(given, Mapping) else {}
+    kind = rope.pop("type", None)
+    kind = rope.get("rope_type") or kind
+    if kind is not None:
+        rope["rope_type"] = "longrope" if kind in ("su", "yarn") else kind
+    return rope
+
+
+def _config(raw: Mapping[str, Any]) -> dict[str, Any]:
+    rope = {key: value for key, value in _rope(raw).items() if key != "partial_rotary_factor"}
+    others = {key: value for key, value in raw.items() if key not in ("rope_scaling", "partial_rotary_factor")}
+    return {**others, "rope_parameters": rope}
+
+
+def _warn(raw: Mapping[str, Any]) -> list[Problem]:
+    if _rope(raw).get("rope_type") != "longrope":
+        return []
+    border = raw["original_max_position_embeddings"]
+    message = (
+        f"`longrope` changes past {border} tokens. transformers' `phi3` then starts its cache anew, and its host does "
+        f"not: reading is exact at any length, text that is written across token {border} may differ"
+    )
+    return [Problem("longrope-cache", message, f"stay on one side of {border} tokens where that matters")]
+
+
+def _refuse(raw: Mapping[str, Any]) -> list[Problem]:
+    share = _rope(raw).get("partial_rotary_factor", raw.get("partial_rotary_factor"))
+    if share in (None, 1, 1.0):
+        return []
+    message = (
+        f"`phi3` that rotates `{share}` of each head (`partial_rotary_factor`), as Phi-4-mini does, has no host here"
+    )
+    return [Problem("partial-rotary", message, "Phi-3, Phi-3.5 and Phi-4 (14B) rotate all of it and build")]
+
+
+TRANSLATION = Translation(
+    model_type="phi3",
+    title="Phi-3, Phi-3.5, Phi-4",
+    becomes="mistral",
+    defaults={"vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_key_value_heads": None,
+              "max_position_embeddings": 4096, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+              "sliding_window": None, "eos_token_id": 32000, "pad_token_id": 32000},
+    layer={
+        "self_attn.qkv_proj.weight": (
+            Part("self_attn.q_proj.weight", "queries"),
+            Part("self_attn.k_proj.weight", "keys"),
+            Part("self_attn.v_proj.weight", "keys"),
+        ),
+        "mlp.gate_up_proj.weight": (Part("mlp.gate_proj.weight", "ffn"), Part("mlp.up_proj.weight", "ffn")),
+    },
+    config=_config,
+    warn=_warn,
+    refuse=_refuse,
+)  # fmt: skip

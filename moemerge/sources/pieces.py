@@ -1,0 +1,105 @@
+"""A checkpoint seen as another family's: tensors renamed, cut out of larger ones, or with rows in another order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from moemerge.sources.checkpoint import ITEM_SIZE, ByteRange, Checkpoint, TensorInfo
+from moemerge.sources.store import row_bounds
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Where a tensor comes from.
+
+    Attributes:
+        of: the stored tensor.
+        start: its first row.
+        stop: the row after its last one; None for all.
+        block: rows of one attention head, where each head's rotated rows are stored as pairs (0 and 1 rotate together)
+            and are wanted as halves (0 and `rotated / 2` do); 0 where they stay as they are.
+        rotated: how many rows of each head are rotated, the first ones.
+        plus: is added to every element, in fp32.
+    """
+
+    of: str
+    start: int = 0
+    stop: int | None = None
+    block: int = 0
+    rotated: int = 0
+    plus: float = 0.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether its bytes are stored bytes, one after the other."""
+        return not self.block and not self.plus
+
+
+class PiecedCheckpoint(Checkpoint):
+    """A checkpoint whose tensors are pieces of a stored one's; what no piece names is there under its own name.
+
+    Args:
+        stored: what the files hold, an adapter's changes included.
+        config: the `config.json` of the family that it is seen as.
+        pieces: by name. A piece of a tensor that is not stored is not there either.
+    """
+
+    def __init__(self, stored: Checkpoint, config: Mapping[str, Any], pieces: Mapping[str, Piece]) -> None:
+        self.stored = stored
+        self.spec, self.kind, self.location = stored.spec, stored.kind, stored.location
+        self.files, self.revision, self.licence = stored.files, stored.revision, stored.licence
+        self.adapter, self.base, self.warnings = stored.adapter, stored.base, stored.warnings
+        self.config = config
+        self._pieces = {name: piece for name, piece in pieces.items() if piece.of in stored.tensors}
+        cut = {piece.of for piece in self._pieces.values()}
+        rest = {name: info for name, info in stored.tensors.items() if name not in cut and name not in self._pieces}
+        self.tensors = {**rest, **{name: self._info(name, piece) for name, piece in self._pieces.items()}}
+
+    def _info(self, name: str, piece: Piece) -> TensorInfo:
+        info = self.stored.tensors[piece.of]
+        start, stop = row_bounds(info, slice(piece.start, piece.stop)) if info.shape else (0, 1)
+        origin = info.origin if piece.plain or info.origin != "stored" else "rearranged"
+        dtype = "F32" if piece.plus else info.dtype
+        return TensorInfo(name, dtype, (stop - start, *info.shape[1:]), origin)
+
+    def bytes_of(self, name: str) -> ByteRange | None:
+        piece = self._pieces.get(name)
+        if piece is None:
+            return self.stored.bytes_of(name)
+        place = self.stored.bytes_of(piece.of) if piece.plain else None
+        if place is None:
+            return None
+        info = self.tensors[name]
+        row = math.prod(info.shape[1:]) * ITEM_SIZE[info.dtype]
+        return ByteRange(place.path, place.offset + piece.start * row, info.shape[0] * row)
+
+    def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
+        piece = self._pieces.get(name)
+        if piece is None:
+            return self.stored.read(name, rows)
+        start, stop = row_bounds(self.tensors[name], rows)
+        if not piece.block:
+            value = self.stored.read(piece.of, slice(piece.start + start, piece.start + stop))
+            return value.float() + piece.plus if piece.plus else value
+        first = start // piece.block * piece.block  # whole heads
+        last = -(-stop // piece.block) * piece.block
+        value = self.stored.read(piece.of, slice(piece.start + first, piece.start + last))
+        return _as_halves(value, piece.block, piece.rotated)[start - first : stop - first].contiguous()
+
+    def digest(self) -> str:
+        return self.stored.digest()
+
+
+def _as_halves(value: torch.Tensor, block: int, rotated: int) -> torch.Tensor:
+    """Of every `block` rows of `[n, ...]` the first `rotated`: even ones, then odd ones."""
+    import torch
+
+    order = [*range(0, rotated, 2), *range(1, rotated, 2), *range(rotated, block)]
+    result: torch.Tensor = value.unflatten(0, (-1, block)).index_select(1, torch.tensor(order)).flatten(0, 1)
+    return result

@@ -1,0 +1,120 @@
+"""What the checker knows of families that are stored otherwise: it sees their checkpoints as those that they equal.
+
+It is written apart from `families` on purpose, as the other rows are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from moemerge.sources import Checkpoint, Piece, PiecedCheckpoint
+from moemerge.verify.dense import Dense
+
+Config = dict[str, Any]
+_LAYER = "model.layers.{layer}."
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A family that is stored otherwise.
+
+    Attributes:
+        model_type: its `model_type`.
+        config: makes the raw config of the family that it equals.
+        pieces: where the tensors of one layer come from that are not stored as they are, below the layer.
+    """
+
+    model_type: str
+    config: Callable[[Config], Config]
+    pieces: Callable[[Dense], Mapping[str, Piece]]
+
+
+def as_dense(model: Checkpoint) -> Checkpoint:
+    """A source as one of the families in `families`; itself where it is one, or none that is known."""
+    stored = model.stored if isinstance(model, PiecedCheckpoint) else model
+    row = _ROWS.get(str(stored.config.get("model_type")))
+    if row is None:
+        return stored
+    config = row.config(dict(stored.config))
+    return PiecedCheckpoint(stored, config, dict(_everywhere(row, Dense.of(config))))
+
+
+def _everywhere(row: StoredRow, dense: Dense) -> Iterator[tuple[str, Piece]]:
+    for name, piece in row.pieces(dense).items():
+        for layer in range(dense.layers):
+            prefix = _LAYER.format(layer=layer)
+            own = Piece(prefix + piece.of, piece.start, piece.stop, piece.block, piece.rotated, piece.plus)
+            yield prefix + name, own
+
+
+def _phi3_config(raw: Config) -> Config:
+    """Microsoft's 128k models say `su`, later `yarn`, for what is `longrope`; a full rotation need not be said."""
+    rope = dict(raw.pop("rope_scaling", None) or raw.pop("rope_parameters", None) or {})
+    kind = rope.pop("type", None) if rope.get("rope_type") is None else rope["rope_type"]
+    rope.pop("type", None)
+    rope.pop("partial_rotary_factor", None)
+    raw.pop("partial_rotary_factor", None)
+    if kind is not None:
+        rope["rope_type"] = {"su": "longrope", "yarn": "longrope"}.get(kind, kind)
+    absent = {
+        "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5, "eos_token_id": 32000, "pad_token_id": 32000, "original_max_position_embeddings": 4096,
+        "sliding_window": None, "num_key_value_heads": None,
+    }  # fmt: skip
+    return {**absent, **raw, "rope_parameters": rope, "model_type": "mistral"}
+
+
+def _phi3_pieces(dense: Dense) -> Mapping[str, Piece]:
+    """q, then k, then v in one matrix; the first half of the other is the gate."""
+    size = int(dense.fields["head_dim"])
+    q, kv = int(dense.fields["num_attention_heads"]) * size, int(dense.fields["num_key_value_heads"]) * size
+    wide = int(dense.values["intermediate_size"])
+    both, fused = "self_attn.qkv_proj.weight", "mlp.gate_up_proj.weight"
+    return {
+        "self_attn.q_proj.weight": Piece(both, 0, q),
+        "self_attn.k_proj.weight": Piece(both, q, q + kv),
+        "self_attn.v_proj.weight": Piece(both, q + kv, q + 2 * kv),
+        "mlp.gate_proj.weight": Piece(fused, 0, wide),
+        "mlp.up_proj.weight": Piece(fused, wide, 2 * wide),
+    }
+
+
+def _arcee_config(raw: Config) -> Config:
+    absent = {
+        "hidden_size": 2560, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "bos_token_id": 128000,
+        "eos_token_id": 128001,
+    }  # fmt: skip
+    return {**absent, **raw, "hidden_act": "relu", "model_type": "llama"}
+
+
+def _arcee_pieces(dense: Dense) -> Mapping[str, Piece]:
+    """Its FFN is down(relu(up x)²): as a gated one, gate and up are the same matrix."""
+    return {name: Piece("mlp.up_proj.weight") for name in ("mlp.gate_proj.weight", "mlp.up_proj.weight")}
+
+
+def _helium_config(raw: Config) -> Config:
+    absent = {
+        "vocab_size": 48000, "hidden_size": 2560, "num_hidden_layers": 24, "num_attention_heads": 20,
+        "num_key_value_heads": 20, "head_dim": 128, "max_position_embeddings": 4096, "rms_norm_eps": 1e-8,
+        "pad_token_id": 3, "rope_theta": 100000.0,
+    }  # fmt: skip
+    return {**absent, **raw, "model_type": "llama"}
+
+
+def _helium_pieces(dense: Dense) -> Mapping[str, Piece]:
+    """Dimensions 2i and 2i + 1 of a head rotate together, which Llama has at i and i + half."""
+    size = int(dense.fields["head_dim"])
+    names = [f"self_attn.{which}_proj.{what}" for which in "qk" for what in ("weight", "bias")]
+    return {name: Piece(name, block=size, rotated=size) for name in names}
+
+
+_ROWS: Mapping[str, StoredRow] = {
+    row.model_type: row
+    for row in (
+        StoredRow("phi3", _phi3_config, _phi3_pieces),
+        StoredRow("arcee", _arcee_config, _arcee_pieces),
+        StoredRow("helium", _helium_config, _helium_pieces),
+    )
+}
