@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from moemerge.errors import MoemergeError
-from moemerge.families import DENSE_FAMILIES, HOSTS, NO_HOST, Host, hosts_of
+from moemerge.families import DENSE_FAMILIES, HOSTS, NO_HOST, TRANSLATIONS, Host, hosts_of
 
 MEASURED = (
     "Tried in November 2026 on tiny builds, by logits: transformers 4.57.6, llama.cpp by xllamacpp 2026.10 with its "
@@ -26,6 +26,9 @@ def markdown() -> str:
     lines += ["| models | `model_type` | become, the preferred first |", "| --- | --- | --- |"]
     for name, family in DENSE_FAMILIES.items():
         lines.append(f"| {family.title} | `{name}` | {', '.join(f'`{host.model_type}`' for host in hosts_of(name))} |")
+    for name, row in TRANSLATIONS.items():
+        hosts = ", ".join(f"`{host.model_type}`" for host in hosts_of(row.becomes))
+        lines.append(f"| {row.title} | `{name}`, read as `{row.becomes}` | {hosts} |")
     lines += ["", "| host | what it holds | exact |", "| --- | --- | --- |"]
     lines += [f"| `{name}` | {host.holds} | {host.near or 'yes'} |" for name, host in HOSTS.items()]
     lines += ["", "transformers 5 loads all of them. What others make of them, in the layout `per_expert`:", ""]
@@ -41,10 +44,12 @@ def markdown() -> str:
 
 def overview() -> Iterator[str]:
     """Every family and its hosts, a line each."""
-    width = max(map(len, DENSE_FAMILIES))
-    for name, family in DENSE_FAMILIES.items():
-        hosts = ", ".join(host.model_type for host in hosts_of(name))
-        yield f"{name:<{width}}  {hosts:<22}  {family.title}"
+    rows = {name: (name, family.title) for name, family in DENSE_FAMILIES.items()}
+    rows |= {name: (row.becomes, row.title) for name, row in TRANSLATIONS.items()}
+    width = max(map(len, rows))
+    for name, (dense, title) in sorted(rows.items()):
+        hosts = ", ".join(host.model_type for host in hosts_of(dense))
+        yield f"{name:<{width}}  {hosts:<22}  {title}"
 
 
 def account(name: str) -> Iterator[str]:
@@ -57,12 +62,18 @@ def account(name: str) -> Iterator[str]:
         yield f"{name}: {DENSE_FAMILIES[name].title}"
         for host in hosts_of(name):
             yield from _host(host)
+    elif name in TRANSLATIONS:
+        row = TRANSLATIONS[name]
+        yield f"{name}: {row.title}"
+        yield f"computes what a {row.becomes} does, and is read as one"
+        for host in hosts_of(row.becomes):
+            yield from _host(host)
     elif name in HOSTS:
         yield from _host(HOSTS[name])
     elif name in NO_HOST:
         yield f"{name} has no exact mixture-of-experts class here: {NO_HOST[name]}"
     else:
-        known = ", ".join(f"`{known}`" for known in (*DENSE_FAMILIES, *HOSTS))
+        known = ", ".join(f"`{known}`" for known in (*DENSE_FAMILIES, *TRANSLATIONS, *HOSTS))
         raise MoemergeError(f"`{name}` is no family that moemerge knows", hint=f"one of {known}")
 
 

@@ -34,7 +34,7 @@ class StoredRow:
 def as_dense(model: Checkpoint) -> Checkpoint:
     """A source as one of the families in `families`; itself where it is one, or none that is known."""
     stored = model.stored if isinstance(model, PiecedCheckpoint) else model
-    row = _ROWS.get(str(stored.config.get("model_type")))
+    row = STORED.get(str(stored.config.get("model_type")))
     if row is None:
         return stored
     config = row.config(dict(stored.config))
@@ -110,7 +110,7 @@ def _helium_pieces(dense: Dense) -> Mapping[str, Piece]:
     return {name: Piece(name, block=size, rotated=size) for name in names}
 
 
-_ROWS: Mapping[str, StoredRow] = {
+STORED: Mapping[str, StoredRow] = {
     row.model_type: row
     for row in (
         StoredRow("phi3", _phi3_config, _phi3_pieces),
@@ -118,3 +118,4 @@ _ROWS: Mapping[str, StoredRow] = {
         StoredRow("helium", _helium_config, _helium_pieces),
     )
 }
+"""Every family that is stored otherwise, by its `model_type`."""

@@ -38,7 +38,7 @@ CASES: list[dict[str, Any]] = [
 
 def applies(family: str, config: dict[str, Any]) -> bool:
     """Llama knows no window, and Mistral one for all layers."""
-    if "sliding_window" not in config or family.startswith("qwen"):
+    if "sliding_window" not in config or family in ("qwen2", "qwen3"):
         return True
     return family == "mistral" and "use_sliding_window" not in config
 

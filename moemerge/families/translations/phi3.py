@@ -9,9 +9,13 @@ from moemerge.errors import Problem
 from moemerge.families.translation import Part, Translation
 
 
+def _given(raw: Mapping[str, Any]) -> Any:
+    return raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+
+
 def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
     """`rope_parameters`, by today's names; transformers reads Microsoft's older `su` and `yarn` as `longrope`."""
-    given = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    given = _given(raw)
     rope = dict(given) if isinstance(given, Mapping) else {}
     kind = rope.pop("type", None)
     kind = rope.get("rope_type") or kind
@@ -21,6 +25,8 @@ def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _config(raw: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(_given(raw), Mapping):
+        return dict(raw)  # which is refused as such
     rope = {key: value for key, value in _rope(raw).items() if key != "partial_rotary_factor"}
     others = {key: value for key, value in raw.items() if key not in ("rope_scaling", "partial_rotary_factor")}
     return {**others, "rope_parameters": rope}

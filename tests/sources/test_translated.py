@@ -1,0 +1,165 @@
+"""Families that are stored otherwise: what is seen is what transformers computes, what cannot be seen is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from moemerge.api import verify
+from moemerge.errors import MoemergeError
+from moemerge.families import DenseConfig
+from moemerge.plan import Plan, Refused, make_plan
+from moemerge.sources import Checkpoint, PiecedCheckpoint, open_checkpoint
+from moemerge.sources.translated import translated
+from tests.conftest import TinyMaker
+from tests.moe import build_tiny, forced, load, logits, recipe_of, relative_error, some_tokens
+from tests.sources.conftest import make_adapter, merged_by_peft
+from tests.tiny import tiny_model
+
+STORED = ("phi3", "arcee", "helium")
+QKV, LAYER = "model.layers.1.self_attn.qkv_proj.weight", "model.layers.1.self_attn"
+
+
+def changed_config(folder: Path, **values: Any) -> Path:
+    """The folder with other values in its config."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+    return folder
+
+
+def seen(folder: Path) -> Checkpoint:
+    """A folder as its dense family."""
+    return translated(open_checkpoint(folder.name, root=folder.parent))
+
+
+def test_a_family_of_its_own_stays_as_it_is(tiny: TinyMaker) -> None:
+    """No view lies around a Llama."""
+    assert not isinstance(seen(tiny("llama")), PiecedCheckpoint)
+
+
+@pytest.mark.parametrize("family", STORED)
+def test_it_has_the_tensors_that_its_config_promises(family: str, tiny: TinyMaker) -> None:
+    """Names and shapes are those of the other family, no more and no fewer."""
+    checkpoint = seen(tiny(family))
+    promised = dict(DenseConfig.resolve(checkpoint.config).tensors())
+    assert {name: info.shape for name, info in checkpoint.tensors.items()} == promised
+    assert all(tuple(checkpoint.read(name).shape) == shape for name, shape in promised.items())
+
+
+def test_rows_of_a_matrix_are_bytes_of_its_file(tiny: TinyMaker) -> None:
+    """q, k and v lie one after the other where the stored matrix lies, so that a build copies them."""
+    checkpoint = seen(tiny("phi3"))
+    stored = open_checkpoint(tiny("phi3").name, root=tiny("phi3").parent)
+    whole, data = stored.read(QKV), stored.bytes_of(QKV)
+    assert data is not None
+    start = 0
+    for name, rows in (("q_proj", 32), ("k_proj", 16), ("v_proj", 16)):
+        place = checkpoint.bytes_of(f"{LAYER}.{name}.weight")
+        assert place is not None
+        assert (place.path, place.offset, place.length) == (data.path, data.offset + start * 32 * 4, rows * 32 * 4)
+        assert torch.equal(checkpoint.read(f"{LAYER}.{name}.weight"), whole[start : start + rows])
+        assert torch.equal(checkpoint.read(f"{LAYER}.{name}.weight", slice(3, 7)), whole[start + 3 : start + 7])
+        start += rows
+
+
+def test_rotated_pairs_become_halves_whatever_rows_are_asked_for(tiny: TinyMaker) -> None:
+    """Of each head even dimensions come first; blocks of rows that cut through heads fit together."""
+    checkpoint = seen(tiny("helium"))
+    stored = open_checkpoint(tiny("helium").name, root=tiny("helium").parent)
+    name = f"{LAYER}.q_proj.weight"
+    heads = stored.read(name).view(4, 8, 32)
+    wanted = torch.cat([heads[:, 0::2], heads[:, 1::2]], dim=1).reshape(32, 32)
+    assert torch.equal(checkpoint.read(name), wanted)
+    assert torch.equal(torch.cat([checkpoint.read(name, slice(i, i + 5)) for i in range(0, 32, 5)]), wanted)
+    assert checkpoint.bytes_of(name) is None
+    assert checkpoint.tensors[name].origin == "rearranged"
+
+
+@pytest.mark.parametrize("family", STORED)
+def test_an_adapter_on_it_is_what_peft_makes_of_it(family: str, tmp_path: Path) -> None:
+    """LoRA on the stored matrices, q, k and v in one: the MoE routed to it is peft's merged model."""
+    base = tiny_model(family, tmp_path / "base", seed=3, scale=4.0)
+    adapter = make_adapter(base, tmp_path / "adapter", target_modules="all-linear", r=3)
+    out = build_tiny(tmp_path / "out", base, [base, adapter], merge={"shared": "base"}, experts_per_token=1)
+    assert verify(out).ok
+    merged, reference = merged_by_peft(base, adapter)[0], load(base)
+    ffn = {name: value for name, value in merged.items() if ".mlp." in name}
+    reference.load_state_dict({**reference.state_dict(), **ffn})
+    tokens = some_tokens()
+    sparse = load(out)
+    with forced(sparse, 1):
+        assert relative_error(logits(sparse, tokens), logits(reference, tokens)) <= 1e-6
+
+
+def planned(base: Path) -> Plan | Refused:
+    """The plan of a mixture of two copies."""
+    return make_plan(recipe_of(base, [base, base]), base.parent)
+
+
+def test_the_plan_says_what_it_is_read_as(tiny: TinyMaker) -> None:
+    """A note, once for all models of a recipe."""
+    plan = planned(tiny("phi3"))
+    assert "`base_model`: a `phi3` computes what a `mistral` does, and is read as one" in plan.notes
+
+
+@pytest.mark.parametrize(("family", "values", "message", "hint"), [
+    ("phi3", {"partial_rotary_factor": 0.75, "rope_parameters": None},
+     "`phi3` that rotates `0.75` of each head (`partial_rotary_factor`), as Phi-4-mini does, has no host here",
+     "Phi-3, Phi-3.5 and Phi-4 (14B) rotate all of it and build"),
+    ("phi3", {"rope_scaling": [1]}, "in its config `rope_scaling` is `[1]`, not a map", None),
+    ("phi3", {"num_attention_heads": "four"}, "in its config `num_attention_heads` is `'four'`, not a positive integer",
+     None),
+    ("arcee", {"hidden_act": "gelu"},
+     "`arcee` with the activation `gelu` has an FFN without a gate, and no host here holds one",
+     "with its usual activation `relu2` it builds"),
+])  # fmt: skip
+def test_what_the_other_family_cannot_compute_is_refused(
+    family: str, values: dict[str, Any], message: str, hint: str | None, tmp_path: Path
+) -> None:
+    """By its own words, before anything is built."""
+    folder = changed_config(tiny_model(family, tmp_path / "base"), **values)
+    with pytest.raises(MoemergeError) as error:
+        seen(folder)
+    assert (error.value.message, error.value.hint) == (message, hint)
+    (problem,) = planned(folder).problems
+    assert problem.message == f"`base_model`: {message}"
+
+
+def test_longrope_is_read_exactly_past_its_border_and_writing_across_it_is_warned_of(tmp_path: Path) -> None:
+    """Texts longer than the border take the long factors, as in Phi-3's own class."""
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.1, 1.2, 1.3],
+            "long_factor": [1.5, 2.0, 2.5, 3.0]}  # fmt: skip
+    base = tiny_model("phi3", tmp_path / "base", scale=4.0, rope_parameters=rope, original_max_position_embeddings=16)
+    (warning,) = (warning for warning in planned(base).warnings if warning.code == "longrope-cache")
+    assert warning.message == (
+        "`base_model`: `longrope` changes past 16 tokens. transformers' `phi3` then starts its cache anew, and its "
+        "host does not: reading is exact at any length, text that is written across token 16 may differ"
+    )
+    sparse = load(build_tiny(tmp_path / "out", base, [base, base]))
+    for length in (12, 40):
+        tokens = some_tokens(length=length)
+        assert relative_error(logits(sparse, tokens), logits(load(base), tokens)) <= 1e-6
+
+
+@pytest.mark.parametrize("kind", ["su", "yarn"])
+def test_old_names_of_longrope_are_read(kind: str, tmp_path: Path) -> None:
+    """Microsoft's first uploads of Phi-3 call it so, and transformers reads them as `longrope`."""
+    from transformers import AutoConfig
+
+    scaling = {
+        "type": kind,
+        "original_max_position_embeddings": 64,
+        "short_factor": [1.0, 1.1, 1.2, 1.3],
+        "long_factor": [1.5, 2.0, 2.5, 3.0],
+    }
+    base = changed_config(
+        tiny_model("phi3", tmp_path / "base"), rope_scaling=scaling, rope_parameters=None, rope_theta=5000.0
+    )
+    theirs = AutoConfig.from_pretrained(base).rope_parameters
+    ours = dict(DenseConfig.resolve(seen(base).config).rope)
+    kept = {key: value for key, value in theirs.items() if key not in ("type", "partial_rotary_factor")}
+    assert ours == kept
