@@ -58,6 +58,21 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "qwen3_5_text": ("qwen3_5_text", {}, {}),
     "qwen3_5_text tied": ("qwen3_5_text", {"tie_word_embeddings": True}, {}),
     "qwen3_5_text biases": ("qwen3_5_text", {"attention_bias": True}, {"output": {"layout": "fused"}}),
+    "seed_oss": ("seed_oss", {}, {}),
+    "seed_oss tied": ("seed_oss", {"tie_word_embeddings": True, "attention_bias": False}, {}),
+    "ministral": ("ministral", {}, {}),
+    "ministral tied": ("ministral", {"tie_word_embeddings": True}, {"output": {"layout": "fused"}}),
+    "ministral mixed": (
+        "ministral",
+        {"layer_types": ["full_attention", "sliding_attention"] * 2, "num_hidden_layers": 4},
+        {},
+    ),
+    "cwm": ("cwm", {}, {}),
+    "cwm tied": ("cwm", {"tie_word_embeddings": True, "rope_parameters": LINEAR}, {}),
+    "granitemoehybrid": ("granitemoehybrid", {}, {}),
+    "granitemoehybrid tied": ("granitemoehybrid", {"tie_word_embeddings": True, "attention_bias": True}, {}),
+    "hyperclovax": ("hyperclovax", {}, {}),
+    "hyperclovax tied": ("hyperclovax", {"tie_word_embeddings": True, "attention_multiplier": None}, {}),
     "phi3": ("phi3", {}, {}),
     "phi3 window": ("phi3", {"sliding_window": 6, "tie_word_embeddings": True}, {"output": {"layout": "fused"}}),
     "phi3 longrope": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64}, {}),
@@ -83,7 +98,7 @@ def test_identical_experts_are_the_dense_model(
 ) -> None:
     """N identical experts give the dense model's logits and its 24 greedy tokens with cache."""
     family, config, fields = CASES[case]
-    source = tiny(family, scale=4.0, num_hidden_layers=3, **config)
+    source = tiny(family, **{"scale": 4.0, "num_hidden_layers": 3, **config})
     out = build_tiny(tmp_path / "out", source, [source] * experts, experts_per_token=top, **fields)
     dense, sparse = load(source), load(out)
     tokens = some_tokens()
@@ -108,7 +123,7 @@ def test_a_forced_router_gives_the_specialist_on_the_merged_rest(
         state = {}
         for name in own.state_dict():
             rest = torch.stack([model.state_dict()[name].double() for model in models]).mean(0).float()
-            state[name] = own.state_dict()[name] if ".mlp." in name else rest
+            state[name] = own.state_dict()[name] if "mlp." in name else rest
         reference.load_state_dict(state)
         with forced(sparse, index):
             assert relative_error(logits(sparse, tokens), logits(reference, tokens)) <= BAR

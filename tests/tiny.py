@@ -55,6 +55,18 @@ def write_tokenizer(folder: Path, *, extra: tuple[str, ...] = (), chat: bool = F
 OWN: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 8},
     "helium": {"head_dim": 8},
+    "seed_oss": {"head_dim": 8},
+    "cwm": {"head_dim": 8, "sliding_window": 6, "rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 1e6, "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64}},
+    "ministral": {"head_dim": 8, "sliding_window": 6},
+    "hyperclovax": {"use_post_norm": False, "embedding_multiplier": 6.0, "attention_multiplier": 0.25,
+                    "residual_multiplier": 0.7, "logits_scaling": 0.7},
+    "granitemoehybrid": {
+        "layer_types": ["full_attention"] * 8, "num_local_experts": 0, "position_embedding_type": "rope",
+        "shared_intermediate_size": 48, "embedding_multiplier": 6.0, "attention_multiplier": 0.25,
+        "residual_multiplier": 0.7, "logits_scaling": 1.5, "mamba_n_heads": 4,
+    },
     "qwen3_5_text": {
         "head_dim": 16, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
         "linear_value_head_dim": 8, "full_attention_interval": 2,
@@ -71,6 +83,8 @@ def tiny_config(family: str, **config: Any) -> Any:
     from transformers import AutoConfig
 
     settings = DEFAULTS | OWN.get(family, {}) | config
+    if "layer_types" in settings and "layer_types" not in config:
+        settings["layer_types"] = settings["layer_types"][: settings["num_hidden_layers"]]
     return AutoConfig.for_model(family, **settings)
 
 

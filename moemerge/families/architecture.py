@@ -8,7 +8,7 @@ importing transformers; a test holds the two equal. Every trap of a family is a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +114,7 @@ class DenseConfig:
             hidden_act=values["hidden_act"],
             rms_norm_eps=values["rms_norm_eps"],
             max_position_embeddings=values["max_position_embeddings"],
-            rope=_rope(raw, values),
+            rope=_rope(raw, values, row.defaults.get("rope_parameters")),
             windows=_windows(row, values),
             kinds=_kinds(row, values),
             qkv_bias=_has(row.qkv_bias, values),
@@ -246,13 +246,13 @@ def _head_dim(values: Mapping[str, Any]) -> int:
     return size
 
 
-def _rope(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _rope(raw: Mapping[str, Any], values: Mapping[str, Any], usual: Mapping[str, Any] | None) -> Mapping[str, Any]:
     # transformers.modeling_rope_utils: a non-null `rope_scaling` replaces `rope_parameters`.
     for key in ("rope_scaling", "rope_parameters"):
         _check(key, raw.get(key), raw.get(key) is None or isinstance(raw[key], dict), "a map")
     for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
         _check(key, raw.get(key), raw.get(key) is None or _is_number(raw[key]), "a number of 0 or more")
-    rope = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
+    rope = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or usual or {})
     theta = values.get("rope_theta")
     rope.setdefault("rope_theta", 10000.0 if theta is None else theta)
     _check(
@@ -296,12 +296,13 @@ def _windows(row: DenseFamily, values: Mapping[str, Any]) -> tuple[int | None, .
         return (None,) * layers
     if row.windows == "every":
         return (window,) * layers
-    if not values["use_sliding_window"]:
-        window = None
-    first = values["max_window_layers"]
-    types = values.get("layer_types") or [
-        "sliding_attention" if window is not None and layer >= first else "full_attention" for layer in range(layers)
-    ]
+    if row.windows == "named":
+        window = window if values["use_sliding_window"] else None
+        first = layers if window is None else values["max_window_layers"]
+        usual: Sequence[str] = ["full_attention" if layer < first else "sliding_attention" for layer in range(layers)]
+    else:
+        usual = row.windows(values)
+    types = values.get("layer_types") or usual
     fits = len(types) == layers and set(map(str, types)) <= {"sliding_attention", "full_attention"}
     _check("layer_types", types, fits, f"`sliding_attention` or `full_attention` for each of the {layers} layers")
     return tuple(window if kind == "sliding_attention" else None for kind in types)

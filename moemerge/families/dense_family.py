@@ -14,8 +14,10 @@ Group = Literal["embeddings", "attention", "norms", "lm_head", "expert", "router
 Extent = str
 """An extent of a shape: `hidden` size, all heads' `queries`, all heads' `keys`, one `head`, the `ffn`'s width, or one
 of the family's own `extents`."""
-Bias = Literal["attention_bias", "mlp_bias"] | bool
+Bias = str | bool
 """Whether there is a bias: always, never, or where the config's key says so."""
+Values = Mapping[str, Any]
+"""A config with its defaults."""
 
 PROJECTIONS: tuple[Projection, ...] = ("gate", "up", "down")
 
@@ -100,7 +102,8 @@ class DenseFamily:
         qkv_bias: whether q, k and v projections have biases.
         output_bias: whether the attention's output projection has one.
         mlp_bias: whether the FFN's projections have biases.
-        windows: which layers have a sliding window: none, every one, or those that `layer_types` names.
+        windows: which layers have a sliding window: none, every one, those that `layer_types` names as Qwen has it, or
+            those that it names, and where it is absent those that a function of the config and its defaults names.
         extra: keys of further numbers of `config.json` above 0 that base and experts must share, such as multipliers.
             Each has its value for a missing key in `defaults`. A host that has them writes `**dense.extra` in `config`.
         kinds: what each layer has in the place of attention, by the config with its defaults, in transformers' words
@@ -118,9 +121,9 @@ class DenseFamily:
     qkv_bias: Bias = "attention_bias"
     output_bias: Bias = False
     mlp_bias: Bias = False
-    windows: Literal["none", "every", "named"] = "none"
+    windows: Literal["none", "every", "named"] | Callable[[Values], Sequence[str]] = "none"
     extra: tuple[str, ...] = ()
-    kinds: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
-    extents: Mapping[Extent, Callable[[Mapping[str, Any]], int]] = field(default_factory=dict)
+    kinds: Callable[[Values], Sequence[str]] | None = None
+    extents: Mapping[Extent, Callable[[Values], int]] = field(default_factory=dict)
     ignored: re.Pattern[str] = RECOMPUTED
     anatomy: Anatomy = field(default_factory=Anatomy)

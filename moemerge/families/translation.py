@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moemerge.errors import Problem
-from moemerge.families.dense_family import Extent
+from moemerge.families.dense_family import Extent, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Part:
     plus: float = 0.0
 
 
-def _nothing(raw: Mapping[str, Any]) -> list[Problem]:
+def _nothing(raw: Values) -> list[Problem]:
     return []
 
 
@@ -54,6 +54,6 @@ class Translation:
     defaults: Mapping[str, Any]
     layer: Mapping[str, tuple[Part, ...]]
     once: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
-    config: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
-    warn: Callable[[Mapping[str, Any]], list[Problem]] = _nothing
-    refuse: Callable[[Mapping[str, Any]], list[Problem]] = _nothing
+    config: Callable[[Values], Values] = dict
+    warn: Callable[[Values], list[Problem]] = _nothing
+    refuse: Callable[[Values], list[Problem]] = _nothing

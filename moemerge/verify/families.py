@@ -134,6 +134,20 @@ def windows_by_layer(config: Values) -> tuple[int | None, ...]:
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
+def windows_by_types(usual: Callable[[int, int | None], bool]) -> Callable[[Values], tuple[int | None, ...]]:
+    """`sliding_window` on the layers of `layer_types`; where there are none, on those that `usual` says so of: it is
+    given the layer's number and the window."""
+
+    def windows(config: Values) -> tuple[int | None, ...]:
+        window, kinds = config["sliding_window"], config.get("layer_types")
+        layers = range(int(config["num_hidden_layers"]))
+        if kinds is None:
+            return tuple(window if usual(layer, window) else None for layer in layers)
+        return tuple(window if kinds[layer] == "sliding_attention" else None for layer in layers)
+
+    return windows
+
+
 _QWEN: Values = {
     "vocab_size": 151936, "max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
     "use_sliding_window": False, "max_window_layers": 28,
@@ -162,6 +176,39 @@ _ROWS = (
         bias=asks_for_biases,
         windows=windows_by_layer,
         norms=("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"),
+    ),
+    DenseRow(
+        "seed_oss",
+        {
+            "vocab_size": 155136, "max_position_embeddings": 524288, "num_hidden_layers": 64, "head_dim": 128,
+            "num_attention_heads": 80, "num_key_value_heads": 8, "attention_bias": True, "attention_dropout": 0.1,
+            "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1,
+        },
+        bias=asks_for_biases,
+        windows=no_windows,
+    ),
+    DenseRow(
+        "ministral",
+        {
+            "vocab_size": 32000, "max_position_embeddings": 131072, "bos_token_id": 1, "eos_token_id": 2,
+            "num_key_value_heads": 8, "sliding_window": 4096,
+        },
+        bias=has_no_biases,
+        windows=windows_by_types(lambda layer, window: window is not None),
+    ),
+    DenseRow(
+        "cwm",
+        {
+            "vocab_size": 128256, "hidden_size": 6144, "num_hidden_layers": 64, "num_attention_heads": 48,
+            "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
+            "bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009], "sliding_window": 8192,
+            "rope_theta": 1e6, "rope_parameters": {
+                "rope_type": "llama3", "rope_theta": 1e6, "factor": 16.0, "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+            },
+        },
+        bias=has_no_biases,
+        windows=windows_by_types(lambda layer, window: layer % 4 != 0),
     ),
     DenseRow(
         "olmo2",

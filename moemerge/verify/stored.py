@@ -110,12 +110,41 @@ def _helium_pieces(dense: Dense) -> Mapping[str, Piece]:
     return {name: Piece(name, block=size, rotated=size) for name in names}
 
 
+def _granite_config(raw: Config) -> Config:
+    """Granite 4's FFN is the shared one of a mixture that has no experts."""
+    return {**raw, "intermediate_size": raw.get("shared_intermediate_size", 1024), "model_type": "granite"}
+
+
+def _granite_pieces(dense: Dense) -> Mapping[str, Piece]:
+    """The first half of the input map is the gate."""
+    wide, both = int(dense.values["intermediate_size"]), "shared_mlp.input_linear.weight"
+    return {
+        "mlp.gate_proj.weight": Piece(both, 0, wide),
+        "mlp.up_proj.weight": Piece(both, wide, 2 * wide),
+        "mlp.down_proj.weight": Piece("shared_mlp.output_linear.weight"),
+    }
+
+
+def _hyperclovax_config(raw: Config) -> Config:
+    """Its logits are multiplied by what Granite's are divided by; attention is scaled as usual where none is said."""
+    size = raw.get("head_dim") or raw.get("hidden_size", 4096) // raw.get("num_attention_heads", 32)
+    scale = raw.get("attention_multiplier")
+    raw["attention_multiplier"] = size**-0.5 if scale is None else scale
+    return {**raw, "logits_scaling": 1.0 / raw.get("logits_scaling", 1.0), "model_type": "granite"}
+
+
+def _no_pieces(dense: Dense) -> Mapping[str, Piece]:
+    return {}
+
+
 STORED: Mapping[str, StoredRow] = {
     row.model_type: row
     for row in (
         StoredRow("phi3", _phi3_config, _phi3_pieces),
         StoredRow("arcee", _arcee_config, _arcee_pieces),
         StoredRow("helium", _helium_config, _helium_pieces),
+        StoredRow("granitemoehybrid", _granite_config, _granite_pieces),
+        StoredRow("hyperclovax", _hyperclovax_config, _no_pieces),
     )
 }
 """Every family that is stored otherwise, by its `model_type`."""

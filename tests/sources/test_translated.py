@@ -20,7 +20,7 @@ from tests.moe import build_tiny, forced, load, logits, recipe_of, relative_erro
 from tests.sources.conftest import make_adapter, merged_by_peft
 from tests.tiny import tiny_model
 
-STORED = ("phi3", "arcee", "helium")
+STORED = ("phi3", "arcee", "helium", "granitemoehybrid", "hyperclovax")
 QKV, LAYER = "model.layers.1.self_attn.qkv_proj.weight", "model.layers.1.self_attn"
 
 
@@ -87,7 +87,7 @@ def test_an_adapter_on_it_is_what_peft_makes_of_it(family: str, tmp_path: Path) 
     out = build_tiny(tmp_path / "out", base, [base, adapter], merge={"shared": "base"}, experts_per_token=1)
     assert verify(out).ok
     merged, reference = merged_by_peft(base, adapter)[0], load(base)
-    ffn = {name: value for name, value in merged.items() if ".mlp." in name}
+    ffn = {name: value for name, value in merged.items() if "mlp." in name}
     reference.load_state_dict({**reference.state_dict(), **ffn})
     tokens = some_tokens()
     sparse = load(out)
@@ -116,6 +116,17 @@ def test_the_plan_says_what_it_is_read_as(tiny: TinyMaker) -> None:
     ("arcee", {"hidden_act": "gelu"},
      "`arcee` with the activation `gelu` has an FFN without a gate, and no host here holds one",
      "with its usual activation `relu2` it builds"),
+    ("granitemoehybrid", {"layer_types": ["linear_attention", "full_attention"]},
+     "a `granitemoehybrid` with Mamba layers has no host here",
+     "Granite 4 models without an `H` in their name have attention alone"),
+    ("granitemoehybrid", {"position_embedding_type": None},
+     "a `granitemoehybrid` without rope (`position_embedding_type`) has no host here",
+     "Granite 4 models without an `H` in their name have rope"),
+    ("granitemoehybrid", {"num_local_experts": 4}, "a `granitemoehybrid` with experts is a mixture of experts already",
+     "moemerge starts from dense models"),
+    ("hyperclovax", {"use_post_norm": True},
+     "a `hyperclovax` with norms after its blocks (`use_post_norm`) has no mixture-of-experts class",
+     "those with `use_post_norm: false` build"),
 ])  # fmt: skip
 def test_what_the_other_family_cannot_compute_is_refused(
     family: str, values: dict[str, Any], message: str, hint: str | None, tmp_path: Path

@@ -40,7 +40,7 @@ HOST = Host(
     architecture="Qwen2MoeForCausalLM",
     holds="any head dimension and rope, biases on q, k and v, windows on some layers, tied embeddings; its shared "
     "expert is made exactly silent, or is a real one (`shared_experts`)",
-    fits=("qwen2", "llama", "mistral"),
+    fits=("qwen2", "seed_oss", "ministral", "cwm", "llama", "mistral"),
     gate="model.layers.{layer}.mlp.gate.weight",
     expert=EXPERT,
     fused=FUSED,

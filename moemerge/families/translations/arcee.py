@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from moemerge.errors import Problem
+from moemerge.families.dense_family import Values
 from moemerge.families.translation import Part, Translation
 
 
-def _config(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _config(raw: Values) -> dict[str, Any]:
     return {**raw, "hidden_act": "relu"}
 
 
-def _refuse(raw: Mapping[str, Any]) -> list[Problem]:
+def _refuse(raw: Values) -> list[Problem]:
     if raw["hidden_act"] == "relu2":
         return []
     message = f"`arcee` with the activation `{raw['hidden_act']}` has an FFN without a gate, and no host here holds one"

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from moemerge.errors import Problem
+from moemerge.families.dense_family import Values
 from moemerge.families.translation import Part, Translation
 
 
-def _given(raw: Mapping[str, Any]) -> Any:
+def _given(raw: Values) -> Any:
     return raw.get("rope_scaling") or raw.get("rope_parameters") or {}
 
 
-def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _rope(raw: Values) -> dict[str, Any]:
     """`rope_parameters`, by today's names; transformers reads Microsoft's older `su` and `yarn` as `longrope`."""
     given = _given(raw)
     rope = dict(given) if isinstance(given, Mapping) else {}
@@ -24,7 +25,7 @@ def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
     return rope
 
 
-def _config(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _config(raw: Values) -> dict[str, Any]:
     if not isinstance(_given(raw), Mapping):
         return dict(raw)  # which is refused as such
     rope = {key: value for key, value in _rope(raw).items() if key != "partial_rotary_factor"}
@@ -32,7 +33,7 @@ def _config(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {**others, "rope_parameters": rope}
 
 
-def _warn(raw: Mapping[str, Any]) -> list[Problem]:
+def _warn(raw: Values) -> list[Problem]:
     if _rope(raw).get("rope_type") != "longrope":
         return []
     border = raw["original_max_position_embeddings"]
@@ -43,7 +44,7 @@ def _warn(raw: Mapping[str, Any]) -> list[Problem]:
     return [Problem("longrope-cache", message, f"stay on one side of {border} tokens where that matters")]
 
 
-def _refuse(raw: Mapping[str, Any]) -> list[Problem]:
+def _refuse(raw: Values) -> list[Problem]:
     share = _rope(raw).get("partial_rotary_factor", raw.get("partial_rotary_factor"))
     if share in (None, 1, 1.0):
         return []
