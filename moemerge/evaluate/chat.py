@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.dense.generation import context_of, continuations, end_tokens
 from moemerge.errors import MoemergeError
+from moemerge.texts import Chat, Document, text_of
 from moemerge.texts.chat import TemplateError, render_chat
 
 if TYPE_CHECKING:
@@ -47,15 +48,18 @@ class Reply:
         return asdict(self)
 
 
-def prompt_of(prompts: Sequence[str], documents: Iterable[str]) -> str | None:
-    """What a domain's model is asked: the expert's first prompt, else the first sentence of the first document.
+def prompt_of(prompts: Sequence[str], documents: Iterable[Document]) -> str | None:
+    """What a domain's model is asked: the expert's first prompt, else what the user of the first document says, or its
+    first sentence.
 
     None where there is neither.
     """
     if prompts:
         return prompts[0]
     for document in documents:
-        if found := _SENTENCE.search(document.strip()):
+        if isinstance(document, Chat) and document.prompt.strip():
+            return document.prompt[:LONGEST_PROMPT].strip()
+        if found := _SENTENCE.search(text_of(document).strip()):
             return found[0][:LONGEST_PROMPT].strip()
     return None
 

@@ -97,7 +97,7 @@ def expand(
         if request.expand == "auto" and (texts.documents or own_tokens[number] >= enough):
             continue
         encoded = (encode_prompt(prompt, texts, tokenizer, request.template) for prompt in texts.prompts)
-        prompts = [_Prompt(ids, words, group) for group, (ids, words) in enumerate(encoded)]
+        prompts = [_Prompt(list(ids), list(words), group) for group, (ids, words) in enumerate(encoded)]
         prompts = [p for p in prompts if p.ids and len(p.ids) + length <= request.context]
         if prompts:
             tasks[number] = prompts

@@ -15,6 +15,7 @@ import torch
 
 from moemerge.errors import GateError, Problem
 from moemerge.gate.request import ExpertTexts, GateRequest
+from moemerge.texts import Document, tokenise
 from moemerge.texts.chat import TemplateError, render_chat
 
 if TYPE_CHECKING:
@@ -49,15 +50,15 @@ class Passage:
         return sum(self.counted)
 
 
-def encode(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
-    """Token ids of a text and which of them are not special."""
-    encoding = tokenizer(text, return_special_tokens_mask=True, verbose=False)
-    return list(encoding["input_ids"]), [not special for special in encoding["special_tokens_mask"]]
+def encode(text: Document, tokenizer: PreTrainedTokenizerBase) -> tuple[Sequence[int], Sequence[bool]]:
+    """Token ids of a text and which of them are its own words: not special, and not a chat template's."""
+    tokens = tokenise(text, tokenizer)
+    return tokens.ids, tokens.words
 
 
 def encode_prompt(
     prompt: str, texts: ExpertTexts, tokenizer: PreTrainedTokenizerBase, template: str
-) -> tuple[list[int], list[bool]]:
+) -> tuple[Sequence[int], Sequence[bool]]:
     """Token ids of an expert's prompt and which of them are the user's own words.
 
     Args:

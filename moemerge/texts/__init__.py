@@ -1,5 +1,9 @@
-"""Texts as people keep them: files and hub data sets of them, and chats as a model reads them."""
+"""Texts as people keep them, in files and hub data sets, and as a model reads them."""
 
-from moemerge.texts.read import check_texts, is_absent, read_prompts_file, read_rows, read_texts
+from moemerge.texts.documents import Chat, Document, Tokens, read_documents, text_of, tokenise
+from moemerge.texts.read import LeftOut, check_texts, is_absent, read_prompts_file, read_rows
 
-__all__ = ["check_texts", "is_absent", "read_prompts_file", "read_rows", "read_texts"]
+__all__ = [
+    "Chat", "Document", "LeftOut", "Tokens", "check_texts", "is_absent", "read_documents", "read_prompts_file",
+    "read_rows", "text_of", "tokenise",
+]  # fmt: skip

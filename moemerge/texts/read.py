@@ -3,41 +3,105 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from moemerge.errors import MoemergeError, SourceError
+from moemerge.errors import Problem, SourceError
 from moemerge.recipe import file_path
-from moemerge.recipe.paths import JSON_LINES, PARQUET
+from moemerge.recipe.paths import CSV, JSON, JSON_LINES, PARQUET
 from moemerge.recipe.schema import Data, Rows
+from moemerge.texts.forms import FIELDS, Conversation, columns_of, strings_of, text_of
+from moemerge.texts.rows import SAVE, Columns, Row, Unreadable, lines_of, rows_of
 
 PLAIN = (".txt", ".text", ".md")
-_SAVE = "save its text in a file"
-"""Texts are read more than once, so a pipe does not do."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_NAMED = 3
+"""Rows that are named for a reason; the others are counted."""
+_ENOUGH = 10_000
+"""Rows after which no more are read where none could be."""
+
+Found = TypeVar("Found")
 
 
-def read_texts(data: Data, root: Path) -> tuple[str, ...]:
-    """Reads the documents that `data` names, at most `data.limit`; blank ones are left out.
+class LeftOut:
+    """Counts the rows of a file or data set that hold no text.
 
     Args:
-        data: a file, by its suffix (`.jsonl`, `.txt`, `.parquet`), or the id of a hub data set.
+        name: what messages call it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.unit, self.rows = name, "row", 0
+        self._first: Unreadable | None = None
+        self._counts: dict[str, int] = {}
+        self._numbers: dict[str, list[int]] = {}
+
+    def add(self, number: int, why: Unreadable) -> None:
+        """One more."""
+        self._first = self._first or why
+        self._counts[why.reason] = self._counts.get(why.reason, 0) + 1
+        numbers = self._numbers.setdefault(why.reason, [])
+        if len(numbers) < _NAMED:
+            numbers.append(number)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(self._counts.values())
+
+    @property
+    def problem(self) -> Problem | None:
+        """A warning that names them; None where all could be read."""
+        count = self.count
+        if not count:
+            return None
+        are = f"one of {self.rows:,} rows is" if count == 1 else f"{count:,} of {self.rows:,} rows are"
+        return Problem("rows-left-out", f"`{self.name}`: {are} left out: {self._reasons()}", self._hint)
+
+    def nothing(self, what: str, hint: str) -> SourceError:
+        """The error where no row is left."""
+        if not self._counts:
+            return SourceError(f"`{self.name}` holds no {what}", hint=hint)
+        return SourceError(f"`{self.name}` holds no {what} that can be read: {self._reasons()}", hint=self._hint)
+
+    @property
+    def _hint(self) -> str | None:
+        return self._first.hint if self._first is not None else None
+
+    def _reasons(self) -> str:
+        return "; ".join(f"{reason} ({self._places(reason)})" for reason in self._counts)
+
+    def _places(self, reason: str) -> str:
+        numbers = [f"{number:,}" for number in self._numbers[reason]]
+        more = self._counts[reason] - len(numbers)
+        numbers += [f"{more:,} more"] if more else []
+        unit = self.unit if self._counts[reason] == 1 else f"{self.unit}s"
+        return f"{unit} {' and '.join([', '.join(numbers[:-1]), numbers[-1]]) if numbers[1:] else numbers[0]}"
+
+
+def read_texts(data: Data, root: Path, left_out: LeftOut) -> Iterator[tuple[int, str | Conversation]]:
+    """Reads the texts that `data` names, each with the number of its row; blank ones are passed over.
+
+    Args:
+        data: a file, by its suffix, or the id of a hub data set; its `limit` is not heeded.
         root: the folder that a relative path is relative to.
+        left_out: counts the rows that cannot be read.
 
     Raises:
-        SourceError: as `read_rows` says, or there is no text.
+        SourceError: as `rows_of` says.
     """
     path = file_path(root, data.path)
-    plain = os.path.isfile(path) and path.suffix.lower() in PLAIN
-    documents = ((text,) for text in _paragraphs(path)) if plain else _rows(data, path, {"field": data.field}, PLAIN)
-    found = tuple(text for (text,) in _taken(documents, data.limit, path))
-    if not found:
-        raise SourceError(f"`{data.path}` holds no text", hint="give a file with one document at least")
-    return found
+    if os.path.isfile(path) and path.suffix.lower() in PLAIN:
+        return enumerate(_paragraphs(path), start=1)
+    fields, named = (FIELDS, False) if data.field is None else ({data.field}, True)
+    return _read(
+        data, path, partial(columns_of, fields=fields, all_of=named), left_out,
+        lambda row: text_of(row, data.field), PLAIN,
+    )  # fmt: skip
 
 
 def check_texts(data: Data, root: Path) -> None:
@@ -46,10 +110,17 @@ def check_texts(data: Data, root: Path) -> None:
     A hub data set is left alone: a plan fetches no texts.
 
     Raises:
-        SourceError: as `read_texts`.
+        SourceError: as `read_texts`, or it holds no text.
     """
     if not _is_hub(data, file_path(root, data.path)):
-        read_texts(data.model_copy(update={"limit": 1}), root)
+        left_out = LeftOut(data.path)
+        if next(read_texts(data, root, left_out), None) is None:
+            raise no_texts(left_out)
+
+
+def no_texts(left_out: LeftOut) -> SourceError:
+    """The error where a file or data set has no document."""
+    return left_out.nothing("text", "give a file with one document at least")
 
 
 def is_absent(rows: Rows, root: Path) -> bool:
@@ -58,31 +129,27 @@ def is_absent(rows: Rows, root: Path) -> bool:
     return not os.path.exists(path) and not _is_hub(rows, path)
 
 
-def read_rows(rows: Rows, root: Path, fields: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
-    """Reads some fields of the rows that `rows` names, at most `rows.limit`; a row with a blank one is left out.
+def read_rows(rows: Rows, root: Path, fields: Mapping[str, str], left_out: LeftOut) -> tuple[tuple[str, ...], ...]:
+    """Reads some fields of the rows that `rows` names, at most `rows.limit`; a row with a blank one is passed over.
 
     Args:
-        rows: a JSONL or Parquet file, by its suffix, or the id of a hub data set.
+        rows: a file, by its suffix, or the id of a hub data set.
         root: the folder that a relative path is relative to.
         fields: the fields to read, by the recipe's key that names each, which a hint then names.
+        left_out: counts the rows that cannot be read.
 
     Returns:
         The values of each row, in the order of `fields`.
 
     Raises:
-        SourceError: the file is absent or unreadable, a row (named) is no JSON object or lacks a field, or the data
-            set cannot be had.
+        SourceError: as `rows_of` says.
     """
     path = file_path(root, rows.path)
-    return tuple(_taken(_rows(rows, path, fields), rows.limit, path))
-
-
-def _taken(found: Iterable[tuple[str, ...]], limit: int | None, path: Path) -> Iterator[tuple[str, ...]]:
-    """The first `limit` rows without a blank value."""
-    try:
-        yield from itertools.islice((row for row in found if all(map(str.strip, row))), limit)
-    except OSError as error:
-        raise SourceError(f"Cannot read `{path}`: {error.strerror or error}") from error
+    if os.path.isfile(path) and path.suffix.lower() in PLAIN:
+        raise SourceError(f"`{rows.path}` is plain text, which has no fields", hint="give a JSONL or Parquet file")
+    columns = partial(columns_of, fields=set(fields.values()), all_of=True)
+    found = _read(rows, path, columns, left_out, lambda row: strings_of(row, fields))
+    return tuple(values for _, values in itertools.islice(found, rows.limit))
 
 
 def read_prompts_file(path: Path) -> tuple[str, ...]:
@@ -92,154 +159,87 @@ def read_prompts_file(path: Path) -> tuple[str, ...]:
         SourceError: the file is absent, empty, or not UTF-8.
     """
     if os.path.exists(path) and not os.path.isfile(path):
-        raise SourceError(f"Prompts file `{path}` is not a regular file", hint=_SAVE)
+        raise SourceError(f"Prompts file `{path}` is not a regular file", hint=SAVE)
     if not os.path.isfile(path):
         raise SourceError(f"Prompts file `{path}` does not exist", hint="paths are relative to the recipe's folder")
     try:
-        prompts = tuple(line.strip() for _, line in _lines(path) if line.strip())
+        prompts = tuple(line.strip() for line in _lines(path) if line.strip())
     except OSError as error:
-        raise SourceError(f"Cannot read `{path}`: {error.strerror or error}") from error
+        raise _cannot_read(path, error) from error
     if not prompts:
         raise SourceError(f"Prompts file `{path}` is empty", hint="write one prompt a line")
     return prompts
 
 
-def _rows(rows: Rows, path: Path, fields: Mapping[str, str], plain: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The rows of whatever kind of file or data set it is; `plain` are suffixes that would do beside those of rows."""
-    suffixes = JSON_LINES + plain + PARQUET
-    if os.path.isfile(path):
-        suffix = path.suffix.lower()
-        if suffix in JSON_LINES:
-            return _json_lines(path, fields)
-        if suffix in PARQUET:
-            return _parquet(path, fields)
-        if suffix in PLAIN:
-            raise SourceError(f"`{rows.path}` is plain text, which has no fields", hint="give a JSONL or Parquet file")
-        raise SourceError(
-            f"`{rows.path}` is of an unknown kind, `{path.suffix}`",
-            hint=f"known are {', '.join(f'`{known}`' for known in suffixes)}",
-        )
-    if os.path.isdir(path):
-        known = sorted(p.name for p in path.iterdir() if p.suffix.lower() in suffixes)
-        hint = f"such as `{rows.path.rstrip('/')}/{known[0]}`" if known else None
-        raise SourceError(f"`{rows.path}` is a folder: name one of its files", hint=hint)
-    if os.path.exists(path):
-        raise SourceError(f"`{path}` is not a regular file", hint=_SAVE)
-    if not _is_hub(rows, path):
+def _read(
+    rows: Rows,
+    path: Path,
+    columns: Columns,
+    left_out: LeftOut,
+    what: Callable[[Mapping[str, object]], Found | None],
+    plain: tuple[str, ...] = (),
+) -> Iterator[tuple[int, Found]]:
+    """What the rows hold that hold something, with their numbers."""
+    if not os.path.exists(path) and not _is_hub(rows, path):
         hint = "relative paths start at the folder of the file that names them"
         raise SourceError(f"`{path}` does not exist", hint=hint)
-    return _hub(rows, fields)
+    left_out.unit, found = rows_of(rows, path, columns, plain)
+    return _kept(found, path, left_out, what)
+
+
+def _kept(
+    rows: Iterator[Row], path: Path, left_out: LeftOut, what: Callable[[Mapping[str, object]], Found | None]
+) -> Iterator[tuple[int, Found]]:
+    try:
+        for row in rows:
+            left_out.rows += 1
+            try:
+                if isinstance(row.fields, Unreadable):
+                    raise row.fields
+                found = what(row.fields)
+            except Unreadable as why:
+                left_out.add(row.number, why)
+                if left_out.count == left_out.rows == _ENOUGH:
+                    return
+                continue
+            if found is not None:
+                yield row.number, found
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+
+
+def _cannot_read(path: Path, error: OSError) -> SourceError:
+    return SourceError(f"Cannot read `{path}`: {error.strerror or error}")
 
 
 def _is_hub(rows: Rows, path: Path) -> bool:
-    suffixed = path.suffix.lower() in JSON_LINES + PLAIN + PARQUET
+    suffixed = path.suffix.lower() in JSON_LINES + JSON + CSV + PARQUET + PLAIN
     return not os.path.exists(path) and not suffixed and HUB_ID.fullmatch(rows.path) is not None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines, without a byte order mark.
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a plain text.
 
     Raises:
         SourceError: a line (named) is not UTF-8.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise SourceError(f"{path}:{number}: not UTF-8 ({error.reason})", hint="save it as UTF-8") from error
-
-
-def _json_lines(path: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-            raise SourceError(
-                f"{path}:{number}: not JSON: {reason}", hint="JSONL has one JSON object a line"
-            ) from error
-        if not isinstance(row, dict):
-            raise SourceError(f"{path}:{number}: not a JSON object", hint="JSONL has one JSON object a line")
-        yield _values(row, fields, f"{path}:{number}")
-
-
-def _values(row: Mapping[str, Any], fields: Mapping[str, str], place: str) -> tuple[str, ...]:
-    return tuple(_text(row, key, field, place) for key, field in fields.items())
-
-
-def _text(row: Mapping[str, Any], key: str, field: str, place: str) -> str:
-    if field not in row:
-        raise SourceError(f"{place}: no field `{field}`", hint=_one_of(key, row))
-    value = row[field]
-    if not isinstance(value, str):
-        raise SourceError(f"{place}: field `{field}` is no text", hint=f"set `{key}` to one that holds strings")
-    return value
-
-
-def _one_of(key: str, names: Iterable[str]) -> str:
-    have = ", ".join(f"`{name}`" for name in names) or "none"
-    return f"set `{key}` to one of those that it has: {have}"
+    for number, line in lines_of(path):
+        if isinstance(line, Unreadable):
+            raise SourceError(f"{path}:{number}: {line.reason}", hint=line.hint)
+        yield line
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
     """Documents that blank lines separate."""
     document: list[str] = []
-    for _, line in _lines(path):
-        if line.strip():
-            document.append(line)
-        elif document:
-            yield "".join(document).rstrip()
-            document = []
+    try:
+        for line in _lines(path):
+            if line.strip():
+                document.append(line)
+            elif document:
+                yield "".join(document).rstrip()
+                document = []
+    except OSError as error:
+        raise _cannot_read(path, error) from error
     if document:
         yield "".join(document).rstrip()
-
-
-def _parquet(path: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise SourceError(f"`{path}` needs pyarrow to be read", hint="`pip install pyarrow`") from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            for key, field in fields.items():
-                if field not in names:
-                    raise SourceError(f"{path}: no column `{field}`", hint=_one_of(key, names))
-            number = 0
-            for batch in file.iter_batches(columns=list(dict.fromkeys(fields.values())), batch_size=256):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield _values(row, fields, f"{path}: row {number}")
-    except pyarrow.ArrowException as error:
-        raise SourceError(f"{path} is not a Parquet file: {_first_line(error)}") from error
-
-
-def _hub(rows: Rows, fields: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise SourceError(
-            f"`{rows.path}` is no file here, and hub data sets need `datasets`", hint="`pip install datasets`"
-        ) from error
-    try:
-        found: Iterable[dict[str, Any]] = datasets.load_dataset(
-            rows.path, name=rows.name, split=rows.split, revision=rows.revision, streaming=True
-        )
-        for number, row in enumerate(found, start=1):
-            yield _values(row, fields, f"{rows.path}: row {number}")
-    except MoemergeError:
-        raise
-    except Exception as error:  # datasets and its file systems raise many kinds; all mean that the texts cannot be had
-        raise SourceError(
-            f"Data set `{rows.path}` cannot be read, and no such file exists: {_first_line(error)}",
-            hint="check the id, `name`, `split` and `revision`; offline, give a local file",
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
