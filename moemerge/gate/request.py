@@ -63,6 +63,11 @@ class ExpertTexts:
     documents: tuple[Document, ...] = ()
     chat: ChatTemplate | None = None
 
+    @property
+    def general(self) -> bool:
+        """Whether it has no texts: its specialist writes some from the beginning of text."""
+        return not (self.prompts or self.documents)
+
 
 class MergedModels(Protocol):
     """Models on demand. Each is in eval mode on its device, and valid until the next call."""

@@ -135,7 +135,9 @@ def _object(text: str) -> dict[str, Any] | Unreadable:
 def _json_error(error: ValueError | RecursionError) -> str:
     if isinstance(error, RecursionError):
         return "not JSON: nested too deeply"
-    return f"not JSON: {error.msg if isinstance(error, json.JSONDecodeError) else error}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg}"
+    return "not JSON: a number has too many digits"
 
 
 def _json_array(path: Path) -> Iterator[Row]:

@@ -156,7 +156,8 @@ def test_questions_from_parquet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message", "hint"),
     [
-        ("q.jsonl", '{"question": "x", "text": "y"}', "`q.jsonl` holds no questions that can be read: no field `answer` (line 1)",
+        ("q.jsonl", '{"question": "x", "text": "y"}',
+         "`q.jsonl` holds no questions that can be read: no field `answer` (line 1)",
          "set `answer` to one of those that it has: `question`, `text`"),
         ("q.jsonl", '{"question": "x", "answer": [3]}',
          "`q.jsonl` holds no questions that can be read: field `answer` is no text (line 1)",

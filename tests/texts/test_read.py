@@ -51,8 +51,7 @@ def test_jsonl_gives_back_any_text(tmp_path_factory: pytest.TempPathFactory, tex
 LINES = [
     ("{bad", "not JSON: Expecting property name enclosed in double quotes", "JSONL has one JSON object a line"),
     ("[" * 100_000, "not JSON: nested too deeply", "JSONL has one JSON object a line"),
-    ('{"text": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit (4300 digits) for integer string conversion: value has "
-     "5000 digits; use sys.set_int_max_str_digits() to increase the limit", "JSONL has one JSON object a line"),
+    ('{"text": ' + "9" * 5000 + "}", "not JSON: a number has too many digits", "JSONL has one JSON object a line"),
     ('["a"]', "not a JSON object", "JSONL has one JSON object a line"),
     ('{"body": "x", "n": 1}', "no field that is known to hold texts",
      "set `field` to one of those that it has: `body`, `n`"),
