@@ -99,15 +99,17 @@ class _Frame:
         found: dict[int, tuple[int, int]] = {}
         if not text.startswith(self.parts[0]):
             return None
-        place = len(self.parts[0])
+        place, end = len(self.parts[0]), 0
         for (number, part), after in zip(self.order, self.parts[1:], strict=True):
             words = said[number][part]
             shown = next((form for form in (words, words.strip()) if text.startswith(form + after, place)), None)
             if shown is None:
                 return None
-            begun, _ = found.get(number, (place, place))
-            found[number] = (begun, place + len(shown))
-            place += len(shown) + len(after)
+            opened = text.rfind("<think>", end, place) if part < len(said[number]) - 1 else -1
+            begun, _ = found.get(number, (place if opened < 0 else opened, place))
+            end = place + len(shown)
+            found[number] = (begun, end)
+            place = end + len(after)
         return [found[number] for number in range(len(said))] if place == len(text) else None
 
 
