@@ -53,9 +53,10 @@ def main() -> None:
 
     folder = open_moe(arguments.folder)
     evaluation, root = find_evaluation(folder, None)
-    domains = read_domains(evaluation.domains, root, folder.experts, None)
+    tokenizer = folder.tokenizer()
+    domains = read_domains(evaluation.domains, root, folder.experts, None, tokenizer)
     texts = [text for domain in domains for text in domain.texts]
-    encoded = encode(texts, folder.tokenizer(), 2048, 1024)
+    encoded = encode(texts, tokenizer, 2048, 1024)
     model = folder.load(Placement())
     routers = find_routers(model)
 

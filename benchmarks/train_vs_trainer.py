@@ -50,7 +50,7 @@ AGAINST = {"moemerge": ARMS[1], "moemerge, top-2": ARMS[3]}
 def rows_of(folder: BuiltFolder, options: TrainOptions, steps: int) -> list[Rows]:
     """The rows of each step."""
     tokenizer = folder.tokenizer()
-    texts = find_texts(folder, options.data, None, 0)
+    texts, _ = find_texts(folder, tokenizer, options.data, None, 0)
     domains = [tokenise(t.train, t.expert, tokenizer) for t in sorted(texts, key=lambda t: t.expert)]
     sampler = Sampler(domains, options.context, options.mixed, 0)
     return [sampler.take(options.rows) for _ in range(steps)]

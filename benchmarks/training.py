@@ -72,7 +72,7 @@ class Bench:
         self.folder = open_moe(path)
         evaluation, root = find_evaluation(self.folder, None)
         tokenizer = self.folder.tokenizer()
-        domains = read_domains(evaluation.domains, root, self.folder.experts, None)
+        domains = read_domains(evaluation.domains, root, self.folder.experts, None, tokenizer)
         self.encoded: dict[str, Encoded] = {
             domain.name: encode(list(domain.texts), tokenizer, 2048, 1024) for domain in domains
         }

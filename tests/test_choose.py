@@ -137,7 +137,7 @@ def test_long_documents_are_read_in_windows(lengths: list[int], expected: list[l
 
     tokenizer = AutoTokenizer.from_pretrained(tiny("llama"))
     read = _documents(["def " * length for length in lengths], tokenizer, 1024)
-    assert [[len(window) for window in windows] for windows in read] == expected
+    assert [[len(ids) for ids, _ in windows] for windows in read] == expected
 
 
 def test_a_third_of_the_documents_is_set_apart() -> None:

@@ -22,6 +22,7 @@ from moemerge.gate import ExpertTexts
 from moemerge.plan import Plan
 from moemerge.plan.mapping import with_merge
 from moemerge.recipe.schema import Merge
+from moemerge.texts import Document, tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,7 +36,7 @@ CONTEXT = 1024
 _RESAMPLES = 2000
 
 
-def set_apart(texts: Sequence[ExpertTexts]) -> tuple[tuple[ExpertTexts, ...], tuple[tuple[str, ...], ...]]:
+def set_apart(texts: Sequence[ExpertTexts]) -> tuple[tuple[ExpertTexts, ...], tuple[tuple[Document, ...], ...]]:
     """Splits each expert's documents into those for the gate and those for choosing the merge."""
     kept = tuple(
         replace(t, documents=tuple(d for i, d in enumerate(t.documents) if i % APART != APART - 1)) for t in texts
@@ -77,7 +78,7 @@ def choose_shared_merge(
     short = [
         expert.name
         for expert, own in zip(plan.experts, documents, strict=True)
-        if sum(len(window) for windows in own for window in windows) < TOKENS or len(own) < 2
+        if sum(len(ids) for windows in own for ids, _ in windows) < TOKENS or len(own) < 2
     ]
     tried = list(candidates(plan.recipe.merge, len({expert.model for expert in plan.experts})))
     if short:
@@ -103,46 +104,53 @@ def choose_shared_merge(
     return with_merge(plan, tried[index][1]), kept
 
 
-def _documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, context: int) -> list[list[Tensor]]:
+Window = tuple[Tensor, Tensor]
+"""Token ids `[n]`, and which of them losses are taken of."""
+
+
+def _documents(texts: Sequence[Document], tokenizer: PreTrainedTokenizerBase, context: int) -> list[list[Window]]:
     """Each document as windows of two to `context` tokens, until there are `TOKENS`.
 
     The first windows of all documents come before the second ones, so that as many documents as there are speak.
     """
-    read: list[list[Tensor]] = []
+    read: list[list[Window]] = []
     first = 0
     for text in texts:
-        ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
-        windows = [window for window in ids.split(context) if len(window) > 1]
+        tokens = tokenise(text, tokenizer)
+        ids, scored = torch.tensor(tokens.ids, dtype=torch.long), torch.tensor(tokens.scored, dtype=torch.bool)
+        pairs = zip(ids.split(context), scored.split(context), strict=True)
+        windows = [window for window in pairs if bool(window[1][1:].any())]
         if windows:
             read.append(windows)
-            first += len(windows[0])
+            first += len(windows[0][0])
         if first >= TOKENS:
             break
-    documents: list[list[Tensor]] = [[] for _ in read]
+    documents: list[list[Window]] = [[] for _ in read]
     left = TOKENS
     for round_ in zip_longest(*read):
         for own, window in zip(documents, round_, strict=True):
             if window is not None and left > 0:
                 own.append(window)
-                left -= len(window)
+                left -= len(window[0])
     return [own for own in documents if own]
 
 
-def _losses(models: PlannedModels, documents: Sequence[Sequence[Sequence[Tensor]]], device: str) -> list[Tensor]:
+def _losses(models: PlannedModels, documents: Sequence[Sequence[Sequence[Window]]], device: str) -> list[Tensor]:
     """For each expert the (loss sum, token count) of its documents, `[documents, 2]`, in nats."""
     return [
         torch.stack(
-            [torch.stack([_loss(models.merged(expert), ids.to(device)) for ids in windows]).sum(0) for windows in texts]
+            [torch.stack([_loss(models.merged(expert), *window, device) for window in own]).sum(0) for own in texts]
         )
         for expert, texts in enumerate(documents)
     ]
 
 
 @torch.inference_mode()
-def _loss(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    logits = model(ids[None], use_cache=False).logits[0, :-1].float()
-    loss = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum")
-    return torch.tensor([float(loss), len(ids) - 1], dtype=torch.float64)
+def _loss(model: PreTrainedModel, ids: Tensor, scored: Tensor, device: str) -> Tensor:
+    ids, wanted = ids.to(device), scored[1:].to(device)
+    logits = model(ids[None], use_cache=False).logits[0, :-1][wanted].float()
+    loss = torch.nn.functional.cross_entropy(logits, ids[1:][wanted], reduction="sum")
+    return torch.tensor([float(loss), int(wanted.sum())], dtype=torch.float64)
 
 
 def _mean(losses: Sequence[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from moemerge.recipe import Recipe, file_path
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from moemerge.gate import ExpertTexts, GateFit
     from moemerge.gate.blank import BlankGate
@@ -39,7 +41,7 @@ class Build:
         plan: what was done.
         gate: how the router was made.
         verification: what the check at the end found.
-        warnings: everything the user should know: the plan's, the gate's, and what could not be tidied up.
+        warnings: everything the user should know: the plan's, the texts', the gate's, and what could not be tidied up.
         computed: how models ran for the gate: `dtype`, `device`, `threads`, `processor`. Another processor or number of
             threads rounds otherwise, and gives a gate of slightly other bytes. None where none ran.
     """
@@ -104,7 +106,8 @@ def build_plan(
         progress.note(f"removing `{orphan.name}`, left by a build that was killed")
         for text in remove_orphan(orphan, output):
             warn(text)
-    texts = read_expert_texts(plan, root)
+    unread: list[Problem] = []
+    texts = read_expert_texts(plan, root, unread)
     dtype = _computing_dtype(plan, device, progress) if runs_models(plan) else None
     with _naming_damage(plan):
         if plan.recipe.merge.shared == "auto":
@@ -134,23 +137,31 @@ def build_plan(
         if not verification.ok:
             listed = "\n  ".join(f"{d.where}: {d.message}" for d in verification.differences[:8])
             raise VerifyError(f"the build does not verify, so nothing was kept:\n  {listed}")
-    return Build(output, plan, gate, verification, (*plan.warnings, *gate.warnings, *untidy), computed)
+    return Build(output, plan, gate, verification, (*plan.warnings, *unread, *gate.warnings, *untidy), computed)
 
 
-def read_expert_texts(plan: Plan, root: Path) -> tuple[ExpertTexts, ...]:
-    """Each expert's prompts and documents, where the gate or the choice of a merge needs them."""
+def read_expert_texts(plan: Plan, root: Path, warnings: list[Problem] | None = None) -> tuple[ExpertTexts, ...]:
+    """Each expert's prompts and documents, where the gate or the choice of a merge needs them; adds `warnings`."""
     from moemerge.gate.request import FITTED, MERGEKIT, ExpertTexts
-    from moemerge.texts import read_prompts_file, read_texts
+    from moemerge.texts import Document, read_documents, read_prompts_file
+
+    @cache
+    def tokenizer() -> PreTrainedTokenizerBase:
+        from moemerge.dense.models import load_tokenizer
+
+        return load_tokenizer(plan)
 
     wanted = plan.recipe.gate.init in FITTED | MERGEKIT or plan.recipe.merge.shared == "auto"
     texts = []
     for planned, expert in zip(plan.experts, plan.recipe.experts, strict=True):
         prompts = expert.prompts
-        documents: tuple[str, ...] = ()
+        documents: tuple[Document, ...] = ()
         if wanted and expert.prompts_file is not None:
             prompts = read_prompts_file(file_path(root, expert.prompts_file))
         if wanted and expert.data is not None:
-            documents = read_texts(expert.data, root)
+            documents, said = read_documents(expert.data, root, tokenizer)
+            if warnings is not None:
+                warnings += [Problem(p.code, f"expert `{expert.name}`: {p.message}", p.hint) for p in said]
         chat = _chat_template(plan, planned.model) if wanted and plan.recipe.template == "chat" else None
         texts.append(ExpertTexts(expert.name, prompts, expert.negative_prompts, documents, chat))
     return tuple(texts)

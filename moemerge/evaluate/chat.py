@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.dense.generation import context_of, continuations, end_tokens
 from moemerge.errors import MoemergeError
+from moemerge.texts import Chat, Document, text_of
+from moemerge.texts.chat import TemplateError, render_chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,15 +48,18 @@ class Reply:
         return asdict(self)
 
 
-def prompt_of(prompts: Sequence[str], documents: Iterable[str]) -> str | None:
-    """What a domain's model is asked: the expert's first prompt, else the first sentence of the first document.
+def prompt_of(prompts: Sequence[str], documents: Iterable[Document]) -> str | None:
+    """What a domain's model is asked: the expert's first prompt, else what the user of the first document says, or its
+    first sentence.
 
     None where there is neither.
     """
     if prompts:
         return prompts[0]
     for document in documents:
-        if found := _SENTENCE.search(document.strip()):
+        if isinstance(document, Chat) and document.prompt.strip():
+            return document.prompt[:LONGEST_PROMPT].strip()
+        if found := _SENTENCE.search(text_of(document).strip()):
             return found[0][:LONGEST_PROMPT].strip()
     return None
 
@@ -124,9 +129,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
     if not tokenizer.chat_template:
         raise MoemergeError("The tokenizer has no chat template", hint="chat needs a `chat_template` in the tokenizer")
-    import jinja2
-
     try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
-    except jinja2.TemplateError as error:
-        raise MoemergeError(f"The chat template does not take a user's message: {error}") from error
+        return render_chat(tokenizer, turns, add_generation_prompt=add_generation_prompt)
+    except TemplateError as error:
+        raise MoemergeError(f"The chat template does not take a user's message: {error.reason}") from error

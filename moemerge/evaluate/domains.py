@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moemerge.errors import EvalError, ManyProblems, MoemergeError, Problem
 from moemerge.mixture.folder import BuiltFolder, MoeFolder
 from moemerge.recipe import Evaluation, load_evaluation
 from moemerge.recipe.schema import Data
-from moemerge.texts import read_texts
+from moemerge.texts import Document, read_documents
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -21,11 +25,13 @@ class Domain:
         name: as in the recipe.
         expert: number of the expert that has this name, None where there is none.
         texts: the documents.
+        warnings: what of them could not be read, or not in full.
     """
 
     name: str
     expert: int | None
-    texts: tuple[str, ...]
+    texts: tuple[Document, ...]
+    warnings: tuple[Problem, ...] = ()
 
 
 class EvalProblems(ManyProblems, EvalError):
@@ -55,7 +61,11 @@ def find_evaluation(folder: MoeFolder, file: Path | None) -> tuple[Evaluation, P
 
 
 def read_domains(
-    domains: Mapping[str, Data | str], root: Path, experts: tuple[str, ...], limit: int | None
+    domains: Mapping[str, Data | str],
+    root: Path,
+    experts: tuple[str, ...],
+    limit: int | None,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[Domain, ...]:
     """Reads every domain's documents.
 
@@ -64,6 +74,7 @@ def read_domains(
         root: what relative paths are relative to.
         experts: the mixture's experts.
         limit: at most so many documents a domain.
+        tokenizer: the mixture's, with the chat template that conversations are written with.
 
     Raises:
         EvalError: everything that cannot be read.
@@ -74,11 +85,11 @@ def read_domains(
         if limit is not None:
             data = data.model_copy(update={"limit": min(limit, data.limit or limit)})
         try:
-            texts = read_texts(data, root)
+            texts, warnings = read_documents(data, root, lambda: tokenizer)
         except MoemergeError as error:
             problems += [Problem(p.code, f"domain `{name}`: {p.message}", p.hint) for p in error.problems]
             continue
-        found.append(Domain(name, experts.index(name) if name in experts else None, texts))
+        found.append(Domain(name, experts.index(name) if name in experts else None, texts, warnings))
     if problems:
         raise EvalProblems(problems)
     return tuple(found)

@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any
 from moemerge.console import Progress, portion
 from moemerge.evaluate.chat import LONGEST_REPLY, prompt_of, sample_reply
 from moemerge.evaluate.domains import Domain
-from moemerge.evaluate.questions import ask
+from moemerge.evaluate.questions import Answers, Asked, ask, read_questions
 from moemerge.evaluate.speed import ROUNDS, measure_speed
 from moemerge.evaluate.trace import trace_text
 from moemerge.mixture.routers import Routers
 from moemerge.recipe.schema import Expert, Questions
+from moemerge.texts import Chat, text_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SAMPLE_TOKENS = 200
 """Tokens of each domain's first document whose routes the report shows."""
-
-Rows = tuple[tuple[str, str], ...]
 
 
 def sample_routes(
@@ -30,7 +29,9 @@ def sample_routes(
     """The report's `samples`: the top-1 expert of each token of each domain's first document, and its gate weight."""
     found = {}
     for domain in domains:
-        trace = trace_text(model, tokenizer, routers, _beginning(tokenizer, domain.texts[0]), names)
+        first = domain.texts[0]
+        text, whole = _beginning(tokenizer, text_of(first)), isinstance(first, Chat)
+        trace = trace_text(model, tokenizer, routers, text, names, add_special_tokens=not whole)
         found[domain.name] = {
             "tokens": list(trace.tokens),
             "experts": [[chosen[0] for chosen in layer] for layer in trace.chosen],
@@ -72,17 +73,22 @@ def answers(
     model: Any,
     base: Callable[[], Any] | None,
     tokenizer: PreTrainedTokenizerBase,
-    questions: dict[str, tuple[Questions, Rows]],
+    questions: dict[str, Asked],
     progress: Progress,
 ) -> dict[str, Any]:
     """The report's `questions`: exact match of the mixture and, where it is at hand, of the base."""
     found = {}
-    for domain, (asked, rows) in questions.items():
+    for domain, asked in questions.items():
+        rows = asked.rows
+        why = next((said.message for said in asked.warnings if not rows), None)
+        if why is not None:
+            found[domain] = {**Answers(()).to_json(), "exact_match_note": why}
+            continue
         total = len(rows) * (2 if base is not None else 1)
         progress.stage(f"questions: {domain}", total, "questions", "`--without questions` leaves them out")
-        ours = ask(model, tokenizer, asked, rows, progress)
-        theirs = ask(base(), tokenizer, asked, rows, progress) if base is not None else None
-        found[domain] = ours.to_json(theirs)
+        ours = ask(model, tokenizer, asked.questions, rows, progress)
+        theirs = ask(base(), tokenizer, asked.questions, rows, progress) if base is not None else None
+        found[domain] = {**ours.to_json(theirs), "exact_match_note": None}
     return found
 
 
@@ -93,12 +99,10 @@ def speed(model: Any, base: Callable[[], Any] | None, progress: Progress) -> dic
     return measure_speed(models, progress=progress).to_json()
 
 
-def read_all_questions(asked: dict[str, Questions], root: Path) -> dict[str, tuple[Questions, Rows]]:
+def read_all_questions(asked: dict[str, Questions], root: Path) -> dict[str, Asked]:
     """Every set of questions with its rows.
 
     Raises:
         SourceError: one cannot be read.
     """
-    from moemerge.evaluate.questions import read_questions
-
-    return {domain: (questions, read_questions(questions, root)) for domain, questions in asked.items()}
+    return {domain: read_questions(questions, root) for domain, questions in asked.items()}

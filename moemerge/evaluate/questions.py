@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from transformers import StoppingCriteria
 
 from moemerge.console import Progress, portion
 from moemerge.dense.generation import context_of, continuations, end_tokens
-from moemerge.errors import MoemergeError, SourceError
+from moemerge.errors import MoemergeError, Problem
+from moemerge.evaluate.answers import AnswerForm, why_never
 from moemerge.recipe.schema import Questions
-from moemerge.texts import read_rows
+from moemerge.texts import LeftOut, read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,9 +25,10 @@ BATCH = 16
 """Questions that are answered at a time."""
 EXAMPLES = 20
 """Answers that the report shows, the first ones."""
-
-_THOUSANDS = re.compile(r"(?<=[0-9])[,\u00a0\u202f](?=[0-9]{3}(?![0-9]))")
-"""A comma or a no-break space between groups of three digits."""
+PLAIN_TOKENS = 96
+"""Most tokens of a reply, unless the questions say otherwise."""
+SPARE = 1.5
+"""Room for a reply whose answer is marked, in units of the longest right answer with all that leads to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,9 @@ class Answers:
         return sum(answer.correct for answer in self.answers)
 
     @property
-    def exact_match(self) -> float:
-        """Share of right answers, 0 to 1."""
-        return self.correct / len(self.answers)
+    def exact_match(self) -> float | None:
+        """Share of right answers, 0 to 1; None where nothing was asked."""
+        return self.correct / len(self.answers) if self.answers else None
 
     def to_json(self, base: Answers | None = None) -> dict[str, Any]:
         """The report's `questions.NAME`; `base` are the base model's answers to the same questions."""
@@ -77,8 +78,23 @@ class Answers:
         }
 
 
-def read_questions(questions: Questions, root: Path) -> tuple[tuple[str, str], ...]:
-    """Reads questions and their answers; a row in which one of them is blank is left out.
+@dataclass(frozen=True)
+class Asked:
+    """Questions that can be asked.
+
+    Attributes:
+        questions: how.
+        rows: questions and their right answers; none where no reply could be right.
+        warnings: what was left out.
+    """
+
+    questions: Questions
+    rows: tuple[tuple[str, str], ...]
+    warnings: tuple[Problem, ...] = ()
+
+
+def read_questions(questions: Questions, root: Path) -> Asked:
+    """Reads questions and their answers; a row in which one of them is blank is passed over.
 
     Args:
         questions: where they are.
@@ -88,10 +104,28 @@ def read_questions(questions: Questions, root: Path) -> tuple[tuple[str, str], .
         SourceError: as `read_rows` says, or there is no question.
     """
     fields = {"question": questions.question, "answer": questions.answer}
-    found = read_rows(questions, root, fields)
+    left_out = LeftOut(questions.path)
+    found = read_rows(questions, root, fields, left_out)
     if not found:
-        raise SourceError(f"`{questions.path}` holds no questions", hint="give a file with one row at least")
-    return tuple((question, answer) for question, answer in found)
+        raise left_out.nothing("questions", "give a file with one row at least")
+    warnings = [] if left_out.problem is None else [left_out.problem]
+    never: dict[str, int] = {}
+    rows = []
+    for question, answer in found:
+        why = why_never(questions, answer)
+        if why is None:
+            rows.append((question, answer))
+        else:
+            never[why] = never.get(why, 0) + 1
+    for why, count in never.items():
+        which = (
+            "no reply could match any" if count == len(found) else f"{count:,} are left out that no reply could match"
+        )
+        message = f"`{questions.path}`: of its {len(found):,} answers {which}: {why}"
+        warnings.append(
+            Problem("no-match", message, "end answers in `#### 4`, or set `answer` to a field of short ones")
+        )
+    return Asked(questions, tuple(rows), tuple(warnings))
 
 
 def ask(
@@ -103,7 +137,7 @@ def ask(
 ) -> Answers:
     """Lets a model answer questions.
 
-    Decoding is greedy, in batches of questions of like length. A row ends when the line of its answer does.
+    Decoding is greedy, in batches of questions of like length. A row ends when its answer does.
 
     Args:
         model: base, specialist or MoE, in eval mode.
@@ -116,33 +150,36 @@ def ask(
         MoemergeError: a question, its new tokens counted too, is longer than the model's context.
     """
     prompts = [prompt_ids(tokenizer, questions.prompt.replace("{question}", question)) for question, _ in rows]
-    _check_length(model, questions, prompts)
+    most = _check_length(model, questions, prompts, _longest(tokenizer, questions, rows))
+    forms = [AnswerForm.of(questions, answer) for _, answer in rows]
     order = sorted(range(len(rows)), key=lambda number: (len(prompts[number]), number))
-    replies: dict[int, str] = {}
+    written: dict[int, str] = {}
     ends = end_tokens(model, tokenizer)
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
         ids = [prompts[number] for number in batch]
-        with portion(progress, len(batch), questions.max_new_tokens) as step:
-            written = continuations(
+        with portion(progress, len(batch), most) as step:
+            found = continuations(
                 model, ids, ends,
-                criterion=_Answered(tokenizer, len(ids[-1]), questions.after), told=step,
-                do_sample=False, max_new_tokens=questions.max_new_tokens,
+                criterion=_Answered(tokenizer, len(ids[-1]), [forms[number] for number in batch]), told=step,
+                do_sample=False, max_new_tokens=most,
             )  # fmt: skip
-        for number, row in zip(batch, written, strict=True):
-            replies[number], _ = _reply(_text(tokenizer, row), questions.after)
+        written.update((number, _text(tokenizer, row)) for number, row in zip(batch, found, strict=True))
     return Answers(
         tuple(
-            Answer(question, answer, replies[number], normalised(replies[number]) == normalised(answer))
+            Answer(question, answer, *forms[number].equal(written[number], answer))
             for number, (question, answer) in enumerate(rows)
         )
     )
 
 
-def normalised(text: str) -> str:
-    """A text in lower case, its spaces single, without thousands separators and one full stop at the end."""
-    plain = _THOUSANDS.sub("", " ".join(_THOUSANDS.sub("", text).split()))
-    return plain.removesuffix(".").rstrip().casefold()
+def _longest(tokenizer: PreTrainedTokenizerBase, questions: Questions, rows: Sequence[tuple[str, str]]) -> int:
+    """Tokens that a reply may have: what leads to a marked answer needs room too."""
+    if questions.max_new_tokens is not None:
+        return questions.max_new_tokens
+    marked = [answer for _, answer in rows if AnswerForm.of(questions, answer).marked]
+    lengths = (len(tokenizer(answer, verbose=False)["input_ids"]) for answer in marked)
+    return max(PLAIN_TOKENS, int(SPARE * max(lengths, default=0)))
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
@@ -152,31 +189,25 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return ids[:-1] if ended else ids
 
 
-def _check_length(model: PreTrainedModel, questions: Questions, prompts: Sequence[Sequence[int]]) -> None:
+def _check_length(model: PreTrainedModel, questions: Questions, prompts: Sequence[Sequence[int]], wanted: int) -> int:
+    """The tokens that may follow a question: those wanted, or as many of them as fit where nobody asked for so many."""
     context = context_of(model)
     lengths = [len(prompt) for prompt in prompts]
     if not min(lengths):
         raise MoemergeError("The tokenizer makes no token of a question", hint="check `prompt` and the tokenizer")
-    over = [number for number, length in enumerate(lengths) if context and length + questions.max_new_tokens > context]
+    if context and questions.max_new_tokens is None:
+        wanted = min(wanted, max(PLAIN_TOKENS, context - max(lengths)))
+    over = [number for number, length in enumerate(lengths) if context and length + wanted > context]
     if over:
         worst = max(over, key=lambda number: lengths[number])
         many = (
             f"{len(over)} of {len(prompts)} questions of `{questions.path}` do not fit the model's context of {context}"
         )
         raise MoemergeError(
-            f"{many}: question {worst + 1} has {lengths[worst]} tokens, and {questions.max_new_tokens} may follow",
+            f"{many}: question {worst + 1} has {lengths[worst]} tokens, and {wanted} may follow",
             hint="lower `max_new_tokens`, or leave the long questions out",
         )
-
-
-def _reply(text: str, after: str | None) -> tuple[str, bool]:
-    """The answer in what a model wrote, blank lines before it passed over, and whether its line has ended."""
-    if after is not None:
-        _, marker, text = text.partition(after)
-        if not marker:
-            return "", False
-    line, end, _ = text.lstrip().replace("\r", "\n").partition("\n")
-    return line.rstrip(), bool(end)
+    return wanted
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -184,13 +215,13 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 class _Answered(StoppingCriteria):
-    """Ends each row of a batch once the line of its answer has ended."""
+    """Ends each row of a batch once its answer has ended."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, width: int, after: str | None) -> None:
-        self._tokenizer, self._width, self._after = tokenizer, width, after
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, width: int, forms: Sequence[AnswerForm]) -> None:
+        self._tokenizer, self._width, self._forms = tokenizer, width, forms
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:  # transformers' own signature
         """Which rows are done, `[batch]`."""
         texts = (_text(self._tokenizer, row) for row in input_ids[:, self._width :].tolist())
-        done = [_reply(text, self._after)[1] for text in texts]
+        done = [form.find(text)[1] for form, text in zip(self._forms, texts, strict=True)]
         return torch.tensor(done, device=input_ids.device)

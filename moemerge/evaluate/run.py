@@ -54,8 +54,10 @@ class Evaluation:
         self.folder: MoeFolder = open_moe(path, options.experts)
         asked, root = find_evaluation(self.folder, Path(options.domains) if options.domains is not None else None)
         self.questions = read_all_questions(asked.questions, root) if "questions" not in options.without else {}
-        self.domains: tuple[Domain, ...] = read_domains(asked.domains, root, self.folder.experts, options.limit)
         self.tokenizer: PreTrainedTokenizerBase = self.folder.tokenizer()
+        self.domains: tuple[Domain, ...] = read_domains(
+            asked.domains, root, self.folder.experts, options.limit, self.tokenizer
+        )
         context, stride = self._windows(self.folder.checkpoint.config, self.tokenizer)
         encoded = {domain.name: encode(domain.texts, self.tokenizer, context, stride) for domain in self.domains}
         silent = [f"`{name}`" for name, texts in encoded.items() if not sum(texts.tokens)]
@@ -254,6 +256,10 @@ class Evaluation:
         found = []
         if few:
             found.append(f"few documents ({', '.join(few)}): with fewer than {FEW} a domain the intervals are rough")
+        found += [f"domain `{domain.name}`: {said.message}" for domain in self.domains for said in domain.warnings]
+        found += [
+            f"questions `{name}`: {said.message}" for name, set_ in self.questions.items() for said in set_.warnings
+        ]
         changed = self.baselines.other_config()
         if changed:
             found.append(f"the base's `config.json` is not the one that was built from: {'; '.join(changed)}")

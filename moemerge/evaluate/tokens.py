@@ -30,8 +30,8 @@ class Tokens:
     special: tuple[str | None, ...]
 
 
-def read_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
-    """Tokenises a text as the model's user would: with the special tokens that the tokenizer adds.
+def read_tokens(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool = True) -> Tokens:
+    """Tokenises a text as the model's user would: with the special tokens that the tokenizer adds, if wanted.
 
     Raises:
         EvalError: the text is empty, or the tokenizer makes nothing of it.
@@ -39,7 +39,9 @@ def read_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
     if not text:
         raise EvalError("there is no text to trace")
     fast = tokenizer.is_fast
-    encoded = tokenizer(text, truncation=False, verbose=False, return_offsets_mapping=fast)
+    encoded = tokenizer(
+        text, add_special_tokens=add_special_tokens, truncation=False, verbose=False, return_offsets_mapping=fast
+    )
     ids = [int(token) for token in encoded["input_ids"]]
     known = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     special = [str(tokenizer.convert_ids_to_tokens(token)) if token in known else None for token in ids]

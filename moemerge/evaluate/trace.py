@@ -109,6 +109,7 @@ def trace_text(
     names: Sequence[str],
     *,
     context: int | None = None,
+    add_special_tokens: bool = True,
 ) -> Trace:
     """Runs the model over a text and keeps what its routers give.
 
@@ -119,13 +120,14 @@ def trace_text(
         text: of any length.
         names: the names of the E experts.
         context: the most tokens to read at a time; what the model was made for, where this is None.
+        add_special_tokens: whether the tokenizer adds its own; not where a chat template wrote them.
 
     Raises:
         EvalError: the text is empty.
     """
     if len(names) != routers.experts:
         raise ValueError(f"{len(names)} names for {routers.experts} experts")
-    tokens = read_tokens(tokenizer, text)
+    tokens = read_tokens(tokenizer, text, add_special_tokens=add_special_tokens)
     context = context or context_of(model) or len(tokens.ids)
     chosen: list[list[tuple[int, ...]]] = [[] for _ in routers.modules]
     weights: list[list[tuple[float, ...]]] = [[] for _ in routers.modules]

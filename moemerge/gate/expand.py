@@ -1,7 +1,8 @@
 """The specialists continue their own prompts, so that a handful of prompts gives enough tokens to fit a gate.
 
 Six short prompts are 16 to 50 tokens, too few to whiten a width of hundreds. What a specialist writes after them is of
-its own domain, costs a minute on a CPU, and asks the user for nothing.
+its own domain, costs a minute on a CPU, and asks the user for nothing. An expert without texts is the general one: its
+specialist writes from the beginning of text.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from moemerge.console import LONG, Progress, duration, portion
 from moemerge.dense.generation import continuations, end_tokens
-from moemerge.errors import Problem
-from moemerge.gate.passages import Passage, encode_prompt
+from moemerge.errors import GateError, Problem
+from moemerge.gate.passages import FOLDS, Passage, encode_prompt
 from moemerge.gate.request import DenseModels, GateRequest
 
 if TYPE_CHECKING:
@@ -96,14 +97,31 @@ def expand(
     for number, texts in enumerate(request.experts):
         if request.expand == "auto" and (texts.documents or own_tokens[number] >= enough):
             continue
+        if texts.general:
+            tasks[number] = _beginnings(tokenizer)
+            continue
         encoded = (encode_prompt(prompt, texts, tokenizer, request.template) for prompt in texts.prompts)
-        prompts = [_Prompt(ids, words, group) for group, (ids, words) in enumerate(encoded)]
+        prompts = [_Prompt(list(ids), list(words), group) for group, (ids, words) in enumerate(encoded)]
         prompts = [p for p in prompts if p.ids and len(p.ids) + length <= request.context]
         if prompts:
             tasks[number] = prompts
     if not tasks:
         return Expansion()
     return _write(request, models, tokenizer, tasks, wanted, length, progress)
+
+
+def _beginnings(tokenizer: PreTrainedTokenizerBase) -> list[_Prompt]:
+    """What stands where a text begins, as prompts of as many groups as are ever held out.
+
+    Raises:
+        GateError: the tokenizer has no such token.
+    """
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if not isinstance(start, int):
+        raise GateError(
+            "An expert has no prompts, and the tokenizer has no token that begins a text", hint="give it prompts"
+        )
+    return [_Prompt([start], [False], group) for group in range(2 * FOLDS)]
 
 
 def _write(
@@ -124,10 +142,14 @@ def _write(
         writer = _Writer(model, tokenizer, prompts, wanted, length, zlib.crc32(f"{request.seed}/{name}".encode()))
         if place == 0:
             seconds = writer.estimate(progress) * len(tasks)
-            if request.expand == "auto" and seconds > TOO_LONG:
+            if request.expand == "auto" and seconds > TOO_LONG and not all(request.experts[n].general for n in tasks):
                 skipped = _too_long(seconds, wanted)
                 progress.note(f"{skipped.message}: the gate is fitted from the texts as they are")
-                return Expansion(warnings=(skipped,))
+                general = {n: prompts for n, prompts in tasks.items() if request.experts[n].general}
+                if not general:
+                    return Expansion(warnings=(skipped,))
+                found = _write(request, models, tokenizer, general, wanted, length, progress)
+                return replace(found, warnings=(skipped,))
             progress.note(
                 f"Expansion: {len(tasks)} specialists write about {wanted:,} tokens each, about {duration(seconds)}"
                 + (f"; {SHORTER}" if seconds >= LONG else "")

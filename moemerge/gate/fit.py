@@ -135,7 +135,7 @@ def _domains(
         own.append(prompt_passages(texts.prompts, texts, tokenizer, request) + documents)
         warnings += [left_out] if left_out is not None else []
     own_tokens = [sum(p.tokens for p in passages) for passages in own]
-    empty = [t.name for t, count in zip(request.experts, own_tokens, strict=True) if not count]
+    empty = [t.name for t, count in zip(request.experts, own_tokens, strict=True) if not count and not t.general]
     if empty:
         raise GateError(
             f"No token to fit the gate from for {', '.join(f'`{name}`' for name in empty)}: the texts are empty",
@@ -143,6 +143,13 @@ def _domains(
         )
     expansion = expand(request, models, tokenizer, own_tokens, progress)
     warnings += expansion.warnings
+    silent = [t.name for number, t in enumerate(request.experts) if t.general and not expansion.passages.get(number)]
+    if silent:
+        raise GateError(
+            f"No token to fit the gate from for {', '.join(f'`{name}`' for name in silent)}: there are no texts, "
+            "and the specialist writes none",
+            hint="give `prompts` or `data`",
+        )
     passages = []
     for number, mine in enumerate(own):
         written = expansion.passages.get(number, [])

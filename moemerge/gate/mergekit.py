@@ -34,12 +34,12 @@ def mergekit_gate(
     batches: list[Batch] = []
     owners: list[tuple[int, int]] = []  # expert, and the sign of its batch
     for number, expert in enumerate(request.experts):
-        if not expert.prompts:
+        if expert.documents and not expert.prompts:
             raise GateError(
                 f"Gate `{request.init}` reads prompts, and expert `{expert.name}` has none",
                 hint="give it `prompts`, or use `discriminant`, which fits from `data` too",
             )
-        for prompts, sign in ((expert.prompts, 1), (expert.negative, -1)):
+        for prompts, sign in ((expert.prompts or ("",), 1), (expert.negative, -1)):
             if prompts:
                 batches.append(Batch(*_left_padded(expert.name, prompts, tokenizer)))
                 owners.append((number, sign))
@@ -83,7 +83,7 @@ def _left_padded(name: str, prompts: Sequence[str], tokenizer: PreTrainedTokeniz
         for prompt in prompts
     ]
     if not all(rows):
-        raise GateError(f"Expert `{name}` has an empty prompt, which gives no token", hint="write one, or leave it out")
+        raise GateError(f"Expert `{name}` has an empty prompt, which gives no token", hint="give it others")
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), pad if pad is not None else 0, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.long)

@@ -11,6 +11,7 @@ from moemerge.errors import Problem
 from moemerge.gate.capture import Domain
 from moemerge.gate.held_out import FEW_RIDGE, Judgement
 from moemerge.gate.request import ExpertTexts, GateRequest
+from moemerge.texts import text_of
 
 TELLABLE = 0.6
 """Two experts whose tokens go to the right one of the two less often than this cannot be told apart (0.5 is a coin)."""
@@ -92,7 +93,7 @@ def same_texts(experts: Sequence[ExpertTexts]) -> list[Problem]:
     """Pairs of experts that were given the same prompts or documents, half of them or more."""
     found = []
     for one, other in combinations(experts, 2):
-        mine, theirs = ({t.strip() for t in (*e.prompts, *e.documents)} for e in (one, other))
+        mine, theirs = ({text_of(t).strip() for t in (*e.prompts, *e.documents)} for e in (one, other))
         shared = len(mine & theirs)
         if shared and 2 * shared >= min(len(mine), len(theirs)):
             found.append(

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from moemerge.errors import GateError, Problem
 from moemerge.gate.request import ExpertTexts, GateRequest
+from moemerge.texts import Document, tokenise
+from moemerge.texts.chat import TemplateError, render_chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,15 +50,15 @@ class Passage:
         return sum(self.counted)
 
 
-def encode(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
-    """Token ids of a text and which of them are not special."""
-    encoding = tokenizer(text, return_special_tokens_mask=True, verbose=False)
-    return list(encoding["input_ids"]), [not special for special in encoding["special_tokens_mask"]]
+def encode(text: Document, tokenizer: PreTrainedTokenizerBase) -> tuple[Sequence[int], Sequence[bool]]:
+    """Token ids of a text and which of them are its own words: not special, and not a chat template's."""
+    tokens = tokenise(text, tokenizer)
+    return tokens.ids, tokens.words
 
 
 def encode_prompt(
     prompt: str, texts: ExpertTexts, tokenizer: PreTrainedTokenizerBase, template: str
-) -> tuple[list[int], list[bool]]:
+) -> tuple[Sequence[int], Sequence[bool]]:
     """Token ids of an expert's prompt and which of them are the user's own words.
 
     Args:
@@ -94,17 +96,13 @@ def _encode_chat(text: str, texts: ExpertTexts, tokenizer: PreTrainedTokenizerBa
 
 def _rendered(content: str, texts: ExpertTexts, tokenizer: PreTrainedTokenizerBase) -> str:
     """A conversation of one message, up to where the answer begins."""
-    from jinja2 import TemplateError
-
-    template, special = (None, {}) if texts.chat is None else (texts.chat.template, dict(texts.chat.special))
-    render: Any = tokenizer.apply_chat_template  # its types know no variables of a template
+    template, special = (None, None) if texts.chat is None else (texts.chat.template, texts.chat.special)
     messages = [{"role": "user", "content": content}]
     try:
-        rendered = render(messages, chat_template=template, tokenize=False, add_generation_prompt=True, **special)
+        return render_chat(tokenizer, messages, add_generation_prompt=True, template=template, special=special)
     except TemplateError as error:
-        message = f"The chat template of {_owner(texts)} cannot be rendered: {error}"
+        message = f"The chat template of {_owner(texts)} cannot be rendered: {error.reason}"
         raise GateError(message, hint="mend it, or set `template: none`") from error
-    return str(rendered)
 
 
 def _owner(texts: ExpertTexts) -> str:

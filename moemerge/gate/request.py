@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from moemerge.errors import Problem
+from moemerge.texts import Document
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,8 +60,13 @@ class ExpertTexts:
     name: str
     prompts: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
-    documents: tuple[str, ...] = ()
+    documents: tuple[Document, ...] = ()
     chat: ChatTemplate | None = None
+
+    @property
+    def general(self) -> bool:
+        """Whether it has no texts: its specialist writes some from the beginning of text."""
+        return not (self.prompts or self.documents)
 
 
 class MergedModels(Protocol):

@@ -1,4 +1,4 @@
-"""Documents as windows of token ids: every token is predicted exactly once, padding and special tokens never.
+"""Documents as windows of token ids: every token that losses are taken of is predicted exactly once.
 
 A document longer than the context is read in windows that overlap: each begins `stride` tokens after the one before,
 and only the tokens that no earlier window has seen are scored, each with at least `context - stride` tokens before it.
@@ -14,6 +14,8 @@ import torch
 import xxhash
 from torch import Tensor
 
+from moemerge.texts import Document, Tokens, tokenise
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -28,19 +30,21 @@ class Window:
     Attributes:
         document: number of the document.
         ids: token ids; the position here is the position in the model.
-        own: for each, whether it is the text's own, not one that the tokenizer adds.
+        own: for each, whether it is the text's own, not one that the tokenizer or a chat template adds.
+        wanted: for each, whether losses are taken of it.
         new: the first position that no earlier window has.
     """
 
     document: int
     ids: tuple[int, ...]
     own: tuple[bool, ...]
+    wanted: tuple[bool, ...]
     new: int
 
     @property
     def scored(self) -> tuple[bool, ...]:
         """Which tokens are predicted here: the new ones, but the very first, which nothing comes before."""
-        return tuple(own and place >= max(self.new, 1) for place, own in enumerate(self.own))
+        return tuple(wanted and place >= max(self.new, 1) for place, wanted in enumerate(self.wanted))
 
 
 @dataclass(frozen=True)
@@ -57,21 +61,21 @@ class Encoded:
     windows: tuple[Window, ...]
     tokens: tuple[int, ...]
     bytes: tuple[int, ...]
-    texts: tuple[str, ...]
+    texts: tuple[Document, ...]
 
     def digest(self) -> str:
         """xxh3-128 (hex) of what is scored: ids, windows and which tokens count."""
         state = xxhash.xxh3_128()
         for window in self.windows:
-            state.update(f"{window.document} {window.new} {window.ids} {window.own}\n".encode())
+            state.update(f"{window.document} {window.new} {window.ids} {window.own} {window.wanted}\n".encode())
         return state.hexdigest()
 
 
-def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, context: int, stride: int) -> Encoded:
+def encode(texts: Sequence[Document], tokenizer: PreTrainedTokenizerBase, context: int, stride: int) -> Encoded:
     """Turns documents into windows.
 
     Args:
-        texts: the documents; each is read as it is, with the special tokens that the tokenizer adds by itself.
+        texts: the documents.
         tokenizer: the model's own.
         context: the longest window in tokens.
         stride: tokens from the beginning of a window to that of the next, less than `context`.
@@ -79,27 +83,20 @@ def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, context: in
     windows: list[Window] = []
     tokens, sizes = [], []
     for number, text in enumerate(texts):
-        encoding = tokenizer(
-            text, return_special_tokens_mask=True, return_offsets_mapping=tokenizer.is_fast, verbose=False
-        )
-        ids = tuple(encoding["input_ids"])
-        own = tuple(not special for special in encoding["special_tokens_mask"])
-        mine = list(_windows(number, ids, own, context, stride))
+        read = tokenise(text, tokenizer)
+        mine = list(_windows(number, read, context, stride))
         windows += mine
         tokens.append(sum(sum(window.scored) for window in mine))
-        skipped = 0
-        if own and own[0]:  # nothing comes before the first token, so it is not predicted
-            skipped = encoding["offset_mapping"][0][1] if tokenizer.is_fast else len(tokenizer.decode([ids[0]]))
-        sizes.append(len(text[skipped:].encode("utf-8", "surrogatepass")))
+        sizes.append(read.bytes)
     return Encoded(tuple(windows), tuple(tokens), tuple(sizes), tuple(texts))
 
 
-def _windows(number: int, ids: tuple[int, ...], own: tuple[bool, ...], context: int, stride: int) -> Iterator[Window]:
-    read = 0
+def _windows(number: int, tokens: Tokens, context: int, stride: int) -> Iterator[Window]:
+    read, ids = 0, tokens.ids
     for start in range(0, max(len(ids), 1), stride):
         part = slice(start, start + context)
         if ids[part]:
-            yield Window(number, ids[part], own[part], read - start)
+            yield Window(number, ids[part], tokens.words[part], tokens.scored[part], read - start)
         read = start + len(ids[part])
         if read >= len(ids):
             return

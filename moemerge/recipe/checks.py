@@ -13,12 +13,14 @@ from moemerge.recipe.yaml import Table
 
 WITHOUT_PROMPTS = frozenset({"random", "uniform"})
 """Gates that are made from nothing that an expert says."""
+EXPANDED = frozenset({"discriminant", "lda", "centroid", "centred"})
+"""Gates for which specialists write."""
 RESERVED = re.compile(r"base|shared-[0-9]+")
 """Names that the plan gives to models that are no experts."""
 
 
 def without_blanks(recipe: Recipe) -> tuple[Recipe, list[str]]:
-    """The recipe without its blank prompts, and a line for each expert that had some."""
+    """The recipe without its blank prompts, and a line for each expert that had some, or has no others."""
     notes: list[str] = []
     experts: list[Expert] = []
     for expert in recipe.experts:
@@ -31,7 +33,20 @@ def without_blanks(recipe: Recipe) -> tuple[Recipe, list[str]]:
                 said = "one blank prompt is" if blank == 1 else f"{blank} blank prompts are"
                 notes.append(f"expert `{expert.name}`: {said} left out of `{key}`")
         experts.append(expert.model_copy(update=kept))
-    return recipe.model_copy(update={"experts": tuple(experts)}), notes
+    found = recipe.model_copy(update={"experts": tuple(experts)})
+    if recipe.gate.init not in WITHOUT_PROMPTS:
+        notes += [
+            f"expert `{expert.name}` has no prompts, so it is the general one: its specialist writes from the "
+            "beginning of text"
+            for expert in _general(found)
+        ]
+    return found, notes
+
+
+def _general(recipe: Recipe) -> list[Expert]:
+    """The experts without texts beside others that have some: one at most can be told from the others."""
+    bare = [expert for expert in recipe.experts if not _given(expert)]
+    return bare if len(bare) < len(recipe.experts) else []
 
 
 def check(recipe: Recipe, tree: Table) -> None:
@@ -83,6 +98,7 @@ def _names(recipe: Recipe, tree: Table) -> Iterator[Problem]:
 
 def _texts(recipe: Recipe, tree: Table) -> Iterator[Problem]:
     needed = recipe.gate.init not in WITHOUT_PROMPTS
+    general = _general(recipe)
     seen: dict[object, str] = {}
     for index, expert in enumerate(recipe.experts):
         given = _given(expert)
@@ -97,6 +113,13 @@ def _texts(recipe: Recipe, tree: Table) -> Iterator[Problem]:
             place = key_place(tree, ("experts", index, "prompts")) if blank else key_place(tree, ("experts", index))
             message = f"Expert `{expert.name}` has no prompts, and the gate `{recipe.gate.init}` is made from them"
             hint = "give it prompts or texts of its domain, or take a gate that needs none with `--gate random`"
+            if len(general) > 1:
+                message = f"{message}; one expert at most can be the general one, and {len(general)} have none"
+            elif general and recipe.gate.expand == "off" and recipe.gate.init in EXPANDED:
+                message = f"Expert `{expert.name}` has no prompts, and `gate.expand: off` lets no specialist write"
+                hint = "leave `gate.expand` out, so that it writes from the beginning of text, or give it prompts"
+            elif general:
+                continue
             yield problem(place, "no-prompts", message, hint)
             continue
         texts = (frozenset(expert.prompts), expert.prompts_file, expert.data, frozenset(expert.negative_prompts))

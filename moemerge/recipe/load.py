@@ -10,7 +10,7 @@ from typing import Literal
 from moemerge.errors import RecipeError
 from moemerge.recipe.checks import check, without_blanks
 from moemerge.recipe.mergekit import is_mergekit, refuse_dense_merge, translate
-from moemerge.recipe.paths import JSON_LINES, PARQUET
+from moemerge.recipe.paths import CSV, JSON_LINES, PARQUET
 from moemerge.recipe.places import Source, nearest
 from moemerge.recipe.schema import Evaluation, Recipe
 from moemerge.recipe.tree import override, with_value
@@ -72,7 +72,7 @@ def load_evaluation(path: Path) -> tuple[Evaluation, Path]:
             line and a caret.
     """
     path = Path(path)
-    if path.suffix.lower() in JSON_LINES + PARQUET and path.is_file():
+    if path.suffix.lower() in JSON_LINES + CSV + PARQUET and path.is_file():
         message = f"`{path}` holds texts; what is wanted is a YAML file that names texts for each domain"
         raise RecipeError(message, hint=f"write one with lines such as `code: {path.name}`", code="no-recipe")
     tree = compose(_source(path, "file of domains"))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 JSON_LINES = (".jsonl", ".ndjson")
+JSON = (".json",)
+CSV = (".csv", ".tsv")
 PARQUET = (".parquet",)
-"""The suffixes of files of texts, with those of `JSON_LINES`."""
+"""The suffixes of files of rows, with those above."""
 
 
 def file_path(root: Path, text: str) -> Path:

@@ -25,7 +25,7 @@ class Rows(Strict):
     """Rows of a file or of a hub data set; what is read of each is said by the classes below."""
 
     path: str
-    """JSONL, Parquet, or the id of a hub data set."""
+    """JSONL, a JSON array, CSV (or TSV) with a header, Parquet, or the id of a hub data set."""
     split: str = "train"
     """Split of a hub data set."""
     name: str | None = None
@@ -40,28 +40,34 @@ class Data(Rows):
     """A set of texts: a file or a hub data set."""
 
     path: str
-    """JSONL, plain text (one document a blank-line-separated paragraph), Parquet, or the id of a hub data set."""
-    field: str = "text"
-    """The JSON or Parquet field (or data set column) that holds the text."""
+    """JSONL, a JSON array, CSV (or TSV) with a header, plain text (one document a blank-line-separated paragraph),
+    Parquet, or the id of a hub data set."""
+    field: str | None = None
+    """The field (or column) that holds a text, or a list of messages. Without it the form is recognised by the fields'
+    names: see evaluation.md."""
+    losses: Literal["replies", "all"] = "replies"
+    """What the losses of conversations are taken of, in `eval`, in training and where a merge is chosen: the `replies`
+    alone, or `all` that the chat template writes."""
     limit: int | None = Field(default=None, ge=1)
     """Reads at most so many documents."""
 
 
 class Questions(Rows):
     """Questions with their answers: the model's replies are compared exactly, but for case, spaces, a full stop at the
-    end and the commas within large numbers."""
+    end and the commas within large numbers. Of an answer that ends in `#### 4` or holds `\\boxed{4}`, the `4`."""
 
     question: str = Field(default="question", min_length=1)
-    """The JSON or Parquet field (or data set column) that holds the question."""
+    """The field (or column) that holds the question."""
     answer: str = Field(default="answer", min_length=1)
-    """The field that holds the answer, as text."""
+    """The field that holds the answer, a text or a number."""
     prompt: str = Field(default="Question: {question}\nAnswer:", pattern=r"\{question\}")
     """What the model continues; `{question}` stands for the question, and any other brace for itself."""
     after: str | None = Field(default=None, min_length=1)
     """The answer follows the first such text in what the model writes, such as `Answer:`. Without it the answer begins
-    at once. It ends with its line."""
-    max_new_tokens: int = Field(default=96, ge=1)
-    """At most so many tokens are written for a question."""
+    at once, or is what the model marks as the right answer does. It ends with its line."""
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """At most so many tokens are written for a question: 96, or half as many again as the longest answer has where
+    answers are marked."""
     limit: int | None = Field(default=None, ge=1)
     """Asks at most so many questions."""
 

@@ -13,6 +13,8 @@ from moemerge.mixture.folder import BuiltFolder, open_moe
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.windows import Encoded, encode
 from moemerge.record.read import read_fields
+from moemerge.texts import Document
+from moemerge.texts import tokenise as tokens_of
 from moemerge.train.options import TrainOptions, kind_of_gate
 from moemerge.train.rows import Tokens, tokenise
 from moemerge.train.sharding import check_sharding, wants_sharding
@@ -83,7 +85,11 @@ class Prepared:
         if options.context > limit:
             message = f"`--context {options.context}` is longer than the model reads: {limit} tokens"
             raise TrainError(message, hint="longer texts are cut into rows of `--context` tokens")
-        self.texts = find_texts(self.folder, options.data, options.limit, options.seed, options.held_out)
+        self.texts, unread = find_texts(
+            self.folder, self.tokenizer, options.data, options.limit, options.seed, options.held_out
+        )
+        for said in unread:
+            self.warn(said.message, said.code)
         self.rows: list[list[Tokens]] = [tokenise(t.train, t.expert, self.tokenizer) for t in self.texts]
         self.held = {t.name: _held(t, self.tokenizer, options) for t in self.texts}
         silent = [t.name for t in self.texts if not self.rows[t.expert] or not sum(self.held[t.name].tokens)]
@@ -97,10 +103,10 @@ class Prepared:
             )
             self.teacher = Teacher(baselines, self.folder.experts, options.temperature, processes)
 
-    def warn(self, text: str) -> None:
-        """Something was left over."""
+    def warn(self, text: str, code: str = "left-over") -> None:
+        """Says what the user should know."""
         self.progress.note(f"warning: {text}")
-        self.warnings.append(Problem("left-over", text))
+        self.warnings.append(Problem(code, text))
 
 
 def _open(path: Path) -> BuiltFolder:
@@ -117,11 +123,11 @@ def _open(path: Path) -> BuiltFolder:
 
 def _held(texts: Texts, tokenizer: Any, options: TrainOptions) -> Encoded:
     """As many held-out documents as `held_out_tokens` asks for, two at least where there are two."""
-    documents: list[str] = []
+    documents: list[Document] = []
     size = 0
     for text in texts.held:
         documents.append(text)
-        size += len(tokenizer(text, verbose=False)["input_ids"])
+        size += len(tokens_of(text, tokenizer).ids)
         if size >= options.held_out_tokens and len(documents) > 1:
             break
     return encode(documents, tokenizer, options.context, max(options.context // 2, 1))

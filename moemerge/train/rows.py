@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from moemerge.texts import Document
+from moemerge.texts import tokenise as tokens_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -24,15 +27,16 @@ LEAST = 8
 
 @dataclass(frozen=True)
 class Tokens:
-    """A piece of a document: ids, which of them are the text's own, and the domain's expert."""
+    """A piece of a document: ids, which of them are the text's own, which are predicted, and the domain's expert."""
 
     ids: tuple[int, ...]
     own: tuple[bool, ...]
+    wanted: tuple[bool, ...]
     expert: int
 
     def part(self, start: int, stop: int | None = None) -> Tokens:
         """Some of it."""
-        return Tokens(self.ids[start:stop], self.own[start:stop], self.expert)
+        return Tokens(self.ids[start:stop], self.own[start:stop], self.wanted[start:stop], self.expert)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Rows:
     Attributes:
         ids: token ids.
         positions: position ids, 0 where a document begins. Padding is documents of one token.
-        scored: the tokens that are predicted: a text's own, from the one before in the same document.
+        scored: the tokens that are predicted, from the one before in the same document: a text's own, or its replies.
         counted: the tokens whose routes count: a text's own.
         labels: the domain's expert, -1 where nothing counts.
         begins: the first token of each document, or of what follows of a long one: all others attend to it.
@@ -61,14 +65,13 @@ class Rows:
         return Rows(*(part.to(device) for part in parts))
 
 
-def tokenise(texts: Sequence[str], expert: int, tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
+def tokenise(texts: Sequence[Document], expert: int, tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
     """Documents as tokens; those of which nothing can be predicted are left out."""
     found = []
     for text in texts:
-        encoding = tokenizer(text, return_special_tokens_mask=True, verbose=False)
-        own = tuple(not special for special in encoding["special_tokens_mask"])
-        if len(own) > 1 and any(own[1:]):
-            found.append(Tokens(tuple(encoding["input_ids"]), own, expert))
+        read = tokens_of(text, tokenizer)
+        if any(read.scored[1:]):
+            found.append(Tokens(read.ids, read.words, read.scored, expert))
     return found
 
 
@@ -168,10 +171,11 @@ def _batch(rows: Sequence[Sequence[Sequence[Tokens]]], context: int) -> Rows:
             for piece in document:
                 stop = start + len(piece.ids)
                 own = torch.tensor(piece.own)
+                scored[number, start:stop] = torch.tensor(piece.wanted)
                 ids[number, start:stop] = torch.tensor(piece.ids)
                 counted[number, start:stop] = own
                 labels[number, start:stop] = torch.where(own, piece.expert, -1)
                 start = stop
             positions[number, begin:start] = torch.arange(start - begin)
-            scored[number, begin + 1 : start] = counted[number, begin + 1 : start]
+            scored[number, begin] = False  # nothing comes before it
     return Rows(ids, positions, scored, counted, labels, begins)

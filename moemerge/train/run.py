@@ -192,7 +192,8 @@ class _Training:
 
     def _asked(self) -> dict[str, Any]:
         """What makes a training this very one."""
-        texts = joined(text for t in self.prepared.texts for part in (t.train, t.held) for text in (t.name, *part))
+        parts = ((t.name, *map(str, part)) for t in self.prepared.texts for part in (t.train, t.held))
+        texts = joined(text for part in parts for text in part)
         tensors = joined(f"{name} {digest}" for name, digest in self.prepared.recorded["tensors"].items())
         return {**self.options.account(), "folder": tensors, "texts": texts, "processes": self.processes.count}
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moemerge.errors import ManyProblems, MoemergeError, Problem, TrainError
 from moemerge.mixture.folder import BuiltFolder
 from moemerge.recipe import file_path, load_evaluation
 from moemerge.recipe.schema import Data, Expert
-from moemerge.texts import read_prompts_file, read_texts
+from moemerge.texts import Document, read_documents, read_prompts_file, text_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SAMPLES = "gate_samples.jsonl"
 """Texts that the specialists wrote when the gate was fitted."""
@@ -33,8 +37,8 @@ class Texts:
 
     name: str
     expert: int
-    train: tuple[str, ...]
-    held: tuple[str, ...]
+    train: tuple[Document, ...]
+    held: tuple[Document, ...]
 
 
 class TextProblems(ManyProblems, TrainError):
@@ -42,46 +46,67 @@ class TextProblems(ManyProblems, TrainError):
 
 
 def find_texts(
-    folder: BuiltFolder, file: Path | None, limit: int | None, seed: int, held_out: Path | None = None
-) -> tuple[Texts, ...]:
+    folder: BuiltFolder,
+    tokenizer: PreTrainedTokenizerBase,
+    file: Path | None,
+    limit: int | None,
+    seed: int,
+    held_out: Path | None = None,
+) -> tuple[tuple[Texts, ...], list[Problem]]:
     """Every expert's texts, in the order of the experts.
 
     Args:
         folder: the mixture, with its record.
+        tokenizer: the mixture's, with the chat template that conversations are written with.
         file: a YAML file of texts by domain; the recipe's own texts when None.
         limit: at most so many documents a domain.
         seed: of the split.
         held_out: a YAML file of the texts that are held out; a part of the others when None.
+
+    Returns:
+        The texts, and warnings of what could not be read.
 
     Raises:
         TrainError: all domains that have no texts, too few, the evaluation's, or the same ones twice.
         RecipeError: a file cannot be read.
     """
     if file is not None:
-        found: Mapping[str, _File | _Own] = _by_domain(folder, file, limit)
+        found: Mapping[str, _File | _Own] = _by_domain(folder, tokenizer, file, limit)
     else:
-        found = {expert.name: _Own(folder, expert, limit) for expert in folder.record.recipe.experts}
-    kept_apart = _by_domain(folder, held_out, None) if held_out is not None else None
-    evaluation = _evaluation(folder)
-    texts, problems = [], []
+        found = {expert.name: _Own(folder, tokenizer, expert, limit) for expert in folder.record.recipe.experts}
+    kept_apart = _by_domain(folder, tokenizer, held_out, None) if held_out is not None else None
+    evaluation = _evaluation(folder, tokenizer)
+    texts: list[Texts] = []
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
     for number, (name, source) in enumerate(found.items()):
         try:
-            documents = _documents(source, evaluation)[:limit]
+            documents, said = _documents(source, evaluation)
+            documents = documents[:limit]
             if kept_apart is None:
                 texts.append(_split(name, number, documents, seed))
             else:
-                texts.append(_apart(name, number, documents, _documents(kept_apart[name], evaluation)))
+                held, unread = _documents(kept_apart[name], evaluation)
+                texts.append(_apart(name, number, documents, held))
+                said += unread
+            warnings += _of_domain(name, said)
         except MoemergeError as error:
-            problems += [Problem(p.code, f"domain `{name}`: {p.message}", p.hint) for p in error.problems]
+            problems += _of_domain(name, error.problems)
     if problems:
         raise TextProblems(problems)
-    return tuple(texts)
+    return tuple(texts), warnings
 
 
-def _by_domain(folder: BuiltFolder, file: Path, limit: int | None) -> dict[str, _File]:
+def _of_domain(name: str, problems: Iterable[Problem]) -> list[Problem]:
+    return [Problem(p.code, f"domain `{name}`: {p.message}", p.hint) for p in problems]
+
+
+def _by_domain(
+    folder: BuiltFolder, tokenizer: PreTrainedTokenizerBase, file: Path, limit: int | None
+) -> dict[str, _File]:
     asked, root = load_evaluation(file)
     _check_names(folder, file, asked.domains)
-    return {name: _reading(asked.domains[name], root, limit) for name in folder.experts}
+    return {name: _reading(asked.domains[name], root, tokenizer, limit) for name in folder.experts}
 
 
 def _check_names(folder: BuiltFolder, file: Path, sources: Mapping[str, Data | str]) -> None:
@@ -106,13 +131,14 @@ class _File:
 
     data: Data
     root: Path
+    tokenizer: PreTrainedTokenizerBase
 
     @property
     def path(self) -> Path | None:
         return file_path(self.root, self.data.path)
 
-    def __call__(self) -> tuple[str, ...]:
-        return read_texts(self.data, self.root)
+    def __call__(self) -> tuple[tuple[Document, ...], tuple[Problem, ...]]:
+        return read_documents(self.data, self.root, lambda: self.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -120,6 +146,7 @@ class _Own:
     """Reads what the recipe names for an expert: its data, else its prompts and what its specialist wrote."""
 
     folder: BuiltFolder
+    tokenizer: PreTrainedTokenizerBase
     expert: Expert
     limit: int | None
 
@@ -127,24 +154,24 @@ class _Own:
     def path(self) -> Path | None:
         return file_path(self.folder.root, self.expert.data.path) if self.expert.data is not None else None
 
-    def __call__(self) -> tuple[str, ...]:
+    def __call__(self) -> tuple[tuple[Document, ...], tuple[Problem, ...]]:
         expert, root = self.expert, self.folder.root
         if expert.data is not None:
-            return _reading(expert.data, root, self.limit)()
+            return _reading(expert.data, root, self.tokenizer, self.limit)()
         prompts = expert.prompts
         if expert.prompts_file is not None:
             prompts = read_prompts_file(file_path(root, expert.prompts_file))
         texts = (*_samples(self.folder.path / SAMPLES, expert.name), *prompts)
         if not texts:
             raise TrainError("the recipe has neither prompts nor data for it", hint="pass `--data FILE.yaml`")
-        return texts
+        return texts, ()
 
 
-def _reading(given: Data | str, root: Path, limit: int | None) -> _File:
+def _reading(given: Data | str, root: Path, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> _File:
     data = given if isinstance(given, Data) else Data(path=given)
     if limit is not None:
         data = data.model_copy(update={"limit": min(limit, data.limit or limit)})
-    return _File(data, root)
+    return _File(data, root, tokenizer)
 
 
 def _samples(path: Path, name: str) -> Iterator[str]:
@@ -165,7 +192,7 @@ class _Evaluation:
     documents: frozenset[str]
 
 
-def _evaluation(folder: BuiltFolder) -> _Evaluation:
+def _evaluation(folder: BuiltFolder, tokenizer: PreTrainedTokenizerBase) -> _Evaluation:
     """The files of the recipe's `eval` and their documents, as far as they are on this machine."""
     paths, documents = set(), set()
     for given in folder.record.recipe.eval.domains.values():
@@ -174,27 +201,29 @@ def _evaluation(folder: BuiltFolder) -> _Evaluation:
         if path.is_file():
             paths.add(path.resolve())
             try:
-                documents |= {text.strip() for text in read_texts(data, folder.root)}
+                found, _ = read_documents(data, folder.root, lambda: tokenizer)
+                documents |= {text_of(document).strip() for document in found}
             except MoemergeError:  # it cannot be evaluated on either
                 continue
     return _Evaluation(frozenset(paths), frozenset(documents))
 
 
-def _documents(source: _File | _Own, evaluation: _Evaluation) -> tuple[str, ...]:
-    documents = tuple(dict.fromkeys(source()))
+def _documents(source: _File | _Own, evaluation: _Evaluation) -> tuple[tuple[Document, ...], list[Problem]]:
+    found, warnings = source()
+    documents = tuple(dict.fromkeys(found))
     if source.path is not None and source.path.resolve() in evaluation.paths:
         raise TrainError(
             f"`{source.path}` is a file of the recipe's `eval`", hint="train on other texts, or nothing is shown"
         )
-    shared = sum(text.strip() in evaluation.documents for text in documents)
+    shared = sum(text_of(document).strip() in evaluation.documents for document in documents)
     if shared:
         raise TrainError(f"{shared} of its documents are in the recipe's `eval` too", hint="take them out")
-    return documents
+    return documents, list(warnings)
 
 
-def _apart(name: str, number: int, documents: tuple[str, ...], held: tuple[str, ...]) -> Texts:
-    both = {text.strip() for text in documents}
-    shared = sum(text.strip() in both for text in held)
+def _apart(name: str, number: int, documents: tuple[Document, ...], held: tuple[Document, ...]) -> Texts:
+    both = {text_of(document).strip() for document in documents}
+    shared = sum(text_of(document).strip() in both for document in held)
     if shared:
         raise TrainError(
             f"{shared} of its held-out documents are trained on too", hint="hold out texts of other sources"
@@ -202,7 +231,7 @@ def _apart(name: str, number: int, documents: tuple[str, ...], held: tuple[str, 
     return Texts(name, number, documents, held)
 
 
-def _split(name: str, number: int, documents: tuple[str, ...], seed: int) -> Texts:
+def _split(name: str, number: int, documents: tuple[Document, ...], seed: int) -> Texts:
     if len(documents) < 2:
         raise TrainError("it has 1 document, and one is held out: training needs 2 at least")
     order = list(range(len(documents)))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from moemerge.console import Silent
 from moemerge.errors import MoemergeError, SourceError
-from moemerge.evaluate.questions import Answer, ask, normalised, read_questions
+from moemerge.evaluate.answers import normalised
+from moemerge.evaluate.questions import Answer, ask, read_questions
 from moemerge.recipe import Questions
 from tests.moe import load
 
@@ -139,7 +140,7 @@ def test_questions_are_read_by_their_fields(tmp_path: Path) -> None:
     rows += [{"q": "never", "a": "read"}]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     questions = Questions(path="q.jsonl", question="q", answer="a", limit=2)
-    assert read_questions(questions, tmp_path) == (("one", "1"), ("four", "4"))
+    assert read_questions(questions, tmp_path).rows == (("one", "1"), ("four", "4"))
 
 
 def test_questions_from_parquet(tmp_path: Path) -> None:
@@ -149,24 +150,27 @@ def test_questions_from_parquet(tmp_path: Path) -> None:
 
     table = pyarrow.table({"answer": ["1", "2"], "n": [0, 0], "question": ["one", "two"]})
     parquet.write_table(table, tmp_path / "q.parquet")
-    assert read_questions(Questions(path="q.parquet"), tmp_path) == (("one", "1"), ("two", "2"))
+    assert read_questions(Questions(path="q.parquet"), tmp_path).rows == (("one", "1"), ("two", "2"))
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message", "hint"),
     [
-        ("q.jsonl", '{"question": "x", "text": "y"}', "{path}:1: no field `answer`",
+        ("q.jsonl", '{"question": "x", "text": "y"}',
+         "`q.jsonl` holds no questions that can be read: no field `answer` (line 1)",
          "set `answer` to one of those that it has: `question`, `text`"),
-        ("q.jsonl", '{"question": "x", "answer": 3}', "{path}:1: field `answer` is no text",
+        ("q.jsonl", '{"question": "x", "answer": [3]}',
+         "`q.jsonl` holds no questions that can be read: field `answer` is no text (line 1)",
          "set `answer` to one that holds strings"),
         ("q.jsonl", "\n", "`q.jsonl` holds no questions", "give a file with one row at least"),
         ("q.txt", "x", "`q.txt` is plain text, which has no fields", "give a JSONL or Parquet file"),
-        ("q.csv", "x", "`q.csv` is of an unknown kind, `.csv`", "known are `.jsonl`, `.ndjson`, `.parquet`"),
+        ("q.tar", "x", "`q.tar` is of an unknown kind, `.tar`",
+         "known are `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`"),
     ],
 )  # fmt: skip
 def test_questions_that_cannot_be_read(tmp_path: Path, name: str, text: str, message: str, hint: str) -> None:
-    """The place is named, and the recipe's key that would mend it."""
+    """The rows are named, and the recipe's key that would mend them."""
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(SourceError) as error:
         read_questions(Questions(path=name), tmp_path)
-    assert (error.value.message, error.value.hint) == (message.format(path=tmp_path / name), hint)
+    assert (error.value.message, error.value.hint) == (message, hint)

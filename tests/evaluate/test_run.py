@@ -390,7 +390,8 @@ def test_texts_that_cannot_be_read_are_all_named(built: Path, tmp_path: Path) ->
         ),
         ("domain `math`: `empty.jsonl` holds no text", "give a file with one document at least"),
         (
-            f"domain `french`: {tmp_path / 'bad.jsonl'}:1: no field `text`",
+            "domain `french`: `bad.jsonl` holds no text that can be read: "
+            "no field that is known to hold texts (line 1)",
             "set `field` to one of those that it has: `txt`",
         ),
     ]

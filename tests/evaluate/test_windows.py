@@ -73,9 +73,9 @@ def test_bytes_are_those_of_the_scored_text(tokenizer: Any) -> None:
 def test_batches_pad_and_know_it() -> None:
     """Padding is neither real, nor scored, nor new; a batch holds at most so many positions."""
     windows = [
-        Window(0, (5, 6, 7), (True, True, True), 0),
-        Window(1, (8, 9), (True, True), 1),
-        Window(2, (4,) * 9, (True,) * 9, 0),
+        Window(0, (5, 6, 7), (True,) * 3, (True,) * 3, 0),
+        Window(1, (8, 9), (True,) * 2, (True,) * 2, 1),
+        Window(2, (4,) * 9, (True,) * 9, (True,) * 9, 0),
     ]
     first, second = batches(windows, 6)
     assert first.documents == (1, 0)

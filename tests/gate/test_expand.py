@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from moemerge.errors import Problem
+from moemerge.errors import GateError, Problem
 from moemerge.gate import ExpertTexts, GateRequest
 from moemerge.gate import expand as room
 from moemerge.gate.expand import Expansion, expand
@@ -46,6 +46,46 @@ def run(
 ) -> Expansion:
     request = GateRequest("discriminant", experts, LAYERS, WIDTH, **settings)
     return expand(request, models, tokenizer, [10] * len(experts), notes or Notes())
+
+
+GENERAL = ExpertTexts("general")
+
+
+def test_the_general_expert_writes_from_the_beginning_of_text(models: TinyModels, tokenizer: Any) -> None:
+    """Whatever the others have; the beginning does not count, and what is written can be held out in parts."""
+    found = run(models, tokenizer, experts=(GENERAL, EXPERTS[2]), expand="auto")
+    assert list(found.passages) == [0]
+    assert {p.ids[0] for p in found.passages[0]} == {tokenizer.bos_token_id}
+    assert all(not p.counted[0] and len(p.ids) > 1 for p in found.passages[0])
+    assert len({p.group for p in found.passages[0]}) > 3
+    assert models.calls == ["specialist 0"]
+
+
+def test_the_general_expert_writes_however_long_it_takes(
+    models: TinyModels, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has nothing else; the others then stay with their prompts, which is said."""
+    monkeypatch.setattr(room, "TOO_LONG", 0.0)
+    found = run(models, tokenizer, experts=(GENERAL, *EXPERTS), expand="auto")
+    assert list(found.passages) == [0]
+    assert [said.code for said in found.warnings] == ["expansion-skipped"]
+    found = run(models, tokenizer, experts=(GENERAL, EXPERTS[2]), expand="auto")
+    assert (list(found.passages), found.warnings) == ([0], ())
+
+
+def test_a_tokenizer_without_a_beginning_has_no_general_expert(models: TinyModels, tokenizer: Any) -> None:
+    """A token that ends texts would do."""
+    from transformers import PreTrainedTokenizerFast
+
+    backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    with pytest.raises(GateError) as error:
+        run(models, PreTrainedTokenizerFast(tokenizer_object=backend), experts=(GENERAL, EXPERTS[0]))
+    assert (error.value.message, error.value.hint) == (
+        "An expert has no prompts, and the tokenizer has no token that begins a text", "give it prompts",
+    )  # fmt: skip
+    ended = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    found = run(models, ended, experts=(GENERAL, EXPERTS[0]), expand=20)
+    assert {p.ids[0] for p in found.passages[0]} == {2}
 
 
 def test_a_number_forces_so_many_tokens(models: TinyModels, tokenizer: Any) -> None:

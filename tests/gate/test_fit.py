@@ -258,12 +258,28 @@ def test_the_same_prompts_are_named(models: TinyModels, tokenizer: Any) -> None:
 
 def test_texts_without_a_token_are_refused(models: TinyModels, tokenizer: Any) -> None:
     """All experts that have none are named, before any model is asked for."""
-    experts = (ExpertTexts("code", ("",)), ExpertTexts("french"), ExpertTexts("math", (" ",)), *EXPERTS[:1])
+    blank = (ExpertTexts("code", ("",)), ExpertTexts("french", documents=(" ",)), ExpertTexts("math", (" ",)))
+    experts = (*blank, *EXPERTS[:1])
     with pytest.raises(GateError) as error:
         fit_gate(replace(OFF, experts=experts), models, tokenizer)
     assert error.value.message == ("No token to fit the gate from for `code`, `french`, `math`: the texts are empty")
     assert error.value.hint == "give `prompts` of several words or `data`, or use `gate.init: random`"
     assert models.calls == []
+
+
+def test_the_general_expert_is_fitted_from_what_it_writes(models: TinyModels, tokenizer: Any) -> None:
+    """It has no other texts: where it may not write, it is refused."""
+    experts = (ExpertTexts("general"), EXPERTS[1])
+    fit = fit_gate(replace(OFF, experts=experts, expand=300), models, tokenizer)
+    assert fit.tokens[0] > 250
+    assert None not in fit.separation
+    assert all(text.split() for text in fit.samples["general"])
+    with pytest.raises(GateError) as error:
+        fit_gate(replace(OFF, experts=experts), models, tokenizer)
+    assert (error.value.message, error.value.hint) == (
+        "No token to fit the gate from for `general`: there are no texts, and the specialist writes none",
+        "give `prompts` or `data`",
+    )
 
 
 def test_one_expert_alone(models: TinyModels, tokenizer: Any) -> None:

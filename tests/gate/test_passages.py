@@ -43,7 +43,7 @@ def test_special_tokens_never_count(tokenizer: Any) -> None:
     ids, words = encode("def print", PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>"))
     assert ids[0] == 1
     assert ids[-1] == 2
-    assert words == [False, True, True, False]
+    assert words == (False, True, True, False)
 
 
 @given(st.integers(1, 60), st.integers(0, 5), st.integers(2, 20))

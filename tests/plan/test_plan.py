@@ -307,9 +307,9 @@ def test_differing_licences_and_special_tokens_are_warned_of(tiny: TinyMaker, tm
     ("name", "content", "message"),
     [
         ("absent.jsonl", None, "`ROOT/absent.jsonl` does not exist"),
-        ("texts.csv", "a,b", "`texts.csv` is of an unknown kind, `.csv`"),
+        ("texts.tar", "a,b", "`texts.tar` is of an unknown kind, `.tar`"),
         ("texts.txt", "", "`texts.txt` holds no text"),
-        ("texts.jsonl", '{"body": "x"}', "ROOT/texts.jsonl:1: no field `text`"),
+        ("texts.jsonl", '{"body": "x"}', "`texts.jsonl` holds no text that can be read: no field that"),
         ("texts.parquet", "no", "ROOT/texts.parquet is not a Parquet file"),
         (".", None, "`.` is a folder: name one of its files"),
     ],

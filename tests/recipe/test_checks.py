@@ -101,10 +101,12 @@ def test_one_kind_of_texts_an_expert() -> None:
 @pytest.mark.parametrize(
     "gate", ["discriminant", "lda", "centroid", "centred", "mergekit_hidden", "hidden_avg", "cheap_embed"]
 )
-def test_a_gate_made_from_prompts_needs_them_of_every_expert(gate: str) -> None:
-    """No prompts, an empty list and blank prompts alike."""
+def test_a_gate_made_from_prompts_needs_them(gate: str) -> None:
+    """Where no expert has any: no prompts, an empty list and blank prompts alike."""
+    bare = HEAD + "  - {name: a, model: m/a}\n"
     for prompts, caret in (("", 5), (", prompts: []", 24), (", prompts: ['', ' ']", 24)):
-        code, message, hint = one(HEAD + A + f"  - {{name: b, model: m/b{prompts}}}\n", gate)
+        first, (code, message, hint) = found(bare + f"  - {{name: b, model: m/b{prompts}}}\n", gate)
+        assert first[1].splitlines()[0] == f"Expert `a` has no prompts, and the gate `{gate}` is made from them"
         assert (code, message.splitlines()[:2]) == (
             "no-prompts",
             [
@@ -113,6 +115,38 @@ def test_a_gate_made_from_prompts_needs_them_of_every_expert(gate: str) -> None:
             ],
         )
         assert hint == "give it prompts or texts of its domain, or take a gate that needs none with `--gate random`"
+
+
+@pytest.mark.parametrize("prompts", ["", ", prompts: []", ", prompts: ['']"])
+def test_an_expert_without_prompts_beside_others_is_the_general_one(prompts: str) -> None:
+    """It is said; negative prompts are no prompts of its own."""
+    for more in ("", ", negative_prompts: [x]"):
+        loaded = parse_recipe(HEAD + A + f"  - {{name: b, model: m/b{prompts}{more}}}\n")
+        assert loaded.recipe.experts[1].prompts == ()
+        assert loaded.notes == (
+            "expert `b` has no prompts, so it is the general one: its specialist writes from the beginning of text",
+        )
+
+
+def test_one_expert_at_most_is_the_general_one() -> None:
+    """No gate can tell two apart."""
+    problems = found(HEAD + A + "  - {name: b, model: m/b}\n  - {name: c, model: m/c, prompts: ['']}\n")
+    assert [(code, message.splitlines()[0]) for code, message, _ in problems] == [
+        ("no-prompts", f"Expert `{name}` has no prompts, and the gate `discriminant` is made from them; "
+         "one expert at most can be the general one, and 2 have none")
+        for name in ("b", "c")
+    ]  # fmt: skip
+
+
+def test_the_general_expert_must_be_let_write() -> None:
+    """A gate that nobody writes for needs nothing of it."""
+    text = HEAD + A + "  - {name: b, model: m/b}\ngate: {expand: 'off'}\n"
+    code, message, hint = one(text)
+    assert (code, message.splitlines()[0]) == (
+        "no-prompts", "Expert `b` has no prompts, and `gate.expand: off` lets no specialist write",
+    )  # fmt: skip
+    assert hint == "leave `gate.expand` out, so that it writes from the beginning of text, or give it prompts"
+    assert parse_recipe(text, gate="mergekit_hidden").recipe
 
 
 @pytest.mark.parametrize("gate", ["random", "uniform"])
@@ -220,6 +254,6 @@ def test_one_shared_expert_at_most() -> None:
 
 def test_every_broken_rule_is_reported() -> None:
     """All at once."""
-    text = HEAD + A + A + "  - {name: base, model: m, prompts: ['']}\nexperts_per_token: 4\nmerge: {shared: slerp}\n"
+    text = HEAD + A + A + "  - {name: base, model: m, prompts: [x]}\nexperts_per_token: 4\nmerge: {shared: slerp}\n"
     codes = [code for code, _, _ in found(text.replace("base/model", "base"))]
-    assert codes == ["experts-per-token", "bad-name", "duplicate-name", "bad-name", "same-prompts", "no-prompts"]
+    assert codes == ["experts-per-token", "bad-name", "duplicate-name", "bad-name", "same-prompts"]

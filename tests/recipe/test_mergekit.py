@@ -172,6 +172,16 @@ def test_experts_without_prompts_are_refused_where_the_gate_would_be_degenerate(
     ]
 
 
+@pytest.mark.parametrize("prompts", ["[]", '[""]', "''", ""])
+def test_the_general_expert_of_published_recipes(prompts: str) -> None:
+    """One without prompts beside others with some."""
+    text = f"base_model: b\nexperts:\n- source_model: x/a\n  positive_prompts: {prompts}\n"
+    loaded = load(text + "- {source_model: y, positive_prompts: [p]}\n")
+    assert loaded.notes[-1] == (
+        "expert `a` has no prompts, so it is the general one: its specialist writes from the beginning of text"
+    )
+
+
 def test_one_blank_prompt_among_others_is_left_out_and_said() -> None:
     """And the rest is used."""
     loaded = load(TWO.replace("positive_prompts: p", 'positive_prompts: ["", p]'))

@@ -17,7 +17,7 @@ __all__ = ["mixture"]
 def documents(expert: int, lengths: tuple[int, ...]) -> list[Tokens]:
     """Documents of known lengths, their ids telling the expert; the first token is a special one."""
     return [
-        Tokens(tuple(range(10 * expert + 4, 10 * expert + 4 + 1)) * n, (False,) + (True,) * (n - 1), expert)
+        Tokens((10 * expert + 4,) * n, (False,) + (True,) * (n - 1), (False,) + (True,) * (n - 1), expert)
         for n in lengths
     ]
 
@@ -30,7 +30,7 @@ def test_packed_logits_are_those_of_the_documents_alone(host: str, attention: st
     model.set_attn_implementation(attention)
     draw = torch.Generator().manual_seed(0)
     texts = [tuple(torch.randint(4, 128, (n,), generator=draw).tolist()) for n in (5, 12, 7)]
-    rows = _batch([[[Tokens(ids, (True,) * len(ids), 0)] for ids in texts]], 30)
+    rows = _batch([[[Tokens(ids, (True,) * len(ids), (True,) * len(ids), 0)] for ids in texts]], 30)
     with torch.no_grad():
         packed = model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).logits[0]
         start = 0

@@ -34,7 +34,7 @@ def some_rows(count: int, seed: int = 0, experts: int = 4) -> Rows:
     for number in range(count):
         lengths = [int(torch.randint(3, 14, (1,), generator=draw)) for _ in range(2)]
         rows.append([
-            [Tokens(tuple(torch.randint(4, 128, (n,), generator=draw).tolist()), (False,) + (True,) * (n - 1),
+            [Tokens(tuple(torch.randint(4, 128, (n,), generator=draw).tolist()), *[(False,) + (True,) * (n - 1)] * 2,
                     (number + place) % experts)]
             for place, n in enumerate(lengths)
         ])  # fmt: skip

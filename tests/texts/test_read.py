@@ -10,9 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moemerge.errors import SourceError
+from moemerge.errors import Problem, SourceError
 from moemerge.recipe.schema import Data
-from moemerge.texts import read_prompts_file, read_texts
+from moemerge.texts import read_documents, read_prompts_file
+
+
+def no_tokenizer() -> Any:
+    raise AssertionError("plain texts need no tokenizer")
+
+
+def read_texts(data: Data, root: Path) -> tuple[Any, ...]:
+    return read_documents(data, root, no_tokenizer)[0]
 
 
 def refused(data: Data, root: Path) -> tuple[str, str | None]:
@@ -40,23 +48,56 @@ def test_jsonl_gives_back_any_text(tmp_path_factory: pytest.TempPathFactory, tex
     assert read_texts(Data(path="a.jsonl"), folder) == tuple(texts)
 
 
-@pytest.mark.parametrize(
-    ("line", "message", "hint"),
-    [
-        ("{bad", "not JSON: Expecting property name enclosed in double quotes", "JSONL has one JSON object a line"),
-        ("[" * 100_000, "not JSON: nested too deeply", "JSONL has one JSON object a line"),
-        ('["a"]', "not a JSON object", "JSONL has one JSON object a line"),
-        ('{"body": "x", "n": 1}', "no field `text`", "set `field` to one of those that it has: `body`, `n`"),
-        ("{}", "no field `text`", "set `field` to one of those that it has: none"),
-        ('{"text": 3}', "field `text` is no text", "set `field` to one that holds strings"),
-        ("caf\xe9", "not UTF-8 (unexpected end of data)", "save it as UTF-8"),
-    ],
-)
-def test_jsonl_lines_that_cannot_be_read(tmp_path: Path, line: str, message: str, hint: str) -> None:
-    """The file and the line are named."""
+LINES = [
+    ("{bad", "not JSON: Expecting property name enclosed in double quotes", "JSONL has one JSON object a line"),
+    ("[" * 100_000, "not JSON: nested too deeply", "JSONL has one JSON object a line"),
+    ('{"text": ' + "9" * 5000 + "}", "not JSON: a number has too many digits", "JSONL has one JSON object a line"),
+    ('["a"]', "not a JSON object", "JSONL has one JSON object a line"),
+    ('{"body": "x", "n": 1}', "no field that is known to hold texts",
+     "set `field` to one of those that it has: `body`, `n`"),
+    ("{}", "no field that is known to hold texts", "set `field` to one of those that it has: none"),
+    ('{"text": 3}', "field `text` is no text", "set `field` to one that holds strings"),
+    ('{"text": null}', "field `text` is null", None),
+    ('{"text": "\\ud800"}', "not UTF-8, or half of a surrogate pair", "save it as UTF-8"),
+    ("caf\xe9", "not UTF-8 (unexpected end of data)", "save it as UTF-8"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "reason", "hint"), LINES)
+def test_a_row_that_cannot_be_read_is_counted_and_named(
+    tmp_path: Path, line: str, reason: str, hint: str | None
+) -> None:
+    """It is passed over with a warning; where no other is left, it is an error."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "fine"}\n' + line.encode("latin-1"))
-    assert refused(Data(path="a.jsonl"), tmp_path) == (f"{path}:2: {message}", hint)
+    documents, warnings = read_documents(Data(path="a.jsonl"), tmp_path, no_tokenizer)
+    assert documents == ("fine",)
+    assert warnings == (Problem("rows-left-out", f"`a.jsonl`: one of 2 rows is left out: {reason} (line 2)", hint),)
+    path.write_bytes(b"\n" + line.encode("latin-1") if not line.startswith("[") else b"{\n" + line.encode())
+    message, _ = refused(Data(path="a.jsonl"), tmp_path)
+    assert message.startswith("`a.jsonl` holds no text that can be read: ")
+    assert f"{reason} (line 2)" in message
+
+
+def test_rows_that_cannot_be_read_are_named_by_reason(tmp_path: Path) -> None:
+    """The first three of each, and how many more."""
+    rows = ['{"text": null}'] * 5 + ['{"text": "fine"}', "oops", '{"text": "too"}', "[]"]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    documents, warnings = read_documents(Data(path="a.jsonl"), tmp_path, no_tokenizer)
+    assert documents == ("fine", "too")
+    assert [said.message for said in warnings] == [
+        "`a.jsonl`: 7 of 9 rows are left out: field `text` is null (lines 1, 2, 3 and 2 more); "
+        "not JSON: Expecting value (line 7); not a JSON object (line 9)"
+    ]
+
+
+def test_a_file_without_a_single_readable_row_is_not_read_to_its_end(tmp_path: Path) -> None:
+    """Ten thousand rows are enough."""
+    (tmp_path / "a.jsonl").write_text('{"body": "x"}\n' * 12_000, encoding="utf-8")
+    assert refused(Data(path="a.jsonl"), tmp_path) == (
+        "`a.jsonl` holds no text that can be read: no field that is known to hold texts (lines 1, 2, 3 and 9,997 more)",
+        "set `field` to one of those that it has: `body`",
+    )
 
 
 def test_plain_text(tmp_path: Path) -> None:
@@ -72,13 +113,16 @@ def test_parquet(tmp_path: Path) -> None:
 
     parquet.write_table(pyarrow.table({"body": ["one", "", "two"], "n": [1, 2, 3]}), tmp_path / "a.parquet")
     assert read_texts(Data(path="a.parquet", field="body"), tmp_path) == ("one", "two")
-    path = tmp_path / "a.parquet"
     assert refused(Data(path="a.parquet"), tmp_path) == (
-        f"{path}: no column `text`",
+        "`a.parquet` holds no text that can be read: no field that is known to hold texts (rows 1, 2 and 3)",
+        "set `field` to one of those that it has: `body`, `n`",
+    )
+    assert refused(Data(path="a.parquet", field="x"), tmp_path) == (
+        "`a.parquet` holds no text that can be read: no field `x` (rows 1, 2 and 3)",
         "set `field` to one of those that it has: `body`, `n`",
     )
     assert refused(Data(path="a.parquet", field="n"), tmp_path) == (
-        f"{path}: row 1: field `n` is no text",
+        "`a.parquet` holds no text that can be read: field `n` is no text (rows 1, 2 and 3)",
         "set `field` to one that holds strings",
     )
     (tmp_path / "b.parquet").write_bytes(b"PAR1 but not really")
@@ -98,7 +142,7 @@ def test_empty_files(tmp_path: Path) -> None:
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     """A path is not mistaken for a data set."""
-    for name in ("a.jsonl", "b/c.txt", "../x", "/x/y", "a/b/c"):
+    for name in ("a.jsonl", "b.csv", "b.json", "b/c.txt", "../x", "/x/y", "a/b/c"):
         assert refused(Data(path=name), tmp_path) == (
             f"`{tmp_path / name}` does not exist",
             "relative paths start at the folder of the file that names them",
@@ -107,10 +151,10 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 
 def test_unknown_kinds_and_folders(tmp_path: Path) -> None:
     """The known kinds are listed; for a folder one of its files is suggested."""
-    (tmp_path / "a.csv").write_text("x")
-    assert refused(Data(path="a.csv"), tmp_path) == (
-        "`a.csv` is of an unknown kind, `.csv`",
-        "known are `.jsonl`, `.ndjson`, `.txt`, `.text`, `.md`, `.parquet`",
+    (tmp_path / "a.xlsx").write_text("x")
+    assert refused(Data(path="a.xlsx"), tmp_path) == (
+        "`a.xlsx` is of an unknown kind, `.xlsx`",
+        "known are `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`, `.txt`, `.text`, `.md`",
     )
     (tmp_path / "folder").mkdir()
     assert refused(Data(path="folder/"), tmp_path) == ("`folder/` is a folder: name one of its files", None)
@@ -143,16 +187,16 @@ def test_hub_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def load(path: str, **settings: Any) -> Any:
         asked.update(path=path, **settings)
-        return iter([{"body": "one"}, {"body": "two"}, {"other": "never read"}])
+        return iter([{"body": "one"}, {"body": "two"}, {"other": "not read before"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     data = Data(path="owner/texts", field="body", split="test", name="en", revision="abc", limit=2)
     assert read_texts(data, tmp_path) == ("one", "two")
     assert asked == {"path": "owner/texts", "name": "en", "split": "test", "revision": "abc", "streaming": True}
-    assert refused(Data(path="owner/texts", field="body"), tmp_path) == (
-        "owner/texts: row 3: no field `body`",
-        "set `field` to one of those that it has: `other`",
-    )
+    assert read_documents(Data(path="owner/texts", field="body"), tmp_path, no_tokenizer)[1] == (
+        Problem("rows-left-out", "`owner/texts`: one of 3 rows is left out: no field `body` (row 3)",
+                "set `field` to one of those that it has: `other`"),
+    )  # fmt: skip
 
     def fail(path: str, **settings: Any) -> Any:
         raise ConnectionError("Couldn't reach the Hub.\nmore")

@@ -1,0 +1,200 @@
+"""What a row says, by its fields: a text, or a conversation in one of the forms that people keep them in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from moemerge.texts.rows import Unreadable
+
+TEXTS = ("text", "content")
+"""Fields of plain texts; the second where no other form fits."""
+CHATS = ("messages", "conversations", "conversation")
+"""Fields that hold a list of messages: `role` and `content`, or ShareGPT's `from` and `value`."""
+PAIRS = (
+    ("instruction", "output"), ("instruction", "response"), ("prompt", "completion"), ("prompt", "response"),
+    ("question", "answer"), ("query", "response"), ("problem", "solution"), ("input", "output"),
+)  # fmt: skip
+"""Fields of what is asked and what is replied."""
+BESIDE = ("input", "context")
+"""Fields that follow an instruction in the same message."""
+SYSTEMS = ("system", "system_prompt")
+"""Fields of a system's message."""
+FIELDS = frozenset({*TEXTS, *CHATS, *BESIDE, *SYSTEMS, *(field for pair in PAIRS for field in pair)})
+"""Every field that is known by its name."""
+
+ROLES: Mapping[str, str] = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
+    "bing": "assistant", "bard": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool",
+}  # fmt: skip
+"""Who speaks, in the words of several tools and in a template's."""
+_SPEAKER, _SAID = ("role", "from"), ("content", "value")
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A message: who speaks (a value of `ROLES`), and what is said."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages in turn."""
+
+    turns: tuple[Turn, ...]
+
+    @property
+    def replies(self) -> bool:
+        """Whether there is a reply in it that says something."""
+        return any(turn.role == "assistant" and turn.content.strip() for turn in self.turns)
+
+
+def text_of(row: Mapping[str, Any], field: str | None) -> str | Conversation | None:
+    """What a row says.
+
+    Args:
+        row: its fields.
+        field: the one that holds the text or the messages; None recognises the form by the names of the fields.
+
+    Returns:
+        None where it is blank, or a question or reply of it is.
+
+    Raises:
+        Unreadable: it holds no text.
+    """
+    if field is not None:
+        return _said(_value(row, "field", field), field, row)
+    forms: list[tuple[str, ...]] = [TEXTS[:1], *((name,) for name in CHATS), *PAIRS, TEXTS[1:]]
+    fitting = [form for form in forms if row.keys() >= set(form)]
+    if not fitting:
+        raise Unreadable("no field that is known to hold texts", one_of("field", row))
+    whole = [form for form in fitting if all(row[name] is not None for name in form)]
+    if not whole:
+        null = next(name for name in fitting[0] if row[name] is None)
+        raise Unreadable(f"field `{null}` is null")
+    form = whole[0]
+    return _said(row[form[0]], form[0], row) if len(form) == 1 else _pair(row, *form)
+
+
+def columns_of(names: Iterable[str], fields: Collection[str], *, all_of: bool) -> Collection[str]:
+    """The columns to read for some fields: all where one is missing (or each is, without `all_of`), for the hint."""
+    known = list(names)
+    found = [name for name in known if name in {*fields, *SYSTEMS}]
+    missing = [field for field in fields if field not in known]
+    return known if missing and (all_of or len(missing) == len(fields)) else found
+
+
+def strings_of(row: Mapping[str, Any], fields: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Some fields of a row as texts, numbers among them; None where one is blank.
+
+    Args:
+        row: its fields.
+        fields: those wanted, by the recipe's key that names each, which a hint then names.
+
+    Raises:
+        Unreadable: one is not there, or holds no text.
+    """
+    found = tuple(_string(_value(row, key, field), field, key, numbers=True) for key, field in fields.items())
+    return found if all(map(str.strip, found)) else None
+
+
+def one_of(key: str, names: Iterable[str]) -> str:
+    """The hint that a recipe's key should name one of some fields."""
+    have = ", ".join(f"`{name}`" for name in names) or "none"
+    return f"set `{key}` to one of those that it has: {have}"
+
+
+def _value(row: Mapping[str, Any], key: str, field: str) -> Any:
+    if field not in row:
+        raise Unreadable(f"no field `{field}`", one_of(key, row))
+    if row[field] is None:
+        raise Unreadable(f"field `{field}` is null")
+    return row[field]
+
+
+def _string(value: Any, field: str, key: str = "field", *, numbers: bool = False) -> str:
+    if numbers and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise Unreadable(f"field `{field}` is no text", f"set `{key}` to one that holds strings")
+    return _whole(value)
+
+
+def _whole(text: str) -> str:
+    if _HALF.search(text):
+        raise Unreadable("not UTF-8, or half of a surrogate pair", "save it as UTF-8")
+    return text
+
+
+def _said(value: Any, field: str, row: Mapping[str, Any]) -> str | Conversation | None:
+    """A field that holds a text, or messages, which may be written as JSON."""
+    if isinstance(value, str) and field in CHATS:
+        value = _parsed(value)
+    if isinstance(value, list):
+        return _conversation(row, _turns(value))
+    text = _string(value, field)
+    return text if text.strip() else None
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _pair(row: Mapping[str, Any], asked: str, replied: str) -> Conversation | None:
+    """A question and its reply, each a text or a list of messages."""
+    turns: list[Turn] = []
+    for field, role in ((asked, "user"), (replied, "assistant")):
+        value = row[field]
+        if isinstance(value, list):
+            turns += _turns(value)
+            continue
+        text = _string(value, field, numbers=True)
+        beside = [row.get(name) for name in BESIDE if field == "instruction"]
+        text = "\n\n".join([text, *(_whole(more) for more in beside if isinstance(more, str) and more.strip())])
+        if not text.strip():
+            return None
+        turns.append(Turn(role, text))
+    return _conversation(row, turns)
+
+
+def _conversation(row: Mapping[str, Any], turns: Iterable[Turn]) -> Conversation | None:
+    found = tuple(turns)
+    if not any(turn.content.strip() for turn in found):
+        return None
+    systems = (row.get(name) for name in SYSTEMS)
+    system = next((text for text in systems if isinstance(text, str) and text.strip()), None)
+    if system is not None and found[0].role != "system":
+        found = (Turn("system", _whole(system)), *found)
+    return Conversation(found)
+
+
+def _turns(messages: list[Any]) -> Iterator[Turn]:
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, Mapping):
+            raise Unreadable(f"message {number} is no object with a `role` and a `content`")
+        speaker, said = (next((message[key] for key in keys if key in message), None) for keys in (_SPEAKER, _SAID))
+        role = ROLES.get(speaker.lower()) if isinstance(speaker, str) else None
+        if role is None:
+            raise Unreadable(f"message {number} is of nobody known: `{speaker}`", f"known are {', '.join(ROLES)}")
+        yield Turn(role, _whole(_content(said, number)))
+
+
+def _content(said: Any, number: int) -> str:
+    """A text, or the list of parts that a message for models of several kinds has."""
+    parts = said if isinstance(said, list) else [said]
+    texts: list[Any] = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise Unreadable(f"message {number} holds {'no text' if said is None else 'more than text'}")
+    return "".join(texts)

@@ -1,0 +1,124 @@
+"""A tokenizer's chat template, and where in what it writes each message stands."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moemerge.texts.chat import Messages, TemplateError, render_chats
+from moemerge.texts.forms import Conversation, Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MARK = "moemergeturn"
+"""Stands for a message when a template is asked what it writes about it."""
+_THINKING = re.compile(r"(\s*<think>\s*)(.*?)(\s*</think>\s*)(.*)", re.DOTALL)
+"""A reply with the thoughts before it, which some templates show in the last message alone."""
+_NEAR = 64
+"""Characters after a reply that are looked at for the token that ends it."""
+
+
+class Template:
+    """A tokenizer's chat template, and what is known of it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self.there, self.fast = bool(tokenizer.chat_template), tokenizer.is_fast
+        self._added = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()} - {""}
+        self._ends: dict[str, int] = {}
+        self._frames: dict[tuple[tuple[str, tuple[str, ...]], ...], _Frame | None] = {}
+
+    def render(self, chats: Iterable[Messages]) -> list[str | TemplateError]:
+        """Whole conversations as texts."""
+        return render_chats(self._tokenizer, list(chats), add_generation_prompt=False)
+
+    def spans(self, found: Conversation, text: str) -> list[tuple[int, int]] | None:
+        """Where each message stands in the text; None where that cannot be told."""
+        if not self.fast:
+            return None
+        cut = [_cut(turn.content) for turn in found.turns]
+        shape = tuple((turn.role, parts[::2]) for turn, parts in zip(found.turns, cut, strict=True))
+        if shape not in self._frames:
+            marked = [
+                [f"{MARK}{number}e{part}e" for part in range(len(parts) // 2)] for number, parts in enumerate(cut)
+            ]
+            turns = [
+                Turn(turn.role, "".join(itertools.chain(*itertools.zip_longest(parts[::2], marks, fillvalue=""))))
+                for turn, parts, marks in zip(found.turns, cut, marked, strict=True)
+            ]
+            (framed,) = self.render([messages_of(Conversation(tuple(turns)))])
+            self._frames[shape] = None if isinstance(framed, TemplateError) else _Frame.of(framed, marked)
+        frame = self._frames[shape]
+        return None if frame is None else frame.spans(text, [parts[1::2] for parts in cut])
+
+    def ended(self, text: str, span: tuple[int, int]) -> tuple[int, int]:
+        """A reply with the token that ends it, where the template writes one after it."""
+        start, end = span
+        near = text[end : end + _NEAR]
+        if near not in self._ends:
+            self._ends[near] = max((len(token) for token in self._added if near.startswith(token)), default=0)
+        return start, end + self._ends[near]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a template writes about messages of some roles.
+
+    Attributes:
+        parts: what stands before, between and after their words.
+        order: whose words come in between: the message, and which of its parts.
+    """
+
+    parts: tuple[str, ...]
+    order: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, text: str, marked: Sequence[Sequence[str]]) -> _Frame | None:
+        """From a text in which marks stand for words; None where a message does not show once. Thoughts need not."""
+        places = {}
+        for number, marks in enumerate(marked):
+            for part, mark in enumerate(marks):
+                count = text.count(mark)
+                if count > 1 or (not count and part == len(marks) - 1):
+                    return None
+                if count:
+                    places[number, part] = text.index(mark)
+        order = sorted(places, key=lambda key: places[key])
+        parts = []
+        for number, part in order:
+            before, _, text = text.partition(marked[number][part])
+            parts.append(before)
+        return cls((*parts, text), tuple(order))
+
+    def spans(self, text: str, said: Sequence[Sequence[str]]) -> list[tuple[int, int]] | None:
+        """Where each message stands in a text of this template, stripped or not; None where one does not."""
+        found: dict[int, tuple[int, int]] = {}
+        if not text.startswith(self.parts[0]):
+            return None
+        place, end = len(self.parts[0]), 0
+        for (number, part), after in zip(self.order, self.parts[1:], strict=True):
+            words = said[number][part]
+            shown = next((form for form in (words, words.strip()) if text.startswith(form + after, place)), None)
+            if shown is None:
+                return None
+            opened = text.rfind("<think>", end, place) if part < len(said[number]) - 1 else -1
+            begun, _ = found.get(number, (place if opened < 0 else opened, place))
+            end = place + len(shown)
+            found[number] = (begun, end)
+            place = end + len(after)
+        return [found[number] for number in range(len(said))] if place == len(text) else None
+
+
+def _cut(content: str) -> tuple[str, ...]:
+    """A message's words at the odd places, what is about them at the even ones."""
+    thinking = _THINKING.fullmatch(content)
+    return ("", content, "") if thinking is None else (*thinking.groups(), "")
+
+
+def messages_of(chat: Conversation) -> Messages:
+    """A conversation as templates take it."""
+    return [{"role": turn.role, "content": turn.content} for turn in chat.turns]

@@ -1,0 +1,142 @@
+"""Conversations through chat templates: what a model reads, and what counts of it, held against transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moemerge.recipe.schema import Data
+from moemerge.texts import Chat, Document, read_documents, tokenise
+
+CHATML = (
+    "{% for m in messages %}<|user|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>{% endgeneration %}"
+    "{% else %}{{ m.content }}<|end|>{% endif %}\n{% endfor %}"
+)
+"""Like ChatML, with the marks by which transformers tells replies."""
+LLAMA = (
+    "{% set off = 0 %}{% for m in messages %}{% if m.role == 'user' %}"
+    "<s>[INST] {% if loop.index0 == 1 and messages[0].role == 'system' %}<<SYS>>\n{{ messages[0].content }}\n<</SYS>>\n\n"
+    "{% endif %}{{ m.content | trim }} [/INST]"
+    "{% elif m.role == 'assistant' %} {% generation %}{{ m.content | trim }}{% endgeneration %} </s>{% endif %}{% endfor %}"
+)
+"""Like Llama 2's: a system's message stands within the user's, all is trimmed, and a space goes before the end."""
+LAST_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST]"
+    "{% if loop.index0 >= messages | length - 2 and messages[0].role == 'system' %}{{ messages[0].content }}\n{% endif %}"
+    "{{ m.content }}[/INST]{% elif m.role == 'assistant' %}"
+    "{% generation %}{{ m.content }}</s>{% endgeneration %}{% endif %}{% endfor %}"
+)
+"""Like Mistral's: the system's message comes last."""
+THINKING = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
+    "{% set said = m.content.split('</think>')[-1].lstrip('\n') %}"
+    "{% set thought = m.content.split('</think>')[0].split('<think>')[-1].strip('\n') if '</think>' in m.content else '' %}"
+    "{% if loop.last %}<think>\n{{ thought }}\n</think>\n\n"
+    "{% endif %}{{ said }}<|end|>{% endgeneration %}{% else %}<|user|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
+)
+"""Like Qwen 3's: the thoughts of the last reply alone are shown."""
+
+TALK = [
+    {"role": "user", "content": "assistant"},
+    {"role": "assistant", "content": "user "},
+    {"role": "user", "content": "a\nb"},
+    {"role": "assistant", "content": "yo, user"},
+]
+SYSTEM = [{"role": "system", "content": "Be brief."}, *TALK]
+THOUGHTS = [
+    {**m, "content": f"<think>\nhm {number}\n</think>\n\n{m['content']}"} if m["role"] == "assistant" else m
+    for number, m in enumerate(TALK)
+]
+
+
+def documents(
+    folder: Path, chats: Sequence[Any], tokenizer: Any, **settings: Any
+) -> tuple[tuple[Document, ...], list[str]]:
+    (folder / "a.jsonl").write_text("\n".join(json.dumps({"messages": chat}) for chat in chats), encoding="utf-8")
+    found, warnings = read_documents(Data(path="a.jsonl", **settings), folder, lambda: tokenizer)
+    return found, [said.message for said in warnings]
+
+
+@pytest.mark.parametrize("chat", [TALK, SYSTEM, THOUGHTS], ids=["plain", "system", "thoughts"])
+@pytest.mark.parametrize("template", [CHATML, LLAMA, LAST_SYSTEM, THINKING])
+def test_replies_are_told_as_transformers_tells_them(
+    template: str, chat: Any, letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The ids are those of `apply_chat_template`, and losses are taken of what it marks as the assistant's."""
+    if template == THINKING and chat == SYSTEM:
+        pytest.skip("it has no place for a system")
+    monkeypatch.setattr(letters, "chat_template", template)
+    ((document,), warnings) = documents(tmp_path, [chat], letters)
+    assert isinstance(document, Chat)
+    if template == THINKING and chat == TALK:  # it writes thoughts about a reply that has none
+        chat = [*chat[:-1], {**chat[-1], "content": f"<think>\n\n</think>\n\n{chat[-1]['content']}"}]
+        before = len("<think>\n\n</think>\n\n")
+    else:
+        before = 0
+    expected = letters.apply_chat_template(
+        chat, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False
+    )
+    read = tokenise(document, letters)
+    assert list(read.ids) == expected["input_ids"]
+    mask = expected["assistant_masks"]
+    last = len(mask) - 1 - mask[::-1].index(1)
+    begun = last - mask[: last + 1][::-1].index(0) + 1
+    mask[begun : begun + before] = [0] * before
+    assert [int(scored) for scored in read.scored] == mask
+    assert warnings == []
+    said = [c for place, c in enumerate(document.text) if any(a <= place < b for a, b in document.words)]
+    for message in chat[-2:]:
+        assert message["content"].strip()[-3:] in "".join(said)
+    assert document.prompt == "assistant"
+    assert read.bytes == sum(len(document.text[a:b].encode()) for a, b in document.scored)
+
+
+def test_all_that_the_template_writes_is_scored_where_it_is_asked_for(letters: Any, tmp_path: Path) -> None:
+    """The words that count for the gate stay those that somebody said. Without a reply all is scored too."""
+    ((document,), _) = documents(tmp_path, [TALK], letters, losses="all")
+    read = tokenise(document, letters)
+    assert all(read.scored)
+    assert sum(read.words) == sum(len(message["content"]) for message in TALK)
+    first = len("<|user|>")
+    assert read.bytes == len(document.text) - first if isinstance(document, Chat) else False
+    ((asked,), _) = documents(tmp_path, [TALK[:1]], letters)
+    assert all(tokenise(asked, letters).scored)
+
+
+def test_a_conversation_that_the_template_refuses_is_counted_and_named(
+    letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the template's own reason; `limit` counts the others."""
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    monkeypatch.setattr(letters, "chat_template", template + letters.chat_template)
+    found, warnings = documents(tmp_path, [SYSTEM, TALK, SYSTEM, TALK, TALK], letters, limit=2)
+    assert len(found) == 2
+    assert warnings == [
+        "`a.jsonl`: 2 of 4 rows are left out: "
+        "the chat template does not take it: System role not supported (lines 1 and 3)"
+    ]
+
+
+def test_a_conversation_that_the_template_changes_counts_whole(
+    letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is said."""
+    monkeypatch.setattr(letters, "chat_template", "{% for m in messages %}{{ m.content | upper }}\n{% endfor %}")
+    found, warnings = documents(tmp_path, [TALK, TALK], letters)
+    assert all(all(tokenise(document, letters).scored) for document in found)
+    assert warnings == [
+        "`a.jsonl`: 2 conversations count whole, replies and all else, as the chat template changes what is said"
+    ]
+
+
+def test_a_conversation_without_a_template_is_its_messages(
+    letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A blank line between two, as one plain text."""
+    monkeypatch.setattr(letters, "chat_template", None)
+    assert documents(tmp_path, [SYSTEM], letters) == (("Be brief.\n\nassistant\n\nuser\n\na\nb\n\nyo, user",), [])
