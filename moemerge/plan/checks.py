@@ -22,7 +22,6 @@ _SAME: Mapping[str, str] = {
     "heads": "number of attention heads",
     "kv_heads": "number of key-value heads",
     "head_dim": "head dimension",
-    "vocab_size": "vocabulary size",
     "hidden_act": "activation",
     "rms_norm_eps": "norm epsilon (`rms_norm_eps`)",
     "rope": "rope (`rope_parameters`)",
@@ -68,7 +67,7 @@ def check_model(
         check_base_tokenizer(base, dense.vocab_size, label, problems, warnings)
     else:
         _check_config(own, dense, label, problems, warnings)
-        check_tokenizer(checkpoint, base, dense.vocab_size, label, problems, warnings)
+        check_tokenizer(checkpoint, base, own.vocab_size, label, problems, warnings)
     if checkpoint.has_weights:
         _check_tensors(checkpoint, own, label, problems)
     elif checkpoint.kind == "folder":

@@ -11,7 +11,8 @@ from moemerge.errors import MoemergeError, PlanError, Problem
 from moemerge.families import DENSE_FAMILIES, DenseConfig, Group, Host, choose_host, family_problem
 from moemerge.plan.checks import check_evaluation, check_licences, check_model, check_prompts, check_tied_head
 from moemerge.plan.mapping import Layout, group_method, map_tensors
-from moemerge.plan.model import Plan, PlannedExpert, Refused
+from moemerge.plan.model import OutputVocabulary, Plan, PlannedExpert, Refused
+from moemerge.plan.vocabulary import unite
 from moemerge.recipe.schema import Recipe
 from moemerge.sources import Checkpoint, open_checkpoint
 from moemerge.sources.adapter import AdapterCheckpoint
@@ -62,6 +63,13 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
     dtype = _dtype(recipe, base)
     if base is not None:  # whose dtype is the output's
         _dtype_warnings(models, dtype, found)
+    opened, vocabulary = models, OutputVocabulary("base", 0, {})
+    if dense is not None and _comparable(models, experts, found):
+        united = unite(recipe, models, experts, dense)
+        models, dense, vocabulary = dict(united.models), united.dense, united.output
+        found.problems += united.problems
+        found.warnings += united.warnings
+        found.notes += united.notes
     shared = None
     if dense is not None and host is not None:
         shared = _shared_expert(recipe, models, experts, host, dense, found)
@@ -75,6 +83,8 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
     return Plan(
         recipe=recipe,
         models=models,
+        opened=opened,
+        vocabulary=vocabulary,
         experts=tuple(planned),
         dense=dense,
         host=host,
@@ -85,6 +95,12 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
         warnings=tuple(found.warnings),
         notes=tuple(found.notes),
     )
+
+
+def _comparable(models: Mapping[str, Checkpoint], keys: Mapping[str, str], found: _Findings) -> bool:
+    """Whether all models are there, and their tokens may be put side by side."""
+    apart = {"bad-tokenizer", "bad-config", "family-differs", "tokenizer-differs"}
+    return set(keys.values()) <= models.keys() and not any(problem.code in apart for problem in found.problems)
 
 
 def sound_plan(recipe: Recipe, root: Path) -> Plan:

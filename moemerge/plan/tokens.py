@@ -1,7 +1,7 @@
 """Whether a specialist was trained on the base's token ids: the two tokenizers' files compared, never run.
 
-What changes the ids of a text is refused. What a user may want otherwise (special tokens, chat template, what is added
-around a text) is a warning that says whose is kept: the output has the base's files, byte for byte.
+What changes the ids of a text is refused; added tokens alone may differ, which `vocabulary` unites. What a user may
+want otherwise (special tokens, chat template, what is added around a text) is a warning that says whose is kept.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from moemerge.errors import Problem, SourceError
+from moemerge.plan.tokenizer_json import FILE, load_tokenizer_json, same_file
 from moemerge.sources import Checkpoint
 from moemerge.sources.tokenizer_config import SPECIAL, SWITCHES, TokenizerConfig, tokenizer_config
 
-FILE = "tokenizer.json"
 SLOW_FILES = ("tokenizer.model", "tokenizer.model.v3", "spiece.model", "tekken.json", "vocab.json", "merges.txt",
               "vocab.txt")  # fmt: skip
 """What a tokenizer is made of where there is no `tokenizer.json`."""
@@ -29,17 +29,20 @@ SAMPLES = (
 _LISTED = 4
 _HINT = "the experts see the base's token ids; use specialists that kept the base's tokenizer"
 _CHANGE_IDS = ("model", "normalizer", "pre_tokenizer")
-_CHANGE_LITTLE = ("post_processor", "decoder", "truncation", "padding", "added_tokens")
+_CHANGE_LITTLE = ("post_processor", "decoder", "truncation", "padding")
 
 
 @dataclass(frozen=True)
 class _Tokenizer:
-    """One `tokenizer.json`: its ids as the file gives them, the rest as the tokenizers library writes it.
+    """One `tokenizer.json` as the tokenizers library reads and writes it.
 
     The library fills in every default and writes merges in one way, so that files of different versions compare.
+    `plain` are the tokens below the added ones, `added` the added ones but for their ids.
     """
 
     ids: Mapping[str, int]
+    plain: frozenset[str]
+    added: Mapping[str, Any]
     parts: Mapping[str, Any]
     path: Path
 
@@ -64,20 +67,23 @@ def check_base_tokenizer(
         ids = dict(tokenizer_config(base.files).added)
         if FILE in base.files:
             ids |= _raw_ids(_parse(base.files[FILE]), base.files[FILE])
+            if any(not 0 <= index < size for index in ids.values()):  # which the library may number otherwise
+                ids |= _read(base.files[FILE]).ids
     except SourceError as error:
         problems.append(Problem("bad-tokenizer", f"{label}: {error.message}", error.hint))
         return
-    _check_range(ids, size, label, problems)
+    _check_range(ids, size, label, warnings)
 
 
 def check_tokenizer(
     checkpoint: Checkpoint, base: Checkpoint, size: int, label: str, problems: list[Problem], warnings: list[Problem]
 ) -> None:
-    """Compares a specialist's tokenizer with the base's; see `check_base_tokenizer` for the arguments."""
+    """Compares a specialist's tokenizer with the base's; see `check_base_tokenizer` for the arguments, of which `size`
+    is the specialist's own."""
     if checkpoint.files == base.files:  # an adapter without a tokenizer of its own
         return
     both = FILE in checkpoint.files and FILE in base.files
-    other = both and not _same_file(checkpoint.files[FILE], base.files[FILE])
+    other = both and not same_file(checkpoint.files[FILE], base.files[FILE])
     try:
         kept, kept_json = tokenizer_config(base.files), _read(base.files[FILE]) if other else None
     except SourceError as error:
@@ -97,17 +103,18 @@ def check_tokenizer(
         ids |= _check_json(own_json, kept_json, label, problems, warnings, converted=converted)
     elif not both:
         _check_slow(checkpoint, base, label, problems, warnings)
-    _check_range(ids, size, label, problems)
+    _check_range(ids, size, label, warnings)
 
 
-def _check_range(ids: Mapping[str, int], size: int, label: str, problems: list[Problem]) -> None:
+def _check_range(ids: Mapping[str, int], size: int, label: str, warnings: list[Problem]) -> None:
     over = sorted((index, token) for token, index in ids.items() if not 0 <= index < size)
     if over:
         shown = ", ".join(f"`{token}` ({index})" for index, token in over[:_LISTED])
-        count = f"{len(over)} token{'s' if len(over) > 1 else ''}"
-        message = f"{label} has {count} with ids that its embedding of {size} rows has not, such as {shown}"
-        hint = "remove them from the tokenizer, or use the checkpoint whose embedding was resized for them"
-        problems.append(Problem("token-id", message, hint))
+        count = "1 token with an id" if len(over) == 1 else f"{len(over)} tokens with ids"
+        such = ": " if len(over) <= _LISTED else ", such as "
+        message = f"{label} has {count} past its embedding of {size} rows{such}{shown}"
+        hint = "no text may hold it: the model has no row for it"
+        warnings.append(Problem("token-id", message, hint))
 
 
 def _check_settings(own: TokenizerConfig, kept: TokenizerConfig, label: str, warnings: list[Problem]) -> None:
@@ -137,7 +144,7 @@ def _check_json(
 
     `converted`: one of the two was made from a GGUF file, in words of its own; then the ids of sample texts decide.
     """
-    changed = _differing_tokens(kept.ids, own.ids)
+    changed = _differing_tokens(kept, own)
     if changed:
         shown = ", ".join(f"`{token}`" for token in changed[:_LISTED])
         count = f"{len(changed)} token{'s' if len(changed) > 1 else ''}"
@@ -157,6 +164,8 @@ def _check_json(
             message = f"{label} has another tokenizer than the base: {what}"
             problems.append(Problem("tokenizer-differs", message, _HINT))
     little = [part for part in _CHANGE_LITTLE if own.parts[part] != kept.parts[part]]
+    both = own.added.keys() & kept.added.keys()
+    little += ["added_tokens"] if any(own.added[token] != kept.added[token] for token in both) else []
     if little:
         listed = " and ".join(f"`{part}`" for part in little)
         message = f"{label} has another {listed} in its `{FILE}`: the base's is kept"
@@ -201,13 +210,10 @@ def _raw_ids(parsed: Any, path: Path) -> dict[str, int]:
 
 
 def _read(path: Path) -> _Tokenizer:
-    from tokenizers import Tokenizer
-
-    ids = _raw_ids(_parse(path), path)
-    try:
-        whole = json.loads(Tokenizer.from_file(str(path)).to_str())
-    except Exception as error:  # the library raises plain Exception for whatever it cannot parse
-        raise _no_tokenizer(path) from error
+    _raw_ids(_parse(path), path)
+    tokenizer = load_tokenizer_json(path)
+    whole = json.loads(tokenizer.to_str())
+    added = {token["content"]: {**token, "id": None} for token in whole["added_tokens"]}
     parts = {part: _plain(whole.get(part)) for part in (*_CHANGE_IDS, *_CHANGE_LITTLE)}
     parts["model"] = {
         key: value
@@ -216,7 +222,9 @@ def _read(path: Path) -> _Tokenizer:
     }
     if whole["model"]["type"] == "Unigram":  # whose ids are compared, and whose scores decide how a text is split
         parts["model"]["vocab"] = whole["model"]["vocab"]
-    return _Tokenizer(ids, parts, path)
+    ids = dict(sorted(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1]))
+    plain = frozenset(tokenizer.get_vocab(with_added_tokens=False)) - added.keys()
+    return _Tokenizer(ids, plain, added, parts, path)
 
 
 def _plain(part: Any) -> Any:
@@ -242,7 +250,7 @@ def _check_slow(
 ) -> None:
     """Compares the files that a tokenizer is made of where one of the two has no `tokenizer.json`."""
     common = [name for name in SLOW_FILES if name in checkpoint.files and name in base.files]
-    different = [name for name in common if not _same_file(checkpoint.files[name], base.files[name])]
+    different = [name for name in common if not same_file(checkpoint.files[name], base.files[name])]
     if different:
         listed = " and ".join(f"`{name}`" for name in different)
         message = f"{label} has another tokenizer than the base: its {listed} differs"
@@ -252,16 +260,8 @@ def _check_slow(
         warnings.append(Problem("no-tokenizer", message))
 
 
-def _same_file(one: Path, other: Path) -> bool:
-    first, second = one.read_bytes(), other.read_bytes()
-    if first == second:
-        return True
-    try:
-        return one.suffix == ".json" and bool(json.loads(first) == json.loads(second))
-    except (ValueError, RecursionError):
-        return False
-
-
-def _differing_tokens(ours: Mapping[str, int], theirs: Mapping[str, int]) -> list[str]:
-    changed = [token for token, index in theirs.items() if ours.get(token) != index]
-    return changed + [token for token in ours if token not in theirs]
+def _differing_tokens(kept: _Tokenizer, own: _Tokenizer) -> list[str]:
+    """The plain tokens of either that the other has not with the same id: the specialist's, then the base's."""
+    theirs = kept.plain | own.plain
+    changed = [token for token, index in own.ids.items() if token in theirs and kept.ids.get(token) != index]
+    return changed + [token for token in kept.ids if token in kept.plain and token not in own.ids]

@@ -11,7 +11,18 @@ from typing import Any
 from moemerge.recipe.mergekit import ARCHITECTURES, GATE_MODES
 from moemerge.recipe.schema import Recipe
 
-_ORDER = ("Recipe", "Expert", "Data", "SharedExpert", "Gate", "Merge", "Output", "Evaluation", "Questions")
+_ORDER = (
+    "Recipe",
+    "Expert",
+    "Data",
+    "SharedExpert",
+    "Gate",
+    "Merge",
+    "Vocabulary",
+    "Output",
+    "Evaluation",
+    "Questions",
+)
 _TITLES: Mapping[str, str] = {
     "Recipe": "The top",
     "Expert": "`experts[]`",
@@ -19,6 +30,7 @@ _TITLES: Mapping[str, str] = {
     "SharedExpert": "`shared_experts[]`",
     "Gate": "`gate`",
     "Merge": "`merge`",
+    "Vocabulary": "`tokenizer`",
     "Output": "`output`",
     "Evaluation": "`eval`",
     "Questions": "`eval.questions.NAME`",

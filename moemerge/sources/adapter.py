@@ -60,6 +60,10 @@ class AdapterCheckpoint(Checkpoint):
         }
         self.warnings = (*lora.warnings, *_other_base(folder, lora, base), *fitted.warnings)
 
+    def changes(self, name: str) -> bool:
+        """Whether the adapter touches a tensor of its base."""
+        return name in self._changes
+
     def bytes_of(self, name: str) -> ByteRange | None:
         info = self.tensors[name]
         change = self._changes.get(name)

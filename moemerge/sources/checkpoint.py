@@ -19,7 +19,7 @@ from moemerge.errors import Problem
 if TYPE_CHECKING:
     import torch
 
-Origin = Literal["stored", "folded", "dequantised", "unpickled"]
+Origin = Literal["stored", "folded", "dequantised", "unpickled", "united"]
 Kind = Literal["folder", "hub", "adapter", "gguf", "pickle"]
 
 ITEM_SIZE: Mapping[str, int] = {
