@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -165,7 +163,6 @@ def test_a_base_with_a_pad_token_past_its_embedding_is_built_without_it(tiny: Ti
     made = build(recipe, tmp_path / "moe", root=tmp_path)
     assert load(made.path).config.pad_token_id is None
     assert verify(made.path).ok
-    assert (
-        "`base_model` has `pad_token_id` 128, and 128 rows of embedding: the output names no such token"
-        in [warning.message for warning in made.warnings]
-    )
+    assert "`base_model` has `pad_token_id` 128, and 128 rows of embedding: the output names no such token" in [
+        warning.message for warning in made.warnings
+    ]

@@ -9,10 +9,18 @@ from pathlib import Path
 
 from moemerge.errors import MoemergeError, PlanError, Problem
 from moemerge.families import DENSE_FAMILIES, DenseConfig, Group, Host, choose_host, family_problem
-from moemerge.plan.checks import check_evaluation, check_licences, check_model, check_prompts, check_tied_head
+from moemerge.plan.checks import (
+    check_evaluation,
+    check_licences,
+    check_model,
+    check_prompts,
+    check_special,
+    check_tied_head,
+)
 from moemerge.plan.mapping import Layout, group_method, map_tensors
 from moemerge.plan.model import OutputVocabulary, Plan, PlannedExpert, Refused
-from moemerge.plan.vocabulary import unite
+from moemerge.plan.tokens import Kept
+from moemerge.plan.vocabulary import anchor_of, unite
 from moemerge.recipe.schema import Recipe
 from moemerge.sources import Checkpoint, open_checkpoint
 from moemerge.sources.adapter import AdapterCheckpoint
@@ -222,12 +230,15 @@ def _fit_experts(
 ) -> tuple[list[PlannedExpert], DenseConfig]:
     """Checks each model against the base; the returned architecture has the widest expert's FFN width."""
     widths: dict[str, int] = {}
+    anchor = anchor_of(recipe, keys)
+    kept = Kept(models.get(anchor, models["base"]), "the base's" if anchor == "base" else f"`{anchor}`'s")
     padded = {keys[expert.model] for expert in recipe.experts if expert.pad}
     for key, checkpoint in models.items():
         label = "`base_model`" if key == "base" else f"expert `{key}`"
-        width = check_model(checkpoint, models["base"], dense, label, found.problems, found.warnings)
+        width = check_model(checkpoint, models["base"], dense, kept, label, found.problems, found.warnings)
         if width is not None:
             widths[key] = width
+        check_special(checkpoint, kept, key, label, found.warnings)
         check_tied_head(checkpoint, dense, label, found.problems, found.notes)
     used = {widths[keys[expert.model]] for expert in recipe.experts if keys[expert.model] in widths}
     widest = max(used, default=dense.intermediate_size)

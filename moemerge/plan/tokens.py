@@ -15,7 +15,7 @@ from typing import Any
 from moemerge.errors import Problem, SourceError
 from moemerge.plan.tokenizer_json import FILE, load_tokenizer_json, same_file
 from moemerge.sources import Checkpoint
-from moemerge.sources.tokenizer_config import SPECIAL, SWITCHES, TokenizerConfig, tokenizer_config
+from moemerge.sources.tokenizer_config import SPECIAL, SWITCHES, tokenizer_config
 
 SLOW_FILES = ("tokenizer.model", "tokenizer.model.v3", "spiece.model", "tekken.json", "vocab.json", "merges.txt",
               "vocab.txt")  # fmt: skip
@@ -47,6 +47,14 @@ class _Tokenizer:
     path: Path
 
 
+@dataclass(frozen=True)
+class Kept:
+    """The model whose tokenizer and settings the output has, and whose they are in words: `the base's`."""
+
+    checkpoint: Checkpoint
+    whose: str
+
+
 def check_base_tokenizer(
     base: Checkpoint, size: int, label: str, problems: list[Problem], warnings: list[Problem]
 ) -> None:
@@ -76,16 +84,22 @@ def check_base_tokenizer(
 
 
 def check_tokenizer(
-    checkpoint: Checkpoint, base: Checkpoint, size: int, label: str, problems: list[Problem], warnings: list[Problem]
+    checkpoint: Checkpoint,
+    base: Checkpoint,
+    kept: Kept,
+    size: int,
+    label: str,
+    problems: list[Problem],
+    warnings: list[Problem],
 ) -> None:
     """Compares a specialist's tokenizer with the base's; see `check_base_tokenizer` for the arguments, of which `size`
-    is the specialist's own."""
+    is the specialist's own. `kept` is only for words."""
     if checkpoint.files == base.files:  # an adapter without a tokenizer of its own
         return
     both = FILE in checkpoint.files and FILE in base.files
     other = both and not same_file(checkpoint.files[FILE], base.files[FILE])
     try:
-        kept, kept_json = tokenizer_config(base.files), _read(base.files[FILE]) if other else None
+        base_json = _read(base.files[FILE]) if other else None
     except SourceError as error:
         problem = Problem("bad-tokenizer", f"`base_model`: {error.message}", error.hint)
         problems += [problem] if problem not in problems else []
@@ -96,11 +110,11 @@ def check_tokenizer(
         message = f"{label} cannot be compared with the base: {error.message}"
         problems.append(Problem("bad-tokenizer", message, error.hint))
         return
-    _check_settings(own, kept, label, warnings)
     ids = dict(own.added)
-    if own_json is not None and kept_json is not None:
+    if own_json is not None and base_json is not None:
         converted = "gguf" in (checkpoint.kind, base.kind)
-        ids |= _check_json(own_json, kept_json, label, problems, warnings, converted=converted)
+        what = "it is kept" if checkpoint is kept.checkpoint else f"{kept.whose} is kept"
+        ids |= _check_json(own_json, base_json, label, problems, warnings, converted=converted, kept=what)
     elif not both:
         _check_slow(checkpoint, base, label, problems, warnings)
     _check_range(ids, size, label, warnings)
@@ -117,44 +131,57 @@ def _check_range(ids: Mapping[str, int], size: int, label: str, warnings: list[P
         warnings.append(Problem("token-id", message, hint))
 
 
-def _check_settings(own: TokenizerConfig, kept: TokenizerConfig, label: str, warnings: list[Problem]) -> None:
-    ours, theirs = {**own.special, **own.switches}, {**kept.special, **kept.switches}
+def check_settings(checkpoint: Checkpoint, kept: Kept, name: str, label: str, warnings: list[Problem]) -> None:
+    """Says where special tokens and the chat template are not those that the output has.
+
+    Args:
+        checkpoint: a model whose files can be read.
+        kept: whose settings the output has.
+        name: the model's in a recipe.
+        label: what to call it.
+        warnings: what the user should know is added here.
+    """
+    own, others, whose = tokenizer_config(checkpoint.files), tokenizer_config(kept.checkpoint.files), kept.whose
+    ours, theirs = {**own.special, **own.switches}, {**others.special, **others.switches}
     for key in (*SPECIAL, *SWITCHES):
         if key in ours and key in theirs and ours[key] != theirs[key]:
             mine, base = (json.dumps(values[key], ensure_ascii=False).strip('"') for values in (ours, theirs))
-            message = f"{label} has `{key}` `{mine}`, the base's is `{base}`: the base's is kept"
+            message = f"{label} has `{key}` `{mine}`, {whose} is `{base}`: {whose} is kept"
             warnings.append(Problem("special-token-differs", message))
-    if own.template is not None and own.template != kept.template:
-        theirs_is = "the base has none" if kept.template is None else "another than the base's"
-        message = f"{label} has a chat template, {theirs_is}: the output keeps what the base has"
-        hint = "`template: chat` fits the gate with each specialist's own; to ship one, put it beside the base"
+    if own.template is not None and own.template != others.template:
+        owner = whose.removesuffix("'s")
+        theirs_is = f"{owner} has none" if others.template is None else f"another than {whose}"
+        message = f"{label} has a chat template, {theirs_is}: the output keeps what {owner} has"
+        hint = f"`tokenizer.chat_template: {name}` ships it; `template: chat` fits the gate with each specialist's own"
         warnings.append(Problem("chat-template-differs", message, hint))
 
 
 def _check_json(
     own: _Tokenizer,
-    kept: _Tokenizer,
+    base: _Tokenizer,
     label: str,
     problems: list[Problem],
     warnings: list[Problem],
     *,
     converted: bool,
+    kept: str,
 ) -> Mapping[str, int]:
     """Compares the two `tokenizer.json`; returns the specialist's ids, or none where all is said about them.
 
     `converted`: one of the two was made from a GGUF file, in words of its own; then the ids of sample texts decide.
+    `kept` says whose is.
     """
-    changed = _differing_tokens(kept, own)
+    changed = _differing_tokens(base, own)
     if changed:
         shown = ", ".join(f"`{token}`" for token in changed[:_LISTED])
         count = f"{len(changed)} token{'s' if len(changed) > 1 else ''}"
         message = f"{label} has another tokenizer than the base: {count} with another id or none, such as {shown}"
         problems.append(Problem("tokenizer-differs", message, _HINT))
         return {}
-    different = [part for part in _CHANGE_IDS if own.parts[part] != kept.parts[part]]
+    different = [part for part in _CHANGE_IDS if own.parts[part] != base.parts[part]]
     if different:
         listed = " and ".join(f"`{part}`" for part in different)
-        if converted and _same_ids(own.path, kept.path):
+        if converted and _same_ids(own.path, base.path):
             message = (
                 f"{label} has another {listed} in its `{FILE}` than the base, which gives sample texts the same ids"
             )
@@ -163,12 +190,12 @@ def _check_json(
             what = f"the vocabulary is the same, the {listed} in its `{FILE}` is not"
             message = f"{label} has another tokenizer than the base: {what}"
             problems.append(Problem("tokenizer-differs", message, _HINT))
-    little = [part for part in _CHANGE_LITTLE if own.parts[part] != kept.parts[part]]
-    both = own.added.keys() & kept.added.keys()
-    little += ["added_tokens"] if any(own.added[token] != kept.added[token] for token in both) else []
+    little = [part for part in _CHANGE_LITTLE if own.parts[part] != base.parts[part]]
+    both = own.added.keys() & base.added.keys()
+    little += ["added_tokens"] if any(own.added[token] != base.added[token] for token in both) else []
     if little:
         listed = " and ".join(f"`{part}`" for part in little)
-        message = f"{label} has another {listed} in its `{FILE}`: the base's is kept"
+        message = f"{label} has another {listed} in its `{FILE}`: {kept}"
         warnings.append(Problem("tokenizer-part-differs", message))
     return own.ids
 

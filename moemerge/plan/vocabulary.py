@@ -53,6 +53,17 @@ def source_of_tokens(recipe: Recipe) -> str:
     return "base" if kept else "union"
 
 
+def anchor_of(recipe: Recipe, keys: Mapping[str, str]) -> str:
+    """The key of the model whose tokenizer, chat template and special tokens the output has."""
+    source, named = source_of_tokens(recipe), _named(recipe, keys)
+    return named[recipe.tokenizer.chat_template or (source if source in named else "base")]
+
+
+def _named(recipe: Recipe, keys: Mapping[str, str]) -> dict[str, str]:
+    """Keys by what a recipe calls the models."""
+    return {"base": "base"} | {expert.name: keys[expert.model] for expert in recipe.experts}
+
+
 def unite(recipe: Recipe, models: Mapping[str, Checkpoint], keys: Mapping[str, str], dense: DenseConfig) -> United:
     """Gives all models one vocabulary.
 
@@ -65,9 +76,7 @@ def unite(recipe: Recipe, models: Mapping[str, Checkpoint], keys: Mapping[str, s
     Raises:
         SourceError: a tokenizer cannot be read.
     """
-    named = {"base": "base"} | {expert.name: keys[expert.model] for expert in recipe.experts}
-    source = source_of_tokens(recipe)
-    anchor = named[recipe.tokenizer.chat_template or (source if source in named else "base")]
+    named, source, anchor = _named(recipe, keys), source_of_tokens(recipe), anchor_of(recipe, keys)
     united = United(models, OutputVocabulary(anchor, dense.vocab_size, {}), dense)
     wishes = recipe.tokenizer.pad_to_multiple_of is not None or recipe.tokenizer.tokens
     if anchor == "base" and not wishes and _alike(models):
