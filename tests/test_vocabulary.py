@@ -10,52 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from moemerge.api import build, verify
+from moemerge.dense.models import load_tokenizer
+from moemerge.plan import sound_plan
 from tests.conftest import TinyMaker
 from tests.moe import forced, load, logits, recipe_of, relative_error
-
-ENDS = ("model.embed_tokens.weight", "lm_head.weight")
-BASE = 128
-"""Rows and tokens of the tiny base."""
-
-
-def fine_tune(
-    source: Path, folder: Path, tokens: Sequence[str] = (), *, rows: int | None = None, gap: int = 0, seed: int = 1
-) -> Path:
-    """A copy of a model whose tokenizer has tokens more, each with its own random row in embedding and head.
-
-    Args:
-        source: the model.
-        folder: where the copy goes.
-        tokens: what its tokenizer adds, in this order.
-        rows: of the copy; as many as its tokens need when None. Rows of no token are random too.
-        gap: how many padding tokens lie before the added ones.
-        seed: of the rows.
-    """
-    shutil.copytree(source, folder)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    tokenizer.add_special_tokens({"additional_special_tokens": [*(f"<pad-{i}>" for i in range(gap)), *tokens]})
-    tokenizer.save_pretrained(folder)
-    state = load_file(folder / "model.safetensors")
-    random = torch.Generator().manual_seed(seed)
-    height = rows or max(len(tokenizer), BASE)
-    for name in ENDS:
-        if name in state:
-            new = torch.randn(height, state[name].shape[1], generator=random)
-            kept = min(height, BASE)
-            new[:kept] = state[name][:kept]
-            state[name] = new.contiguous()
-    save_file(state, folder / "model.safetensors", {"format": "pt"})
-    write(folder / "config.json", vocab_size=height)
-    return folder
-
-
-def write(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+from tests.vocabularies import BASE, ENDS, fine_tune, write
 
 
 def ids_of(folder: Path) -> dict[str, int]:
@@ -166,3 +130,134 @@ def test_a_base_with_a_pad_token_past_its_embedding_is_built_without_it(tiny: Ti
     assert "`base_model` has `pad_token_id` 128, and 128 rows of embedding: the output names no such token" in [
         warning.message for warning in made.warnings
     ]
+
+
+def test_an_adapter_s_larger_tokenizer_changes_nothing(tiny: TinyMaker, tmp_path: Path) -> None:
+    """axolotl saves `[PAD]` beside an adapter that trained no embedding, even where the base has padding rows."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    base = fine_tune(tiny("llama"), tmp_path / "base", rows=144)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tuned = get_peft_model(load(base), LoraConfig(r=2, target_modules=["down_proj"], init_lora_weights=False))
+    tuned.save_pretrained(tmp_path / "adapter")
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    moe = built(tmp_path / "moe", base, [tmp_path / "adapter", tmp_path / "adapter"])
+    assert "[PAD]" not in ids_of(moe)
+    assert (moe / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    dense = PeftModel.from_pretrained(load(base), tmp_path / "adapter").merge_and_unload().eval()
+    tokens = torch.randint(0, 144, (2, 20), generator=torch.Generator().manual_seed(1))
+    assert relative_error(logits(load(moe), tokens), logits(dense, tokens)) < 1e-5
+
+
+def test_embeddings_of_experts_play_no_part_where_the_shared_weights_are_the_base_s(
+    tiny: TinyMaker, tmp_path: Path
+) -> None:
+    """As in mergekit: the output has the base's rows and its tokenizer, byte for byte."""
+    base, chat = tiny("llama"), fine_tune(tiny("llama", 1), tmp_path / "chat", CHAT)
+    moe = built(tmp_path / "moe", base, [base, chat], merge={"shared": "base"})
+    ours, theirs = load_file(moe / "model.safetensors"), load_file(base / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ENDS)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (moe / name).read_bytes() == (base / name).read_bytes()
+    union = built(tmp_path / "union", base, [base, chat], merge={"shared": "base"}, tokenizer={"source": "union"})
+    ours, added = load_file(union / "model.safetensors"), load_file(chat / "model.safetensors")
+    for name in ENDS:
+        assert torch.equal(ours[name], torch.cat([theirs[name], added[name][BASE:]]))
+
+
+def test_the_rows_of_a_token_may_be_one_model_s(tiny: TinyMaker, tmp_path: Path) -> None:
+    """`tokens` names whose, and padding beyond all tokens is the mean of the base's rows."""
+    base = tiny("llama")
+    one, two = (fine_tune(tiny("llama", i), tmp_path / f"e{i}", CHAT, seed=i) for i in (1, 2))
+    wish = {"tokens": {"<|im_end|>": "e1"}, "pad_to_multiple_of": 64}
+    moe = built(tmp_path / "moe", base, [one, two], tokenizer=wish)
+    ours, theirs, bases = (load_file(folder / "model.safetensors") for folder in (moe, two, base))
+    for name in ENDS:
+        assert len(ours[name]) == 192
+        assert torch.equal(ours[name][129], theirs[name][129])
+        assert not torch.equal(ours[name][128], theirs[name][128])
+        assert torch.allclose(ours[name][130:], bases[name].mean(0).expand(62, -1), atol=1e-6)
+
+
+def test_template_and_end_token_come_with_the_tokenizer_that_they_belong_to(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Chat template, end token and generation config are one model's, whose ids the output keeps."""
+    base, chat = tiny("llama"), fine_tune(tiny("llama", 1), tmp_path / "chat", CHAT)
+    other = fine_tune(tiny("llama", 2), tmp_path / "other", ("<tool>",))
+    template = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    (chat / "chat_template.jinja").write_text(template, encoding="utf-8")
+    write(chat / "tokenizer_config.json", eos_token="<|im_end|>")
+    write(chat / "config.json", eos_token_id=[129, 2])
+    write(chat / "generation_config.json", eos_token_id=[129, 2])
+    moe = built(tmp_path / "moe", base, [other, chat], tokenizer={"chat_template": "e1"})
+    assert {t: i for t, i in ids_of(moe).items() if i >= BASE} == {CHAT[0]: 128, CHAT[1]: 129, "<tool>": 130}
+    model, tokenizer = load(moe), AutoTokenizer.from_pretrained(moe)
+    assert model.config.eos_token_id == model.generation_config.eos_token_id == [129, 2]
+    assert tokenizer.eos_token_id == 129
+    messages = [{"role": "user", "content": "hello world"}]
+    hello, world = (tokenizer.get_vocab()[word] for word in ("hello", "world"))
+    assert tokenizer.apply_chat_template(messages, return_dict=False) == [128, hello, world, 129]
+    kept = built(tmp_path / "kept", base, [other, chat])
+    assert load(kept).config.eos_token_id == 2
+    assert AutoTokenizer.from_pretrained(kept).chat_template is None
+
+
+def test_a_tokenizer_of_transformers_5_is_written_as_version_4_reads_it(tiny: TinyMaker, tmp_path: Path) -> None:
+    """The class has a name that both know, and the list of special tokens the key that both read."""
+    base = fine_tune(tiny("llama"), tmp_path / "base", CHAT)
+    held = json.loads((base / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert (held["tokenizer_class"], held["extra_special_tokens"]) == ("TokenizersBackend", list(CHAT))
+    moe = built(tmp_path / "moe", base, [base, tiny("llama", 1)])
+    ours = json.loads((moe / "tokenizer_config.json").read_text(encoding="utf-8"))
+    del held["tokenizer_class"], held["extra_special_tokens"]
+    changed = {"tokenizer_class": "PreTrainedTokenizerFast", "additional_special_tokens": list(CHAT)}
+    assert ours == held | changed
+    assert AutoTokenizer.from_pretrained(moe).all_special_tokens[-2:] == list(CHAT)
+
+
+def test_older_files_of_added_tokens_are_extended_too(tiny: TinyMaker, tmp_path: Path) -> None:
+    """`added_tokens_decoder` and `added_tokens.json`, where the base has them."""
+    base, chat = tmp_path / "base", fine_tune(tiny("llama", 1), tmp_path / "chat", CHAT)
+    shutil.copytree(tiny("llama"), base)
+    write(base / "tokenizer_config.json", added_tokens_decoder={"1": {"content": "<s>", "special": True}})
+    (base / "added_tokens.json").write_text('{"<s>": 1}', encoding="utf-8")
+    moe = built(tmp_path / "moe", base, [base, chat])
+    decoder = json.loads((moe / "tokenizer_config.json").read_text(encoding="utf-8"))["added_tokens_decoder"]
+    assert {index: token["content"] for index, token in decoder.items()} == {"1": "<s>", "128": CHAT[0], "129": CHAT[1]}
+    listed = json.loads((moe / "added_tokens.json").read_text(encoding="utf-8"))
+    assert listed == {"<s>": 1, CHAT[0]: 128, CHAT[1]: 129}
+    assert ids_of(moe)[CHAT[1]] == 129
+
+
+def test_an_evaluation_reads_the_union_in_every_model(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Base and specialists that lack a token are lent its rows, so that all read the same texts."""
+    from moemerge.mixture.baselines import Baselines
+    from moemerge.mixture.folder import open_moe
+    from moemerge.mixture.placement import Placement
+
+    base, chat = tiny("llama"), fine_tune(tiny("llama", 1), tmp_path / "chat", CHAT)
+    moe = built(tmp_path / "moe", base, [chat, tiny("llama", 2)])
+    baselines = Baselines(open_moe(moe), Placement(dtype="float32"))
+    tokens = torch.arange(100, 130)[None]
+    assert baselines.missing == {}
+    for model in (baselines.base(), baselines.specialist("e1"), baselines.linear_merge()):
+        assert logits(model, tokens).shape == (1, 30, 130)
+    assert relative_error(logits(baselines.specialist("e0"), tokens), logits(load(chat), tokens)) < 1e-5
+    shutil.rmtree(chat)
+    missing = Baselines(open_moe(moe), Placement(dtype="float32")).missing
+    assert missing["base"].endswith("the rows of added tokens come from sources of which one is not at hand")
+    assert missing["specialist of `e0`"].endswith("not found")
+
+
+def test_a_chat_template_s_tokens_reach_the_gate_as_tokens(tiny: TinyMaker, tmp_path: Path) -> None:
+    """A specialist's own template is rendered to text, which the output's tokenizer turns into ids that all read."""
+    base, chat = tiny("llama"), fine_tune(tiny("llama", 1), tmp_path / "chat", CHAT)
+    template = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    (chat / "chat_template.jinja").write_text(template, encoding="utf-8")
+    fields: dict[str, Any] = {"template": "chat", "gate": {"init": "discriminant", "expand": 64}}
+    fields["tokenizer"] = {"chat_template": "e0"}
+    plan = sound_plan(recipe_of(base, [chat, base], **fields), tmp_path)
+    moe = built(tmp_path / "moe", base, [chat, base], **fields)
+    assert load_tokenizer(plan).get_vocab() == ids_of(moe)
+    assert load_tokenizer(plan).encode("<|im_start|>hello", add_special_tokens=False)[0] == BASE
+    assert (moe / "gate_samples.jsonl").exists()

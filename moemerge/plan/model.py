@@ -31,6 +31,11 @@ class OutputVocabulary:
     added: Mapping[str, tuple[int, AddedToken]]
     tokenizer_json: str | None = None
 
+    def summary(self) -> dict[str, Any]:
+        """As plain data: whose tokenizer, how many rows, and the ids of what was added."""
+        added = {token: index for token, (index, _) in self.added.items()}
+        return {"anchor": self.anchor, "rows": self.rows, "added": added}
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSource:

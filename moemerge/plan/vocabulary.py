@@ -18,7 +18,7 @@ from moemerge.plan.tokenizer_json import FILE, AddedToken, Tokens, extended, rea
 from moemerge.recipe import Recipe
 from moemerge.sources import Checkpoint
 from moemerge.sources.tokenizer_config import tokenizer_config
-from moemerge.sources.united import Lender, Rows, UnitedCheckpoint, vocabulary_owner
+from moemerge.sources.united import Lender, Rows, UnitedCheckpoint
 
 _SHOWN = 4
 _SAVE = "save it with `AutoTokenizer.from_pretrained(...)` beside the weights, or set `tokenizer.source: base`"
@@ -56,7 +56,7 @@ def source_of_tokens(recipe: Recipe) -> str:
 def anchor_of(recipe: Recipe, keys: Mapping[str, str]) -> str:
     """The key of the model whose tokenizer, chat template and special tokens the output has."""
     source, named = source_of_tokens(recipe), _named(recipe, keys)
-    return named[recipe.tokenizer.chat_template or (source if source in named else "base")]
+    return named[recipe.tokenizer.chat_template or "base"] if source == "union" else named[source]
 
 
 def _named(recipe: Recipe, keys: Mapping[str, str]) -> dict[str, str]:
@@ -130,13 +130,18 @@ class _Own:
         return sorted((t for t in self.tokens.added if self.row(t) is not None), key=self.tokens.ids.__getitem__)
 
 
+def _speaker(checkpoint: Checkpoint) -> Checkpoint:
+    """The model whose tokens one has."""
+    return checkpoint if checkpoint.vocabulary_from is None else _speaker(checkpoint.vocabulary_from)
+
+
 def _alike(models: Mapping[str, Checkpoint]) -> bool:
     """Whether all have the base's vocabulary, as far as a look at their files tells: then nothing more is read."""
     base = models["base"]
     size, added = DenseConfig.resolve(base.config).vocab_size, tokenizer_config(base.files).added
 
     def is_base_s(checkpoint: Checkpoint) -> bool:
-        files = vocabulary_owner(checkpoint).files
+        files = _speaker(checkpoint).files
         if DenseConfig.resolve(checkpoint.config).vocab_size != size:
             return False
         if files == base.files or not (FILE in files and FILE in base.files):
@@ -154,7 +159,7 @@ def _read(models: Mapping[str, Checkpoint], anchor: str) -> dict[str, _Own]:
     found = {}
     for key, checkpoint in models.items():
         rows = DenseConfig.resolve(checkpoint.config).vocab_size
-        files = (checkpoint if key == anchor else vocabulary_owner(checkpoint)).files
+        files = (checkpoint if key == anchor else _speaker(checkpoint)).files
         tokens = held if files == base.files else read_tokens(files)
         known = tokens.whole or files == base.files
         if held.whole and not tokens.whole:

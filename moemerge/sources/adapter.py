@@ -44,6 +44,7 @@ class AdapterCheckpoint(Checkpoint):
         self.base = base
         self._store, self._lora, self._changes = store, lora, fitted.changes
         self._factors: dict[str, torch.Tensor] = {}
+        self.vocabulary_from = None if {EMBEDDING, HEAD} & fitted.changes.keys() else base
         self.config: Mapping[str, Any] = {**base.config, "tie_word_embeddings": False} if fitted.untied else base.config
         self.tensors: Mapping[str, TensorInfo] = self._tensors(fitted)
         self.files: Mapping[str, Path] = overlay(base.files, files_beside(folder))
@@ -59,10 +60,6 @@ class AdapterCheckpoint(Checkpoint):
             "base": lora.base,
         }
         self.warnings = (*lora.warnings, *_other_base(folder, lora, base), *fitted.warnings)
-
-    def changes(self, name: str) -> bool:
-        """Whether the adapter touches a tensor of its base."""
-        return name in self._changes
 
     def bytes_of(self, name: str) -> ByteRange | None:
         info = self.tensors[name]

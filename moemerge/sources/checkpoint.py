@@ -75,6 +75,8 @@ class Checkpoint(ABC):
         location: the folder or file that was opened, for the record in `moemerge.yaml`.
         adapter: for kind `adapter`, a JSON-able summary (name, rank, target count, base name in its config).
         warnings: what a user should know about this source though it can be used.
+        vocabulary_from: the model whose tokens it has, whatever tokenizer lies beside it: an adapter's that changes
+            neither embedding nor head. None where they are its own.
     """
 
     spec: str
@@ -87,6 +89,7 @@ class Checkpoint(ABC):
     location: Path
     adapter: Mapping[str, Any] | None = None
     warnings: tuple[Problem, ...] = ()
+    vocabulary_from: Checkpoint | None = None
 
     @property
     def has_weights(self) -> bool:

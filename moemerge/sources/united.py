@@ -9,7 +9,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from moemerge.families.dense_family import Names
-from moemerge.sources.adapter import AdapterCheckpoint
 from moemerge.sources.checkpoint import ByteRange, Checkpoint, TensorInfo
 from moemerge.sources.store import row_bounds, torch_dtype
 
@@ -51,13 +50,6 @@ class Rows:
             pieces = list(_stretches([index for index, _ in run]))
             found += [(first, self.own[first], count) for first, count in pieces]
         return tuple(found)
-
-
-def vocabulary_owner(checkpoint: Checkpoint) -> Checkpoint:
-    """The model whose vocabulary this one has: of an adapter that changes neither end it is what it stands on."""
-    while isinstance(checkpoint, AdapterCheckpoint) and not any(map(checkpoint.changes, ENDS)):
-        checkpoint = checkpoint.base
-    return checkpoint
 
 
 class UnitedCheckpoint(Checkpoint):

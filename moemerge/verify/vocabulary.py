@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from moemerge.errors import SourceError
 from moemerge.record.schema import Record, RecordedVocabulary
 from moemerge.sources import ByteRange, Checkpoint
-from moemerge.sources.adapter import AdapterCheckpoint
 from moemerge.sources.tokenizer_config import tokenizer_config
 from moemerge.verify.dense import Dense
 
@@ -106,9 +105,9 @@ def _height(model: Checkpoint) -> int:
 
 
 def _speaks_for(model: Checkpoint) -> Checkpoint:
-    """Whose vocabulary a model has: an adapter that trained neither end has that of the model below it."""
-    if isinstance(model, AdapterCheckpoint) and not model.changes(ENDS[0]) and not model.changes(ENDS[1]):
-        return _speaks_for(model.base)
+    """Whose tokens a model has: an adapter that trained neither end has those of the model below it."""
+    while model.vocabulary_from is not None:
+        model = model.vocabulary_from
     return model
 
 
