@@ -390,7 +390,8 @@ def test_tokenizers_are_read_as_mergekit_means_them(text: str, tokenizer: dict[s
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("tokenizer_source: m/c", "`tokenizer_source` must be `union`, `base`, `b`, `x/one` or `y/two`, not `m/c`", None),
+        ("tokenizer_source: m/c",
+         "`tokenizer_source` must be `union`, `base`, `b`, `x/one` or `y/two`, not `m/c`", None),
         ("tokenizer: union", "`tokenizer` must be a mapping", "write `tokenizer_source: union`"),
         ("tokenizer: {sourc: base}", "Unknown key `sourc` in `tokenizer` of this mergekit-moe recipe",
          "did you mean `source`?"),
