@@ -51,6 +51,7 @@ def make_record(
         "experts": [{"name": e.name, "source": e.model, "width": e.width} for e in plan.experts],
         "experts_per_token": plan.recipe.experts_per_token,
         "merge": {group: group_method(plan.recipe.merge, group) for group in _groups(plan)},
+        "vocabulary": plan.vocabulary.summary(),
         "gate": dict(gate),
         "recipe": plan.recipe.dump(),
         "files": {},

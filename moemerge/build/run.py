@@ -119,7 +119,7 @@ def build_plan(
     record = make_record(plan, root, output, gate=_account(plan, gate, computed))
     with (
         staged(output, overwrite=overwrite, warn=warn) as folder,
-        EarlyChecks(folder, record, plan.models) as early,
+        EarlyChecks(folder, record, plan.opened) as early,
     ):
         write_folder(
             folder,
@@ -132,7 +132,7 @@ def build_plan(
             written=early.written,
         )
         verification = verify_folder(
-            folder, level="built", root=root, checkpoints=plan.models, early=early, progress=progress
+            folder, level="built", root=root, checkpoints=plan.opened, early=early, progress=progress
         )
         if not verification.ok:
             listed = "\n  ".join(f"{d.where}: {d.message}" for d in verification.differences[:8])

@@ -16,6 +16,7 @@ from moemerge.errors import SourceError
 from moemerge.execute.stream import BLOCK_ELEMENTS, TORCH_DTYPES, Values
 from moemerge.families import PROJECTIONS, DenseConfig
 from moemerge.plan.model import OutputTensor, Plan
+from moemerge.plan.output_files import output_files
 from moemerge.sources import Checkpoint
 
 if TYPE_CHECKING:
@@ -186,6 +187,8 @@ def empty_module(
 
     raw = {key: value for key, value in config.items() if key != "auto_map"}
     raw["intermediate_size"] = dense.intermediate_size
+    if isinstance(raw.get("pad_token_id"), int) and raw["pad_token_id"] >= dense.vocab_size:
+        raw["pad_token_id"] = None  # it makes a difference to gradients alone, and must lie within the rows
     with torch.device("meta"):
         module: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(**raw), dtype=dtype)
     for child in module.modules():
@@ -202,26 +205,26 @@ def empty_module(
 
 
 def load_tokenizer(plan: Plan) -> PreTrainedTokenizerBase:
-    """The base's tokenizer, from its files alone.
+    """The output's tokenizer, from its files alone: the one that writes ids which every model of the plan reads.
 
     Raises:
-        SourceError: the base has no tokenizer, or transformers cannot read it.
+        SourceError: there is none, or transformers cannot read it.
     """
     import tempfile
 
     from transformers import AutoTokenizer
 
-    base = plan.models["base"]
-    names = [name for name in base.files if "token" in name or name.endswith(_VOCABULARY)]
-    if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & set(names):
-        raise SourceError(f"`{base.spec}` has no tokenizer files", hint="put `tokenizer.json` beside its config")
+    anchor = plan.models[plan.vocabulary.anchor]
+    files = {name: data for name, data in output_files(plan).items() if "token" in name or name.endswith(_VOCABULARY)}
+    if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & files.keys():
+        raise SourceError(f"`{anchor.spec}` has no tokenizer files", hint="put `tokenizer.json` beside its config")
     with tempfile.TemporaryDirectory(prefix="moemerge-tokenizer-") as folder:
-        for name in names:
+        for name, data in files.items():
             target = Path(folder, name)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(base.files[name].read_bytes())
+            target.write_bytes(data)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except (ValueError, OSError, KeyError) as error:
-            raise SourceError(f"the tokenizer of `{base.spec}` cannot be read: {error}") from error
+            raise SourceError(f"the tokenizer of `{anchor.spec}` cannot be read: {error}") from error
         return tokenizer

@@ -22,6 +22,7 @@ from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint
 from moemerge.verify.config import check_config
 from moemerge.verify.origins import Origins, open_origins
+from moemerge.verify.vocabulary import Aligned, align
 
 LINEAR = "linear merge"
 SAME = 2.0**-6
@@ -61,6 +62,13 @@ class Baselines:
         record = folder.record
         self._origins = open_origins(record, folder.root, online=online, allow_pickle=allow_pickle)
         self._keys = {expert.name: expert.source for expert in record.experts}
+        self._aligned = align(record, self._origins.models)
+        if not self._aligned.complete:
+            why = "the rows of added tokens come from sources of which one is not at hand"
+            self._origins.absent |= dict.fromkeys(self._origins.models, why)
+            self._origins.models = {}
+        else:
+            self._origins.models = dict(self._aligned.models)
         if (why_base := self._why(record, "base")) is not None:
             self.missing["base"] = why_base
         for name, key in self._keys.items():
@@ -116,15 +124,21 @@ class Baselines:
     def content(self, key: str) -> str:
         """The content digest of `base`, of the specialist of an expert, or of the linear merge."""
         if key == LINEAR:
-            return joined(["mean", *(checkpoint_content(model, self._digests) for model in self._averaged())])
-        return checkpoint_content(self._origins.models["base" if key == "base" else self._keys[key]], self._digests)
+            return joined(["mean", *map(self._content, self._averaged())])
+        return self._content(self._origins.models["base" if key == "base" else self._keys[key]])
+
+    def _content(self, checkpoint: Checkpoint) -> str:
+        if not isinstance(checkpoint, Aligned):
+            return checkpoint_content(checkpoint, self._digests)
+        return joined([checkpoint.table(), *(checkpoint_content(m, self._digests) for m in checkpoint.made_of())])
 
     def _averaged(self) -> list[Checkpoint]:
         return [self._origins.models[key] for key in dict.fromkeys(self._keys.values())]
 
     def _load(self, key: str) -> Any:
         checkpoint = self._origins.models[key]
-        if self._placement.device_map is not None and checkpoint.kind in ("folder", "hub"):
+        stored = checkpoint.kind in ("folder", "hub") and not isinstance(checkpoint, Aligned)
+        if self._placement.device_map is not None and stored:
             return load_pretrained(checkpoint.location, self._placement)
         module = self._module_for(checkpoint)
         if self._loaded != key:
@@ -167,7 +181,7 @@ class Baselines:
         folder = self._folder
         if not isinstance(folder, BuiltFolder) or not self.has_base:
             return []
-        found = check_config(folder.checkpoint.config, folder.record, self._origins.models["base"].config)
+        found = check_config(folder.checkpoint.config, folder.record, self._aligned.config())
         return [difference.message for difference in found]
 
     def _same(self, folder: BuiltFolder, expert: int, key: str) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from moemerge.errors import MoemergeError, Problem
+from moemerge.errors import MoemergeError, Problem, SourceError
 from moemerge.families import DENSE_FAMILIES, DenseConfig
-from moemerge.plan.tokens import check_base_tokenizer, check_tokenizer
+from moemerge.plan.tokens import Kept, check_base_tokenizer, check_settings, check_tokenizer
 from moemerge.recipe import Recipe, file_path
 from moemerge.recipe.schema import Data, Rows
 from moemerge.sources import Checkpoint
@@ -22,7 +22,6 @@ _SAME: Mapping[str, str] = {
     "heads": "number of attention heads",
     "kv_heads": "number of key-value heads",
     "head_dim": "head dimension",
-    "vocab_size": "vocabulary size",
     "hidden_act": "activation",
     "rms_norm_eps": "norm epsilon (`rms_norm_eps`)",
     "rope": "rope (`rope_parameters`)",
@@ -47,11 +46,12 @@ def check_model(
     checkpoint: Checkpoint,
     base: Checkpoint,
     dense: DenseConfig,
+    kept: Kept,
     label: str,
     problems: list[Problem],
     warnings: list[Problem],
 ) -> int | None:
-    """Checks one model's config, tensors and tokenizer against the base.
+    """Checks one model's config, tensors and tokenizer against the base; `kept` has the settings of the output.
 
     Returns:
         Its FFN width, or None when its config cannot be used at all.
@@ -69,7 +69,7 @@ def check_model(
         check_base_tokenizer(base, dense.vocab_size, label, problems, warnings)
     else:
         _check_config(own, dense, label, problems, warnings)
-        check_tokenizer(checkpoint, base, dense.vocab_size, label, problems, warnings)
+        check_tokenizer(checkpoint, base, kept, own.vocab_size, label, problems, warnings)
     if checkpoint.has_weights:
         _check_tensors(checkpoint, own, label, problems)
     elif checkpoint.kind == "folder":
@@ -89,15 +89,26 @@ def _check_config(
         code = f"{field.replace('_', '-')}-differs"
         message = f"{label} does not fit the base: {words} is {_show(mine)}, the base's is {_show(theirs)}"
         problems.append(Problem(code, message, "experts must be fine-tunes of the base"))
-    for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        mine, theirs = getattr(own, field), getattr(dense, field)
-        if mine != theirs:
-            message = f"{label} has `{field}` {_show(mine)}, the base's is {_show(theirs)}: the base's is kept"
-            warnings.append(Problem("special-token-differs", message))
     if own.max_position_embeddings != dense.max_position_embeddings:
         mine, theirs = own.max_position_embeddings, dense.max_position_embeddings
         message = f"{label} has a context of {mine} tokens, the base's is {theirs}: the base's is kept"
         warnings.append(Problem("context-differs", message))
+
+
+def check_special(checkpoint: Checkpoint, kept: Kept, key: str, label: str, warnings: list[Problem]) -> None:
+    """Says where a model's special tokens and chat template are not those that the output has."""
+    if checkpoint is kept.checkpoint:
+        return
+    try:
+        own, theirs = DenseConfig.resolve(checkpoint.config), DenseConfig.resolve(kept.checkpoint.config)
+        for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            mine, other = getattr(own, field), getattr(theirs, field)
+            if mine != other:
+                message = f"{label} has `{field}` {_show(mine)}, {kept.whose} is {_show(other)}: {kept.whose} is kept"
+                warnings.append(Problem("special-token-differs", message))
+        check_settings(checkpoint, kept, key, label, warnings)
+    except (SourceError, ValueError, KeyError):
+        return  # what cannot be read is a problem already
 
 
 def _show(value: Any) -> str:

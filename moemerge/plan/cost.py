@@ -180,6 +180,7 @@ def _cost_json(plan: Plan) -> dict[str, Any]:
         "bytes": {"total": plan.bytes.total, "copied": plan.bytes.copied, "computed": plan.bytes.computed},
         "memory": {"peak": peak_memory(plan)},
         "computing": gate_computing(plan).dtype if runs_models(plan) else None,
+        "vocabulary": plan.vocabulary.summary(),
         "groups": groups(plan),
     }
 

@@ -9,9 +9,18 @@ from pathlib import Path
 
 from moemerge.errors import MoemergeError, PlanError, Problem
 from moemerge.families import DENSE_FAMILIES, DenseConfig, Group, Host, choose_host, family_problem
-from moemerge.plan.checks import check_evaluation, check_licences, check_model, check_prompts, check_tied_head
+from moemerge.plan.checks import (
+    check_evaluation,
+    check_licences,
+    check_model,
+    check_prompts,
+    check_special,
+    check_tied_head,
+)
 from moemerge.plan.mapping import Layout, group_method, map_tensors
-from moemerge.plan.model import Plan, PlannedExpert, Refused
+from moemerge.plan.model import OutputVocabulary, Plan, PlannedExpert, Refused
+from moemerge.plan.tokens import Kept
+from moemerge.plan.vocabulary import anchor_of, unite
 from moemerge.recipe.schema import Recipe
 from moemerge.sources import Checkpoint, open_checkpoint
 from moemerge.sources.translated import translated
@@ -62,6 +71,13 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
     dtype = _dtype(recipe, base)
     if base is not None:  # whose dtype is the output's
         _dtype_warnings(models, dtype, found)
+    opened, vocabulary = models, OutputVocabulary("base", 0, {})
+    if dense is not None and _comparable(models, experts, found):
+        united = unite(recipe, models, experts, dense)
+        models, dense, vocabulary = dict(united.models), united.dense, united.output
+        found.problems += united.problems
+        found.warnings += united.warnings
+        found.notes += united.notes
     shared = None
     if dense is not None and host is not None:
         shared = _shared_expert(recipe, models, experts, host, dense, found)
@@ -75,6 +91,8 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
     return Plan(
         recipe=recipe,
         models=models,
+        opened=opened,
+        vocabulary=vocabulary,
         experts=tuple(planned),
         dense=dense,
         host=host,
@@ -85,6 +103,12 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
         warnings=tuple(found.warnings),
         notes=tuple(found.notes),
     )
+
+
+def _comparable(models: Mapping[str, Checkpoint], keys: Mapping[str, str], found: _Findings) -> bool:
+    """Whether all models are there, and their tokens may be put side by side."""
+    apart = {"bad-tokenizer", "bad-config", "family-differs", "tokenizer-differs"}
+    return set(keys.values()) <= models.keys() and not any(problem.code in apart for problem in found.problems)
 
 
 def sound_plan(recipe: Recipe, root: Path) -> Plan:
@@ -215,12 +239,15 @@ def _fit_experts(
 ) -> tuple[list[PlannedExpert], DenseConfig]:
     """Checks each model against the base; the returned architecture has the widest expert's FFN width."""
     widths: dict[str, int] = {}
+    anchor = anchor_of(recipe, keys)
+    kept = Kept(models.get(anchor, models["base"]), "the base's" if anchor == "base" else f"`{anchor}`'s")
     padded = {keys[expert.model] for expert in recipe.experts if expert.pad}
     for key, checkpoint in models.items():
         label = "`base_model`" if key == "base" else f"expert `{key}`"
-        width = check_model(checkpoint, models["base"], dense, label, found.problems, found.warnings)
+        width = check_model(checkpoint, models["base"], dense, kept, label, found.problems, found.warnings)
         if width is not None:
             widths[key] = width
+        check_special(checkpoint, kept, key, label, found.warnings)
         check_tied_head(checkpoint, dense, label, found.problems, found.notes)
     used = {widths[keys[expert.model]] for expert in recipe.experts if keys[expert.model] in widths}
     widest = max(used, default=dense.intermediate_size)

@@ -10,8 +10,31 @@ from typing import Any, ClassVar
 
 from moemerge.errors import Problem
 from moemerge.families import DenseConfig, Group, Host
+from moemerge.plan.tokenizer_json import AddedToken
 from moemerge.recipe.schema import MergeMethod, Recipe
 from moemerge.sources.checkpoint import ITEM_SIZE, Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class OutputVocabulary:
+    """Whose tokens the output has.
+
+    Attributes:
+        anchor: key in `Plan.models` of the model whose tokenizer, template and generation config it has.
+        rows: of embedding and head.
+        added: tokens on top of that model's, each with its id.
+        tokenizer_json: the text of its `tokenizer.json` where there are such.
+    """
+
+    anchor: str
+    rows: int
+    added: Mapping[str, tuple[int, AddedToken]]
+    tokenizer_json: str | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """As plain data: whose tokenizer, how many rows, and the ids of what was added."""
+        added = {token: index for token, (index, _) in self.added.items()}
+        return {"anchor": self.anchor, "rows": self.rows, "added": added}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +199,9 @@ class Plan:
 
     Attributes:
         recipe: what was asked.
-        models: the opened models: `base` and one key an expert that is not the base.
+        models: `base` and one key an expert that is not the base, each with the output's vocabulary.
+        opened: the same as they are stored.
+        vocabulary: the output's.
         experts: in the order of the router's rows.
         dense: the base's architecture, with the experts' FFN width.
         host: the class that will run the result.
@@ -192,6 +217,8 @@ class Plan:
     problems: ClassVar[tuple[Problem, ...]] = ()
     recipe: Recipe
     models: Mapping[str, Checkpoint]
+    opened: Mapping[str, Checkpoint]
+    vocabulary: OutputVocabulary
     experts: tuple[PlannedExpert, ...]
     dense: DenseConfig
     host: Host

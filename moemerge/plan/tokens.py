@@ -1,7 +1,7 @@
 """Whether a specialist was trained on the base's token ids: the two tokenizers' files compared, never run.
 
-What changes the ids of a text is refused. What a user may want otherwise (special tokens, chat template, what is added
-around a text) is a warning that says whose is kept: the output has the base's files, byte for byte.
+What changes the ids of a text is refused; added tokens alone may differ, which `vocabulary` unites. What a user may
+want otherwise (special tokens, chat template, what is added around a text) is a warning that says whose is kept.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from moemerge.errors import Problem, SourceError
+from moemerge.plan.tokenizer_json import FILE, load_tokenizer_json, same_file
 from moemerge.sources import Checkpoint
-from moemerge.sources.tokenizer_config import SPECIAL, SWITCHES, TokenizerConfig, tokenizer_config
+from moemerge.sources.tokenizer_config import SPECIAL, SWITCHES, tokenizer_config
 
-FILE = "tokenizer.json"
 SLOW_FILES = ("tokenizer.model", "tokenizer.model.v3", "spiece.model", "tekken.json", "vocab.json", "merges.txt",
               "vocab.txt")  # fmt: skip
 """What a tokenizer is made of where there is no `tokenizer.json`."""
@@ -29,19 +29,30 @@ SAMPLES = (
 _LISTED = 4
 _HINT = "the experts see the base's token ids; use specialists that kept the base's tokenizer"
 _CHANGE_IDS = ("model", "normalizer", "pre_tokenizer")
-_CHANGE_LITTLE = ("post_processor", "decoder", "truncation", "padding", "added_tokens")
+_CHANGE_LITTLE = ("post_processor", "decoder", "truncation", "padding")
 
 
 @dataclass(frozen=True)
 class _Tokenizer:
-    """One `tokenizer.json`: its ids as the file gives them, the rest as the tokenizers library writes it.
+    """One `tokenizer.json` as the tokenizers library reads and writes it.
 
     The library fills in every default and writes merges in one way, so that files of different versions compare.
+    `plain` are the tokens below the added ones, `added` the added ones but for their ids.
     """
 
     ids: Mapping[str, int]
+    plain: frozenset[str]
+    added: Mapping[str, Any]
     parts: Mapping[str, Any]
     path: Path
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The model whose tokenizer and settings the output has, and whose they are in words: `the base's`."""
+
+    checkpoint: Checkpoint
+    whose: str
 
 
 def check_base_tokenizer(
@@ -64,22 +75,31 @@ def check_base_tokenizer(
         ids = dict(tokenizer_config(base.files).added)
         if FILE in base.files:
             ids |= _raw_ids(_parse(base.files[FILE]), base.files[FILE])
+            if any(not 0 <= index < size for index in ids.values()):  # which the library may number otherwise
+                ids |= _read(base.files[FILE]).ids
     except SourceError as error:
         problems.append(Problem("bad-tokenizer", f"{label}: {error.message}", error.hint))
         return
-    _check_range(ids, size, label, problems)
+    _check_range(ids, size, label, warnings)
 
 
 def check_tokenizer(
-    checkpoint: Checkpoint, base: Checkpoint, size: int, label: str, problems: list[Problem], warnings: list[Problem]
+    checkpoint: Checkpoint,
+    base: Checkpoint,
+    kept: Kept,
+    size: int,
+    label: str,
+    problems: list[Problem],
+    warnings: list[Problem],
 ) -> None:
-    """Compares a specialist's tokenizer with the base's; see `check_base_tokenizer` for the arguments."""
+    """Compares a specialist's tokenizer with the base's; see `check_base_tokenizer` for the arguments, of which `size`
+    is the specialist's own. `kept` is only for words."""
     if checkpoint.files == base.files:  # an adapter without a tokenizer of its own
         return
     both = FILE in checkpoint.files and FILE in base.files
-    other = both and not _same_file(checkpoint.files[FILE], base.files[FILE])
+    other = both and not same_file(checkpoint.files[FILE], base.files[FILE])
     try:
-        kept, kept_json = tokenizer_config(base.files), _read(base.files[FILE]) if other else None
+        base_json = _read(base.files[FILE]) if other else None
     except SourceError as error:
         problem = Problem("bad-tokenizer", f"`base_model`: {error.message}", error.hint)
         problems += [problem] if problem not in problems else []
@@ -90,64 +110,78 @@ def check_tokenizer(
         message = f"{label} cannot be compared with the base: {error.message}"
         problems.append(Problem("bad-tokenizer", message, error.hint))
         return
-    _check_settings(own, kept, label, warnings)
     ids = dict(own.added)
-    if own_json is not None and kept_json is not None:
+    if own_json is not None and base_json is not None:
         converted = "gguf" in (checkpoint.kind, base.kind)
-        ids |= _check_json(own_json, kept_json, label, problems, warnings, converted=converted)
+        what = "it is kept" if checkpoint is kept.checkpoint else f"{kept.whose} is kept"
+        ids |= _check_json(own_json, base_json, label, problems, warnings, converted=converted, kept=what)
     elif not both:
         _check_slow(checkpoint, base, label, problems, warnings)
-    _check_range(ids, size, label, problems)
+    _check_range(ids, size, label, warnings)
 
 
-def _check_range(ids: Mapping[str, int], size: int, label: str, problems: list[Problem]) -> None:
+def _check_range(ids: Mapping[str, int], size: int, label: str, warnings: list[Problem]) -> None:
     over = sorted((index, token) for token, index in ids.items() if not 0 <= index < size)
     if over:
         shown = ", ".join(f"`{token}` ({index})" for index, token in over[:_LISTED])
-        count = f"{len(over)} token{'s' if len(over) > 1 else ''}"
-        message = f"{label} has {count} with ids that its embedding of {size} rows has not, such as {shown}"
-        hint = "remove them from the tokenizer, or use the checkpoint whose embedding was resized for them"
-        problems.append(Problem("token-id", message, hint))
+        count = "1 token with an id" if len(over) == 1 else f"{len(over)} tokens with ids"
+        such = ": " if len(over) <= _LISTED else ", such as "
+        message = f"{label} has {count} past its embedding of {size} rows{such}{shown}"
+        hint = "no text may hold it: the model has no row for it"
+        warnings.append(Problem("token-id", message, hint))
 
 
-def _check_settings(own: TokenizerConfig, kept: TokenizerConfig, label: str, warnings: list[Problem]) -> None:
-    ours, theirs = {**own.special, **own.switches}, {**kept.special, **kept.switches}
+def check_settings(checkpoint: Checkpoint, kept: Kept, name: str, label: str, warnings: list[Problem]) -> None:
+    """Says where special tokens and the chat template are not those that the output has.
+
+    Args:
+        checkpoint: a model whose files can be read.
+        kept: whose settings the output has.
+        name: the model's in a recipe.
+        label: what to call it.
+        warnings: what the user should know is added here.
+    """
+    own, others, whose = tokenizer_config(checkpoint.files), tokenizer_config(kept.checkpoint.files), kept.whose
+    ours, theirs = {**own.special, **own.switches}, {**others.special, **others.switches}
     for key in (*SPECIAL, *SWITCHES):
         if key in ours and key in theirs and ours[key] != theirs[key]:
             mine, base = (json.dumps(values[key], ensure_ascii=False).strip('"') for values in (ours, theirs))
-            message = f"{label} has `{key}` `{mine}`, the base's is `{base}`: the base's is kept"
+            message = f"{label} has `{key}` `{mine}`, {whose} is `{base}`: {whose} is kept"
             warnings.append(Problem("special-token-differs", message))
-    if own.template is not None and own.template != kept.template:
-        theirs_is = "the base has none" if kept.template is None else "another than the base's"
-        message = f"{label} has a chat template, {theirs_is}: the output keeps what the base has"
-        hint = "`template: chat` fits the gate with each specialist's own; to ship one, put it beside the base"
+    if own.template is not None and own.template != others.template:
+        owner = whose.removesuffix("'s")
+        theirs_is = f"{owner} has none" if others.template is None else f"another than {whose}"
+        message = f"{label} has a chat template, {theirs_is}: the output keeps what {owner} has"
+        hint = f"`tokenizer.chat_template: {name}` ships it; `template: chat` fits the gate with each specialist's own"
         warnings.append(Problem("chat-template-differs", message, hint))
 
 
 def _check_json(
     own: _Tokenizer,
-    kept: _Tokenizer,
+    base: _Tokenizer,
     label: str,
     problems: list[Problem],
     warnings: list[Problem],
     *,
     converted: bool,
+    kept: str,
 ) -> Mapping[str, int]:
     """Compares the two `tokenizer.json`; returns the specialist's ids, or none where all is said about them.
 
     `converted`: one of the two was made from a GGUF file, in words of its own; then the ids of sample texts decide.
+    `kept` says whose is.
     """
-    changed = _differing_tokens(kept.ids, own.ids)
+    changed = _differing_tokens(base, own)
     if changed:
         shown = ", ".join(f"`{token}`" for token in changed[:_LISTED])
         count = f"{len(changed)} token{'s' if len(changed) > 1 else ''}"
         message = f"{label} has another tokenizer than the base: {count} with another id or none, such as {shown}"
         problems.append(Problem("tokenizer-differs", message, _HINT))
         return {}
-    different = [part for part in _CHANGE_IDS if own.parts[part] != kept.parts[part]]
+    different = [part for part in _CHANGE_IDS if own.parts[part] != base.parts[part]]
     if different:
         listed = " and ".join(f"`{part}`" for part in different)
-        if converted and _same_ids(own.path, kept.path):
+        if converted and _same_ids(own.path, base.path):
             message = (
                 f"{label} has another {listed} in its `{FILE}` than the base, which gives sample texts the same ids"
             )
@@ -156,10 +190,12 @@ def _check_json(
             what = f"the vocabulary is the same, the {listed} in its `{FILE}` is not"
             message = f"{label} has another tokenizer than the base: {what}"
             problems.append(Problem("tokenizer-differs", message, _HINT))
-    little = [part for part in _CHANGE_LITTLE if own.parts[part] != kept.parts[part]]
+    little = [part for part in _CHANGE_LITTLE if own.parts[part] != base.parts[part]]
+    both = own.added.keys() & base.added.keys()
+    little += ["added_tokens"] if any(own.added[token] != base.added[token] for token in both) else []
     if little:
         listed = " and ".join(f"`{part}`" for part in little)
-        message = f"{label} has another {listed} in its `{FILE}`: the base's is kept"
+        message = f"{label} has another {listed} in its `{FILE}`: {kept}"
         warnings.append(Problem("tokenizer-part-differs", message))
     return own.ids
 
@@ -201,13 +237,10 @@ def _raw_ids(parsed: Any, path: Path) -> dict[str, int]:
 
 
 def _read(path: Path) -> _Tokenizer:
-    from tokenizers import Tokenizer
-
-    ids = _raw_ids(_parse(path), path)
-    try:
-        whole = json.loads(Tokenizer.from_file(str(path)).to_str())
-    except Exception as error:  # the library raises plain Exception for whatever it cannot parse
-        raise _no_tokenizer(path) from error
+    _raw_ids(_parse(path), path)
+    tokenizer = load_tokenizer_json(path)
+    whole = json.loads(tokenizer.to_str())
+    added = {token["content"]: {**token, "id": None} for token in whole["added_tokens"]}
     parts = {part: _plain(whole.get(part)) for part in (*_CHANGE_IDS, *_CHANGE_LITTLE)}
     parts["model"] = {
         key: value
@@ -216,7 +249,9 @@ def _read(path: Path) -> _Tokenizer:
     }
     if whole["model"]["type"] == "Unigram":  # whose ids are compared, and whose scores decide how a text is split
         parts["model"]["vocab"] = whole["model"]["vocab"]
-    return _Tokenizer(ids, parts, path)
+    ids = dict(sorted(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1]))
+    plain = frozenset(tokenizer.get_vocab(with_added_tokens=False)) - added.keys()
+    return _Tokenizer(ids, plain, added, parts, path)
 
 
 def _plain(part: Any) -> Any:
@@ -242,7 +277,7 @@ def _check_slow(
 ) -> None:
     """Compares the files that a tokenizer is made of where one of the two has no `tokenizer.json`."""
     common = [name for name in SLOW_FILES if name in checkpoint.files and name in base.files]
-    different = [name for name in common if not _same_file(checkpoint.files[name], base.files[name])]
+    different = [name for name in common if not same_file(checkpoint.files[name], base.files[name])]
     if different:
         listed = " and ".join(f"`{name}`" for name in different)
         message = f"{label} has another tokenizer than the base: its {listed} differs"
@@ -252,16 +287,8 @@ def _check_slow(
         warnings.append(Problem("no-tokenizer", message))
 
 
-def _same_file(one: Path, other: Path) -> bool:
-    first, second = one.read_bytes(), other.read_bytes()
-    if first == second:
-        return True
-    try:
-        return one.suffix == ".json" and bool(json.loads(first) == json.loads(second))
-    except (ValueError, RecursionError):
-        return False
-
-
-def _differing_tokens(ours: Mapping[str, int], theirs: Mapping[str, int]) -> list[str]:
-    changed = [token for token, index in theirs.items() if ours.get(token) != index]
-    return changed + [token for token in ours if token not in theirs]
+def _differing_tokens(kept: _Tokenizer, own: _Tokenizer) -> list[str]:
+    """The plain tokens of either that the other has not with the same id: the specialist's, then the base's."""
+    theirs = kept.plain | own.plain
+    changed = [token for token, index in own.ids.items() if token in theirs and kept.ids.get(token) != index]
+    return changed + [token for token in kept.ids if token in kept.plain and token not in own.ids]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from moemerge.errors import Problem
-from moemerge.recipe.places import RecipeProblems, listed, problem, quoted
+from moemerge.recipe.places import RecipeProblems, listed, nearest, problem, quoted
 from moemerge.recipe.schema import Data, Expert, Recipe, Rows
 from moemerge.recipe.tree import key_place, node_at
 from moemerge.recipe.yaml import Table
@@ -60,6 +60,7 @@ def check(recipe: Recipe, tree: Table) -> None:
         RecipeProblems: the rules that it breaks.
     """
     found = [*_counts(recipe, tree), *_names(recipe, tree), *_texts(recipe, tree), *_merges(recipe, tree)]
+    found += _vocabulary(recipe, tree)
     if found:
         raise RecipeProblems(found)
 
@@ -164,3 +165,24 @@ def _merges(recipe: Recipe, tree: Table) -> Iterator[Problem]:
             message = f"`merge.{key}: slerp` merges two models, and the experts come from {len(models) or 'none'}"
             hint = "use `mean`, or another method that takes any number of models"
             yield problem(node_at(tree, ("merge", key)).place, "slerp", message, hint)
+
+
+def _vocabulary(recipe: Recipe, tree: Table) -> Iterator[Problem]:
+    """Every model that `tokenizer` names is one of the recipe's."""
+    asked = recipe.tokenizer
+    names = ("base", *(expert.name for expert in recipe.experts))
+    given: list[tuple[tuple[str, ...], str | None]] = [(("tokenizer", "source"), asked.source)]
+    given += [(("tokenizer", "chat_template"), asked.chat_template)]
+    given += [(("tokenizer", "tokens", token), name) for token, name in asked.tokens.items()]
+    for trail, name in given:
+        if name is None or name in names or (trail[-1] == "source" and name == "union"):
+            continue
+        known = ("union", *names) if trail[-1] == "source" else names
+        message = f"`{'.'.join(trail)}` must be {listed(quoted(known), 'or')}, not `{name}`"
+        meant = nearest(name, known)
+        hint = f"did you mean `{meant}`?" if meant else None
+        yield problem(node_at(tree, trail).place, "unknown-value", message, hint)
+    if asked.chat_template is not None and asked.source not in {None, "union"}:
+        message = f"`tokenizer.chat_template` goes with `source: union`, and `source` is `{asked.source}`"
+        hint = "leave it out: with the tokens of one model its chat template comes too"
+        yield problem(node_at(tree, ("tokenizer", "chat_template")).place, "chat-template", message, hint)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from moemerge.errors import Problem
 from moemerge.recipe.checks import RESERVED
+from moemerge.recipe.mergekit_tokenizer import vocabulary_of
 from moemerge.recipe.places import Place, RecipeProblems, did_you_mean, listed, nearest, problem, quoted, recipe_error
 from moemerge.recipe.schema import Recipe
 from moemerge.recipe.yaml import Entry, Items, Node, Scalar, Table
@@ -31,12 +32,13 @@ DTYPES: Mapping[str, str] = {"bfloat16": "bfloat16", "float16": "float16", "floa
 """mergekit's dtypes and ours."""
 
 _TOP = (
-    "base_model", "experts", "gate_mode", "dtype", "experts_per_token", "shared_experts", "architecture",
+    "base_model", "experts", "gate_mode", "dtype", "experts_per_token", "shared_experts", "architecture", "tokenizer",
+    "tokenizer_source",
 )  # fmt: skip
 _EXPERT = ("source_model", "positive_prompts", "negative_prompts", "noise_scale", "residual_scale")
 _NATIVE: Mapping[str, str] = {"model": "source_model", "prompts": "positive_prompts", "gate": "gate_mode"}
 _UNUSED = frozenset({
-    "merge_method", "parameters", "tokenizer_source", "tokenizer", "chat_template", "out_dtype", "name",
+    "merge_method", "parameters", "chat_template", "out_dtype", "name",
 })  # fmt: skip
 """Keys of mergekit's dense merges that published recipes have, and that mergekit-moe passes over."""
 _DENSE = ("merge_method", "slices", "models", "modules")
@@ -119,6 +121,9 @@ class _Translator:
         mode = self.word(tree, "gate_mode", GATE_MODES) or _entry("discriminant", tree.place)
         native["gate"] = Entry(mode.key, Table({"init": mode}, mode.key))
         native["merge"] = Entry(tree.place, Table({"shared": _entry("base", tree.place)}, tree.place))
+        vocabulary = vocabulary_of(tree, native.get("experts"), self.complain)
+        if vocabulary is not None:
+            native["tokenizer"] = vocabulary
         if not gate_given:
             self.say_gate(tree)
         return Table({key: entry for key, entry in native.items() if not _is_null(entry.node)}, tree.place)

@@ -11,7 +11,18 @@ from typing import Any
 from moemerge.recipe.mergekit import ARCHITECTURES, GATE_MODES
 from moemerge.recipe.schema import Recipe
 
-_ORDER = ("Recipe", "Expert", "Data", "SharedExpert", "Gate", "Merge", "Output", "Evaluation", "Questions")
+_ORDER = (
+    "Recipe",
+    "Expert",
+    "Data",
+    "SharedExpert",
+    "Gate",
+    "Merge",
+    "Vocabulary",
+    "Output",
+    "Evaluation",
+    "Questions",
+)
 _TITLES: Mapping[str, str] = {
     "Recipe": "The top",
     "Expert": "`experts[]`",
@@ -19,6 +30,7 @@ _TITLES: Mapping[str, str] = {
     "SharedExpert": "`shared_experts[]`",
     "Gate": "`gate`",
     "Merge": "`merge`",
+    "Vocabulary": "`tokenizer`",
     "Output": "`output`",
     "Evaluation": "`eval`",
     "Questions": "`eval.questions.NAME`",
@@ -72,7 +84,8 @@ of prompts too, and is built as this recipe would be:
 | `noise_scale`, `residual_scale`, `experts_per_token`, `dtype` | the same |
 | `shared_experts` | `shared_experts` without prompts, noise refused; `architecture: qwen2_moe` where none is given |
 | `architecture: deepseek` | refused: it loads only with remote code |
-| keys of mergekit's dense merges, such as `tokenizer_source` | passed over, as mergekit-moe does, and named |
+| `tokenizer_source`, `tokenizer` | `tokenizer`; `base` where none is given, since experts' embeddings play no part |
+| `chat_template` and other keys of mergekit's dense merges | passed over, as mergekit-moe does, and named |
 | any other key | refused |
 
 `--gate mergekit_hidden` reproduces mergekit's own gate for comparison. `--set` takes native keys here too, such as

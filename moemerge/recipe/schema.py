@@ -147,6 +147,22 @@ class Merge(Strict):
     """Share of each delta that `ties` and `dare_ties` keep."""
 
 
+class Vocabulary(Strict):
+    """Whose tokens the output has. Models may differ in added tokens and padding rows, never in the tokens below."""
+
+    source: str | None = Field(default=None, min_length=1)
+    """`union`: the base's tokens and whatever an expert adds, matched by their text. `base`, or an expert's name: that
+    model's tokens alone. Without it `union`, or `base` where `merge.shared` is `base`."""
+    chat_template: str | None = Field(default=None, min_length=1)
+    """With `union`, whose tokenizer the others' tokens are added to: `base` or an expert's name. Its chat template,
+    special tokens and `generation_config.json` come with it, since they belong together. `base` when absent."""
+    tokens: dict[str, str] = Field(default_factory=dict)
+    """Whose rows a token has, by the token: `base` or an expert's name. Otherwise its rows are merged as the rest is,
+    over the models that have it."""
+    pad_to_multiple_of: int | None = Field(default=None, ge=1, le=1 << 20)
+    """Rounds the rows of embedding and head up to a multiple of this. A row that no token has is the mean of all."""
+
+
 class Output(Strict):
     """Where and how the checkpoint is written."""
 
@@ -187,6 +203,8 @@ class Recipe(Strict):
     """How the gate is made."""
     merge: Merge = Merge()
     """How the rest is merged."""
+    tokenizer: Vocabulary = Vocabulary()
+    """Whose tokens the output has."""
     architecture: str = "auto"
     """`auto`, or the `model_type` of a host that fits: see families.md."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

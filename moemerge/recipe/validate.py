@@ -41,7 +41,8 @@ _EXPECTED: Mapping[str, str] = {
 
 _RANGES = frozenset({"finite_number", "greater_than", "greater_than_equal", "less_than", "less_than_equal"})
 
-_SHORTHAND: Mapping[str, str] = {"gate": "init", "merge": "shared", "output": "path", "data": "path"}
+_SHORTHAND: Mapping[str, str] = {"gate": "init", "merge": "shared", "output": "path", "data": "path",
+                                 "tokenizer": "source"}  # fmt: skip
 """The key that someone means who gives one of these mappings a single value."""
 
 _FOREIGN: Mapping[str, str] = {
@@ -54,6 +55,7 @@ _FOREIGN: Mapping[str, str] = {
     "out_dtype": "dtype",
     "lora": "model",
     "adapter": "model",
+    "tokenizer_source": "tokenizer.source",
 }
 """Other tools' words for our keys."""
 
@@ -218,7 +220,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 def _homes() -> dict[str, str]:
     """Where the keys belong that are found at the top or one mapping below: `init` in `gate.init`."""
     homes = {name: name for name in Recipe.model_fields}
-    for group in ("gate", "merge", "output", "eval"):
+    for group in ("gate", "merge", "tokenizer", "output", "eval"):
         homes |= {name: f"{group}.{name}" for name in _fields((group,)) if name not in homes}
     return homes
 

@@ -33,6 +33,14 @@ class BuiltExpert(_Part):
     width: int = Field(ge=1)
 
 
+class RecordedVocabulary(_Part):
+    """The output's tokens: whose tokenizer it has, what was added to that one's, and the rows of embedding and head."""
+
+    anchor: str
+    rows: int = Field(ge=1, le=1 << 31)
+    added: dict[str, int] = {}
+
+
 class Training(_Part):
     """One training: what it changed."""
 
@@ -49,6 +57,7 @@ class Record(_Part):
     experts: tuple[BuiltExpert, ...] = Field(min_length=1)
     merge: dict[Group, MergeMethod]
     recipe: Recipe
+    vocabulary: RecordedVocabulary | None = None
     training: tuple[Training, ...] = ()
     files: dict[str, Digest]
     tensors: dict[str, Digest]

@@ -44,6 +44,7 @@ class AdapterCheckpoint(Checkpoint):
         self.base: Checkpoint = base
         self._store, self._lora, self._changes = store, lora, fitted.changes
         self._factors: dict[str, torch.Tensor] = {}
+        self.vocabulary_from = None if {EMBEDDING, HEAD} & fitted.changes.keys() else base
         self.config: Mapping[str, Any] = {**base.config, "tie_word_embeddings": False} if fitted.untied else base.config
         self.tensors: Mapping[str, TensorInfo] = self._tensors(fitted)
         self.files: Mapping[str, Path] = overlay(base.files, files_beside(folder))

@@ -19,7 +19,7 @@ from moemerge.errors import Problem
 if TYPE_CHECKING:
     import torch
 
-Origin = Literal["stored", "rearranged", "folded", "dequantised", "unpickled"]
+Origin = Literal["stored", "rearranged", "folded", "dequantised", "unpickled", "united"]
 Kind = Literal["folder", "hub", "adapter", "gguf", "pickle"]
 
 ITEM_SIZE: Mapping[str, int] = {
@@ -76,6 +76,8 @@ class Checkpoint(ABC):
         base: for kind `adapter`, the model that it is folded into.
         adapter: likewise, a JSON-able summary (name, rank, target count, base name in its config).
         warnings: what a user should know about this source though it can be used.
+        vocabulary_from: the model whose tokens it has, whatever tokenizer lies beside it: an adapter's that changes
+            neither embedding nor head. None where they are its own.
     """
 
     spec: str
@@ -89,6 +91,7 @@ class Checkpoint(ABC):
     base: Checkpoint | None = None
     adapter: Mapping[str, Any] | None = None
     warnings: tuple[Problem, ...] = ()
+    vocabulary_from: Checkpoint | None = None
 
     @property
     def has_weights(self) -> bool:

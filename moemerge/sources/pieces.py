@@ -55,6 +55,7 @@ class PiecedCheckpoint(Checkpoint):
         self.spec, self.kind, self.location = stored.spec, stored.kind, stored.location
         self.files, self.revision, self.licence = stored.files, stored.revision, stored.licence
         self.adapter, self.base, self.warnings = stored.adapter, stored.base, stored.warnings
+        self.vocabulary_from = stored.vocabulary_from
         self.config = config
         self._pieces = {name: piece for name, piece in pieces.items() if piece.of in stored.tensors}
         cut = {piece.of for piece in self._pieces.values()}

@@ -22,6 +22,7 @@ from moemerge.verify.expected import Wanted, expected_tensors
 from moemerge.verify.hosts import HOSTS
 from moemerge.verify.layout import Place, read_layout
 from moemerge.verify.reading import OpenFiles
+from moemerge.verify.vocabulary import align
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,25 @@ class EarlyChecks:
         self._folder, self._record, self._models = folder, record, models
         self._files = OpenFiles()
         self._digests: dict[str, str] = {}
-        self._comparison = Comparison(models, self._digests, self._files)
         self._lock = Lock()
         self._checks: dict[str, _Check] = {}
         self._pool = ThreadPoolExecutor(1)  # one keeps up with the disk; more take memory
 
     @cached_property
+    def _sources(self) -> Mapping[str, Checkpoint]:
+        """The sources with the output's vocabulary."""
+        record = parse_record(self._record, HOSTS)
+        return align(record, self._models).models if isinstance(record, Record) else self._models
+
+    @cached_property
+    def _comparison(self) -> Comparison:
+        return Comparison(self._sources, self._digests, self._files)
+
+    @cached_property
     def _wanted(self) -> dict[str, Wanted]:
         """What tensors must hold; of none where something is wrong with the record, which is said at the end."""
         record = parse_record(self._record, HOSTS)
-        return expected_tensors(record, self._models["base"], self._models) if isinstance(record, Record) else {}
+        return expected_tensors(record, self._sources["base"], self._sources) if isinstance(record, Record) else {}
 
     @cached_property
     def _places(self) -> dict[str, Place]:

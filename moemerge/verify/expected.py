@@ -18,6 +18,7 @@ from moemerge.verify.dense import Dense
 from moemerge.verify.families import DenseRow
 from moemerge.verify.hosts import HOSTS, AlwaysOn, HostRow
 from moemerge.verify.names import Shape, is_recomputed
+from moemerge.verify.vocabulary import ENDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,12 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
         if host.always_on is not None:
             wanted |= _always_on(record, host.always_on, row, layer, width, hidden)
     return wanted
+
+
+def unknown_ends(wanted: Mapping[str, Wanted], rows: int) -> dict[str, Wanted]:
+    """The same, where it is not known which row of embedding and head is whose."""
+    shapes = {name: (rows, wanted[name].shape[1]) for name in ENDS if name in wanted}
+    return {**wanted, **{name: _single(AnyFinite(shape)) for name, shape in shapes.items()}}
 
 
 def _single(part: Part) -> Wanted:

@@ -12,9 +12,11 @@ import xxhash
 
 from moemerge.errors import Difference
 from moemerge.record.read import NAME as RECORD
-from moemerge.record.schema import Record
+from moemerge.record.schema import Record, RecordedVocabulary
 from moemerge.verify.layout import INDEX
 from moemerge.verify.reading import open_regular, read_regular, resolved
+from moemerge.verify.tokens import tells_the_same
+from moemerge.verify.vocabulary import Alignment
 
 CHANGED, MISSING = "changed after the build", "is missing"
 _CHUNK = 4 << 20
@@ -107,26 +109,40 @@ def check_list(
     return [*found, *(Difference(name, "was added after the build: transformers may take it up") for name in added)]
 
 
-def check_base_files(folder: Path, files: Mapping[str, Path]) -> list[Difference]:
-    """The base's files must be there byte for byte.
+def files_of(aligned: Alignment) -> dict[str, Path] | None:
+    """The files that a build takes: licences from the base, all that tells of tokens from the source whose vocabulary
+    it is. None where one of the two is not at hand."""
+    base, anchor = aligned.models.get("base"), aligned.anchor
+    if base is None or anchor is None:
+        return None
+    of_tokens = {name for name in {*base.files, *anchor.files} if name in _COPIED or name.startswith(f"{_TEMPLATES}/")}
+    others = {name: path for name, path in base.files.items() if name not in of_tokens}
+    return {**{name: path for name, path in anchor.files.items() if name in of_tokens}, **others}
+
+
+def check_base_files(folder: Path, files: Mapping[str, Path], vocabulary: RecordedVocabulary) -> list[Difference]:
+    """The base's files must be there byte for byte, but for what tells of added tokens.
 
     Args:
         folder: the built folder.
-        files: the base's, by relative path.
+        files: the base's, or those of the source whose vocabulary it is, by relative path.
+        vocabulary: the output's.
     """
+    whose = "the base" if vocabulary.anchor == "base" else f"`{vocabulary.anchor}`"
     found = []
     for name in _taken(files):
         try:
-            same = read_regular(resolved(folder, name)) == files[name].read_bytes()
+            mine, theirs = read_regular(resolved(folder, name)), files[name].read_bytes()
+            same = mine == theirs or tells_the_same(name, mine, theirs, vocabulary)
         except FileNotFoundError:
-            found.append(Difference(name, "is missing, the base has it"))
+            found.append(Difference(name, f"is missing, {whose} has it"))
         except ValueError as error:
             found.append(Difference(name, str(error)))
         except OSError as error:
             found.append(Difference(name, f"cannot be compared with the base's: {error.strerror}"))
         else:
             if not same:
-                found.append(Difference(name, "differs from the base's"))
+                found.append(Difference(name, f"differs from {whose}'s"))
     return found
 
 

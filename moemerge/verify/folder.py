@@ -20,14 +20,15 @@ from moemerge.verify import config as config_file
 from moemerge.verify import tokens
 from moemerge.verify.compare import Comparison, Outcome
 from moemerge.verify.early import EarlyChecks
-from moemerge.verify.expected import Wanted, expected_tensors
+from moemerge.verify.expected import Wanted, expected_tensors, unknown_ends
 from moemerge.verify.families import FAMILIES
-from moemerge.verify.files import CHANGED, check_base_files, check_files, check_list
+from moemerge.verify.files import CHANGED, check_base_files, check_files, check_list, files_of
 from moemerge.verify.hosts import HOSTS
 from moemerge.verify.layout import Place, Weights, parse_object, read_layout
 from moemerge.verify.origins import Origins, given, open_origins
 from moemerge.verify.reading import OpenFiles, read_regular, resolved
 from moemerge.verify.result import Verification
+from moemerge.verify.vocabulary import Alignment, align
 
 THREADS = 4
 """Tensors in flight, where bytes are compared that the disk has to fetch; where numbers are, as many as there are
@@ -110,20 +111,24 @@ class _Verifier:
         uncompared = len(self.differences)
         weights = read_layout(self.folder, self.record.files)
         self.differences += weights.differences
-        base = self.origins.models.get("base")
-        wanted = expected_tensors(self.record, base, self.origins.models) if base is not None else {}
+        aligned = align(self.record, self.origins.models)
+        for message in aligned.wrong:
+            self._say(RECORD, message)
+        base = aligned.models.get("base")
+        wanted = expected_tensors(self.record, base, aligned.models) if base is not None else {}
+        if not aligned.complete:
+            wanted = unknown_ends(wanted, aligned.recorded.rows)
         self._check_widths()
         self._check_names(weights, wanted)
-        self._check_files(base)
+        self._check_files(aligned)
         sound = len(self.differences) == uncompared  # transformers would say the same again in other words
-        outcomes = self._compare(weights, wanted)
+        outcomes = self._compare(weights, wanted, aligned.models)
         self.differences += [difference for outcome in outcomes for difference in outcome.differences]
         if self.level == "full" and sound:
             from moemerge.verify.host import check_class
 
             shapes = {name: place.shape for name, place in weights.places.items()}
-            raw = base.config if base is not None else None
-            self.differences += check_class(self.folder, shapes, HOSTS[self.record.architecture], raw)
+            self.differences += check_class(self.folder, shapes, HOSTS[self.record.architecture], aligned.config())
         checked = {
             "tensors": len(weights.places),
             "bytes": sum(outcome.read for outcome in outcomes),
@@ -182,23 +187,23 @@ class _Verifier:
             if name in wanted and place.shape != wanted[name].shape:
                 self._say(name, f"has the shape {place.shape}, not {wanted[name].shape}")
 
-    def _check_files(self, base: Checkpoint | None) -> None:
+    def _check_files(self, aligned: Alignment) -> None:
         """Files and fields; where a closer look names what changed in a file, that is said and not that it changed."""
         changed = check_files(self.folder, self.record.files)
         unread = {name for name, why in changed.items() if why != CHANGED}
-        theirs = base.files if base is not None else None
-        closer = [*self._config(unread, base), *check_list(self.folder, self.record, theirs, unread)]
-        if base is not None:
-            if tokens.NAME in base.files and tokens.NAME not in unread:
-                closer += tokens.check_tokenizer(self.folder / tokens.NAME, base.files[tokens.NAME])
+        theirs = files_of(aligned)
+        closer = [*self._config(unread, aligned.config()), *check_list(self.folder, self.record, theirs, unread)]
+        if theirs is not None:
+            if tokens.NAME in theirs and tokens.NAME not in unread:
+                closer += tokens.check_tokenizer(self.folder / tokens.NAME, theirs[tokens.NAME], aligned)
             said = {difference.where for difference in closer}
-            others = {name: path for name, path in base.files.items() if name not in changed and name not in said}
-            closer += check_base_files(self.folder, others)
+            others = {name: path for name, path in theirs.items() if name not in changed and name not in said}
+            closer += check_base_files(self.folder, others, aligned.recorded)
         named = {difference.where for difference in [*closer, *self.differences]}
         self.differences += closer
         self.differences += [Difference(name, why) for name, why in changed.items() if name not in named]
 
-    def _config(self, unread: Collection[str], base: Checkpoint | None) -> list[Difference]:
+    def _config(self, unread: Collection[str], base: Mapping[str, Any] | None) -> list[Difference]:
         if config_file.NAME in unread:
             return []
         try:
@@ -206,13 +211,15 @@ class _Verifier:
             parsed: dict[str, Any] = parse_object(read_regular(path))
         except (OSError, ValueError) as error:
             return [Difference(config_file.NAME, f"cannot be read: {error}")]
-        return config_file.check_config(parsed, self.record, base.config if base is not None else None)
+        return config_file.check_config(parsed, self.record, base)
 
-    def _compare(self, weights: Weights, wanted: Mapping[str, Wanted]) -> list[Outcome]:
+    def _compare(
+        self, weights: Weights, wanted: Mapping[str, Wanted], models: Mapping[str, Checkpoint]
+    ) -> list[Outcome]:
         """Reads the tensors in a few threads, in the order in which they lie, but for large ones, which come first: one
         that began last would have the others wait for it."""
         with closing(OpenFiles()) as files:
-            comparison = Comparison(self.origins.models, self.record.tensors, files)
+            comparison = Comparison(models, self.record.tensors, files)
             jobs = list(self._jobs(comparison, weights, wanted))
             self.progress.stage("verify", sum(place.length for _, place, _ in jobs), "bytes")
             pool = ThreadPoolExecutor(THREADS if self.level == "full" else min(THREADS, processors()))

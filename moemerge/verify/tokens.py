@@ -1,17 +1,22 @@
-"""Whether the folder's tokenizer gives every text the ids that the base's gives."""
+"""Whether the folder's tokenizer gives every text the ids that the base's gives, and what was added to it."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import Difference
+from moemerge.record.schema import RecordedVocabulary
+from moemerge.verify.layout import parse_object
 from moemerge.verify.reading import read_regular
+from moemerge.verify.vocabulary import Alignment
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-NAME = "tokenizer.json"
+NAME, _CONFIG, _LIST = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
 SAMPLES = (
     "The quick brown fox jumps over the lazy dog.",
     "def reverse(items: list[int]) -> list[int]:\n    return items[::-1]  # O(n)\n",
@@ -23,23 +28,72 @@ SAMPLES = (
 _LISTED = 4
 
 
-def check_tokenizer(own: Path, base: Path) -> list[Difference]:
-    """Compares two `tokenizer.json`.
+def _added_entries(aligned: Alignment) -> list[dict[str, Any]]:
+    """The entries of `added_tokens` that the output has on top of its anchor's, as the first source has them that has
+    the token; an entry of its own for one that no `tokenizer.json` has."""
+    entries: dict[str, dict[str, Any]] = {}
+    for model in aligned.models.values():
+        if aligned.recorded.added and NAME in model.files:
+            for entry in parse_object(model.files[NAME].read_bytes()).get("added_tokens") or ():
+                entries.setdefault(entry["content"], entry)
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return [
+        {**entries.get(token, {"content": token, "special": True, **plain}), "id": index}
+        for token, index in aligned.recorded.added.items()
+    ]
+
+
+def check_tokenizer(own: Path, base: Path, aligned: Alignment | None = None) -> list[Difference]:
+    """Compares two `tokenizer.json`, the second with the tokens on top that the output's vocabulary has.
 
     Equal files are equal. Otherwise their vocabularies, special tokens included, are compared token by token and then
     the ids of `SAMPLES`, which also show another normaliser, splitter or list of merges.
     """
     try:
-        if read_regular(own) == base.read_bytes():
+        mine, wanted = read_regular(own), base.read_bytes()
+        added = _added_entries(aligned) if aligned is not None else []
+        if mine == wanted and not added:
             return []
         from tokenizers import Tokenizer
 
+        if added:
+            parsed = parse_object(wanted)
+            wanted = json.dumps({**parsed, "added_tokens": [*parsed.get("added_tokens", ()), *added]}).encode()
         # the library raises plain Exception for whatever it cannot parse
-        ours, theirs = Tokenizer.from_file(str(own)), Tokenizer.from_file(str(base))
+        ours, theirs = Tokenizer.from_str(mine.decode()), Tokenizer.from_str(wanted.decode())
     except Exception as error:
         return [Difference(NAME, f"cannot be read: {error}")]
-    message = _vocabulary(ours, theirs) or _special(ours, theirs) or _ids(ours, theirs)
+    samples = (*SAMPLES, *(f"{entry['content']}one two{entry['content']}" for entry in added))
+    message = _vocabulary(ours, theirs) or _special(ours, theirs) or _ids(ours, theirs, samples)
     return [Difference(NAME, message)] if message else []
+
+
+def tells_the_same(name: str, mine: bytes, theirs: bytes, vocabulary: RecordedVocabulary) -> bool:
+    """Whether a file that tells of tokens says what a build makes of the anchor's, where it must change that."""
+    if name not in (NAME, _CONFIG, _LIST):
+        return False
+    if name == NAME:  # compared by what it does, where it had to change
+        return bool(vocabulary.added)
+    try:
+        own, anchor, before = parse_object(mine), parse_object(theirs), parse_object(theirs)
+    except ValueError:
+        return False
+    if name == _LIST:
+        return bool(vocabulary.added) and own == {**anchor, **vocabulary.added}
+    extra = anchor.get("extra_special_tokens")
+    if isinstance(extra, list):
+        del anchor["extra_special_tokens"]
+        anchor["additional_special_tokens"] = (anchor.get("additional_special_tokens") or []) + extra
+    if anchor.get("tokenizer_class") == "TokenizersBackend":  # a name that transformers 4 does not know
+        anchor["tokenizer_class"] = "PreTrainedTokenizerFast"
+    listed = own.get("added_tokens_decoder")
+    if isinstance(anchor.get("added_tokens_decoder"), dict) and isinstance(listed, dict):
+        more = {index: entry for index, entry in listed.items() if index not in anchor["added_tokens_decoder"]}
+        said = {str(entry.get("content")): index for index, entry in more.items() if isinstance(entry, dict)}
+        if said != {token: str(index) for token, index in vocabulary.added.items()}:
+            return False
+        anchor["added_tokens_decoder"] |= more
+    return own == anchor != before
 
 
 def _vocabulary(ours: Tokenizer, theirs: Tokenizer) -> str | None:
@@ -61,8 +115,8 @@ def _special(ours: Tokenizer, theirs: Tokenizer) -> str | None:
     return f"the added tokens {differing[:_LISTED]} are not special as in the base" if differing else None
 
 
-def _ids(ours: Tokenizer, theirs: Tokenizer) -> str | None:
-    for sample in SAMPLES:
+def _ids(ours: Tokenizer, theirs: Tokenizer, samples: Sequence[str]) -> str | None:
+    for sample in samples:
         mine, wanted = ours.encode(sample).ids, theirs.encode(sample).ids
         if mine != wanted:
             return f"gives {sample[:24]!r} the ids {mine[:8]}, the base's gives {wanted[:8]}"

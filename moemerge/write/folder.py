@@ -12,6 +12,7 @@ import xxhash
 from moemerge.console import Progress
 from moemerge.plan.cost import statistics_bytes
 from moemerge.plan.model import Plan
+from moemerge.plan.output_files import output_files
 from moemerge.record.read import NAME
 from moemerge.record.write import dump_record
 from moemerge.write.card import model_card
@@ -35,7 +36,7 @@ def write_folder(
     progress: Progress,
     written: Written,
 ) -> None:
-    """Fills a staged folder: weights, index, config, the base's files, extra files, model card, record.
+    """Fills a staged folder: weights, index, config, tokenizer, extra files, model card, record.
 
     Args:
         folder: the staged folder, empty.
@@ -56,7 +57,7 @@ def write_folder(
     files: dict[str, bytes] = {"config.json": (json.dumps(plan.config, indent=2) + "\n").encode()}
     if len(shards) > 1:
         files["model.safetensors.index.json"] = index_json(shards).encode()
-    files |= {name: path.read_bytes() for name, path in plan.models["base"].files.items() if _kept(name)}
+    files |= {name: data for name, data in output_files(plan).items() if _kept(name)}
     files |= extra
     files["README.md"] = model_card(plan, record["gate"], output.name).encode()
     for name, data in files.items():
@@ -76,6 +77,6 @@ def _write(path: Path, data: bytes) -> None:
 
 def needed_bytes(plan: Plan) -> int:
     """Bytes that the output folder will take, a megabyte allowed for what is not weights."""
-    copies = sum(path.stat().st_size for path in plan.models["base"].files.values())
+    copies = sum(map(len, output_files(plan).values()))
     headers = sum(len(tensor.name) + 96 for tensor in plan.tensors)
     return plan.bytes.total + statistics_bytes(plan) + copies + 3 * headers + (1 << 20)

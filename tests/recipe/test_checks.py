@@ -257,3 +257,19 @@ def test_every_broken_rule_is_reported() -> None:
     text = HEAD + A + A + "  - {name: base, model: m, prompts: [x]}\nexperts_per_token: 4\nmerge: {shared: slerp}\n"
     codes = [code for code, _, _ in found(text.replace("base/model", "base"))]
     assert codes == ["experts-per-token", "bad-name", "duplicate-name", "bad-name", "same-prompts"]
+
+
+def test_the_models_of_a_tokenizer_are_the_recipe_s() -> None:
+    """A name that no expert has is refused, with the nearest that there is."""
+    bad = HEAD + "  - {name: chatty, model: m/a, prompts: [one]}\n" + B
+    bad += "tokenizer: {chat_template: chaty, tokens: {'<a>': c}}\n"
+    assert [(message.splitlines()[0], hint) for _, message, hint in found(bad)] == [
+        ("`tokenizer.chat_template` must be `base`, `chatty` or `b`, not `chaty`", "did you mean `chatty`?"),
+        ("`tokenizer.tokens.<a>` must be `base`, `chatty` or `b`, not `c`", None),
+    ]
+    both = HEAD + A + B + "tokenizer: {source: base, chat_template: a}\n"
+    code, message, hint = one(both)
+    assert code == "chat-template"
+    assert message.splitlines()[0] == "`tokenizer.chat_template` goes with `source: union`, and `source` is `base`"
+    assert hint == "leave it out: with the tokens of one model its chat template comes too"
+    assert one(HEAD + A + B + "tokenizer: {source: uniom}\n")[2] == "did you mean `union`?"

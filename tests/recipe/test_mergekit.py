@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from moemerge.errors import RecipeError
-from moemerge.recipe import LoadedRecipe, Recipe, load_recipe, parse_recipe
+from moemerge.recipe import LoadedRecipe, Recipe, RecipeProblems, load_recipe, parse_recipe
 
 PUBLISHED = """\
 base_model: owner/Chat-7B
@@ -214,10 +215,10 @@ def test_a_shared_expert_is_kept_without_its_prompts() -> None:
 
 def test_keys_that_mergekit_passes_over_are_named() -> None:
     """Published recipes carry over keys of mergekit's dense merges."""
-    loaded = load("merge_method: moe\n" + TWO + "gate_mode: cheap_embed\ntokenizer_source: union\n")
+    loaded = load("merge_method: moe\n" + TWO + "gate_mode: cheap_embed\nchat_template: auto\n")
     assert loaded.notes == (
         "mergekit-moe recipe: `merge_method` is passed over, as mergekit-moe does",
-        "mergekit-moe recipe: `tokenizer_source` is passed over, as mergekit-moe does",
+        "mergekit-moe recipe: `chat_template` is passed over, as mergekit-moe does",
     )
 
 
@@ -379,3 +380,42 @@ def test_a_native_recipe_with_one_of_its_keys_is_a_native_recipe() -> None:
             "did you mean `gate.init`?",
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "tokenizer"),
+    [
+        ("tokenizer_source: union", {"source": "union"}),
+        ("tokenizer_source: base", {"source": "base"}),
+        ("tokenizer_source: x/one", {"source": "one"}),
+        ("tokenizer: {source: union, pad_to_multiple_of: 64}", {"source": "union", "pad_to_multiple_of": 64}),
+        ("tokenizer: {tokens: {'<x>': {source: y/two, force: true}}}", {"tokens": {"<x>": "two"}}),
+    ],
+)
+def test_tokenizers_are_read_as_mergekit_means_them(text: str, tokenizer: dict[str, Any]) -> None:
+    """Models by their path there, by their name here."""
+    assert load(TWO + text).recipe.tokenizer.model_dump(exclude_defaults=True) == tokenizer
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("tokenizer_source: m/c",
+         "`tokenizer_source` must be `union`, `base`, `b`, `x/one` or `y/two`, not `m/c`", None),
+        ("tokenizer: union", "`tokenizer` must be a mapping", "write `tokenizer_source: union`"),
+        ("tokenizer: {sourc: base}", "Unknown key `sourc` in `tokenizer` of this mergekit-moe recipe",
+         "did you mean `source`?"),
+        ("tokenizer: {tokens: {'<x>': {source: y/two}}}", "`tokenizer.tokens.<x>` is read with `force: true` alone",
+         "add `force: true`; without the entry its rows are those of the models that have it"),
+        ("tokenizer: {tokens: {'<x>': {source: {kind: zero}}}}",
+         "`tokenizer.tokens.<x>` must be a mapping with a model's path as its `source`, and `force: true`", None),
+        ("tokenizer: {source: base}\ntokenizer_source: base",
+         "`tokenizer` and `tokenizer_source` say the same: give one of them", None),
+    ],
+)  # fmt: skip
+def test_tokenizers_that_cannot_be_read_are_refused(text: str, message: str, hint: str | None) -> None:
+    """What mergekit's keys say and this recipe cannot."""
+    with pytest.raises(RecipeProblems) as caught:
+        load(TWO + text)
+    (problem,) = caught.value.problems
+    assert (problem.message.splitlines()[0], problem.hint) == (message, hint)

@@ -1,0 +1,161 @@
+"""A model seen with another vocabulary: rows of its embedding and head in another order, and rows that others lend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from moemerge.families.dense_family import Names
+from moemerge.sources.checkpoint import ByteRange, Checkpoint, TensorInfo
+from moemerge.sources.store import row_bounds, torch_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+ENDS = (Names().embedding, Names().head)
+"""The tensors that have a row a token."""
+_BLOCK = 4096
+"""Rows that are read at once for the mean of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lender:
+    """One row of another model, or the mean of all its rows where `row` is None."""
+
+    model: Checkpoint
+    row: int | None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where each row of a vocabulary comes from.
+
+    Attributes:
+        own: the model's own row for each, -1 where it has none.
+        lent: for each of these, the rows whose mean stands in.
+    """
+
+    own: tuple[int, ...]
+    lent: Mapping[int, tuple[Lender, ...]]
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int, int], ...]:
+        """First row, first own row and length of every stretch that the model has in one piece."""
+        numbered = ((index, own) for index, own in enumerate(self.own) if own >= 0)
+        found = []
+        for _, run in groupby(numbered, key=lambda pair: pair[1] - pair[0]):
+            pieces = list(_stretches([index for index, _ in run]))
+            found += [(first, self.own[first], count) for first, count in pieces]
+        return tuple(found)
+
+
+class UnitedCheckpoint(Checkpoint):
+    """A model whose embedding and head have the rows of another vocabulary; all else is the model's, bytes and all.
+
+    Args:
+        model: the model as it was opened.
+        rows: the new rows; None leaves them as they are.
+        settings: keys of the config that follow the vocabulary.
+    """
+
+    def __init__(self, model: Checkpoint, rows: Rows | None, settings: Mapping[str, Any]) -> None:
+        self.model, self.rows = model, rows
+        self.spec, self.kind, self.location = model.spec, model.kind, model.location
+        self.files, self.revision, self.licence = model.files, model.revision, model.licence
+        self.adapter, self.warnings = model.adapter, model.warnings
+        self.config: Mapping[str, Any] = {**model.config, **settings}
+        ends = [name for name in ENDS if rows is not None and name in model.tensors]
+        self.tensors: Mapping[str, TensorInfo] = {**model.tensors, **{name: self._info(name) for name in ends}}
+        self._lent: dict[str, torch.Tensor] = {}
+
+    def bytes_of(self, name: str) -> ByteRange | None:
+        return None if self._is_united(name) else self.model.bytes_of(name)
+
+    def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
+        if self.rows is None or not self._is_united(name):
+            return self.model.read(name, rows)
+        import torch
+
+        info = self.tensors[name]
+        start, stop = row_bounds(info, rows)
+        value = torch.empty(stop - start, *info.shape[1:], dtype=torch_dtype(info.dtype))
+        for first, own, count in self.rows.runs:
+            low, high = max(first, start), min(first + count, stop)
+            if low < high:
+                value[low - start : high - start] = self.model.read(name, slice(own + low - first, own + high - first))
+        for place, row in enumerate(self.rows.lent):
+            if start <= row < stop:
+                value[row - start] = self._loan(name)[place]
+        return value
+
+    def digest(self) -> str:
+        return self.model.digest()
+
+    def _is_united(self, name: str) -> bool:
+        return self.rows is not None and name in ENDS
+
+    def _info(self, name: str) -> TensorInfo:
+        """The dtype is the model's, but where a mean of lenders would be rounded to it: then fp32."""
+        assert self.rows is not None
+        info = self.model.tensors[name]
+        exact = all(
+            len(lenders) == 1 and lenders[0].row is not None and _dtype(lenders[0], name) == info.dtype
+            for lenders in self.rows.lent.values()
+        )
+        return replace(
+            info,
+            dtype=info.dtype if exact or info.dtype == "F64" else "F32",
+            shape=(len(self.rows.own), *info.shape[1:]),
+            origin="united" if info.origin == "stored" else info.origin,
+        )
+
+    def _loan(self, name: str) -> torch.Tensor:
+        """The rows that others lend, `[n, width]`, in the order of `lent`."""
+        if name not in self._lent:
+            import torch
+
+            assert self.rows is not None
+            info = self.tensors[name]
+            total = torch.zeros(len(self.rows.lent), *info.shape[1:], dtype=torch.float64)
+            wanted: dict[int, tuple[Checkpoint, list[tuple[int, int]]]] = {}
+            for place, lenders in enumerate(self.rows.lent.values()):
+                for lender in lenders:
+                    if lender.row is None:
+                        total[place] += self._mean(lender.model, name)
+                    else:
+                        wanted.setdefault(id(lender.model), (lender.model, []))[1].append((lender.row, place))
+            for model, pairs in wanted.values():
+                places: dict[int, list[int]] = {}
+                for row, place in pairs:
+                    places.setdefault(row, []).append(place)
+                for first, count in _stretches(sorted(places)):
+                    block = model.read(name, slice(first, first + count)).double()
+                    for row in range(first, first + count):
+                        total[places[row]] += block[row - first]
+            counts = torch.tensor([len(lenders) for lenders in self.rows.lent.values()], dtype=torch.float64)
+            self._lent[name] = (total / counts[:, None]).to(torch_dtype(info.dtype))
+        return self._lent[name]
+
+    def _mean(self, model: Checkpoint, name: str) -> torch.Tensor:
+        height = model.tensors[name].shape[0]
+        blocks = (slice(first, min(first + _BLOCK, height)) for first in range(0, height, _BLOCK))
+        sums = [model.read(name, block).double().sum(0) for block in blocks]
+        total = sums[0]
+        for other in sums[1:]:
+            total = total + other
+        return total / height
+
+
+def _dtype(lender: Lender, name: str) -> str | None:
+    info = lender.model.tensors.get(name)
+    return info.dtype if info is not None else None
+
+
+def _stretches(rows: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """First and length of every run of consecutive numbers in ascending ones."""
+    for _, run in groupby(enumerate(rows), key=lambda pair: pair[1] - pair[0]):
+        found = [row for _, row in run]
+        yield found[0], len(found)
