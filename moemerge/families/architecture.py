@@ -131,6 +131,15 @@ class DenseConfig:
         """The dense `model_type`."""
         return self.row.model_type
 
+    def windows_in_words(self) -> str:
+        """The sliding windows as a reader would say them, such as `128`, `none` or `128 in 2 of 4 layers`."""
+        there = {window: self.windows.count(window) for window in self.windows if window is not None}
+        words = [
+            f"{window}" if count == self.layers else f"{window} in {count} of {self.layers} layers"
+            for window, count in there.items()
+        ]
+        return ", ".join(words) or "none"
+
     def ffn(self, layer: int, projection: Projection) -> str:
         """Name of one FFN matrix."""
         names = self.row.names

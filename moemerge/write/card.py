@@ -15,6 +15,7 @@ from moemerge.plan.model import Plan
 from moemerge.sources import Checkpoint
 from moemerge.sources.adapter import AdapterCheckpoint
 from moemerge.sources.spec import HUB_ID
+from moemerge.sources.view import View
 
 _NO_TEXT = ", which looks at no text."
 _BASE_ONLY = ", which reads the base model on the prompts. How well it separates is not measured."
@@ -64,6 +65,8 @@ def _hub_ids(checkpoint: Checkpoint) -> Iterator[str]:
     spec = checkpoint.spec.rpartition("+")[2] if checkpoint.kind == "adapter" else checkpoint.spec
     if checkpoint.revision is not None:
         yield spec.partition("@")[0]
+    while isinstance(checkpoint, View):
+        checkpoint = checkpoint.under
     if isinstance(checkpoint, AdapterCheckpoint):
         yield from _hub_ids(checkpoint.base)
         name = checkpoint.adapter["base"]
