@@ -95,6 +95,7 @@ class DenseFamily:
         windows: which layers have a sliding window: none, every one, or those that `layer_types` names.
         extra: keys of further numbers of `config.json` above 0 that base and experts must share, such as multipliers.
             Each has its value for a missing key in `defaults`. A host that has them writes `**dense.extra` in `config`.
+        whole_heads: whether transformers asks for a hidden size that is a multiple of the number of heads.
         ignored: names of stored tensors that no class reads.
         anatomy: where its parts lie in memory. The dense model's and the host's are two: both say what differs.
     """
@@ -109,5 +110,6 @@ class DenseFamily:
     mlp_bias: Bias = False
     windows: Literal["none", "every", "named"] = "none"
     extra: tuple[str, ...] = ()
+    whole_heads: bool = False
     ignored: re.Pattern[str] = RECOMPUTED
     anatomy: Anatomy = field(default_factory=Anatomy)

@@ -13,6 +13,13 @@ from moemerge.sources.safetensors_file import SafetensorsStore
 from moemerge.sources.store import Store, StoredCheckpoint
 from moemerge.sources.weights import INDEX, PICKLE_INDEX, PICKLE_SINGLE, SINGLE, Folder, open_safetensors
 
+_LEFT_OUT = frozenset({
+    "auto_map", *QUANTISATION, "_attn_implementation", "attn_implementation", "_experts_implementation",
+    "experts_implementation", "id2label", "label2id", "output_attentions", "output_hidden_states", "return_dict",
+})  # fmt: skip
+"""Keys of a config that are passed over: code of the model's own, quantisation of plain weights, how transformers
+computes attention and experts (which may be code from the hub too), and what it gives beside logits."""
+
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS, ADAPTER_PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 
@@ -83,7 +90,7 @@ def open_folder(
     return StoredCheckpoint(
         spec=folder.spec,
         kind="pickle" if pickled else "hub" if revision else "folder",
-        config={key: value for key, value in config.items() if key not in ("auto_map", *QUANTISATION)},
+        config={key: value for key, value in config.items() if key not in _LEFT_OUT},
         store=store,
         files=files_beside(folder),
         location=folder.path,
