@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from moemerge.errors import Problem, SourceError
 from moemerge.families.dense_family import Names
 from moemerge.sources.adapter_config import LoraConfig
-from moemerge.sources.adapter_misfit import Misfit, Reason, refuse, refuse_wrapped
+from moemerge.sources.adapter_misfit import CURES, Misfit, Reason, refuse, refuse_wrapped
 from moemerge.sources.adapter_names import PREFIX, Sorted, sort_names
 from moemerge.sources.adapter_targets import ALL, Targets
 from moemerge.sources.checkpoint import Checkpoint, TensorInfo
@@ -87,8 +87,13 @@ def fit(spec: str, config: LoraConfig, held: Mapping[str, TensorInfo], base: Che
     if matching.wrong:
         same = is_same_base(config.base, base)
         raise refuse(spec, matching.wrong, len(held), base, config.base, same_base=same)
-    if not result.changes:
+    if not held:
         raise SourceError(f"Adapter `{spec}` holds no tensors")
+    if not result.changes:
+        raise SourceError(
+            f"Adapter `{spec}` changes nothing: its `target_modules` name none of the modules that it has a LoRA on",
+            hint=CURES["config"],
+        )
     result.changes = dict(result.changes)
     return result
 

@@ -43,6 +43,8 @@ class Targets:
             return False
         if isinstance(self.names, str):
             return module not in _ENDS if self.names.lower() == ALL else _named(self.names, module)
+        if module in self.names:  # in full: peft then asks no layer
+            return True
         return _named(self.names, module) and (self.layers is None or self._layer(module) in self.layers)
 
     def _layer(self, module: str) -> int | None:
