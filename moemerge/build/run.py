@@ -16,6 +16,7 @@ from moemerge.errors import GateError, MoemergeError, PlanError, Problem, Recipe
 from moemerge.plan import Plan
 from moemerge.plan.cost import gate_computing, runs_models
 from moemerge.recipe import Recipe, file_path
+from moemerge.sources.saved import other_weights
 
 if TYPE_CHECKING:
     import torch
@@ -99,9 +100,12 @@ def build_plan(
         progress.note(f"warning: {text}")
         untidy.append(Problem("left-over", text))
 
-    missing = [model.spec for model in plan.models.values() if not model.has_weights]
+    missing = [model for model in plan.models.values() if not model.has_weights]
     if missing:
-        raise PlanError(Problem("no-weights", f"`{spec}` has a config and no weights") for spec in missing)
+        raise PlanError(
+            Problem("no-weights", f"`{model.spec}` has a config and no weights", other_weights(model.location))
+            for model in missing
+        )
     for orphan in check_output(output, overwrite=overwrite, needed=needed_bytes(plan)):
         progress.note(f"removing `{orphan.name}`, left by a build that was killed")
         for text in remove_orphan(orphan, output):

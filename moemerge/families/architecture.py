@@ -7,15 +7,12 @@ importing transformers; a test holds the two equal. Every trap of a family is a 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from moemerge.families.dense_family import PROJECTIONS, Bias, DenseFamily, Extent, Group, Projection
-
-MAX_LAYERS = 10_000
-"""More layers than any model has; a plan lists every tensor of every layer."""
+from moemerge.families.values import KINDS, check, check_held, check_rope, is_number, is_size
 
 COMMON: Mapping[str, Any] = {
     "num_key_value_heads": None,
@@ -93,14 +90,15 @@ class DenseConfig:
         values = {**COMMON, **row.defaults, **raw}
         for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                     "max_position_embeddings"):  # fmt: skip
-            _check(key, values[key], values[key] is not None and _is_size(values[key]), "a positive integer")
+            check(key, values[key], values[key] is not None and is_size(values[key]), "a positive integer")
         for key in ("num_key_value_heads", "head_dim", "sliding_window"):
-            _check(key, values.get(key), _is_size(values.get(key)), "a positive integer")
-        for key, (fits, kind) in _KINDS.items():
+            check(key, values.get(key), is_size(values.get(key)), "a positive integer")
+        for key, (fits, kind) in KINDS.items():
             if key in values:
-                _check(key, values[key], fits(values[key]), kind)
+                check(key, values[key], fits(values[key]), kind)
+        check_held(raw)
         for key in row.extra:
-            _check(key, values[key], _is_number(values[key]) and values[key] > 0, "a number above 0")
+            check(key, values[key], is_number(values[key]) and values[key] > 0, "a number above 0")
         heads = values["num_attention_heads"]
         return cls(
             row=row,
@@ -110,7 +108,7 @@ class DenseConfig:
             layers=values["num_hidden_layers"],
             heads=heads,
             kv_heads=values["num_key_value_heads"] or heads,
-            head_dim=_head_dim(values),
+            head_dim=_head_dim(row, raw, values),
             hidden_act=values["hidden_act"],
             rms_norm_eps=values["rms_norm_eps"],
             max_position_embeddings=values["max_position_embeddings"],
@@ -122,7 +120,7 @@ class DenseConfig:
             mlp_bias=_has(row.mlp_bias, values),
             tied=bool(values["tie_word_embeddings"]),
             initializer_range=values["initializer_range"],
-            attention_dropout=values["attention_dropout"],
+            attention_dropout=float(values["attention_dropout"]),
             bos_token_id=values["bos_token_id"],
             eos_token_id=values["eos_token_id"],
             pad_token_id=values["pad_token_id"],
@@ -146,6 +144,15 @@ class DenseConfig:
         }
         known = {**self.extra, **sizes}
         return {**sizes, **{name: size(known) for name, size in self.row.extents.items()}}
+
+    def windows_in_words(self) -> str:
+        """The sliding windows as a reader would say them, such as `128`, `none` or `128 in 2 of 4 layers`."""
+        there = {window: self.windows.count(window) for window in self.windows if window is not None}
+        words = [
+            f"{window}" if count == self.layers else f"{window} in {count} of {self.layers} layers"
+            for window, count in there.items()
+        ]
+        return ", ".join(words) or "none"
 
     def ffn(self, layer: int, projection: Projection) -> str:
         """Name of one FFN matrix."""
@@ -195,79 +202,36 @@ class DenseConfig:
                     yield self.ffn(layer, projection).replace(".weight", ".bias"), shape[:1]
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_size(value: Any) -> bool:
-    return value is None or (_is_whole(value) and value >= 1)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
-def _is_token(value: Any) -> bool:
-    return value is None or _is_whole(value)
-
-
-_KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "hidden_act": (lambda value: isinstance(value, str), "a name"),
-    **dict.fromkeys(("rms_norm_eps", "initializer_range", "attention_dropout"), (_is_number, "a number of 0 or more")),
-    **dict.fromkeys(
-        ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"),
-        (lambda value: value is None or isinstance(value, bool), "true or false"),
-    ),
-    "num_hidden_layers": (lambda value: value <= MAX_LAYERS, f"a number of layers up to {MAX_LAYERS:,}"),
-    "max_window_layers": (lambda value: _is_whole(value) and value >= 0, "a number of layers"),
-    "layer_types": (lambda value: value is None or isinstance(value, list), "a list"),
-    **dict.fromkeys(("bos_token_id", "pad_token_id"), (_is_token, "a token's id")),
-    "eos_token_id": (
-        lambda value: _is_token(value) or (isinstance(value, list) and all(map(_is_whole, value))),
-        "a token's id or a list of them",
-    ),
-}
-"""What the other fields must be, in a reader's words."""
-
-
-def _check(key: str, value: Any, fits: bool, kind: str) -> None:
-    if not fits:
-        raise ValueError(f"`{key}` is `{value!r}`, not {kind}")
-
-
-def _head_dim(values: Mapping[str, Any]) -> int:
-    size: int = values["head_dim"] or values["hidden_size"] // values["num_attention_heads"]
-    _check(
-        "num_attention_heads",
-        values["num_attention_heads"],
-        size >= 1,
-        f"at most `hidden_size` {values['hidden_size']}",
-    )
+def _head_dim(row: DenseFamily, raw: Mapping[str, Any], values: Mapping[str, Any]) -> int:
+    hidden, heads = values["hidden_size"], values["num_attention_heads"]
+    size: int = values["head_dim"] or hidden // heads
+    check("num_attention_heads", heads, size >= 1, f"at most `hidden_size` {hidden}")
+    check("num_attention_heads", heads, not row.whole_heads or hidden % heads == 0, f"a divisor of {hidden}")
+    kv_heads = raw.get("num_key_value_heads") or heads
+    check("num_key_value_heads", kv_heads, heads % kv_heads == 0, f"a divisor of the {heads} attention heads")
+    check("head_dim", size, size % 2 == 0, "an even number, which rope needs")
     return size
 
 
 def _rope(raw: Mapping[str, Any], values: Mapping[str, Any], usual: Mapping[str, Any] | None) -> Mapping[str, Any]:
     # transformers.modeling_rope_utils: a non-null `rope_scaling` replaces `rope_parameters`.
     for key in ("rope_scaling", "rope_parameters"):
-        _check(key, raw.get(key), raw.get(key) is None or isinstance(raw[key], dict), "a map")
+        check(key, raw.get(key), raw.get(key) is None or isinstance(raw[key], dict), "a map")
     for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
-        _check(key, raw.get(key), raw.get(key) is None or _is_number(raw[key]), "a number of 0 or more")
+        check(key, raw.get(key), raw.get(key) is None or is_number(raw[key]), "a number of 0 or more")
     rope = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or usual or {})
     theta = values.get("rope_theta")
     rope.setdefault("rope_theta", 10000.0 if theta is None else theta)
-    _check(
-        "rope_theta", rope["rope_theta"], _is_number(rope["rope_theta"]) and rope["rope_theta"] > 0, "a number above 0"
-    )
     if values.get("partial_rotary_factor") is not None:
         rope.setdefault("partial_rotary_factor", values["partial_rotary_factor"])
     rope.setdefault("rope_type", rope.get("type", "default"))
-    _check("rope_type", rope["rope_type"], isinstance(rope["rope_type"], str), "a name")
     rope.pop("type", None)
     if rope["rope_type"] in ("llama3", "yarn", "longrope"):
         original = raw.get("original_max_position_embeddings")
         if original is not None:
             rope["original_max_position_embeddings"] = original
         rope.setdefault("original_max_position_embeddings", values["max_position_embeddings"])
+    check_rope(rope)
     return rope
 
 
@@ -281,17 +245,22 @@ def _kinds(row: DenseFamily, values: Mapping[str, Any]) -> tuple[str, ...]:
     known = {tensor.kind for tensor in row.layer if tensor.kind is not None}
     kinds, layers = tuple(row.kinds(values)), values["num_hidden_layers"]
     fits = len(kinds) == layers and set(kinds) <= known
-    _check("layer_types", values.get("layer_types"), fits, f"{_or(known)} for each of the {layers} layers")
+    check("layer_types", values.get("layer_types"), fits, f"{_or(known)} for each of the {layers} layers")
     return kinds
 
 
 def _or(names: set[str]) -> str:
-    return " or ".join(f"`{name}`" for name in sorted(names))
+    return " or ".join(f"`{name}`" for name in sorted(names, reverse=True))
 
 
 def _windows(row: DenseFamily, values: Mapping[str, Any]) -> tuple[int | None, ...]:
     layers: int = values["num_hidden_layers"]
     window: int | None = values.get("sliding_window")
+    types = values.get("layer_types")
+    known = {"full_attention"} if row.windows == "none" else {"sliding_attention", "full_attention"}
+    if types is not None and row.kinds is None:
+        fits = len(types) == layers and set(map(str, types)) <= known
+        check("layer_types", types, fits, f"{_or(known)} for each of the {layers} layers")
     if row.windows == "none":
         return (None,) * layers
     if row.windows == "every":
@@ -302,7 +271,5 @@ def _windows(row: DenseFamily, values: Mapping[str, Any]) -> tuple[int | None, .
         usual: Sequence[str] = ["full_attention" if layer < first else "sliding_attention" for layer in range(layers)]
     else:
         usual = row.windows(values)
-    types = values.get("layer_types") or usual
-    fits = len(types) == layers and set(map(str, types)) <= {"sliding_attention", "full_attention"}
-    _check("layer_types", types, fits, f"`sliding_attention` or `full_attention` for each of the {layers} layers")
+    types = types or usual
     return tuple(window if kind == "sliding_attention" else None for kind in types)

@@ -109,6 +109,7 @@ class DenseFamily:
         kinds: what each layer has in the place of attention, by the config with its defaults, in transformers' words
             (`layer_types`); None where all have attention.
         extents: further extents of shapes, by those that every family has and the values of `extra`.
+        whole_heads: whether transformers asks for a hidden size that is a multiple of the number of heads.
         ignored: names of stored tensors that no class reads.
         anatomy: where its parts lie in memory. The dense model's and the host's are two: both say what differs.
     """
@@ -125,5 +126,6 @@ class DenseFamily:
     extra: tuple[str, ...] = ()
     kinds: Callable[[Values], Sequence[str]] | None = None
     extents: Mapping[Extent, Callable[[Values], int]] = field(default_factory=dict)
+    whole_heads: bool = False
     ignored: re.Pattern[str] = RECOMPUTED
     anatomy: Anatomy = field(default_factory=Anatomy)

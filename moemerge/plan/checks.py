@@ -13,6 +13,9 @@ from moemerge.plan.tokens import Kept, check_base_tokenizer, check_settings, che
 from moemerge.recipe import Recipe, file_path
 from moemerge.recipe.schema import Data, Rows
 from moemerge.sources import Checkpoint
+from moemerge.sources.config import PLAIN
+from moemerge.sources.renamed import inner_name
+from moemerge.sources.saved import other_weights, part_of, wrapper_of
 from moemerge.texts import check_texts, is_absent, read_prompts_file
 
 _SAME: Mapping[str, str] = {
@@ -27,7 +30,6 @@ _SAME: Mapping[str, str] = {
     "rope": "rope (`rope_parameters`)",
     "windows": "sliding window",
     "kinds": "kinds of layers (`layer_types`)",
-    "tied": "tied embeddings (`tie_word_embeddings`)",
     "qkv_bias": "attention bias",
     "output_bias": "attention output bias",
     "mlp_bias": "FFN bias",
@@ -40,6 +42,11 @@ _SIMILAR = 0.8
 
 _LISTED = 4
 """Tensors that a message names before it counts the rest."""
+
+
+def label_of(key: str) -> str:
+    """What messages call a model."""
+    return "`base_model`" if key == "base" else f"expert `{key}`"
 
 
 def check_model(
@@ -73,7 +80,8 @@ def check_model(
     if checkpoint.has_weights:
         _check_tensors(checkpoint, own, label, problems)
     elif checkpoint.kind == "folder":
-        warnings.append(Problem("no-weights", f"{label} has a config and no weights: it can be planned, not built"))
+        message = f"{label} has a config and no weights: it can be planned, not built"
+        warnings.append(Problem("no-weights", message, other_weights(checkpoint.location)))
     return own.intermediate_size
 
 
@@ -84,11 +92,13 @@ def _check_config(
         mine, theirs = getattr(own, field), getattr(dense, field)
         if mine == theirs or (field == "windows" and own.layers != dense.layers):
             continue
+        hint = "experts must be fine-tunes of the base"
         if field == "windows":
-            mine, theirs = sorted(set(mine), key=str), sorted(set(theirs), key=str)
+            mine, theirs = own.windows_in_words(), dense.windows_in_words()
+            hint = "if that is the only difference, `sliding_window: base` or an expert's name says whose holds"
         code = f"{field.replace('_', '-')}-differs"
         message = f"{label} does not fit the base: {words} is {_show(mine)}, the base's is {_show(theirs)}"
-        problems.append(Problem(code, message, "experts must be fine-tunes of the base"))
+        problems.append(Problem(code, message, hint))
     if own.max_position_embeddings != dense.max_position_embeddings:
         mine, theirs = own.max_position_embeddings, dense.max_position_embeddings
         message = f"{label} has a context of {mine} tokens, the base's is {theirs}: the base's is kept"
@@ -118,26 +128,38 @@ def _show(value: Any) -> str:
 
 
 def _check_tensors(checkpoint: Checkpoint, own: DenseConfig, label: str, problems: list[Problem]) -> None:
-    expected = dict(own.tensors())
-    missing = [name for name in expected if name not in checkpoint.tensors]
+    """Names, shapes and dtypes. Where a wrapper or a save of parts explains what is wrong, that is said instead."""
+    expected, held = dict(own.tensors()), checkpoint.tensors
     extra = [
         name
-        for name in checkpoint.tensors
+        for name in held
         if name not in expected and not own.row.ignored.search(name) and not (own.tied and name == own.row.names.head)
     ]
-    wrong = [
-        f"{name}: {_shape(info.shape)}, its config says {_shape(expected[name])}"
-        for name, info in checkpoint.tensors.items()
-        if name in expected and info.shape != expected[name]
-    ]
+    wrapped = {name: cause for name in extra if (cause := wrapper_of(name)) and inner_name(name) in expected}
+    inside = {inner_name(name) for name in wrapped}
+    missing = [name for name in expected if name not in held and name not in inside]
+    extra = [name for name in extra if name not in wrapped]
+    wrong = {name: info.shape for name, info in held.items() if name in expected and info.shape != expected[name]}
+    for cause in dict.fromkeys(wrapped.values()):
+        named = [name for name, found in wrapped.items() if found == cause]
+        message = f"{label} names its tensors {cause.what}: {_list(named, len(held))}"
+        problems.append(Problem("wrapped-names", message, cause.cure))
     if missing:
         problems.append(Problem("missing-tensor", f"{label} lacks {_list(missing, len(expected))}"))
     if extra:
-        message = f"{label}: `{own.family}` has no use for {_list(extra, len(checkpoint.tensors))}"
+        message = f"{label}: `{own.family}` has no use for {_list(extra, len(held))}"
         hint = "a build would drop them in silence; remove them, or use the checkpoint they belong to"
         problems.append(Problem("extra-tensor", message, hint))
-    if wrong:
-        problems.append(Problem("shape-mismatch", f"{label} differs in the shape of {_list(wrong, len(expected))}"))
+    lines = [f"{name}: {_shape(shape)}, its config says {_shape(expected[name])}" for name, shape in wrong.items()]
+    if wrong and (part := part_of((shape, expected[name]) for name, shape in wrong.items())):
+        message = f"{label} holds tensors that {part.what}: {_list(lines, len(expected))}"
+        problems.append(Problem("parts-of-tensors", message, part.cure))
+    elif wrong:
+        problems.append(Problem("shape-mismatch", f"{label} differs in the shape of {_list(lines, len(expected))}"))
+    odd = [f"{name}: {held[name].dtype}" for name in expected if name in held and held[name].dtype not in PLAIN]
+    if odd:
+        message = f"{label} stores numbers that are no weights: {_list(odd, len(expected))}"
+        problems.append(Problem("dtype", message, "use the unquantised original"))
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -147,32 +169,6 @@ def _shape(shape: tuple[int, ...]) -> str:
 def _list(lines: list[str], total: int) -> str:
     rest = f"\n  and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
     return f"{len(lines)} of {total} tensors:\n  " + "\n  ".join(lines[:_LISTED]) + rest
-
-
-def check_tied_head(
-    checkpoint: Checkpoint, dense: DenseConfig, label: str, problems: list[Problem], notes: list[str]
-) -> None:
-    """A stored head beside tied embeddings: dropped and said when equal, refused when not.
-
-    This is the one place of planning that looks at weights: two tensors, compared row block by row block.
-    """
-    names = dense.row.names
-    if not dense.tied or names.head not in checkpoint.tensors:
-        return
-    head, embedding = (checkpoint.tensors.get(name) for name in (names.head, names.embedding))
-    if head is None or embedding is None:
-        return
-    if head.shape == embedding.shape and _equal(checkpoint, head.name, embedding.name):
-        notes.append(f"{label} stores `{names.head}` beside tied embeddings: equal, so it is dropped")
-        return
-    message = f"{label} ties its embeddings and stores another `{names.head}`"
-    problems.append(Problem("untied-head", message, "set `tie_word_embeddings: false` in its config if that is meant"))
-
-
-def _equal(checkpoint: Checkpoint, first: str, second: str) -> bool:
-    rows, step = checkpoint.tensors[first].shape[0], 4096
-    blocks = (slice(start, min(start + step, rows)) for start in range(0, rows, step))
-    return all(bool((checkpoint.read(first, block) == checkpoint.read(second, block)).all()) for block in blocks)
 
 
 def check_licences(models: Mapping[str, Checkpoint], warnings: list[Problem]) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from moemerge.errors import MoemergeError, PlanError, Problem
 from moemerge.families import DENSE_FAMILIES, DenseConfig, Group, Host, choose_host, family_problem
+from moemerge.plan.alike import made_alike
 from moemerge.plan.checks import (
     check_evaluation,
     check_licences,
     check_model,
     check_prompts,
     check_special,
-    check_tied_head,
+    label_of,
 )
 from moemerge.plan.mapping import Layout, group_method, map_tensors
 from moemerge.plan.model import OutputVocabulary, Plan, PlannedExpert, Refused
@@ -23,6 +24,7 @@ from moemerge.plan.tokens import Kept
 from moemerge.plan.vocabulary import anchor_of, unite
 from moemerge.recipe.schema import Recipe
 from moemerge.sources import Checkpoint, open_checkpoint
+from moemerge.sources.config import PLAIN
 from moemerge.sources.translated import translated
 
 DTYPES: Mapping[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -57,6 +59,7 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
     models, experts = _open_models(recipe, root, configs_only, found)
     recipe = _with_one_spelling(recipe, models, experts)
     _check_merge(recipe, experts, found)
+    models = made_alike(recipe, models, experts, found.problems, found.warnings, found.notes)
     base = models.get("base")
     dense, host = _architecture(recipe, base, found) if base is not None else (None, None)
     planned: list[PlannedExpert] = []
@@ -243,12 +246,11 @@ def _fit_experts(
     kept = Kept(models.get(anchor, models["base"]), "the base's" if anchor == "base" else f"`{anchor}`'s")
     padded = {keys[expert.model] for expert in recipe.experts if expert.pad}
     for key, checkpoint in models.items():
-        label = "`base_model`" if key == "base" else f"expert `{key}`"
+        label = label_of(key)
         width = check_model(checkpoint, models["base"], dense, kept, label, found.problems, found.warnings)
         if width is not None:
             widths[key] = width
         check_special(checkpoint, kept, key, label, found.warnings)
-        check_tied_head(checkpoint, dense, label, found.problems, found.notes)
     used = {widths[keys[expert.model]] for expert in recipe.experts if keys[expert.model] in widths}
     widest = max(used, default=dense.intermediate_size)
     planned = []
@@ -309,11 +311,7 @@ def _dtype_warnings(models: Mapping[str, Checkpoint], dtype: str, found: _Findin
         if checkpoint.kind == "adapter" or any(i.origin == "dequantised" for i in checkpoint.tensors.values()):
             continue  # folded or dequantised: computed anyway, and the plan says so
         others = {i.dtype for i in checkpoint.tensors.values() if i.origin == "stored" and i.dtype != dtype}
-        label = "`base_model`" if key == "base" else f"expert `{key}`"
-        unusual = others - set(DTYPES.values()) - {"F64"}
-        if unusual:
-            message = f"{label} stores tensors as {', '.join(sorted(unusual))}, which is not a weight's dtype here"
-            found.problems.append(Problem("dtype", message, "use the unquantised original"))
-        elif others:
-            message = f"{label} stores {', '.join(sorted(others))} and the output is {dtype}: converted, not copied"
+        if others & PLAIN:
+            stored = ", ".join(sorted(others & PLAIN))
+            message = f"{label_of(key)} stores {stored} and the output is {dtype}: converted, not copied"
             found.warnings.append(Problem("dtype", message, "set `dtype` to keep the sources' own"))

@@ -287,7 +287,7 @@ def _with_settings(united: United, base: Checkpoint) -> Checkpoint:
     if not wanted:
         return base
     if isinstance(base, UnitedCheckpoint):
-        return UnitedCheckpoint(base.model, base.rows, {"vocab_size": rows, **wanted})
+        return UnitedCheckpoint(base.under, base.rows, {"vocab_size": rows, **wanted})
     return UnitedCheckpoint(base, None, wanted)
 
 

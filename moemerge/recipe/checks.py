@@ -96,6 +96,12 @@ def _names(recipe: Recipe, tree: Table) -> Iterator[Problem]:
             message = f"No expert can be named `{expert.name}`: it stands for a model that is none"
             yield problem(place, "bad-name", message, "give it another name, such as `general`")
 
+    window = recipe.sliding_window
+    if window not in {None, "base", *first}:
+        message = f"`sliding_window` is `{window}`, which is neither `base` nor an expert"
+        hint = f"one of {listed(quoted(('base', *first)), 'or')}"
+        yield problem(node_at(tree, ("sliding_window",)).place, "unknown-value", message, hint)
+
 
 def _texts(recipe: Recipe, tree: Table) -> Iterator[Problem]:
     needed = recipe.gate.init not in WITHOUT_PROMPTS

@@ -207,6 +207,9 @@ class Recipe(Strict):
     """Whose tokens the output has."""
     architecture: str = "auto"
     """`auto`, or the `model_type` of a host that fits: see families.md."""
+    sliding_window: str | None = Field(default=None, min_length=1)
+    """Whose sliding window holds where the models differ in it: `base`, or the name of an expert. The others are run
+    with it too, so beyond it they are not quite what they were. Without it such models are refused."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The dtype of the written weights; `auto` keeps the base's (bfloat16 for a quantised GGUF)."""
     output: Output = Output()

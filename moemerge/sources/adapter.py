@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import Problem, SourceError
 from moemerge.sources.adapter_config import LoraConfig, parse_adapter_config
-from moemerge.sources.adapter_fit import EMBEDDING, HEAD, Change, Fit, Fold, fit
+from moemerge.sources.adapter_fit import EMBEDDING, HEAD, Change, Fit, Fold, fit, is_same_base
 from moemerge.sources.beside import files_beside, licence_of, overlay
 from moemerge.sources.checkpoint import ByteRange, Checkpoint, TensorInfo
-from moemerge.sources.folder import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
+from moemerge.sources.folder import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS, other_sets
 from moemerge.sources.safetensors_file import SafetensorsStore, read_file_header
+from moemerge.sources.saved import other_weights
 from moemerge.sources.store import Store, digest_of, row_bounds, torch_dtype
 from moemerge.sources.strict_json import read_object
 from moemerge.sources.weights import Folder
@@ -45,7 +46,9 @@ class AdapterCheckpoint(Checkpoint):
         self._store, self._lora, self._changes = store, lora, fitted.changes
         self._factors: dict[str, torch.Tensor] = {}
         self.vocabulary_from = None if {EMBEDDING, HEAD} & fitted.changes.keys() else base
-        self.config: Mapping[str, Any] = {**base.config, "tie_word_embeddings": False} if fitted.untied else base.config
+        changed: dict[str, Any] = {"tie_word_embeddings": False} if fitted.untied else {}
+        changed |= {"vocab_size": fitted.rows} if fitted.rows is not None else {}
+        self.config: Mapping[str, Any] = {**base.config, **changed}
         self.tensors: Mapping[str, TensorInfo] = self._tensors(fitted)
         self.files: Mapping[str, Path] = overlay(base.files, files_beside(folder))
         self.licence = licence_of(folder) or base.licence
@@ -59,7 +62,13 @@ class AdapterCheckpoint(Checkpoint):
             "modules_to_save": list(lora.modules_to_save),
             "base": lora.base,
         }
-        self.warnings = (*lora.warnings, *_other_base(folder, lora, base), *fitted.warnings)
+        self.warnings = (
+            *lora.warnings,
+            *_other_base(folder, lora, base),
+            *fitted.warnings,
+            *_without_effect(folder, store, fitted),
+            *other_sets(folder, (ADAPTER_WEIGHTS, ADAPTER_PICKLE), "Adapter"),
+        )
 
     def bytes_of(self, name: str) -> ByteRange | None:
         info = self.tensors[name]
@@ -100,7 +109,8 @@ class AdapterCheckpoint(Checkpoint):
         if fitted.untied:
             tensors[HEAD] = replace(tensors[EMBEDDING], name=HEAD)
         for name, change in fitted.changes.items():
-            tensors[name] = replace(tensors[name], origin=self._origin(tensors[name], change))
+            shape = self._store.tensors[change.replaced].shape if change.replaced else tensors[name].shape
+            tensors[name] = replace(tensors[name], shape=shape, origin=self._origin(tensors[name], change))
         return tensors
 
     def _origin(self, info: TensorInfo, change: Change) -> Any:
@@ -186,7 +196,7 @@ def _open_weights(folder: Folder, *, allow_pickle: bool) -> Store:
     if not folder.has(ADAPTER_PICKLE):
         raise SourceError(
             f"Adapter `{folder.spec}` is incomplete: `{folder.path}` holds no `{ADAPTER_WEIGHTS}`",
-            hint="copy or download the adapter again",
+            hint=other_weights(folder.path) or "copy or download the adapter again",
         )
     from moemerge.sources.pickle import load_pickles, refuse_pickle
 
@@ -197,13 +207,7 @@ def _open_weights(folder: Folder, *, allow_pickle: bool) -> Store:
 
 def _other_base(folder: Folder, lora: LoraConfig, base: Checkpoint) -> tuple[Problem, ...]:
     """A differing name alone is only a warning: models are moved and renamed."""
-    if lora.base is None:
-        return ()
-    same = {base.spec, base.spec.rpartition("@")[0], str(base.location)}
-    names = {_last(base.spec).partition("@")[0]}
-    if base.kind == "gguf":  # transformers names such a model by the folder of its file
-        names.add(base.location.parent.name)
-    if lora.base in same or _last(lora.base) in names:
+    if lora.base is None or is_same_base(lora.base, base):
         return ()
     return (
         Problem(
@@ -213,5 +217,20 @@ def _other_base(folder: Folder, lora: LoraConfig, base: Checkpoint) -> tuple[Pro
     )
 
 
-def _last(name: str) -> str:
-    return name.rstrip("/").rpartition("/")[2]
+def _without_effect(folder: Folder, store: Store, fitted: Fit) -> Iterator[Problem]:
+    """A warning where every LoRA adds nothing: the one look at an adapter's numbers, which mostly ends at the first."""
+    folds = [fold for change in fitted.changes.values() for fold in change.folds]
+    changes = fitted.changes.values()
+    if not folds or any(fold.magnitude for fold in folds) or any(change.biases for change in changes):
+        return
+    if any(fold.scaling != 0.0 and bool(store.read(fold.b).any()) for fold in folds):
+        return
+    rest = any(change.replaced for change in changes)
+    message = (
+        f"Adapter `{folder.spec}` changes nothing: "
+        if not rest
+        else f"Adapter `{folder.spec}` has a LoRA of no effect: "
+    )
+    scaled = "`lora_alpha` is 0" if all(fold.scaling == 0.0 for fold in folds) else "each of its `lora_B` is all zero"
+    hint = "it was saved before its training, or the training did not reach it: save it again"
+    yield Problem("adapter-without-effect", message + scaled, hint)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from moemerge.errors import Problem, SourceError
+from moemerge.sources.adapter_targets import Targets, check_pattern, parse_targets
 
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ class LoraConfig:
         ranks, alphas: exceptions by pattern, in the order of the file.
         rslora: scales by alpha / sqrt(rank) and not alpha / rank.
         dora: whether a magnitude is stored for each output.
+        targets: the modules that have a LoRA.
         modules_to_save: names of modules that are stored whole.
         base: the base model's name as it was when the adapter was trained.
         warnings: what is unusual though it can be folded.
@@ -64,6 +66,7 @@ class LoraConfig:
     alphas: Mapping[str, float]
     rslora: bool
     dora: bool
+    targets: Targets
     modules_to_save: tuple[str, ...]
     base: str | None
     warnings: tuple[Problem, ...]
@@ -125,6 +128,7 @@ def parse_adapter_config(config: Mapping[str, Any], spec: str) -> LoraConfig:
             )
         )
     base = config.get("base_model_name_or_path")
+    saved = _names(config.get("modules_to_save"), spec)
     return LoraConfig(
         rank=_rank(config.get("r", 8), spec),
         alpha=_alpha(config.get("lora_alpha", 8), spec),
@@ -132,7 +136,8 @@ def parse_adapter_config(config: Mapping[str, Any], spec: str) -> LoraConfig:
         alphas={key: _alpha(value, spec) for key, value in _patterns(config, "alpha_pattern", spec).items()},
         rslora=bool(config.get("use_rslora")),
         dora=bool(config.get("use_dora")),
-        modules_to_save=_names(config.get("modules_to_save"), spec),
+        targets=parse_targets(config, saved, spec),
+        modules_to_save=saved,
         base=base if isinstance(base, str) and base else None,
         warnings=tuple(warnings),
     )
@@ -156,12 +161,7 @@ def _patterns(config: Mapping[str, Any], key: str, spec: str) -> Mapping[str, An
     if not isinstance(patterns, dict):
         raise SourceError(f"Adapter `{spec}` has a `{key}` that is not a map")
     for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise SourceError(
-                f"Adapter `{spec}` has the pattern `{pattern}` in `{key}`, which is invalid: {error}"
-            ) from None
+        check_pattern(pattern, key, spec)
     return patterns
 
 
@@ -170,4 +170,6 @@ def _names(value: Any, spec: str) -> tuple[str, ...]:
         return ()
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise SourceError(f"Adapter `{spec}` has a `modules_to_save` that is not a list of names")
+    for name in value:
+        check_pattern(name, "modules_to_save", spec)
     return tuple(value)

@@ -23,8 +23,8 @@ Origin = Literal["stored", "rearranged", "folded", "dequantised", "unpickled", "
 Kind = Literal["folder", "hub", "adapter", "gguf", "pickle"]
 
 ITEM_SIZE: Mapping[str, int] = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
-    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
 """Bytes an element, by the names that safetensors headers use."""
 

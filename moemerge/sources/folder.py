@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
-from moemerge.errors import SourceError
+from moemerge.errors import Problem, SourceError
 from moemerge.sources.beside import files_beside, licence_of
-from moemerge.sources.config import read_config, refuse_quantised_tensors, remote_code
+from moemerge.sources.config import QUANTISATION, check_quantisation, read_config, remote_code
+from moemerge.sources.renamed import as_loaded
 from moemerge.sources.safetensors_file import SafetensorsStore
 from moemerge.sources.store import Store, StoredCheckpoint
 from moemerge.sources.weights import INDEX, PICKLE_INDEX, PICKLE_SINGLE, SINGLE, Folder, open_safetensors
+
+_LEFT_OUT = frozenset({
+    "auto_map", *QUANTISATION, "_attn_implementation", "attn_implementation", "_experts_implementation",
+    "experts_implementation", "id2label", "label2id", "output_attentions", "output_hidden_states", "return_dict",
+})  # fmt: skip
+"""Keys of a config that are passed over: code of the model's own, quantisation of plain weights, how transformers
+computes attention and experts (which may be code from the hub too), and what it gives beside logits."""
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS, ADAPTER_PICKLE = "adapter_model.safetensors", "adapter_model.bin"
@@ -64,29 +72,40 @@ def open_folder(
             pickled weights without `allow_pickle`.
     """
     config = read_config(folder)
+    warnings = list(remote_code(folder.spec, config))
     store: Store = SafetensorsStore()
     pickled = False
     if configs_only:
         store = (headers() if headers else None) or store
     elif (found := open_safetensors(folder)) is not None:
         store = found
+        warnings += other_sets(folder, (SINGLE, INDEX, PICKLE_SINGLE, PICKLE_INDEX))
     elif folder.has(PICKLE_SINGLE) or folder.has(PICKLE_INDEX):
         from moemerge.sources.pickle import open_pickle
 
         store, pickled = open_pickle(folder, allow=allow_pickle), True
-    refuse_quantised_tensors(folder.spec, store.tensors)
+        warnings += other_sets(folder, (PICKLE_SINGLE, PICKLE_INDEX))
+    warnings += check_quantisation(folder.spec, config, store.tensors)
+    store = as_loaded(store)
     return StoredCheckpoint(
         spec=folder.spec,
         kind="pickle" if pickled else "hub" if revision else "folder",
-        config=_without_remote_code(config),
+        config={key: value for key, value in config.items() if key not in _LEFT_OUT},
         store=store,
         files=files_beside(folder),
         location=folder.path,
         revision=revision,
         licence=licence_of(folder),
-        warnings=remote_code(folder.spec, config),
+        warnings=tuple(warnings),
     )
 
 
-def _without_remote_code(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "auto_map"}
+def other_sets(folder: Folder, names: Sequence[str], owner: str = "Model") -> Iterator[Problem]:
+    """A warning where a folder holds several sets of weights: the first of `names` is read, as by transformers."""
+    there = [name for name in names if folder.has(name)]
+    if len(there) < 2:
+        return
+    listed = " and ".join(f"`{name}`" for name in there[1:])
+    message = f"{owner} `{folder.spec}` holds several sets of weights: `{there[0]}` is read, as transformers does"
+    hint = f"if that is an old one, remove it: {listed} {'stands' if len(there) == 2 else 'stand'} beside it"
+    yield Problem("several-sets", message, hint)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from moemerge.errors import ManyProblems, SourceError
 from moemerge.families import TRANSLATIONS, DenseConfig, Part, Translation
 from moemerge.sources.checkpoint import Checkpoint
-from moemerge.sources.pieces import Piece, PiecedCheckpoint
+from moemerge.sources.view import Piece, View
 
 
 def translated(checkpoint: Checkpoint) -> Checkpoint:
@@ -28,7 +28,8 @@ def translated(checkpoint: Checkpoint) -> Checkpoint:
         dense = DenseConfig.resolve(config)
     except ValueError as error:
         raise SourceError(f"in its config {error}", code="bad-config") from error
-    seen = PiecedCheckpoint(checkpoint, config, dict(_pieces(row, dense)))
+    pieces = dict(_pieces(row, dense))
+    seen = View(checkpoint, config, pieces, {piece.of for piece in pieces.values()})
     seen.warnings = (*checkpoint.warnings, *row.warn(raw))
     return seen
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from moemerge.families.dense_family import Names
 from moemerge.sources.checkpoint import ByteRange, Checkpoint, TensorInfo
 from moemerge.sources.store import row_bounds, torch_dtype
+from moemerge.sources.view import View
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +53,7 @@ class Rows:
         return tuple(found)
 
 
-class UnitedCheckpoint(Checkpoint):
+class UnitedCheckpoint(View):
     """A model whose embedding and head have the rows of another vocabulary; all else is the model's, bytes and all.
 
     Args:
@@ -62,21 +63,18 @@ class UnitedCheckpoint(Checkpoint):
     """
 
     def __init__(self, model: Checkpoint, rows: Rows | None, settings: Mapping[str, Any]) -> None:
-        self.model, self.rows = model, rows
-        self.spec, self.kind, self.location = model.spec, model.kind, model.location
-        self.files, self.revision, self.licence = model.files, model.revision, model.licence
-        self.adapter, self.warnings = model.adapter, model.warnings
-        self.config: Mapping[str, Any] = {**model.config, **settings}
+        super().__init__(model, {**model.config, **settings})
+        self.rows = rows
         ends = [name for name in ENDS if rows is not None and name in model.tensors]
-        self.tensors: Mapping[str, TensorInfo] = {**model.tensors, **{name: self._info(name) for name in ends}}
+        self.tensors = {**model.tensors, **{name: self._united(name) for name in ends}}
         self._lent: dict[str, torch.Tensor] = {}
 
     def bytes_of(self, name: str) -> ByteRange | None:
-        return None if self._is_united(name) else self.model.bytes_of(name)
+        return None if self._is_united(name) else self.under.bytes_of(name)
 
     def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
         if self.rows is None or not self._is_united(name):
-            return self.model.read(name, rows)
+            return self.under.read(name, rows)
         import torch
 
         info = self.tensors[name]
@@ -85,22 +83,19 @@ class UnitedCheckpoint(Checkpoint):
         for first, own, count in self.rows.runs:
             low, high = max(first, start), min(first + count, stop)
             if low < high:
-                value[low - start : high - start] = self.model.read(name, slice(own + low - first, own + high - first))
+                value[low - start : high - start] = self.under.read(name, slice(own + low - first, own + high - first))
         for place, row in enumerate(self.rows.lent):
             if start <= row < stop:
                 value[row - start] = self._loan(name)[place]
         return value
 
-    def digest(self) -> str:
-        return self.model.digest()
-
     def _is_united(self, name: str) -> bool:
         return self.rows is not None and name in ENDS
 
-    def _info(self, name: str) -> TensorInfo:
+    def _united(self, name: str) -> TensorInfo:
         """The dtype is the model's, but where a mean of lenders would be rounded to it: then fp32."""
         assert self.rows is not None
-        info = self.model.tensors[name]
+        info = self.under.tensors[name]
         exact = all(
             len(lenders) == 1 and lenders[0].row is not None and _dtype(lenders[0], name) == info.dtype
             for lenders in self.rows.lent.values()

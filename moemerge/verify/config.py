@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,19 +58,22 @@ class Field:
     because: str
 
 
-def check_config(config: Mapping[str, Any], record: Record, base: Mapping[str, Any] | None) -> list[Difference]:
+def check_config(
+    config: Mapping[str, Any], record: Record, base: Mapping[str, Any] | None, unsure: Collection[str] = ()
+) -> list[Difference]:
     """Compares every key with what it must be; a key that no build writes is a difference too.
 
     Args:
         config: the folder's.
         record: what was asked.
         base: the base's raw config, or None where it is not at hand: then keys that follow from it may have any value.
+        unsure: further keys that may have any value.
     """
     host = HOSTS[record.architecture]
     fields = {field.key: field for field in (*_fixed(host), *_asked(host, record))}
     from_base = {*REPEATED, *_FROM_BASE, *host.repeated, *host.from_base}
     if base is not None:
-        fields |= {field.key: field for field in _from_base(host, Dense.of(base))}
+        fields |= {field.key: field for field in _from_base(host, Dense.of(base)) if field.key not in unsure}
     found = []
     for key in config:
         if key not in fields and key not in from_base:

@@ -25,7 +25,7 @@ from moemerge.verify.families import FAMILIES
 from moemerge.verify.files import CHANGED, check_base_files, check_files, check_list, files_of
 from moemerge.verify.hosts import HOSTS
 from moemerge.verify.layout import Place, Weights, parse_object, read_layout
-from moemerge.verify.origins import Origins, given, open_origins
+from moemerge.verify.origins import Origins, as_mixed, given, open_origins
 from moemerge.verify.reading import OpenFiles, read_regular, resolved
 from moemerge.verify.result import Verification
 from moemerge.verify.vocabulary import Alignment, align
@@ -88,7 +88,9 @@ def verify_folder(
     else:
         place = root if root is not None else folder / record.root
         origins = open_origins(record, place, online=sources is True, allow_pickle=allow_pickle)
-    return _Verifier(folder, record, origins, level, early, progress or Silent(), sources, strict).run()
+    return _Verifier(
+        folder, record, as_mixed(record, origins), level, early, progress or Silent(), sources, strict
+    ).run()
 
 
 _COUNTS = ("tensors", "bytes", "files", "copied", "recomputed")
@@ -211,7 +213,7 @@ class _Verifier:
             parsed: dict[str, Any] = parse_object(read_regular(path))
         except (OSError, ValueError) as error:
             return [Difference(config_file.NAME, f"cannot be read: {error}")]
-        return config_file.check_config(parsed, self.record, base)
+        return config_file.check_config(parsed, self.record, base, self.origins.unsure)
 
     def _compare(
         self, weights: Weights, wanted: Mapping[str, Wanted], models: Mapping[str, Checkpoint]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from moemerge.errors import SourceError
 from moemerge.record.schema import Record, Source
-from moemerge.sources import Checkpoint, open_checkpoint
+from moemerge.sources import Checkpoint, Piece, View, open_checkpoint
 from moemerge.sources.pickle import REFUSED
 from moemerge.verify.dense import Dense
+from moemerge.verify.families import FAMILIES
 from moemerge.verify.stored import as_dense
 
 
@@ -21,10 +22,12 @@ class Origins:
     Attributes:
         models: the sources that can be compared with, by their key in the record.
         absent: why each of the others cannot, as the rest of a sentence about the sources of that key.
+        unsure: keys of the folder's config that follow from an absent one.
     """
 
     models: dict[str, Checkpoint] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    unsure: frozenset[str] = frozenset()
 
 
 def open_origins(record: Record, root: Path, *, online: bool, allow_pickle: bool = False) -> Origins:
@@ -87,6 +90,40 @@ def _pinned(source: Source) -> str:
     if source.revision is None or "+" in source.model:
         return source.model
     return f"{source.model.partition('@')[0]}@{source.revision}"
+
+
+WINDOW = frozenset({"sliding_window", "use_sliding_window", "max_window_layers", "layer_types"})
+"""Keys of configs that say how far back a token sees, and in which layers."""
+
+
+def as_mixed(record: Record, origins: Origins) -> Origins:
+    """The sources as a mixture of them has them: where one has a head of its own, all have, and the recipe may name the
+    one whose sliding window holds.
+
+    Where sources are absent, a head that the record has may be theirs.
+    """
+    base = origins.models.get("base")
+    if base is None:
+        return origins
+    row = FAMILIES[str(base.config["model_type"])]
+    own = {key: row.values(model.config) for key, model in origins.models.items()}
+    tied = {key for key, values in own.items() if values["tie_word_embeddings"]}
+    missing = record.sources.keys() - origins.models.keys()
+    models = dict(origins.models)
+    if tied and (len(tied) < len(models) or (missing and "lm_head" in record.merge)):
+        for key in tied:
+            both = {"lm_head.weight": Piece("model.embed_tokens.weight")}
+            models[key] = View(models[key], {**models[key].config, "tie_word_embeddings": False}, both)
+    wanted = record.recipe.sliding_window
+    if wanted is None:
+        return replace(origins, models=models)
+    holder = next((expert.source for expert in record.experts if expert.name == wanted), "base")
+    if holder not in models:
+        return replace(origins, models=models, unsure=WINDOW)
+    config = {key: value for key, value in models["base"].config.items() if key not in WINDOW}
+    config |= {key: value for key, value in models[holder].config.items() if key in WINDOW}
+    models["base"] = View(models["base"], config)
+    return replace(origins, models=models)
 
 
 def given(models: Mapping[str, Checkpoint]) -> Origins:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moemerge.sources import Checkpoint, Piece, PiecedCheckpoint
+from moemerge.sources import Checkpoint, Piece, View
 from moemerge.verify.dense import Dense
 
 Config = dict[str, Any]
@@ -33,12 +33,15 @@ class StoredRow:
 
 def as_dense(model: Checkpoint) -> Checkpoint:
     """A source as one of the families in `families`; itself where it is one, or none that is known."""
-    stored = model.stored if isinstance(model, PiecedCheckpoint) else model
+    stored = model
+    while isinstance(stored, View):
+        stored = stored.under
     row = STORED.get(str(stored.config.get("model_type")))
     if row is None:
         return stored
     config = row.config(dict(stored.config))
-    return PiecedCheckpoint(stored, config, dict(_everywhere(row, Dense.of(config))))
+    pieces = dict(_everywhere(row, Dense.of(config)))
+    return View(stored, config, pieces, {piece.of for piece in pieces.values()})
 
 
 def _everywhere(row: StoredRow, dense: Dense) -> Iterator[tuple[str, Piece]]:
@@ -112,7 +115,8 @@ def _helium_pieces(dense: Dense) -> Mapping[str, Piece]:
 
 def _granite_config(raw: Config) -> Config:
     """Granite 4's FFN is the shared one of a mixture that has no experts."""
-    return {**raw, "intermediate_size": raw.get("shared_intermediate_size", 1024), "model_type": "granite"}
+    width = raw.get("shared_intermediate_size", 1024)
+    return {**raw, "layer_types": None, "intermediate_size": width, "model_type": "granite"}
 
 
 def _granite_pieces(dense: Dense) -> Mapping[str, Piece]:

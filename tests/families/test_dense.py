@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moemerge.families import DENSE_FAMILIES, HOSTS, DenseConfig
+from moemerge.families.values import ACTIVATIONS
+from moemerge.families.values import ROPES as ROPE_TYPES_HELD
 from tests.tiny import tiny_config
 
 BOUNDS = {
@@ -21,6 +23,7 @@ BOUNDS = {
     "intermediate_size": 48,
     "vocab_size": 99,
 }
+ROPE_TYPES = "`default`, `linear`, `dynamic`, `yarn`, `llama3`, `longrope`"
 ROPES: list[dict[str, Any]] = [
     {},
     {"rope_theta": 12345.0},
@@ -109,7 +112,20 @@ def test_shared_and_ffn_tensors_partition_the_model(family: str, layers: int, ti
         ("rope_scaling", [1], "`rope_scaling` is `[1]`, not a map"),
         ("rope_parameters", "x", "`rope_parameters` is `'x'`, not a map"),
         ("rope_parameters", {"rope_theta": "x"}, "`rope_theta` is `'x'`, not a number above 0"),
-        ("rope_scaling", {"rope_type": 3}, "`rope_type` is `3`, not a name"),
+        ("rope_scaling", {"rope_type": 3}, f"`rope_type` is `3`, not one of {ROPE_TYPES}"),
+        ("rope_scaling", {"type": "mrope"}, f"`rope_type` is `'mrope'`, not one of {ROPE_TYPES}"),
+        ("rope_scaling", {"type": "linear"}, "`factor` is `None`, not a number, which rope of the type `linear` needs"),
+        ("rope_scaling", {"type": "linear", "factor": "2"}, "`factor` is `'2'`, not a number of 0 or more"),
+        ("rope_parameters", {"full_attention": {"rope_type": "default"}},
+         "`full_attention` is `{'rope_type': 'default'}`, not a number of 0 or more"),
+        ("is_causal", False, "`is_causal` is `False`, not true: no host lets a token see those after it"),
+        ("use_cache", 2, "`use_cache` is `2`, not true or false"),
+        ("torch_dtype", "float4", "`torch_dtype` is `'float4'`, not a dtype of weights, such as `bfloat16`"),
+        ("num_key_value_heads", 3, "`num_key_value_heads` is `3`, not a divisor of the 4 attention heads"),
+        ("head_dim", 7, "`head_dim` is `7`, not an even number, which rope needs"),
+        ("transformers_weights", "other.safetensors", "there is `transformers_weights`: transformers reads the weights "
+         "from the file that it names, and no host can hold that"),
+        ("hidden_act", "xielu", "`hidden_act` is `'xielu'`, not an activation that is known here"),
         ("rope_theta", "10000", "`rope_theta` is `'10000'`, not a number of 0 or more"),
         ("max_window_layers", "x", "`max_window_layers` is `'x'`, not a number of layers"),
         ("max_position_embeddings", "x", "`max_position_embeddings` is `'x'`, not a positive integer"),
@@ -119,8 +135,8 @@ def test_shared_and_ffn_tensors_partition_the_model(family: str, layers: int, ti
         ("bos_token_id", [1], "`bos_token_id` is `[1]`, not a token's id"),
         ("head_dim", "64", "`head_dim` is `'64'`, not a positive integer"),
         ("num_key_value_heads", 0, "`num_key_value_heads` is `0`, not a positive integer"),
-        ("rms_norm_eps", None, "`rms_norm_eps` is `None`, not a number of 0 or more"),
-        ("hidden_act", 1, "`hidden_act` is `1`, not a name"),
+        ("rms_norm_eps", None, "`rms_norm_eps` is `None`, not a number with a decimal point"),
+        ("hidden_act", 1, "`hidden_act` is `1`, not an activation that is known here"),
         ("tie_word_embeddings", "false", "`tie_word_embeddings` is `'false'`, not true or false"),
         ("layer_types", ["full_attention"], "`layer_types` is `['full_attention']`, not `sliding_attention` or "
          "`full_attention` for each of the 4 layers"),
@@ -132,6 +148,18 @@ def test_a_value_of_another_type_is_refused(field: str, value: object, message: 
     """The field and its value are named, and what it should be."""
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         DenseConfig.resolve({"model_type": "qwen2", **BOUNDS, field: value})
+
+
+def test_what_is_known_here_is_known_to_transformers() -> None:
+    """Every activation without weights of its own, and kinds of rope; what transformers adds shows here."""
+    from torch import nn
+    from transformers.activations import ACT2CLS, ACT2FN
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    assert set(ACT2CLS) - ACTIVATIONS == {"prelu", "xielu"}
+    plain = {name for name in ACTIVATIONS if not list(nn.ModuleList([ACT2FN[name]]).parameters())}
+    assert plain == set(ACTIVATIONS)
+    assert {*ROPE_INIT_FUNCTIONS, "default"} - set(ROPE_TYPES_HELD) == {"proportional"}
 
 
 JSON = st.recursive(

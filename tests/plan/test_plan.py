@@ -173,7 +173,6 @@ def test_all_problems_come_at_once(tiny: TinyMaker, tmp_path: Path) -> None:
     ("field", "config", "code"),
     [
         ("rms_norm_eps", {"rms_norm_eps": 1e-3}, "rms-norm-eps-differs"),
-        ("tied", {"tie_word_embeddings": True}, "tied-differs"),
         ("heads", {"num_attention_heads": 8, "head_dim": 8}, "heads-differs"),
         ("activation", {"hidden_act": "gelu"}, "hidden-act-differs"),
     ],

@@ -191,54 +191,92 @@ def test_peft_writes_no_setting_that_is_unknown(root: Path) -> None:
     assert names - HARMLESS - set(REFUSED) == set()
 
 
-TENSOR_CASES: dict[str, tuple[dict[str, Any], str]] = {
+BASE = (
+    "it is not the model that the adapter was trained on, though it is called so: another size, or another vocabulary"
+)
+FILE = "save it again with peft's `save_pretrained`"
+CONFIG = "its `adapter_config.json` is of another training than its weights: take both from one folder"
+ROWS = (
+    "it was trained on a base with resized embeddings; save both ends with it (`save_embedding_layers=True`), or merge "
+    "it with peft where it was trained"
+)
+
+TENSOR_CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "shape": (
         {f"{UP}.lora_A.weight": torch.zeros(4, 16)},
         f"  {UP}.lora_A.weight: adapter (4, 16), expected (4, 32) for rank 4 and base (32, 32)",
+        BASE,
     ),
     "rank": (
         {f"{UP}.lora_A.weight": torch.zeros(8, 32)},
         f"  {UP}.lora_A.weight: adapter (8, 32), expected (4, 32) for rank 4 and base (32, 32)",
+        FILE,
     ),
     "no such module": (
         {UP.replace("layers.0", "layers.7") + ".lora_A.weight": torch.zeros(4, 32)},
         f"  {UP.replace('layers.0', 'layers.7')}.lora_A.weight: the base has no matrix "
         "`model.layers.7.self_attn.q_proj.weight`",
+        BASE,
     ),
     "no such tensor": (
         {"base_model.model.score.weight": torch.zeros(4)},
         "  base_model.model.score.weight: the base has no `score.weight`",
+        BASE,
     ),
     "whole tensor of another shape": (
         {"base_model.model.lm_head.weight": torch.zeros(130, 32)},
         "  base_model.model.lm_head.weight: adapter (130, 32), base (128, 32)",
+        ROWS,
     ),
-    "half a LoRA": ({"drop": f"{UP}.lora_B.weight"}, f"  {UP}: the adapter lacks its lora_B.weight"),
+    "half a LoRA": ({"drop": f"{UP}.lora_B.weight"}, f"  {UP}: the adapter lacks its lora_B.weight", FILE),
+    "another rank in its config": (
+        {f"{UP}.lora_A.weight": torch.zeros(8, 32), f"{UP}.lora_B.weight": torch.zeros(32, 8)},
+        f"  {UP}.lora_A.weight: adapter (8, 32), expected (4, 32) for rank 4 and base (32, 32)\n"
+        f"  {UP}.lora_B.weight: adapter (32, 8), expected (32, 4) for rank 4 and base (32, 32)",
+        CONFIG,
+    ),
+    "whole numbers": (
+        {f"{UP}.lora_A.weight": torch.zeros(4, 32, dtype=torch.int8)},
+        f"  {UP}.lora_A.weight: stored as I8, which no weight is",
+        FILE,
+    ),
     "another prefix": (
         {"q_proj.lora_A": torch.zeros(1)},
         "  q_proj.lora_A: its name does not begin with `base_model.model.`",
+        FILE,
     ),
     "magnitude without DoRA": (
         {f"{UP}.lora_magnitude_vector": torch.zeros(32)},
         f"  {UP}.lora_magnitude_vector: not a part of this kind of adapter",
+        CONFIG,
     ),
     "bias that the base lacks": (
         {f"{UP}.lora_B.bias": torch.zeros(32)},
         f"  {UP}.lora_B.bias: the base has no `model.layers.0.self_attn.q_proj.bias` to add it to",
+        BASE,
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", TENSOR_CASES)
-def test_tensors_that_do_not_fit(case: str, root: Path, llama: Path) -> None:
-    """An adapter tensor that fits nothing in the base is named, with both shapes."""
-    tensors, line = TENSOR_CASES[case]
+def test_tensors_that_do_not_fit(case: str, root: Path) -> None:
+    """An adapter tensor that fits nothing in the base is named, with both shapes and the true reason."""
+    tensors, line, hint = TENSOR_CASES[case]
     change_tensors(root, **tensors)
     error = refusal(root)
     held = len(load_file(root / "lora" / "adapter_model.safetensors"))
-    assert error.message == f"Adapter `lora` does not fit base `base`: 1 of {held} tensors\n{line}"
-    assert error.hint == f"it was trained on `{llama}`"
+    assert error.message == f"Adapter `lora` does not fit base `base`: {line.count(':')} of {held} tensors\n{line}"
+    assert error.hint == hint
     assert error.code == "adapter-mismatch"
+
+
+def test_the_base_that_it_was_trained_on_is_named_where_it_is_another(root: Path) -> None:
+    """Only where the names differ too, and only for what another base explains."""
+    change(root, base_model_name_or_path="org/larger")
+    change_tensors(root, **{f"{UP}.lora_A.weight": torch.zeros(4, 16)})
+    assert refusal(root).hint == "it was trained on `org/larger`"
+    change_tensors(root, **{f"{UP}.lora_A.weight": torch.zeros(4, 32)}, drop=f"{UP}.lora_B.weight")
+    assert refusal(root).hint == FILE
 
 
 def test_many_tensors_that_do_not_fit_are_counted(root: Path) -> None:

@@ -239,7 +239,38 @@ QUANTISED = {
     "compressed": ({"quantization_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
     "unknown": ({"quantization_config": {"quant_method": "zip4"}}, "zip4"),
     "unnamed": ({"compression_config": {"bits": 4}}, "a method that it does not name"),
+    "mlx": ({"quantization": {"group_size": 64, "bits": 4}}, "MLX"),
 }
+
+
+def pack(model: Path) -> None:
+    """Puts whole numbers where a matrix was, as quantised models have them."""
+    state = load_file(model / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file(state | {name: torch.zeros(48, 8, dtype=torch.uint32)}, model / "model.safetensors")
+
+
+@pytest.mark.parametrize("case", QUANTISED)
+def test_quantisation_that_was_left_behind_is_said(case: str, model: Path) -> None:
+    """Trainers leave `quantization_config` in the config of merged, plain weights: these are used as they are."""
+    values, method = QUANTISED[case]
+    change_config(model, **values)
+    opened = open_checkpoint("model", root=model.parent)
+    assert not values.keys() & opened.config.keys()
+    assert [(problem.code, problem.message, problem.hint) for problem in opened.warnings] == [
+        (
+            "quantisation-left-behind",
+            f"Model `model` has a config that says {method}, but its weights are plain: they are used as they are",
+            f"remove `{next(iter(values))}` from its `config.json`",
+        )
+    ]
+
+
+def test_plain_weights_that_are_quantised_when_run_are_refused(model: Path) -> None:
+    """BitNet's weights may be plain, and the model that was trained is the quantised one."""
+    change_config(model, quantization_config={"quant_method": "bitnet", "quantization_mode": "online"})
+    error = refusal("model", model.parent)
+    assert error.message == "Model `model` is quantised with BitNet whenever it runs, so it has no plain weights"
 
 
 @pytest.mark.parametrize("case", QUANTISED)
@@ -247,6 +278,7 @@ def test_quantised_configs_are_refused_by_name(case: str, model: Path) -> None:
     """A quantised model is named as what it is, with the way out."""
     values, method = QUANTISED[case]
     change_config(model, **values)
+    pack(model)
     error = refusal("model", model.parent)
     assert error.message == f"Model `model` is quantised with {method}, so it has no plain weights"
     assert error.hint == "use the unquantised original, or dequantise the model first and save it as plain safetensors"

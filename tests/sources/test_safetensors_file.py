@@ -34,7 +34,8 @@ def entry(dtype: str, shape: list[int], begin: int, end: int) -> dict[str, Any]:
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
-    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8,
+    torch.bool, torch.float8_e8m0fnu,
 ]  # fmt: skip
 
 
@@ -114,7 +115,7 @@ BAD = {
     "dtype": (
         raw({"w": entry("F4", [1], 0, 4)}, bytes(4)),
         "`{path}` has a malformed header: tensor `w` has the dtype `F4`, which is not one of F64, F32, F16, BF16, "
-        "F8_E4M3, F8_E5M2, I64, I32, I16, I8, U8, BOOL",
+        "F8_E4M3, F8_E5M2, F8_E8M0, I64, I32, I16, I8, U64, U32, U16, U8, BOOL",
     ),
     "negative size": (
         raw({"w": entry("F32", [-1], 0, 4)}, bytes(4)),

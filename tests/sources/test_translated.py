@@ -13,7 +13,7 @@ from moemerge.api import verify
 from moemerge.errors import MoemergeError
 from moemerge.families import DenseConfig
 from moemerge.plan import Plan, Refused, make_plan
-from moemerge.sources import Checkpoint, PiecedCheckpoint, open_checkpoint
+from moemerge.sources import Checkpoint, View, open_checkpoint
 from moemerge.sources.translated import translated
 from tests.conftest import TinyMaker
 from tests.moe import build_tiny, forced, load, logits, recipe_of, relative_error, some_tokens
@@ -38,7 +38,7 @@ def seen(folder: Path) -> Checkpoint:
 
 def test_a_family_of_its_own_stays_as_it_is(tiny: TinyMaker) -> None:
     """No view lies around a Llama."""
-    assert not isinstance(seen(tiny("llama")), PiecedCheckpoint)
+    assert not isinstance(seen(tiny("llama")), View)
 
 
 @pytest.mark.parametrize("family", STORED)

@@ -9,4 +9,5 @@ FAMILY = DenseFamily(
               "num_attention_heads": 32, "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2},
     output_bias="attention_bias",
     mlp_bias="mlp_bias",
+    whole_heads=True,
 )  # fmt: skip

@@ -8,7 +8,7 @@ from moemerge.families.translation import Part, Translation
 
 
 def _config(raw: Values) -> Values:
-    return {**raw, "intermediate_size": raw["shared_intermediate_size"]}
+    return {**raw, "layer_types": None, "intermediate_size": raw["shared_intermediate_size"]}
 
 
 def _refuse(raw: Values) -> list[Problem]:

@@ -1,9 +1,9 @@
-"""A checkpoint seen as another family's: tensors renamed, cut out of larger ones, or with rows in another order."""
+"""A checkpoint seen otherwise: under another config, with tensors renamed, cut out of larger ones or rearranged."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ class Piece:
     """Where a tensor comes from.
 
     Attributes:
-        of: the stored tensor.
+        of: the tensor under the view.
         start: its first row.
         stop: the row after its last one; None for all.
         block: rows of one attention head, where each head's rotated rows are stored as pairs (0 and 1 rotate together)
@@ -41,60 +41,74 @@ class Piece:
         return not self.block and not self.plus
 
 
-class PiecedCheckpoint(Checkpoint):
-    """A checkpoint whose tensors are pieces of a stored one's; what no piece names is there under its own name.
+class View(Checkpoint):
+    """A checkpoint seen otherwise. What lies in its files is what it was, and so is its digest.
 
-    Args:
-        stored: what the files hold, an adapter's changes included.
-        config: the `config.json` of the family that it is seen as.
-        pieces: by name. A piece of a tensor that is not stored is not there either.
+    Attributes:
+        under: the checkpoint itself.
     """
 
-    def __init__(self, stored: Checkpoint, config: Mapping[str, Any], pieces: Mapping[str, Piece]) -> None:
-        self.stored = stored
-        self.spec, self.kind, self.location = stored.spec, stored.kind, stored.location
-        self.files, self.revision, self.licence = stored.files, stored.revision, stored.licence
-        self.adapter, self.base, self.warnings = stored.adapter, stored.base, stored.warnings
-        self.vocabulary_from = stored.vocabulary_from
-        self.config = config
-        self._pieces = {name: piece for name, piece in pieces.items() if piece.of in stored.tensors}
-        cut = {piece.of for piece in self._pieces.values()}
-        rest = {name: info for name, info in stored.tensors.items() if name not in cut and name not in self._pieces}
-        self.tensors = {**rest, **{name: self._info(name, piece) for name, piece in self._pieces.items()}}
+    def __init__(
+        self,
+        under: Checkpoint,
+        config: Mapping[str, Any],
+        pieces: Mapping[str, Piece] | None = None,
+        gone: Collection[str] = (),
+    ) -> None:
+        """Looks at `under`.
+
+        Args:
+            under: the checkpoint.
+            config: takes the place of its own.
+            pieces: tensors that it gets, by name. A piece of a tensor that is not there is not there either.
+            gone: tensors of its own that are not seen, unless a piece has the name.
+        """
+        self.under, self.config = under, config
+        self.spec, self.kind, self.location = under.spec, under.kind, under.location
+        self.files, self.revision, self.licence = under.files, under.revision, under.licence
+        self.adapter, self.base, self.warnings = under.adapter, under.base, under.warnings
+        self.vocabulary_from = under.vocabulary_from
+        self._pieces = {name: piece for name, piece in (pieces or {}).items() if piece.of in under.tensors}
+        rest = {name: info for name, info in under.tensors.items() if name not in gone}
+        self.tensors: Mapping[str, TensorInfo] = {
+            **rest, **{name: self._info(name, piece) for name, piece in self._pieces.items()},
+        }  # fmt: skip
 
     def _info(self, name: str, piece: Piece) -> TensorInfo:
-        info = self.stored.tensors[piece.of]
+        info = self.under.tensors[piece.of]
         start, stop = row_bounds(info, slice(piece.start, piece.stop)) if info.shape else (0, 1)
         origin = info.origin if piece.plain or info.origin != "stored" else "rearranged"
         dtype = "F32" if piece.plus else info.dtype
-        return TensorInfo(name, dtype, (stop - start, *info.shape[1:]), origin)
+        return TensorInfo(name, dtype, (stop - start, *info.shape[1:]) if info.shape else (), origin)
 
     def bytes_of(self, name: str) -> ByteRange | None:
         piece = self._pieces.get(name)
         if piece is None:
-            return self.stored.bytes_of(name)
-        place = self.stored.bytes_of(piece.of) if piece.plain else None
+            return self.under.bytes_of(name)
+        place = self.under.bytes_of(piece.of) if piece.plain else None
         if place is None:
             return None
         info = self.tensors[name]
         row = math.prod(info.shape[1:]) * ITEM_SIZE[info.dtype]
-        return ByteRange(place.path, place.offset + piece.start * row, info.shape[0] * row)
+        return ByteRange(place.path, place.offset + piece.start * row, math.prod(info.shape[:1]) * row)
 
     def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
         piece = self._pieces.get(name)
         if piece is None:
-            return self.stored.read(name, rows)
+            return self.under.read(name, rows)
+        if piece == Piece(piece.of):
+            return self.under.read(piece.of, rows)
         start, stop = row_bounds(self.tensors[name], rows)
         if not piece.block:
-            value = self.stored.read(piece.of, slice(piece.start + start, piece.start + stop))
+            value = self.under.read(piece.of, slice(piece.start + start, piece.start + stop))
             return value.float() + piece.plus if piece.plus else value
         first = start // piece.block * piece.block  # whole heads
         last = -(-stop // piece.block) * piece.block
-        value = self.stored.read(piece.of, slice(piece.start + first, piece.start + last))
+        value = self.under.read(piece.of, slice(piece.start + first, piece.start + last))
         return _as_halves(value, piece.block, piece.rotated)[start - first : stop - first].contiguous()
 
     def digest(self) -> str:
-        return self.stored.digest()
+        return self.under.digest()
 
 
 def _as_halves(value: torch.Tensor, block: int, rotated: int) -> torch.Tensor:
