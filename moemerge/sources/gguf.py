@@ -76,7 +76,8 @@ class GgufStore:
             return torch.empty((stop - start, *info.shape[1:]), dtype=torch.float32)
         # as one row: blocks do not care where rows end, and `dequantize` takes sixteen rows at a time
         packed = numpy.frombuffer(data, dtype=numpy.uint8)
-        values = dequantize(packed, GGMLQuantizationType(source.kind))
+        with numpy.errstate(all="ignore"):  # a scale that is not finite is found in what is written, and named
+            values = dequantize(packed, GGMLQuantizationType(source.kind))
         return torch.from_numpy(numpy.ascontiguousarray(values, dtype=numpy.float32)).reshape(
             stop - start, *info.shape[1:]
         )
