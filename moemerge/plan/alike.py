@@ -80,7 +80,7 @@ def _with_heads(
         checkpoint, names = models[key], dense[key].row.names
         aliases = {names.head: names.embedding} if names.embedding in checkpoint.tensors else {}
         result[key] = View(checkpoint, {**checkpoint.config, "tie_word_embeddings": False}, aliases)
-    message = f"{_listed(tied)} ties its head to the embedding, {_listed(apart)} does not: the mixture has both"
+    message = f"the embedding is the head in {_listed(tied)} and not in {_listed(apart)}: the mixture has both"
     hint = "that is exact, and as much larger as the head is" if "base" in tied else None
     warnings.append(Problem("heads-apart", message, hint))
     return result

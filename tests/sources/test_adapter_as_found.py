@@ -71,7 +71,8 @@ TARGETS: dict[str, tuple[dict[str, Any], str]] = {
     "excluded by pattern": ({"exclude_modules": r".*0\.mlp.*"}, "3 modules such as `model.layers.0.mlp.down_proj`"),
     "one layer": ({**ENDS, "layers_to_transform": [0]}, "7 modules such as `model.layers.1.mlp.down_proj`"),
     "a layer of a pattern": (
-        {**ENDS, "layers_to_transform": 1, "layers_pattern": "layers"}, "7 modules such as `model.layers.0.mlp.down_proj`",
+        {**ENDS, "layers_to_transform": 1, "layers_pattern": "layers"},
+        "7 modules such as `model.layers.0.mlp.down_proj`",
     ),
     "one whole name": ({"target_modules": [Q]}, "13 modules such as `model.layers.0.mlp.down_proj`"),
 }  # fmt: skip
