@@ -21,7 +21,7 @@ from moemerge.mixture.placement import Placement
 from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint
 from moemerge.verify.config import check_config
-from moemerge.verify.origins import Origins, open_origins
+from moemerge.verify.origins import Origins, as_mixed, open_origins
 
 LINEAR = "linear merge"
 SAME = 2.0**-6
@@ -52,6 +52,7 @@ class Baselines:
         self._config: dict[str, Any] = {}
         self._loaded: str | None = None  # the source whose values the module has
         self._digests: dict[Path, str] = {}
+        self._mixed = Origins()
         self.missing: dict[str, str] = {}
         if not isinstance(folder, BuiltFolder):
             self._origins, self._keys = Origins(), {}
@@ -60,6 +61,7 @@ class Baselines:
             return
         record = folder.record
         self._origins = open_origins(record, folder.root, online=online, allow_pickle=allow_pickle)
+        self._mixed = as_mixed(record, self._origins)
         self._keys = {expert.name: expert.source for expert in record.experts}
         if (why_base := self._why(record, "base")) is not None:
             self.missing["base"] = why_base
@@ -120,7 +122,7 @@ class Baselines:
         return checkpoint_content(self._origins.models["base" if key == "base" else self._keys[key]], self._digests)
 
     def _averaged(self) -> list[Checkpoint]:
-        return [self._origins.models[key] for key in dict.fromkeys(self._keys.values())]
+        return [self._mixed.models[key] for key in dict.fromkeys(self._keys.values())]
 
     def _load(self, key: str) -> Any:
         checkpoint = self._origins.models[key]
@@ -167,7 +169,8 @@ class Baselines:
         folder = self._folder
         if not isinstance(folder, BuiltFolder) or not self.has_base:
             return []
-        found = check_config(folder.checkpoint.config, folder.record, self._origins.models["base"].config)
+        base, unsure = self._mixed.models["base"].config, self._mixed.unsure
+        found = check_config(folder.checkpoint.config, folder.record, base, unsure)
         return [difference.message for difference in found]
 
     def _same(self, folder: BuiltFolder, expert: int, key: str) -> bool:

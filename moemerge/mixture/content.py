@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import xxhash
 
 from moemerge.sources import Checkpoint
 from moemerge.sources.adapter import AdapterCheckpoint
+from moemerge.sources.view import View
 
 CHUNK = 16 << 20
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
@@ -33,6 +35,9 @@ def checkpoint_content(checkpoint: Checkpoint, known: dict[Path, str] | None = N
         known: digests of files that this run has read already; new ones are added.
     """
     known = {} if known is None else known
+    if isinstance(checkpoint, View):
+        config = json.dumps(dict(checkpoint.config), sort_keys=True)
+        return joined([config, checkpoint_content(checkpoint.under, known)])
     parts = []
     for path in sorted(_files(checkpoint.location)):
         if path not in known:
