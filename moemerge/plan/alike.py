@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from moemerge.errors import Problem
+from moemerge.errors import Problem, SourceError
 from moemerge.families import DenseConfig
 from moemerge.plan.checks import label_of
 from moemerge.recipe import Recipe
@@ -54,7 +54,12 @@ def _check_tied_head(
     head, embedding = (checkpoint.tensors.get(name) for name in (names.head, names.embedding))
     if head is None or embedding is None:
         return
-    if head.shape == embedding.shape and _equal(checkpoint, head.name, embedding.name):
+    try:
+        equal = head.shape == embedding.shape and _equal(checkpoint, head.name, embedding.name)
+    except SourceError:  # planned from headers alone
+        notes.append(f"{label} stores `{names.head}` beside tied embeddings: compared when its weights are read")
+        return
+    if equal:
         notes.append(f"{label} stores `{names.head}` beside tied embeddings: equal, so it is dropped")
         return
     message = f"{label} ties its embeddings and stores another `{names.head}`"
