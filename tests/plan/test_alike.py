@@ -16,6 +16,7 @@ from moemerge.verify import verify_folder
 from tests.conftest import TinyMaker
 from tests.moe import build_tiny, forced, load, logits, relative_error, some_tokens
 from tests.plan.test_plan import changed, plan_of
+from tests.sources.conftest import make_adapter
 
 TIED = {"tie_word_embeddings": True}
 
@@ -166,6 +167,16 @@ def test_names_that_a_wrapper_was_left_in(case: str, tiny: TinyMaker, tmp_path: 
     assert (problem.code, problem.hint) == ("wrapped-names", cure)
 
 
+def test_an_adapter_on_such_a_base_is_no_second_problem(tiny: TinyMaker, tmp_path: Path) -> None:
+    """The base is wrong, and not the adapter that misses its tensors."""
+    base = changed(tiny("llama"), tmp_path / "base")
+    adapter = make_adapter(base, tmp_path / "lora")
+    state = load_file(base / "model.safetensors")
+    save_file({f"_orig_mod.{name}": value for name, value in state.items()}, base / "model.safetensors")
+    messages = [problem.message.splitlines()[0] for problem in plan_of(base, [adapter, tiny("llama", 1)]).problems]
+    assert messages == ["`base_model` names its tensors as `torch.compile` wraps them: 21 of 21 tensors:"]
+
+
 def test_weights_that_are_parts(tiny: TinyMaker, tmp_path: Path) -> None:
     """What ZeRO-3 or one process of FSDP leaves is named."""
     zero3 = "are empty, as DeepSpeed ZeRO-3 leaves them, whose processes each hold a part"
@@ -176,6 +187,23 @@ def test_weights_that_are_parts(tiny: TinyMaker, tmp_path: Path) -> None:
         save_file(parts, expert / "model.safetensors")
         (problem,) = plan_of(tiny("llama"), [tiny("llama"), expert]).problems
         assert problem.message.splitlines()[0] == f"expert `e1` holds tensors that {what}: 21 of 21 tensors:"
+    flat = changed(tiny("llama", 1), tmp_path / "flat", {"model.layers.0._flat_param": torch.zeros(9)})
+    (problem,) = plan_of(tiny("llama"), [tiny("llama"), flat]).problems
+    assert problem.message == (
+        "expert `e1` holds tensors that are parts, as one process of FSDP holds them: 1 of 22 tensors:\n"
+        "  model.layers.0._flat_param"
+    )
+
+
+def test_a_model_with_its_adapter_inside(tiny: TinyMaker, tmp_path: Path) -> None:
+    """What a state dict of a PeftModel has in one file is one problem too."""
+    expert = changed(tiny("llama", 1), tmp_path / "expert")
+    state = load_file(expert / "model.safetensors")
+    inside = {f"base_model.model.{name.replace('q_proj.', 'q_proj.base_layer.')}": state[name] for name in state}
+    factor = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
+    save_file(inside | {factor: torch.zeros(4, 32)}, expert / "model.safetensors")
+    (problem,) = plan_of(tiny("llama"), [tiny("llama"), expert]).problems
+    assert problem.message.splitlines()[0] == "expert `e1` names its tensors as peft wraps them: 22 of 22 tensors:"
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64", "bool", "uint16", "uint32", "uint64"])
