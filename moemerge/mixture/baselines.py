@@ -126,7 +126,9 @@ class Baselines:
 
     def _load(self, key: str) -> Any:
         checkpoint = self._origins.models[key]
-        if self._placement.device_map is not None and checkpoint.kind in ("folder", "hub"):
+        # transformers would quantise plain weights anew whose config speaks of it
+        plain = all(warning.code != "quantisation-left-behind" for warning in checkpoint.warnings)
+        if self._placement.device_map is not None and checkpoint.kind in ("folder", "hub") and plain:
             return load_pretrained(checkpoint.location, self._placement)
         module = self._module_for(checkpoint)
         if self._loaded != key:

@@ -81,7 +81,8 @@ def open_folder(
         store = (headers() if headers else None) or store
     elif (found := open_safetensors(folder)) is not None:
         store = found
-        warnings += other_sets(folder, (SINGLE, INDEX, PICKLE_SINGLE, PICKLE_INDEX))
+        pickles = () if revision else (PICKLE_SINGLE, PICKLE_INDEX)  # on the hub most have both
+        warnings += other_sets(folder, (SINGLE, INDEX, *pickles))
     elif folder.has(PICKLE_SINGLE) or folder.has(PICKLE_INDEX):
         from moemerge.sources.pickle import open_pickle
 

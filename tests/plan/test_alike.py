@@ -221,3 +221,22 @@ def test_whole_numbers_are_no_weights(dtype: str, pickled: bool, tiny: TinyMaker
     code = {"int": "I", "uin": "U", "boo": "BOOL"}[dtype[:3]] + "".join(filter(str.isdigit, dtype))
     assert problem.message == (f"expert `e1` stores numbers that are no weights: 1 of 21 tensors:\n  {name}: {code}")
     assert problem.hint == "use the unquantised original"
+
+
+def test_baselines_of_models_that_differ_so(tiny: TinyMaker, tmp_path: Path) -> None:
+    """The linear merge is the mean of heads and embeddings; the specialists are what they were."""
+    from moemerge.mixture.baselines import Baselines
+    from moemerge.mixture.folder import open_moe
+    from moemerge.mixture.placement import Placement
+
+    apart, together = tiny("llama", 1), tiny("llama", 2, **TIED)
+    out = build_tiny(tmp_path / "moe", tiny("llama", 3, **TIED), [apart, together])
+    baselines = Baselines(open_moe(out), Placement(device="cpu", dtype="float32"))
+    assert baselines.other_config() == []
+    assert baselines.strangers() == []
+    tokens = some_tokens()
+    assert relative_error(logits(baselines.specialist("e1"), tokens), logits(load(together), tokens)) < 1e-5
+    head = baselines.linear_merge().lm_head.weight
+    states = [load_file(folder / "model.safetensors") for folder in (apart, together)]
+    torch.testing.assert_close(head, (states[0]["lm_head.weight"] + states[1]["model.embed_tokens.weight"]) / 2)
+    assert baselines.content("linear merge") != baselines.content("base")
