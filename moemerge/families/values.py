@@ -61,14 +61,19 @@ def _is_token(value: Any) -> bool:
 
 Kind = tuple[Callable[[Any], bool], str]
 _FLAG: Kind = (lambda value: isinstance(value, bool), "true or false")
+_DTYPES = frozenset({
+    "float64", "double", "float32", "float", "float16", "half", "bfloat16", "float8_e4m3fn", "float8_e5m2",
+})  # fmt: skip
 _DTYPE: Kind = (
-    lambda value: value is None or str(value).removeprefix("torch.") in {"float64", "float32", "float16", "bfloat16"},
-    "a dtype of weights, such as `bfloat16`",
+    lambda value: value is None or (isinstance(value, str) and value in _DTYPES),
+    "one of torch's dtypes, such as `bfloat16`",
 )
 
 KINDS: Mapping[str, Kind] = {
     "hidden_act": (lambda value: isinstance(value, str) and value in ACTIVATIONS, "an activation that is known here"),
-    **dict.fromkeys(("rms_norm_eps", "initializer_range"), (_is_fraction, "a number with a decimal point")),
+    **dict.fromkeys(
+        ("rms_norm_eps", "initializer_range"), (_is_fraction, "a number of 0 or more with a decimal point")
+    ),
     "attention_dropout": (is_number, "a number of 0 or more"),
     **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "use_cache"), _FLAG),
     "is_causal": (lambda value: value is True, "true: no host lets a token see those after it"),

@@ -21,7 +21,7 @@ from moemerge.mixture.placement import Placement
 from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint
 from moemerge.verify.config import check_config
-from moemerge.verify.origins import Origins, open_origins
+from moemerge.verify.origins import Origins, as_mixed, open_origins
 from moemerge.verify.vocabulary import Aligned, align
 
 LINEAR = "linear merge"
@@ -61,6 +61,7 @@ class Baselines:
             return
         record = folder.record
         self._origins = open_origins(record, folder.root, online=online, allow_pickle=allow_pickle)
+        mixed = as_mixed(record, self._origins)
         self._keys = {expert.name: expert.source for expert in record.experts}
         self._aligned = align(record, self._origins.models)
         if not self._aligned.complete:
@@ -69,6 +70,7 @@ class Baselines:
             self._origins.models = {}
         else:
             self._origins.models = dict(self._aligned.models)
+        self._together, self._unsure = align(record, mixed.models), mixed.unsure
         if (why_base := self._why(record, "base")) is not None:
             self.missing["base"] = why_base
         for name, key in self._keys.items():
@@ -133,12 +135,14 @@ class Baselines:
         return joined([checkpoint.table(), *(checkpoint_content(m, self._digests) for m in checkpoint.made_of())])
 
     def _averaged(self) -> list[Checkpoint]:
-        return [self._origins.models[key] for key in dict.fromkeys(self._keys.values())]
+        return [self._together.models[key] for key in dict.fromkeys(self._keys.values())]
 
     def _load(self, key: str) -> Any:
         checkpoint = self._origins.models[key]
         stored = checkpoint.kind in ("folder", "hub") and not isinstance(checkpoint, Aligned)
-        if self._placement.device_map is not None and stored:
+        # transformers would quantise plain weights anew whose config speaks of it
+        plain = all(warning.code != "quantisation-left-behind" for warning in checkpoint.warnings)
+        if self._placement.device_map is not None and stored and plain:
             return load_pretrained(checkpoint.location, self._placement)
         module = self._module_for(checkpoint)
         if self._loaded != key:
@@ -181,7 +185,7 @@ class Baselines:
         folder = self._folder
         if not isinstance(folder, BuiltFolder) or not self.has_base:
             return []
-        found = check_config(folder.checkpoint.config, folder.record, self._aligned.config())
+        found = check_config(folder.checkpoint.config, folder.record, self._together.config(), self._unsure)
         return [difference.message for difference in found]
 
     def _same(self, folder: BuiltFolder, expert: int, key: str) -> bool:

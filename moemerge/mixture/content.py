@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import xxhash
 
-from moemerge.sources import Checkpoint
+from moemerge.sources import Checkpoint, View
 
 CHUNK = 16 << 20
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
@@ -32,6 +33,9 @@ def checkpoint_content(checkpoint: Checkpoint, known: dict[Path, str] | None = N
         known: digests of files that this run has read already; new ones are added.
     """
     known = {} if known is None else known
+    if isinstance(checkpoint, View):
+        config = json.dumps(dict(checkpoint.config), sort_keys=True)
+        return joined([config, checkpoint_content(checkpoint.under, known)])
     parts = []
     for path in sorted(_files(checkpoint.location)):
         if path not in known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from moemerge.errors import Problem
+from moemerge.errors import Problem, SourceError
 from moemerge.families import DenseConfig
 from moemerge.plan.checks import label_of
 from moemerge.recipe import Recipe
@@ -53,7 +53,12 @@ def _check_tied_head(
     head, embedding = (checkpoint.tensors.get(name) for name in (names.head, names.embedding))
     if head is None or embedding is None:
         return
-    if head.shape == embedding.shape and _equal(checkpoint, head.name, embedding.name):
+    try:
+        equal = head.shape == embedding.shape and _equal(checkpoint, head.name, embedding.name)
+    except SourceError:  # planned from headers alone
+        notes.append(f"{label} stores `{names.head}` beside tied embeddings: compared when its weights are read")
+        return
+    if equal:
         notes.append(f"{label} stores `{names.head}` beside tied embeddings: equal, so it is dropped")
         return
     message = f"{label} ties its embeddings and stores another `{names.head}`"
@@ -79,7 +84,7 @@ def _with_heads(
         checkpoint, names = models[key], dense[key].row.names
         aliases = {names.head: Piece(names.embedding)} if names.embedding in checkpoint.tensors else {}
         result[key] = View(checkpoint, {**checkpoint.config, "tie_word_embeddings": False}, aliases)
-    message = f"{_listed(tied)} ties its head to the embedding, {_listed(apart)} does not: the mixture has both"
+    message = f"the embedding is the head in {_listed(tied)} and not in {_listed(apart)}: the mixture has both"
     hint = "that is exact, and as much larger as the head is" if "base" in tied else None
     warnings.append(Problem("heads-apart", message, hint))
     return result

@@ -15,7 +15,7 @@ from moemerge.recipe.schema import Data, Rows
 from moemerge.sources import Checkpoint
 from moemerge.sources.config import PLAIN
 from moemerge.sources.renamed import inner_name
-from moemerge.sources.saved import other_weights, part_of, wrapper_of
+from moemerge.sources.saved import FSDP, other_weights, part_of, stranger, wrapper_of
 from moemerge.texts import check_texts, is_absent, read_prompts_file
 
 _SAME: Mapping[str, str] = {
@@ -78,7 +78,12 @@ def check_model(
         _check_config(own, dense, label, problems, warnings)
         check_tokenizer(checkpoint, base, kept, own.vocab_size, label, problems, warnings)
     if checkpoint.has_weights:
-        _check_tensors(checkpoint, own, label, problems)
+        found: list[Problem] = []
+        _check_tensors(checkpoint, own, label, found)
+        if checkpoint.kind == "adapter":  # what is wrong with its base is said of that
+            said = {problem.message.removeprefix(label_of("base")) for problem in problems}
+            found = [problem for problem in found if problem.message.removeprefix(label) not in said]
+        problems += found
     elif checkpoint.kind == "folder":
         message = f"{label} has a config and no weights: it can be planned, not built"
         warnings.append(Problem("no-weights", message, other_weights(checkpoint.location)))
@@ -136,6 +141,11 @@ def _check_tensors(checkpoint: Checkpoint, own: DenseConfig, label: str, problem
         if name not in expected and not own.row.ignored.search(name) and not (own.tied and name == own.row.names.head)
     ]
     wrapped = {name: cause for name in extra if (cause := wrapper_of(name)) and inner_name(name) in expected}
+    if flat := [name for name in extra if stranger(name) == FSDP]:
+        message = f"{label} holds tensors that {FSDP.what}: {_list(flat, len(held))}"
+        problems.append(Problem("parts-of-tensors", message, FSDP.cure))
+        return
+    wrapped |= {name: cause for name in extra if (cause := stranger(name))}
     inside = {inner_name(name) for name in wrapped}
     missing = [name for name in expected if name not in held and name not in inside]
     extra = [name for name in extra if name not in wrapped]

@@ -14,7 +14,7 @@ from moemerge.sources.beside import files_beside, licence_of, overlay
 from moemerge.sources.checkpoint import ByteRange, Checkpoint, TensorInfo
 from moemerge.sources.folder import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS, other_sets
 from moemerge.sources.safetensors_file import SafetensorsStore, read_file_header
-from moemerge.sources.saved import other_weights
+from moemerge.sources.saved import other_weights, wrapper_of
 from moemerge.sources.store import Store, digest_of, row_bounds, torch_dtype
 from moemerge.sources.strict_json import read_object
 from moemerge.sources.weights import Folder
@@ -185,7 +185,9 @@ def open_adapter(
             hint=f"write `{lora.base or 'MODEL'}+{folder.spec}`, or make it an expert of a recipe with a `base_model`",
         )
     store = _open_weights(folder, allow_pickle=allow_pickle)
-    fitted = fit(folder.spec, lora, store.tensors, base) if base.has_weights else Fit()
+    # a base that a wrapper was left in is refused for that, and not for what then misses it
+    whole = base.has_weights and not any(map(wrapper_of, base.tensors))
+    fitted = fit(folder.spec, lora, store.tensors, base) if whole else Fit()
     return AdapterCheckpoint(folder, base, store, lora, fitted, revision)
 
 

@@ -14,7 +14,6 @@ ALL = "all-linear"
 _NAMES = Names()
 _ENDS = frozenset({_NAMES.embedding.removesuffix(".weight"), _NAMES.head.removesuffix(".weight")})
 """The modules that `all-linear` leaves out: the head, and the embedding, which is no linear layer."""
-_ANY_LAYER = re.compile(r".*?\.[^.]*\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +38,28 @@ class Targets:
         """Whether a module has a LoRA; where the config names none, whatever the file has."""
         if self.names is None:
             return True
-        if _named(self.excluded, module) or any(re.match(rf"(^|.*\.){name}($|\..*)", module) for name in self.saved):
+        if _named(self.excluded, module) or any(matches(rf"(^|.*\.){name}($|\..*)", module) for name in self.saved):
             return False
         if isinstance(self.names, str):
             return module not in _ENDS if self.names.lower() == ALL else _named(self.names, module)
         if module in self.names:  # in full: peft then asks no layer
             return True
-        return _named(self.names, module) and (self.layers is None or self._layer(module) in self.layers)
+        return _named(self.names, module) and (self.layers is None or self._in_layers(self.layers, module))
 
-    def _layer(self, module: str) -> int | None:
-        patterns = [re.compile(rf"(?:^|.*?\.){name}\.(\d+)\.") for name in self.containers] or [_ANY_LAYER]
-        found = next((found for pattern in patterns if (found := pattern.match(module))), None)
-        return int(found[1]) if found else None
+    def _in_layers(self, layers: tuple[int, ...], module: str) -> bool:
+        one = "|".join(map(str, layers))
+        return any(matches(rf"(?:^|.*?\.){name}\.(?:{one})\.", module) for name in self.containers or (r"[^.]*",))
 
 
 def _named(names: tuple[str, ...] | str, module: str) -> bool:
     if isinstance(names, str):
-        return re.fullmatch(names, module) is not None
+        return matches(names, module, whole=True)
     return any(module == name or module.endswith(f".{name}") for name in names)
+
+
+def matches(pattern: str, text: str, *, whole: bool = False) -> bool:
+    """Whether a pattern of an adapter's config matches the beginning of a module's name, or all of it."""
+    return (re.fullmatch if whole else re.match)(pattern, text) is not None
 
 
 def parse_targets(config: Mapping[str, Any], saved: tuple[str, ...], spec: str) -> Targets:
@@ -81,21 +84,21 @@ def parse_targets(config: Mapping[str, Any], saved: tuple[str, ...], spec: str) 
         raise SourceError(f"Adapter `{spec}` has no `target_modules`, so peft puts it on nothing")
     for key, given in (("target_modules", targets.names), ("exclude_modules", targets.excluded)):
         for pattern in (given,) if isinstance(given, str) else ():
-            check_pattern(pattern, key, spec)
+            check_pattern(pattern, key, spec, whole=True)
     for pattern in targets.containers:
         check_pattern(pattern, "layers_pattern", spec)
     return targets
 
 
-def check_pattern(pattern: str, key: str, spec: str) -> None:
-    """Refuses what is no regular expression.
+def check_pattern(pattern: str, key: str, spec: str, *, whole: bool = False) -> None:
+    """Refuses what is no regular expression, or none that can be a part of another.
 
     Raises:
         SourceError: it is none.
     """
     try:
-        re.compile(pattern)
-    except re.error as error:
+        re.compile(pattern if whole else f"({pattern})")
+    except (re.error, RecursionError, OverflowError) as error:
         raise SourceError(
             f"Adapter `{spec}` has the pattern `{pattern}` in `{key}`, which is invalid: {error}"
         ) from None

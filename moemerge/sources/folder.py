@@ -41,13 +41,15 @@ def kind_of(folder: Folder) -> Literal["model", "adapter"]:
         return "adapter"
     if model:
         return "model"
-    ggufs = sorted(path.name for path in folder.path.glob("*.gguf"))
-    raise SourceError(
-        f"Model `{folder.spec}` cannot be opened: `{folder.path}` holds no `config.json`",
-        hint=f"name the file itself: `{folder.spec.rstrip('/')}/{ggufs[0]}`"
-        if ggufs
-        else "a model folder holds `config.json`, tokenizer files and `model*.safetensors`",
-    )
+    spec = folder.spec.rstrip("/")
+    hint = "a model folder holds `config.json`, tokenizer files and `model*.safetensors`"
+    if ggufs := sorted(path.name for path in folder.path.glob("*.gguf")):
+        hint = f"name the file itself: `{spec}/{ggufs[0]}`"
+    elif inside := sorted(
+        path.parent.name for name in ("config.json", ADAPTER_CONFIG) for path in folder.path.glob(f"*/{name}")
+    ):
+        hint = f"name the folder in it that is meant, such as `{spec}/{inside[-1]}`"
+    raise SourceError(f"Model `{folder.spec}` cannot be opened: `{folder.path}` holds no `config.json`", hint=hint)
 
 
 def open_folder(
@@ -79,7 +81,8 @@ def open_folder(
         store = (headers() if headers else None) or store
     elif (found := open_safetensors(folder)) is not None:
         store = found
-        warnings += other_sets(folder, (SINGLE, INDEX, PICKLE_SINGLE, PICKLE_INDEX))
+        pickles = () if revision else (PICKLE_SINGLE, PICKLE_INDEX)  # on the hub most have both
+        warnings += other_sets(folder, (SINGLE, INDEX, *pickles))
     elif folder.has(PICKLE_SINGLE) or folder.has(PICKLE_INDEX):
         from moemerge.sources.pickle import open_pickle
 

@@ -91,6 +91,10 @@ def load_pickles(paths: list[Path]) -> PickleStore:
     return PickleStore(tensors, values, {path.name: regular_size(path) for path in paths})
 
 
+_STATES = ("module", "model", "state_dict", "model_state_dict", "weights")
+"""Where checkpoints of trainings keep the model's own weights."""
+
+
 def _load(path: Path) -> dict[str, torch.Tensor]:
     import torch
 
@@ -110,7 +114,11 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
-        raise SourceError(f"`{path}` holds something else than a map from names to tensors")
+        inside = [name for name in _STATES if isinstance(state, dict) and isinstance(state.get(name), dict)]
+        raise SourceError(
+            f"`{path}` holds something else than a map from names to tensors",
+            hint=f"it is a training's checkpoint: save what is in its `{inside[0]}` as safetensors" if inside else None,
+        )
     return state
 
 

@@ -28,6 +28,9 @@ class Cause:
 
 
 _INSIDE = "save the model inside the wrapper"
+_PEFT = Cause(
+    "as peft wraps them", "merge the adapter with `merge_and_unload()` and save that, or save the adapter alone"
+)
 _WRAPPERS: Mapping[str, Cause] = {
     "_orig_mod": Cause("as `torch.compile` wraps them", f"{_INSIDE}: `model._orig_mod.save_pretrained(FOLDER)`"),
     "_fsdp_wrapped_module": Cause(
@@ -42,18 +45,16 @@ _WRAPPERS: Mapping[str, Cause] = {
     "module": Cause(
         "as DataParallel, DDP and DeepSpeed wrap them", f"{_INSIDE}: `model.module.save_pretrained(FOLDER)`"
     ),
-    "base_layer": Cause(
-        "as peft wraps them", "merge the adapter with `merge_and_unload()` and save that, or save the adapter alone"
-    ),
-    "base_model.model": Cause(
-        "as peft wraps them", "merge the adapter with `merge_and_unload()` and save that, or save the adapter alone"
-    ),
+    "base_layer": _PEFT,
+    "base_model.model": _PEFT,
     "language_model": Cause(
         "as a model of images and text holds them", f"{_INSIDE}: `model.language_model.save_pretrained(FOLDER)`"
     ),
 }
 """What wrappers put into names, a part between dots, and whose it is."""
 
+_FACTOR, _FLAT = ".lora_", "flat_param"
+"""What names of a LoRA's factors have within them, and those of FSDP's flat parameters end in."""
 _WRAPPED = re.compile(rf"(?:^|(?<=\.))({'|'.join(map(re.escape, _WRAPPERS))})\.")
 
 
@@ -78,6 +79,11 @@ FSDP = Cause(
     "save the whole: `fsdp_state_dict_type: FULL_STATE_DICT`, or `accelerate merge-weights` on the parts of all "
     "processes",
 )
+
+
+def stranger(name: str) -> Cause | None:
+    """Whose a tensor is that no model has: a LoRA's factor, or FSDP's flat parameter."""
+    return _PEFT if _FACTOR in name else FSDP if name.endswith(_FLAT) else None
 
 
 def part_of(shapes: Iterable[tuple[Shape, Shape]]) -> Cause | None:

@@ -112,7 +112,8 @@ def as_mixed(record: Record, origins: Origins) -> Origins:
     models = dict(origins.models)
     if tied and (len(tied) < len(models) or (missing and "lm_head" in record.merge)):
         for key in tied:
-            both = {"lm_head.weight": Piece("model.embed_tokens.weight")}
+            embedding = "model.embed_tokens.weight"
+            both = {"lm_head.weight": Piece(embedding)} if embedding in models[key].tensors else {}
             models[key] = View(models[key], {**models[key].config, "tie_word_embeddings": False}, both)
     wanted = record.recipe.sliding_window
     if wanted is None:

@@ -94,7 +94,13 @@ def write_adapter(trained_on: str, out: int, into: int) -> None:
     """`adapter`: a LoRA of rank 2 on one query projection, as peft stores it."""
     folder = Path("adapter")
     folder.mkdir()
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none"}
+    config = {
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["model.layers.0.self_attn.q_proj"],
+        "bias": "none",
+    }
     config |= {"base_model_name_or_path": trained_on}
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     prefix = f"base_model.model.{QUERY.removesuffix('.weight')}"

@@ -120,7 +120,7 @@ def test_shared_and_ffn_tensors_partition_the_model(family: str, layers: int, ti
          "`full_attention` is `{'rope_type': 'default'}`, not a number of 0 or more"),
         ("is_causal", False, "`is_causal` is `False`, not true: no host lets a token see those after it"),
         ("use_cache", 2, "`use_cache` is `2`, not true or false"),
-        ("torch_dtype", "float4", "`torch_dtype` is `'float4'`, not a dtype of weights, such as `bfloat16`"),
+        ("torch_dtype", "float4", "`torch_dtype` is `'float4'`, not one of torch's dtypes, such as `bfloat16`"),
         ("num_key_value_heads", 3, "`num_key_value_heads` is `3`, not a divisor of the 4 attention heads"),
         ("head_dim", 7, "`head_dim` is `7`, not an even number, which rope needs"),
         ("transformers_weights", "other.safetensors", "there is `transformers_weights`: transformers reads the weights "
@@ -135,7 +135,7 @@ def test_shared_and_ffn_tensors_partition_the_model(family: str, layers: int, ti
         ("bos_token_id", [1], "`bos_token_id` is `[1]`, not a token's id"),
         ("head_dim", "64", "`head_dim` is `'64'`, not a positive integer"),
         ("num_key_value_heads", 0, "`num_key_value_heads` is `0`, not a positive integer"),
-        ("rms_norm_eps", None, "`rms_norm_eps` is `None`, not a number with a decimal point"),
+        ("rms_norm_eps", None, "`rms_norm_eps` is `None`, not a number of 0 or more with a decimal point"),
         ("hidden_act", 1, "`hidden_act` is `1`, not an activation that is known here"),
         ("tie_word_embeddings", "false", "`tie_word_embeddings` is `'false'`, not true or false"),
         ("layer_types", ["full_attention"], "`layer_types` is `['full_attention']`, not `sliding_attention` or "

@@ -66,12 +66,16 @@ ENDS = {"target_modules": [f"{end}_proj" for end in ("q", "k", "v", "o", "gate",
 TARGETS: dict[str, tuple[dict[str, Any], str]] = {
     "fewer": ({"target_modules": ["q_proj"]}, "12 modules such as `model.layers.0.mlp.down_proj`"),
     "a pattern": ({"target_modules": r".*\.(q_proj|down_proj)"}, "10 modules such as `model.layers.0.mlp.gate_proj`"),
+    "a pattern with a flag": (
+        {"target_modules": r"(?i).*\.Q_PROJ"}, "12 modules such as `model.layers.0.mlp.down_proj`",
+    ),
     "null": ({"target_modules": None}, "10 modules such as `model.layers.0.mlp.down_proj`"),
     "excluded": ({"exclude_modules": ["q_proj"]}, "2 modules such as `model.layers.0.self_attn.q_proj`"),
     "excluded by pattern": ({"exclude_modules": r".*0\.mlp.*"}, "3 modules such as `model.layers.0.mlp.down_proj`"),
     "one layer": ({**ENDS, "layers_to_transform": [0]}, "7 modules such as `model.layers.1.mlp.down_proj`"),
     "a layer of a pattern": (
-        {**ENDS, "layers_to_transform": 1, "layers_pattern": "layers"}, "7 modules such as `model.layers.0.mlp.down_proj`",
+        {**ENDS, "layers_to_transform": 1, "layers_pattern": "layers"},
+        "7 modules such as `model.layers.0.mlp.down_proj`",
     ),
     "one whole name": ({"target_modules": [Q]}, "13 modules such as `model.layers.0.mlp.down_proj`"),
 }  # fmt: skip
@@ -304,6 +308,11 @@ def test_only_one_end_of_a_resized_base_is_refused(llama: Path, tmp_path: Path) 
             {"target_modules": "("},
             "Adapter `lora` has the pattern `(` in `target_modules`, which is invalid: missing ), unterminated "
             "subpattern at position 0",
+        ),
+        (
+            {"modules_to_save": ["(?i)head"]},
+            "Adapter `lora` has the pattern `(?i)head` in `modules_to_save`, which is invalid: global flags not at the "
+            "start of the expression at position 1",
         ),
         ({"layers_to_transform": ["a"]}, "Adapter `lora` has a `layers_to_transform` that is not a list of layers"),
         (

@@ -350,6 +350,9 @@ def test_folders_that_hold_no_model(model: Path, tmp_path: Path) -> None:
     error = refusal("empty", tmp_path)
     assert error.message == f"Model `empty` cannot be opened: `{empty}` holds no `config.json`"
     assert error.hint == "a model folder holds `config.json`, tokenizer files and `model*.safetensors`"
+    (empty / "checkpoint-500").mkdir()
+    (empty / "checkpoint-500" / "adapter_config.json").touch()
+    assert refusal("empty", tmp_path).hint == "name the folder in it that is meant, such as `empty/checkpoint-500`"
     (empty / "m.gguf").touch()
     assert refusal("empty/", tmp_path).hint == "name the file itself: `empty/m.gguf`"
     (model / "adapter_config.json").write_text("{}")
@@ -430,6 +433,10 @@ def test_pickles_run_nothing(model: Path, tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], model / "pytorch_model.bin")
     assert refusal("model", model.parent, allow_pickle=True).message == (
         f"`{model}/pytorch_model.bin` holds something else than a map from names to tensors"
+    )
+    torch.save({"epoch": 3, "state_dict": {"w": torch.zeros(1)}}, model / "pytorch_model.bin")
+    assert refusal("model", model.parent, allow_pickle=True).hint == (
+        "it is a training's checkpoint: save what is in its `state_dict` as safetensors"
     )
     torch.save({"w": torch.zeros(1, dtype=torch.complex64)}, model / "pytorch_model.bin")
     assert refusal("model", model.parent, allow_pickle=True).message == (
