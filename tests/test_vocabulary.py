@@ -90,6 +90,17 @@ def test_a_token_that_some_lack_has_the_rows_of_those_that_have_it(tiny: TinyMak
         assert torch.equal(ours[name][129], expected.float())
 
 
+def test_a_plain_token_that_is_an_added_one_elsewhere_keeps_its_rows(tiny: TinyMaker, tmp_path: Path) -> None:
+    """A tokenizer may list a token of the base's vocabulary among its added ones, with the same id."""
+    base, chat = tiny("llama"), fine_tune(tiny("llama", 1), tmp_path / "chat", ("hello", *CHAT))
+    moe = built(tmp_path / "moe", base, [chat, base])
+    ours, one, other = (load_file(folder / "model.safetensors") for folder in (moe, chat, base))
+    for name in ENDS:
+        assert torch.allclose(ours[name][:BASE], (one[name][:BASE] + other[name]) / 2, atol=1e-6)
+        assert torch.equal(ours[name][BASE:], one[name][BASE:])
+    assert ids_of(moe)["hello"] == ids_of(base)["hello"]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_padding_rows_may_be_cut_or_added(dtype: str, tiny: TinyMaker, tmp_path: Path) -> None:
     """The base's stand in for those that are cut; those that are added are left out."""
