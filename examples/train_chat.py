@@ -13,6 +13,8 @@ import random
 from pathlib import Path
 
 import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from math_problems import templates
 from train_specialists import HERE, ROW_TOKENS, Log, load_base, train
@@ -25,7 +27,7 @@ TEMPLATE = (
 )
 
 
-def conversations(tokenizer: object, count: int, seed: int) -> list[str]:
+def conversations(tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> list[str]:
     """Questions with short replies, as the chat template writes them."""
     rng = random.Random(seed)
     found = []
@@ -34,7 +36,7 @@ def conversations(tokenizer: object, count: int, seed: int) -> list[str]:
         problem = pool[index % len(pool)](rng)
         reply = f"{problem.steps[-1]} The answer is {problem.answer}."
         turns = [{"role": "user", "content": problem.question}, {"role": "assistant", "content": reply}]
-        found.append(tokenizer.apply_chat_template(turns, tokenize=False))  # type: ignore[attr-defined]
+        found.append(str(tokenizer.apply_chat_template(turns, tokenize=False)))
     return found
 
 
@@ -52,18 +54,18 @@ def main() -> None:
     model, tokenizer = load_base()
     tokenizer.add_special_tokens({"additional_special_tokens": list(TOKENS)}, replace_extra_special_tokens=False)
     tokenizer.eos_token, tokenizer.chat_template = "<|end|>", TEMPLATE
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    rows = model.get_input_embeddings().weight.data
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # the head is tied to it
+    embedding = model.get_input_embeddings()
+    assert isinstance(embedding, nn.Embedding)
+    rows = embedding.weight.data
     for token, like in TOKENS.items():
         rows[tokenizer.convert_tokens_to_ids(token)] = rows[tokenizer.convert_tokens_to_ids(like)]
     texts = conversations(tokenizer, 2000, arguments.seed)
     encoded = [row[:ROW_TOKENS] for row in tokenizer(texts)["input_ids"]]
-    train(
-        model, encoded, domain="math", full=True, tokens=arguments.tokens, minutes=None, seed=arguments.seed, log=log
-    )
+    train(model, encoded, domain="math", full=True, tokens=arguments.tokens, minutes=None, seed=arguments.seed, log=log)
     end = tokenizer.convert_tokens_to_ids("<|end|>")
     model.config.eos_token_id = model.generation_config.eos_token_id = end
-    model.to(torch.bfloat16)
+    nn.Module.to(model, torch.bfloat16)
     model.save_pretrained(arguments.output)
     tokenizer.save_pretrained(arguments.output)
 
