@@ -153,8 +153,13 @@ def test_an_adapter_s_larger_tokenizer_changes_nothing(tiny: TinyMaker, tmp_path
     tuned.save_pretrained(tmp_path / "adapter")
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.save_pretrained(tmp_path / "adapter")
-    moe = built(tmp_path / "moe", base, [tmp_path / "adapter", tmp_path / "adapter"])
+    experts = [tmp_path / "adapter", tmp_path / "adapter"]
+    moe = built(tmp_path / "moe", base, experts)
     assert "[PAD]" not in ids_of(moe)
+    (warning,) = [w for w in sound_plan(recipe_of(base, experts), tmp_path).warnings if w.code == "tokens-left-out"]
+    assert warning.message == (
+        "expert `e0` has tokens beside it that its weights do not know, such as `[PAD]`: they are left out"
+    )
     assert (moe / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
     dense = PeftModel.from_pretrained(load(base), tmp_path / "adapter").merge_and_unload().eval()
     tokens = torch.randint(0, 144, (2, 20), generator=torch.Generator().manual_seed(1))
