@@ -213,6 +213,8 @@ def test_template_and_end_token_come_with_the_tokenizer_that_they_belong_to(tiny
     messages = [{"role": "user", "content": "hello world"}]
     hello, world = (tokenizer.get_vocab()[word] for word in ("hello", "world"))
     assert tokenizer.apply_chat_template(messages, return_dict=False) == [128, hello, world, 129]
+    card = (moe / "README.md").read_text(encoding="utf-8")
+    assert "chat template and special tokens are those of `e1`, with 1 more token of the others.\n" in card
     kept = built(tmp_path / "kept", base, [other, chat])
     assert load(kept).config.eos_token_id == 2
     assert AutoTokenizer.from_pretrained(kept).chat_template is None

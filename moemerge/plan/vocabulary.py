@@ -103,7 +103,7 @@ def unite(recipe: Recipe, models: Mapping[str, Checkpoint], keys: Mapping[str, s
             table.forced[table.ids[token]] = named[name]
     united.models = {key: table.view(key) for key in models}
     united.models = {**united.models, "base": _with_settings(united, united.models["base"])}
-    _tell(united, own, source)
+    _tell(united, {key: own[key] for key in dict.fromkeys(("base", *voters))}, source)
     return united
 
 
