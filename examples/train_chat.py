@@ -50,7 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
-    log = Log(HERE / "logs" / "chat.log")
+    log = Log(arguments.output.with_suffix(".log"))
     model, tokenizer = load_base()
     tokenizer.add_special_tokens({"additional_special_tokens": list(TOKENS)}, replace_extra_special_tokens=False)
     tokenizer.eos_token, tokenizer.chat_template = "<|end|>", TEMPLATE
