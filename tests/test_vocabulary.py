@@ -90,6 +90,17 @@ def test_a_token_that_some_lack_has_the_rows_of_those_that_have_it(tiny: TinyMak
         assert torch.equal(ours[name][129], expected.float())
 
 
+def test_a_plain_token_that_is_an_added_one_elsewhere_keeps_its_rows(tiny: TinyMaker, tmp_path: Path) -> None:
+    """A tokenizer may list a token of the base's vocabulary among its added ones, with the same id."""
+    base, chat = tiny("llama"), fine_tune(tiny("llama", 1), tmp_path / "chat", ("hello", *CHAT))
+    moe = built(tmp_path / "moe", base, [chat, base])
+    ours, one, other = (load_file(folder / "model.safetensors") for folder in (moe, chat, base))
+    for name in ENDS:
+        assert torch.allclose(ours[name][:BASE], (one[name][:BASE] + other[name]) / 2, atol=1e-6)
+        assert torch.equal(ours[name][BASE:], one[name][BASE:])
+    assert ids_of(moe)["hello"] == ids_of(base)["hello"]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_padding_rows_may_be_cut_or_added(dtype: str, tiny: TinyMaker, tmp_path: Path) -> None:
     """The base's stand in for those that are cut; those that are added are left out."""
@@ -142,8 +153,13 @@ def test_an_adapter_s_larger_tokenizer_changes_nothing(tiny: TinyMaker, tmp_path
     tuned.save_pretrained(tmp_path / "adapter")
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.save_pretrained(tmp_path / "adapter")
-    moe = built(tmp_path / "moe", base, [tmp_path / "adapter", tmp_path / "adapter"])
+    experts = [tmp_path / "adapter", tmp_path / "adapter"]
+    moe = built(tmp_path / "moe", base, experts)
     assert "[PAD]" not in ids_of(moe)
+    (warning,) = [w for w in sound_plan(recipe_of(base, experts), tmp_path).warnings if w.code == "tokens-left-out"]
+    assert warning.message == (
+        "expert `e0` has tokens beside it that its weights do not know, such as `[PAD]`: they are left out"
+    )
     assert (moe / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
     dense = PeftModel.from_pretrained(load(base), tmp_path / "adapter").merge_and_unload().eval()
     tokens = torch.randint(0, 144, (2, 20), generator=torch.Generator().manual_seed(1))
@@ -197,6 +213,8 @@ def test_template_and_end_token_come_with_the_tokenizer_that_they_belong_to(tiny
     messages = [{"role": "user", "content": "hello world"}]
     hello, world = (tokenizer.get_vocab()[word] for word in ("hello", "world"))
     assert tokenizer.apply_chat_template(messages, return_dict=False) == [128, hello, world, 129]
+    card = (moe / "README.md").read_text(encoding="utf-8")
+    assert "chat template and special tokens are those of `e1`, with 1 more token of the others.\n" in card
     kept = built(tmp_path / "kept", base, [other, chat])
     assert load(kept).config.eos_token_id == 2
     assert AutoTokenizer.from_pretrained(kept).chat_template is None

@@ -250,7 +250,8 @@ def _fit_experts(
         width = check_model(checkpoint, models["base"], dense, kept, label, found.problems, found.warnings)
         if width is not None:
             widths[key] = width
-        check_special(checkpoint, kept, key, label, found.warnings)
+        if key == "base" or checkpoint.files != models["base"].files:  # of what has the base's, the base speaks
+            check_special(checkpoint, kept, key, label, found.warnings)
     used = {widths[keys[expert.model]] for expert in recipe.experts if keys[expert.model] in widths}
     widest = max(used, default=dense.intermediate_size)
     planned = []

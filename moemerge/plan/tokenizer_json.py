@@ -80,7 +80,7 @@ def read_tokens(files: Mapping[str, Path]) -> Tokens:
     added: dict[str, AddedToken] = {}
     if FILE in files:
         tokenizer = load_tokenizer_json(files[FILE])
-        ids = dict(tokenizer.get_vocab(with_added_tokens=True))
+        ids = dict(sorted(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1]))
         for token in tokenizer.get_added_tokens_decoder().values():
             added[token.content] = AddedToken(
                 token.content, token.special, token.normalized, token.lstrip, token.rstrip, token.single_word

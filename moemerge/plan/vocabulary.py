@@ -103,7 +103,7 @@ def unite(recipe: Recipe, models: Mapping[str, Checkpoint], keys: Mapping[str, s
             table.forced[table.ids[token]] = named[name]
     united.models = {key: table.view(key) for key in models}
     united.models = {**united.models, "base": _with_settings(united, united.models["base"])}
-    _tell(united, own, source)
+    _tell(united, {key: own[key] for key in dict.fromkeys(("base", *voters))}, source)
     return united
 
 
@@ -234,9 +234,8 @@ class _Table:
         if key not in self._rows:
             own, kept = self.own[key], self.own[self.anchor]
             rows = [index if index < own.rows else -1 for index in range(self.size)]
-            # a row of an added token is that token's alone, here and there
-            for index in (*own.tokens.added_ids.values(), *kept.tokens.added_ids.values()):
-                if 0 <= index < self.size:
+            for token, index in own.tokens.added_ids.items():  # whose row is that token's alone
+                if 0 <= index < self.size and kept.tokens.ids.get(token) != index:
                     rows[index] = -1
             for token, index in self.ids.items():
                 row = own.row(token)

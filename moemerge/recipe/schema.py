@@ -159,7 +159,7 @@ class Vocabulary(Strict):
     tokens: dict[str, str] = Field(default_factory=dict)
     """Whose rows a token has, by the token: `base` or an expert's name. Otherwise its rows are merged as the rest is,
     over the models that have it."""
-    pad_to_multiple_of: int | None = Field(default=None, ge=1, le=1 << 20)
+    pad_to_multiple_of: int | None = Field(default=None, ge=1, le=1 << 13)
     """Rounds the rows of embedding and head up to a multiple of this. A row that no token has is the mean of all."""
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -43,6 +44,11 @@ class Rows:
     lent: Mapping[int, tuple[Lender, ...]]
 
     @cached_property
+    def borrowed(self) -> list[int]:
+        """The rows that others lend, ascending."""
+        return sorted(self.lent)
+
+    @cached_property
     def runs(self) -> tuple[tuple[int, int, int], ...]:
         """First row, first own row and length of every stretch that the model has in one piece."""
         numbered = ((index, own) for index, own in enumerate(self.own) if own >= 0)
@@ -67,7 +73,7 @@ class UnitedCheckpoint(View):
         self.rows = rows
         ends = [name for name in ENDS if rows is not None and name in model.tensors]
         self.tensors = {**model.tensors, **{name: self._united(name) for name in ends}}
-        self._lent: dict[str, torch.Tensor] = {}
+        self._means: dict[str, torch.Tensor] = {}
 
     def bytes_of(self, name: str) -> ByteRange | None:
         return None if self._is_united(name) else self.under.bytes_of(name)
@@ -84,9 +90,10 @@ class UnitedCheckpoint(View):
             low, high = max(first, start), min(first + count, stop)
             if low < high:
                 value[low - start : high - start] = self.under.read(name, slice(own + low - first, own + high - first))
-        for place, row in enumerate(self.rows.lent):
-            if start <= row < stop:
-                value[row - start] = self._loan(name)[place]
+        low, high = bisect_left(self.rows.borrowed, start), bisect_left(self.rows.borrowed, stop)
+        if low < high:
+            wanted = self.rows.borrowed[low:high]
+            value[[row - start for row in wanted]] = self._loan(name, wanted).to(value.dtype)
         return value
 
     def _is_united(self, name: str) -> bool:
@@ -107,41 +114,36 @@ class UnitedCheckpoint(View):
             origin="united" if info.origin == "stored" else info.origin,
         )
 
-    def _loan(self, name: str) -> torch.Tensor:
-        """The rows that others lend, `[n, width]`, in the order of `lent`."""
-        if name not in self._lent:
-            import torch
+    def _loan(self, name: str, rows: Sequence[int]) -> torch.Tensor:
+        """What others lend for some rows, in fp64, `[n, width]`."""
+        import torch
 
-            assert self.rows is not None
-            info = self.tensors[name]
-            total = torch.zeros(len(self.rows.lent), *info.shape[1:], dtype=torch.float64)
-            wanted: dict[int, tuple[Checkpoint, list[tuple[int, int]]]] = {}
-            for place, lenders in enumerate(self.rows.lent.values()):
-                for lender in lenders:
-                    if lender.row is None:
-                        total[place] += self._mean(lender.model, name)
-                    else:
-                        wanted.setdefault(id(lender.model), (lender.model, []))[1].append((lender.row, place))
-            for model, pairs in wanted.values():
-                places: dict[int, list[int]] = {}
-                for row, place in pairs:
-                    places.setdefault(row, []).append(place)
-                for first, count in _stretches(sorted(places)):
-                    block = model.read(name, slice(first, first + count)).double()
-                    for row in range(first, first + count):
-                        total[places[row]] += block[row - first]
-            counts = torch.tensor([len(lenders) for lenders in self.rows.lent.values()], dtype=torch.float64)
-            self._lent[name] = (total / counts[:, None]).to(torch_dtype(info.dtype))
-        return self._lent[name]
+        assert self.rows is not None
+        total = torch.zeros(len(rows), self.tensors[name].shape[1], dtype=torch.float64)
+        wanted: dict[int, tuple[Checkpoint, dict[int, list[int]]]] = {}
+        for place, row in enumerate(rows):
+            for lender in self.rows.lent[row]:
+                if lender.row is None:
+                    total[place] += self._mean(lender.model, name)
+                else:
+                    _, places = wanted.setdefault(id(lender.model), (lender.model, {}))
+                    places.setdefault(lender.row, []).append(place)
+        for model, places in wanted.values():
+            for first, count in _stretches(sorted(places)):
+                block = model.read(name, slice(first, first + count)).double()
+                for row in range(first, first + count):
+                    total[places[row]] += block[row - first]
+        counts = [len(self.rows.lent[row]) for row in rows]
+        return total / torch.tensor(counts, dtype=torch.float64)[:, None]
 
     def _mean(self, model: Checkpoint, name: str) -> torch.Tensor:
-        height = model.tensors[name].shape[0]
-        blocks = (slice(first, min(first + _BLOCK, height)) for first in range(0, height, _BLOCK))
-        sums = [model.read(name, block).double().sum(0) for block in blocks]
-        total = sums[0]
-        for other in sums[1:]:
-            total = total + other
-        return total / height
+        """The mean of all rows of a lender, of which there is one, in fp64."""
+        if name not in self._means:
+            height = model.tensors[name].shape[0]
+            blocks = (slice(first, min(first + _BLOCK, height)) for first in range(0, height, _BLOCK))
+            first, *others = (model.read(name, block).double().sum(0) for block in blocks)
+            self._means[name] = sum(others, first) / height
+        return self._means[name]
 
 
 def _dtype(lender: Lender, name: str) -> str | None:

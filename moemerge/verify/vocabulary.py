@@ -219,7 +219,7 @@ class _Share:
         """For each row of the output the source's own, -1 where it has none."""
         if key not in self.known:
             own, kept = self.words[key], self.words[self.output.anchor]
-            taken = {own.ids[token] for token in own.added} | {kept.ids[token] for token in kept.added}
+            taken = {own.ids[token] for token in own.added if kept.ids.get(token) != own.ids[token]}
             named = {index: token for token, index in self._tokens()}
             self.known[key] = [
                 _or_none(own.place(named[row])) if row in named else -1 if row in taken or row >= own.height else row

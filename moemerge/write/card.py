@@ -97,7 +97,17 @@ def _sources(plan: Plan) -> str:
     for name, key in used.items():
         model = plan.models[key]
         rows.append((name, f"`{model.spec}`", model.revision or "", model.licence or "not stated"))
-    return "## Sources\n\n" + _table(("expert", "model", "revision", "licence"), rows)
+    return "## Sources\n\n" + _table(("expert", "model", "revision", "licence"), rows) + _vocabulary(plan)
+
+
+def _vocabulary(plan: Plan) -> str:
+    """Whose tokenizer it has, where that is not simply the base's."""
+    anchor, added = plan.vocabulary.anchor, plan.vocabulary.added
+    if anchor == "base" and not added:
+        return ""
+    whose = "the base" if anchor == "base" else f"`{anchor}`"
+    more = f", with {len(added)} more token{'s' if len(added) > 1 else ''} of the others" if added else ""
+    return f"\n\nTokenizer, chat template and special tokens are those of {whose}{more}."
 
 
 def _licence(plan: Plan) -> str:

@@ -11,7 +11,7 @@ from moemerge.recipe import Data, file_path, load_recipe
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 NAMES = {
-    "adapters", "data-gate", "demo", "full-checkpoints", "mergekit", "mergekit-native", "near-pair", "top-1",
+    "adapters", "chat", "data-gate", "demo", "full-checkpoints", "mergekit", "mergekit-native", "near-pair", "top-1",
     "with-base",
 }  # fmt: skip
 
