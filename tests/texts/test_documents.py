@@ -37,7 +37,7 @@ THINKING = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
     "{% set said = m.content.split('</think>')[-1].lstrip('\n') %}"
     "{% if loop.last %}<think>\n{% if '</think>' in m.content %}"
-    "{{ m.content.split('</think>')[0].split('<think>')[-1].strip('\n') }}{% endif %}\n</think>\n\n"
+    "{{ m.content.split('</think>')[0].split('<think>')[-1].strip('\n') }}{% endif %}{{ '\n</think>\n\n' }}"
     "{% endif %}{{ said }}<|end|>{% endgeneration %}{% else %}<|user|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
 )
 """Like Qwen 3's: the thoughts of the last reply alone are shown."""
