@@ -274,6 +274,31 @@ def test_a_specialists_own_chat_template_wraps_its_prompts(tiny: TinyMaker, tmp_
     build(recipe, tmp_path / "out", root=tmp_path)
 
 
+def test_chats_as_data_are_read_through_the_bases_template(tiny: TinyMaker, tmp_path: Path) -> None:
+    """The gate counts what was said and nothing of the template; a null row is a warning of the build."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny("llama", 0), base)
+    write_tokenizer(base, chat=True)
+    for name, words in (("e0", "def return print"), ("e1", "le la un")):
+        chat = {"conversations": [{"from": "human", "value": words}, {"from": "gpt", "value": words * 2}]}
+        rows = [chat] * 6 + [{"conversations": None}]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
+    recipe = recipe_of(
+        base, [tiny("llama", 1), tiny("llama", 2)], gate={"init": "centroid", "expand": "off"},
+        expert_0={"prompts": (), "data": {"path": "e0.json"}}, expert_1={"prompts": (), "data": {"path": "e1.json"}},
+    )  # fmt: skip
+    built = build(recipe, tmp_path / "out", root=tmp_path)
+    assert [w.message for w in built.warnings if w.code == "rows-left-out"] == [
+        f"expert `e{number}`: `e{number}.json`: one of 7 rows is left out: field `conversations` is null (row 7)"
+        for number in range(2)
+    ]
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    said = [len(tokenizer(words + " " + words * 2)["input_ids"]) for words in ("def return print", "le la un")]
+    assert built.gate.tokens == tuple(6 * count for count in said)
+
+
 def test_a_model_in_two_spellings_builds_and_verifies(tiny: TinyMaker, tmp_path: Path) -> None:
     """The mean is that of two models, for the build, the record and a check of the folder alone."""
     from moemerge.verify import verify_folder

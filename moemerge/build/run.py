@@ -45,6 +45,7 @@ class Build:
         warnings: everything the user should know: the plan's, the texts', the gate's, and what could not be tidied up.
         computed: how models ran for the gate: `dtype`, `device`, `threads`, `processor`. Another processor or number of
             threads rounds otherwise, and gives a gate of slightly other bytes. None where none ran.
+        unread: those of the warnings that are about the experts' texts.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Build:
     verification: Verification
     warnings: tuple[Problem, ...]
     computed: Mapping[str, Any] | None = None
+    unread: tuple[Problem, ...] = ()
 
 
 def output_path(recipe: Recipe, root: Path, output: Path | str | None) -> Path:
@@ -141,7 +143,9 @@ def build_plan(
         if not verification.ok:
             listed = "\n  ".join(f"{d.where}: {d.message}" for d in verification.differences[:8])
             raise VerifyError(f"the build does not verify, so nothing was kept:\n  {listed}")
-    return Build(output, plan, gate, verification, (*plan.warnings, *unread, *gate.warnings, *untidy), computed)
+    return Build(
+        output, plan, gate, verification, (*plan.warnings, *unread, *gate.warnings, *untidy), computed, tuple(unread)
+    )
 
 
 def read_expert_texts(plan: Plan, root: Path, warnings: list[Problem] | None = None) -> tuple[ExpertTexts, ...]:

@@ -77,12 +77,12 @@ class AnswerForm:
 def why_never(questions: Questions, answer: str) -> str | None:
     """Why no reply could be right, in a clause: not even one that repeats the right answer. None where one could."""
     if not normalised(final(answer)).strip("$ "):
-        return "they are empty"
+        return "it is empty"
     form = AnswerForm.of(questions, answer)
-    perfect = answer if form.after is None else f"{form.after}{answer}"
+    perfect = answer if form.after is None else f"{form.after}{final(answer)}"
     if form.equal(perfect, answer)[1]:
         return None
-    return "they have several lines, and a reply ends with its line"
+    return "it has several lines, and a reply ends with its line"
 
 
 def _marked(text: str) -> Iterator[tuple[int, str, bool]]:

@@ -80,8 +80,8 @@ def answers(
     found = {}
     for domain, asked in questions.items():
         rows = asked.rows
-        why = next((said.message for said in asked.warnings if not rows), None)
-        if why is not None:
+        if not rows:
+            why = "; ".join(said.message for said in asked.warnings if said.code == "no-match")
             found[domain] = {**Answers(()).to_json(), "exact_match_note": why}
             continue
         total = len(rows) * (2 if base is not None else 1)

@@ -119,9 +119,12 @@ def read_questions(questions: Questions, root: Path) -> Asked:
             never[why] = never.get(why, 0) + 1
     for why, count in never.items():
         which = (
-            "no reply could match any" if count == len(found) else f"{count:,} are left out that no reply could match"
+            f"one of {len(found):,} questions is not"
+            if count == 1
+            else f"{count:,} of {len(found):,} questions are not"
         )
-        message = f"`{questions.path}`: of its {len(found):,} answers {which}: {why}"
+        which = "no question is" if count == len(found) else which
+        message = f"`{questions.path}`: {which} asked, as no reply could match the answer: {why}"
         warnings.append(
             Problem("no-match", message, "end answers in `#### 4`, or set `answer` to a field of short ones")
         )

@@ -116,7 +116,7 @@ def check_tokenizer(
         what = "it is kept" if checkpoint is kept.checkpoint else f"{kept.whose} is kept"
         ids |= _check_json(own_json, base_json, label, problems, warnings, converted=converted, kept=what)
         unknown = [token for token in own_json.added if token not in base_json.ids and ids.get(token, size) < size]
-        if unknown and checkpoint.vocabulary_from is base and checkpoint is not kept.checkpoint:
+        if unknown and checkpoint.vocabulary_from is not None and checkpoint is not kept.checkpoint:
             shown = ", ".join(f"`{token}`" for token in unknown[:_LISTED])
             message = f"{label} has tokens beside it that its weights do not know, such as {shown}: they are left out"
             hint = "an adapter adds tokens where it trains embedding and head, by `modules_to_save`"

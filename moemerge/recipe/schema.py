@@ -44,7 +44,7 @@ class Data(Rows):
     Parquet, or the id of a hub data set."""
     field: str | None = None
     """The field (or column) that holds a text, or a list of messages. Without it the form is recognised by the fields'
-    names: see evaluation.md."""
+    names: see texts.md."""
     losses: Literal["replies", "all"] = "replies"
     """What the losses of conversations are taken of, in `eval`, in training and where a merge is chosen: the `replies`
     alone, or `all` that the chat template writes."""

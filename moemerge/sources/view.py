@@ -111,6 +111,13 @@ class View(Checkpoint):
         return self.under.digest()
 
 
+def stored(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint under all views of it."""
+    while isinstance(checkpoint, View):
+        checkpoint = checkpoint.under
+    return checkpoint
+
+
 def _as_halves(value: torch.Tensor, block: int, rotated: int) -> torch.Tensor:
     """Of every `block` rows of `[n, ...]` the first `rotated`: even ones, then odd ones."""
     import torch

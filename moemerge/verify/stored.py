@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moemerge.sources import Checkpoint, Piece, View
+from moemerge.sources import Checkpoint, Piece, View, stored
 from moemerge.verify.dense import Dense
 
 Config = dict[str, Any]
@@ -33,15 +33,13 @@ class StoredRow:
 
 def as_dense(model: Checkpoint) -> Checkpoint:
     """A source as one of the families in `families`; itself where it is one, or none that is known."""
-    stored = model
-    while isinstance(stored, View):
-        stored = stored.under
-    row = STORED.get(str(stored.config.get("model_type")))
+    under = stored(model)
+    row = STORED.get(str(under.config.get("model_type")))
     if row is None:
-        return stored
-    config = row.config(dict(stored.config))
+        return under
+    config = row.config(dict(under.config))
     pieces = dict(_everywhere(row, Dense.of(config)))
-    return View(stored, config, pieces, {piece.of for piece in pieces.values()})
+    return View(under, config, pieces, {piece.of for piece in pieces.values()})
 
 
 def _everywhere(row: StoredRow, dense: Dense) -> Iterator[tuple[str, Piece]]:

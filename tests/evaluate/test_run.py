@@ -377,6 +377,27 @@ def refused(folder: Path, **options: Any) -> list[tuple[str, str | None]]:
     return [(problem.message, problem.hint) for problem in caught.value.problems]
 
 
+def test_rows_and_questions_that_are_left_out_are_noted(built: Path, tmp_path: Path) -> None:
+    """The rest is measured."""
+    rows = [{"text": None}, {"text": "def return print list"}, {"text": "def print"}]
+    (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
+    (tmp_path / "q.csv").write_text('question,answer\nhello,"one\ntwo"\n', encoding="utf-8")
+    domains = tmp_path / "d.yaml"
+    domains.write_text("domains: {code: a.json}\nquestions: {all: {path: q.csv}}\n", encoding="utf-8")
+    report = measure(built, domains=domains, without=("samples", "chat", "speed"))
+    assert report["domains"]["code"]["documents"] == 2
+    never = (
+        "`q.csv`: no question is asked, as no reply could match the answer: "
+        "it has several lines, and a reply ends with its line"
+    )
+    assert report["notes"][-2:] == [
+        "domain `code`: `a.json`: one of 3 rows is left out: field `text` is null (row 1)",
+        f"questions `all`: {never}",
+    ]
+    assert report["questions"]["all"]["exact_match"] is None
+    assert report["questions"]["all"]["exact_match_note"] == never
+
+
 def test_texts_that_cannot_be_read_are_all_named(built: Path, tmp_path: Path) -> None:
     """Every domain's problem at once, with its name."""
     (tmp_path / "empty.jsonl").write_text("\n", encoding="utf-8")

@@ -104,3 +104,34 @@ def test_the_digest_tells_texts_and_windows_apart(tokenizer: Any) -> None:
         )
         == 3
     )
+
+
+def test_losses_of_replies_are_what_transformers_gives_with_all_else_masked(talking: Any, letters: Any) -> None:
+    """Over windows too; all words that anyone said are routed."""
+    from moemerge.console import Silent
+    from moemerge.mixture.losses import document_losses
+    from moemerge.texts import Chat
+
+    text = "<|user|>hi there<|end|><|bot|>yo ho<|end|><|user|>hi<|end|><|bot|>yo<|end|>"
+    replies = [(text.index("yo ho"), text.index("yo ho") + 12), (text.rindex("yo"), len(text))]
+    words = [(8, 16), *replies[:1], (text.rindex("hi<"), text.rindex("hi<") + 2), *replies[1:]]
+    encoded = encode([Chat(text, tuple(words), tuple(replies), "hi there"), text], letters, 96, 48)
+    ids = torch.tensor([letters(text, add_special_tokens=False)["input_ids"]])
+    offsets = letters(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    labels = ids.clone()
+    for place, (start, _) in enumerate(offsets):
+        if not any(a <= start < b for a, b in replies):
+            labels[0, place] = -100
+    with torch.no_grad():
+        wanted = [talking(input_ids=ids, labels=labels).loss, talking(input_ids=ids, labels=ids).loss]
+    counts = [int((labels >= 0).sum()), ids.shape[1] - 1]
+    assert encoded.tokens == tuple(counts)
+    found = document_losses(talking, encoded, Silent())
+    torch.testing.assert_close(
+        found, torch.tensor([float(w) * n for w, n in zip(wanted, counts, strict=True)], dtype=torch.float64),
+        rtol=1e-5, atol=1e-5,
+    )  # fmt: skip
+    assert encoded.bytes[0] == sum(end - start for start, end in replies)
+    assert sum(encoded.windows[0].own) > sum(encoded.windows[0].wanted) - 2
+    short = encode([Chat(text, tuple(words), tuple(replies), "hi there")], letters, 12, 6)
+    assert short.tokens == encoded.tokens[:1]

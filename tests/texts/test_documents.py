@@ -19,24 +19,25 @@ CHATML = (
 )
 """Like ChatML, with the marks by which transformers tells replies."""
 LLAMA = (
-    "{% set off = 0 %}{% for m in messages %}{% if m.role == 'user' %}"
-    "<s>[INST] {% if loop.index0 == 1 and messages[0].role == 'system' %}<<SYS>>\n{{ messages[0].content }}\n<</SYS>>\n\n"
-    "{% endif %}{{ m.content | trim }} [/INST]"
-    "{% elif m.role == 'assistant' %} {% generation %}{{ m.content | trim }}{% endgeneration %} </s>{% endif %}{% endfor %}"
+    "{% for m in messages %}{% if m.role == 'user' %}"
+    "<s>[INST] {% if loop.index0 == 1 and messages[0].role == 'system' %}"
+    "<<SYS>>\n{{ messages[0].content }}\n<</SYS>>\n\n{% endif %}{{ m.content | trim }} [/INST]"
+    "{% elif m.role == 'assistant' %} {% generation %}{{ m.content | trim }}{% endgeneration %} </s>{% endif %}"
+    "{% endfor %}"
 )
 """Like Llama 2's: a system's message stands within the user's, all is trimmed, and a space goes before the end."""
 LAST_SYSTEM = (
     "{% for m in messages %}{% if m.role == 'user' %}[INST]"
-    "{% if loop.index0 >= messages | length - 2 and messages[0].role == 'system' %}{{ messages[0].content }}\n{% endif %}"
-    "{{ m.content }}[/INST]{% elif m.role == 'assistant' %}"
+    "{% if loop.index0 >= messages | length - 2 and messages[0].role == 'system' %}"
+    "{{ messages[0].content }}\n{% endif %}{{ m.content }}[/INST]{% elif m.role == 'assistant' %}"
     "{% generation %}{{ m.content }}</s>{% endgeneration %}{% endif %}{% endfor %}"
 )
 """Like Mistral's: the system's message comes last."""
 THINKING = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
     "{% set said = m.content.split('</think>')[-1].lstrip('\n') %}"
-    "{% set thought = m.content.split('</think>')[0].split('<think>')[-1].strip('\n') if '</think>' in m.content else '' %}"
-    "{% if loop.last %}<think>\n{{ thought }}\n</think>\n\n"
+    "{% if loop.last %}<think>\n{% if '</think>' in m.content %}"
+    "{{ m.content.split('</think>')[0].split('<think>')[-1].strip('\n') }}{% endif %}{{ '\n</think>\n\n' }}"
     "{% endif %}{{ said }}<|end|>{% endgeneration %}{% else %}<|user|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
 )
 """Like Qwen 3's: the thoughts of the last reply alone are shown."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from moemerge.mixture.folder import open_moe
 from moemerge.train.options import TrainOptions
 from tests.evaluate.conftest import WORDS, Trio, sentences
 from tests.moe import load
-from tests.train.conftest import Trainer, write
+from tests.train.conftest import Notes, Trainer, write
 
 
 def refused(make: Any, *arguments: Any, **options: Any) -> MoemergeError:
@@ -141,6 +142,20 @@ def test_held_out_texts_of_ones_own(trained: Trainer, tmp_path: Path) -> None:
     result = trained(data=data, held_out=held)
     assert result.training["documents"] == {name: {"trained": 8, "held_out": 3} for name in WORDS}
     assert result.training["options"]["held_out"] == str(held)
+
+
+def test_conversations_with_null_rows_are_trained_on(trained: Trainer, tmp_path: Path) -> None:
+    """What is left out is said, by domain."""
+    data = write(tmp_path, **{domain: some(domain) for domain in WORDS})
+    rows = [{"prompt": "def", "completion": text} for text in some("code")]
+    text = "\n".join(json.dumps(row) for row in [{"prompt": "x", "completion": None}, *rows])
+    (tmp_path / "code.jsonl").write_text(text, encoding="utf-8")
+    notes = Notes()
+    result = trained(data=data, progress=notes)
+    message = "domain `code`: `code.jsonl`: one of 9 rows is left out: field `completion` is null (line 1)"
+    assert [w.message for w in result.warnings if w.code == "rows-left-out"] == [message]
+    assert f"warning: {message}" in notes.said
+    assert result.training["documents"]["code"] == {"trained": 6, "held_out": 2}
 
 
 def test_a_file_with_unknown_keys(trained: Trainer, tmp_path: Path) -> None:

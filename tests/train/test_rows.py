@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from moemerge.texts import Chat
 from moemerge.train.rows import Sampler, Tokens, _batch, tokenise
 from tests.evaluate.conftest import mixture
 from tests.hosts import every
@@ -47,6 +48,15 @@ def test_what_is_scored_and_counted() -> None:
     assert rows.counted.int().tolist() == [[0, 1, 1, 0, 1, 0, 1, 0, 0]]
     assert rows.scored.int().tolist() == [[0, 1, 1, 0, 1, 0, 1, 0, 0]]
     assert rows.labels.tolist() == [[-1, 1, 1, -1, 0, -1, 1, -1, -1]]
+
+
+def test_of_a_conversation_the_replies_are_predicted(letters: Any) -> None:
+    """What the user says is read and routed; the template's own is only read."""
+    chat = Chat("<|user|>hi<|end|><|bot|>yo<|end|>", ((8, 10), (24, 26)), ((24, 33),), "hi")
+    rows = _batch([[tokenise([chat, "<|user|>"], 0, letters)]], 10)
+    assert rows.counted.int().tolist() == [[0, 1, 1, 0, 0, 1, 1, 0, 0, 0]]
+    assert rows.scored.int().tolist() == [[0, 0, 0, 0, 0, 1, 1, 1, 0, 0]]
+    assert tokenise([Chat("<|user|>hi", ((8, 10),), (), "hi")], 0, letters) == [], "nothing of it is predicted"
 
 
 def test_domains_are_balanced_whatever_their_sizes() -> None:
