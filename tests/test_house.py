@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "moemerge"
 
 ORDER = (
-    "signals", "errors", "options", "console", "device", "recipe", "record", "texts", "families", "sources", "plan",
-    "execute", "dense", "gate", "write", "verify", "build", "mixture", "evaluate", "train", "report", "api", "cli",
+    "signals", "errors", "options", "console", "device", "recipe", "record", "texts", "templates", "families",
+    "sources", "plan", "execute", "dense", "gate", "write", "verify", "build", "mixture", "evaluate", "train", "report", "api", "cli",
     "__main__",
 )  # fmt: skip
 """Data flows one way: a room imports only from rooms before it."""

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from moemerge.dense.generation import context_of, continuations, end_tokens
-from moemerge.errors import MoemergeError
+from moemerge.errors import MoemergeError, TemplateError
+from moemerge.templates import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -124,9 +125,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
     if not tokenizer.chat_template:
         raise MoemergeError("The tokenizer has no chat template", hint="chat needs a `chat_template` in the tokenizer")
-    import jinja2
-
     try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
-    except jinja2.TemplateError as error:
-        raise MoemergeError(f"The chat template does not take a user's message: {error}") from error
+        return render(tokenizer, turns, add_generation_prompt=add_generation_prompt)
+    except TemplateError as error:
+        raise MoemergeError(f"The chat template does not take a user's message: {error.reason}") from error

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from moemerge.errors import GateError, Problem
+from moemerge.errors import GateError, Problem, TemplateError
 from moemerge.gate.request import ExpertTexts, GateRequest
+from moemerge.templates import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,17 +95,12 @@ def _encode_chat(text: str, texts: ExpertTexts, tokenizer: PreTrainedTokenizerBa
 
 def _rendered(content: str, texts: ExpertTexts, tokenizer: PreTrainedTokenizerBase) -> str:
     """A conversation of one message, up to where the answer begins."""
-    from jinja2 import TemplateError
-
-    template, special = (None, {}) if texts.chat is None else (texts.chat.template, dict(texts.chat.special))
-    render: Any = tokenizer.apply_chat_template  # its types know no variables of a template
-    messages = [{"role": "user", "content": content}]
+    template, special = (None, None) if texts.chat is None else (texts.chat.template, texts.chat.special)
     try:
-        rendered = render(messages, chat_template=template, tokenize=False, add_generation_prompt=True, **special)
+        return render(tokenizer, [{"role": "user", "content": content}], template=template, special=special)
     except TemplateError as error:
-        message = f"The chat template of {_owner(texts)} cannot be rendered: {error}"
+        message = f"The chat template of {_owner(texts)} cannot be rendered: {error.reason}"
         raise GateError(message, hint="mend it, or set `template: none`") from error
-    return str(rendered)
 
 
 def _owner(texts: ExpertTexts) -> str:
