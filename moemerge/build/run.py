@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +86,7 @@ def build_plan(
 ) -> Build:
     """Builds a plan; see `moemerge.api.build`."""
     from moemerge.build.record import make_record
+    from moemerge.dense.readable import check_readable
     from moemerge.verify import EarlyChecks, verify_folder
     from moemerge.write import check_output, needed_bytes, remove_orphan, staged, write_folder
 
@@ -100,12 +101,15 @@ def build_plan(
     missing = [model.spec for model in plan.models.values() if not model.has_weights]
     if missing:
         raise PlanError(Problem("no-weights", f"`{spec}` has a config and no weights") for spec in missing)
+    check_readable(plan)
     for orphan in check_output(output, overwrite=overwrite, needed=needed_bytes(plan)):
         progress.note(f"removing `{orphan.name}`, left by a build that was killed")
         for text in remove_orphan(orphan, output):
             warn(text)
     texts = read_expert_texts(plan, root)
     dtype = _computing_dtype(plan, device, progress) if runs_models(plan) else None
+    if dtype is not None:
+        _check_ids(plan, texts)
     with _naming_damage(plan):
         if plan.recipe.merge.shared == "auto":
             from moemerge.build.choose import choose_shared_merge
@@ -154,6 +158,13 @@ def read_expert_texts(plan: Plan, root: Path) -> tuple[ExpertTexts, ...]:
         chat = _chat_template(plan, planned.model) if wanted and plan.recipe.template == "chat" else None
         texts.append(ExpertTexts(expert.name, prompts, expert.negative_prompts, documents, chat))
     return tuple(texts)
+
+
+def _check_ids(plan: Plan, texts: Sequence[ExpertTexts]) -> None:
+    from moemerge.dense.models import load_tokenizer
+    from moemerge.gate.passages import check_ids
+
+    check_ids(texts, load_tokenizer(plan), plan.recipe.template, plan.dense.vocab_size)
 
 
 def _chat_template(plan: Plan, model: str) -> ChatTemplate | None:

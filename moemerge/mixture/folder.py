@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moemerge.device import BYTES, computing
-from moemerge.errors import EvalError
+from moemerge.errors import EvalError, SourceError
 from moemerge.families import HOSTS, Host, auto_class_of
 from moemerge.families.host import ROUTED, expert_counts
 from moemerge.mixture.placement import Placement
@@ -18,6 +18,7 @@ from moemerge.record.read import hint_for, read_record
 from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint
 from moemerge.sources.folder import open_folder
+from moemerge.sources.tokenizer import read_tokenizer
 from moemerge.sources.weights import Folder
 
 if TYPE_CHECKING:
@@ -202,13 +203,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     Raises:
         EvalError: there is none that transformers can read.
     """
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EvalError(f"the tokenizer of `{path}` cannot be read: {first}") from error
-    return tokenizer
+        return read_tokenizer(path, str(path))
+    except SourceError as error:
+        raise EvalError(error.message, hint=error.hint) from error

@@ -14,6 +14,7 @@ from typing import Any
 
 from moemerge.errors import Problem, SourceError
 from moemerge.sources import Checkpoint
+from moemerge.sources.tokenizer import try_file
 from moemerge.sources.tokenizer_config import SPECIAL, SWITCHES, TokenizerConfig, tokenizer_config
 
 FILE = "tokenizer.json"
@@ -64,6 +65,7 @@ def check_base_tokenizer(
         ids = dict(tokenizer_config(base.files).added)
         if FILE in base.files:
             ids |= _raw_ids(_parse(base.files[FILE]), base.files[FILE])
+            try_file(base.files[FILE])
     except SourceError as error:
         problems.append(Problem("bad-tokenizer", f"{label}: {error.message}", error.hint))
         return
@@ -204,10 +206,8 @@ def _read(path: Path) -> _Tokenizer:
     from tokenizers import Tokenizer
 
     ids = _raw_ids(_parse(path), path)
-    try:
-        whole = json.loads(Tokenizer.from_file(str(path)).to_str())
-    except Exception as error:  # the library raises plain Exception for whatever it cannot parse
-        raise _no_tokenizer(path) from error
+    try_file(path)
+    whole = json.loads(Tokenizer.from_file(str(path)).to_str())
     parts = {part: _plain(whole.get(part)) for part in (*_CHANGE_IDS, *_CHANGE_LITTLE)}
     parts["model"] = {
         key: value

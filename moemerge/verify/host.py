@@ -65,7 +65,11 @@ def _same_reading(config: PretrainedConfig, base: Mapping[str, Any]) -> list[Dif
     """What transformers understands, defaults and all, must be what it understands of the base."""
     from transformers import AutoConfig
 
-    dense = AutoConfig.for_model(**base)
+    try:
+        dense = AutoConfig.for_model(**base)
+    except Exception as error:  # as above
+        said = " ".join(str(error).split())
+        return [Difference("base", f"transformers cannot read its config: {type(error).__name__}: {said}")]
     found = []
     for field in _READ_ALIKE:
         mine, theirs = _attribute(config, field), _attribute(dense, field)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moemerge.errors import Difference
+from moemerge.errors import Difference, SourceError
+from moemerge.sources.tokenizer import try_file
 from moemerge.verify.reading import read_regular
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ def check_tokenizer(own: Path, base: Path) -> list[Difference]:
             return []
         from tokenizers import Tokenizer
 
-        # the library raises plain Exception for whatever it cannot parse
+        for path in (own, base):
+            try_file(path)
         ours, theirs = Tokenizer.from_file(str(own)), Tokenizer.from_file(str(base))
-    except Exception as error:
+    except (OSError, SourceError) as error:
         return [Difference(NAME, f"cannot be read: {error}")]
     message = _vocabulary(ours, theirs) or _special(ours, theirs) or _ids(ours, theirs)
     return [Difference(NAME, message)] if message else []
