@@ -156,8 +156,9 @@ def _json_lines(path: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, ..
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no `JSONDecodeError`
             reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            reason = "a number is too long" if type(error) is ValueError else reason
             raise SourceError(
                 f"{path}:{number}: not JSON: {reason}", hint="JSONL has one JSON object a line"
             ) from error
@@ -214,7 +215,7 @@ def _parquet(path: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, ...]]
                 for row in batch.to_pylist():
                     number += 1
                     yield _values(row, fields, f"{path}: row {number}")
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, UnicodeError) as error:
         raise SourceError(f"{path} is not a Parquet file: {_first_line(error)}") from error
 
 

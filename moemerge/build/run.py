@@ -85,8 +85,8 @@ def build_plan(
     progress: Progress | None = None,
 ) -> Build:
     """Builds a plan; see `moemerge.api.build`."""
+    from moemerge.build.readable import check_readable
     from moemerge.build.record import make_record
-    from moemerge.dense.readable import check_readable
     from moemerge.verify import EarlyChecks, verify_folder
     from moemerge.write import check_output, needed_bytes, remove_orphan, staged, write_folder
 

@@ -17,15 +17,10 @@ from moemerge.execute.stream import BLOCK_ELEMENTS, TORCH_DTYPES, Values
 from moemerge.families import PROJECTIONS, DenseConfig
 from moemerge.plan.model import OutputTensor, Plan
 from moemerge.sources import Checkpoint
-from moemerge.sources.tokenizer import read_tokenizer
+from moemerge.sources.tokenizer import TOKENIZERS, put_tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_VOCABULARY = (".jinja", ".model", "vocab.json", "merges.txt")
-"""Endings of a tokenizer's files that do not say so in their name."""
-TOKENIZERS = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json"})
-"""Files of which one at least makes a tokenizer."""
 
 
 class DenseModule:
@@ -213,12 +208,8 @@ def load_tokenizer(plan: Plan) -> PreTrainedTokenizerBase:
     import tempfile
 
     base = plan.models["base"]
-    names = [name for name in base.files if "token" in name or name.endswith(_VOCABULARY)]
-    if not TOKENIZERS & set(names):
+    if not TOKENIZERS & base.files.keys():
         raise SourceError(f"`{base.spec}` has no tokenizer files", hint="put `tokenizer.json` beside its config")
     with tempfile.TemporaryDirectory(prefix="moemerge-tokenizer-") as folder:
-        for name in names:
-            target = Path(folder, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(base.files[name].read_bytes())
+        put_tokenizer(base.files, Path(folder))
         return read_tokenizer(Path(folder), base.spec, plan.dense.vocab_size)

@@ -72,9 +72,7 @@ def encode_prompt(
     return encode(prompt, tokenizer) if template == "none" else _encode_chat(prompt, texts, tokenizer)
 
 
-def check_ids(
-    experts: Sequence[ExpertTexts], tokenizer: PreTrainedTokenizerBase, template: str, rows: int
-) -> None:
+def check_ids(experts: Sequence[ExpertTexts], tokenizer: PreTrainedTokenizerBase, template: str, rows: int) -> None:
     """Refuses texts that hold an added token for which the embedding has no row.
 
     Args:

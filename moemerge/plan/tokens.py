@@ -14,6 +14,7 @@ from typing import Any
 
 from moemerge.errors import Problem, SourceError
 from moemerge.sources import Checkpoint
+from moemerge.sources.regular import read_whole
 from moemerge.sources.tokenizer import try_file
 from moemerge.sources.tokenizer_config import SPECIAL, SWITCHES, TokenizerConfig, tokenizer_config
 
@@ -79,7 +80,10 @@ def check_tokenizer(
     if checkpoint.files == base.files:  # an adapter without a tokenizer of its own
         return
     both = FILE in checkpoint.files and FILE in base.files
-    other = both and not _same_file(checkpoint.files[FILE], base.files[FILE])
+    try:
+        other = both and not _same_file(checkpoint.files[FILE], base.files[FILE])
+    except SourceError:  # it is read again below, where it is known whose it is
+        other = True
     try:
         kept, kept_json = tokenizer_config(base.files), _read(base.files[FILE]) if other else None
     except SourceError as error:
@@ -179,8 +183,8 @@ def _same_ids(own: Path, kept: Path) -> bool:
 
 def _parse(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(read_whole(path))
+    except (ValueError, RecursionError) as error:
         raise _no_tokenizer(path) from error
 
 
@@ -253,7 +257,7 @@ def _check_slow(
 
 
 def _same_file(one: Path, other: Path) -> bool:
-    first, second = one.read_bytes(), other.read_bytes()
+    first, second = read_whole(one), read_whole(other)
     if first == second:
         return True
     try:

@@ -26,3 +26,15 @@ def regular_size(path: Path, name: str | None = None) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise SourceError(f"`{name}` is not a regular file")
     return status.st_size
+
+
+def read_whole(path: Path) -> bytes:
+    """All of a file, as `regular_size` knows it.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"`{path}` cannot be read: {error.strerror or error}") from error

@@ -6,25 +6,27 @@ panics of Rust, which are not even `Exception`s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import xxhash
 
 from moemerge.apart import Fault, ask
+from moemerge.apart.trial import TEXT, use
 from moemerge.errors import SourceError
+from moemerge.sources.regular import read_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TRIAL = "Hello, world! 12 + 345 = 357\n\tété 你好 😀"
-"""A text that any tokenizer takes, with characters that few vocabularies have."""
 FILE = "tokenizer.json"
-LONGEST_TEXT = 10**30
-"""What transformers writes for a tokenizer without a longest text."""
+TOKENIZERS = frozenset({FILE, "tokenizer.model", "vocab.json"})
+"""Files of which one at least makes a tokenizer."""
+_VOCABULARY = (".jinja", ".model", "vocab.json", "merges.txt")
+"""Endings of a tokenizer's files that do not say so in their name."""
 SECONDS = 15.0
 """In which a `tokenizer.json` must be read."""
 MEMORY = 1_500_000_000
@@ -53,8 +55,17 @@ def read_tokenizer(folder: Path, name: str, rows: int | None = None) -> PreTrain
             folder, local_files_only=True, trust_remote_code=False
         )
     with tokenizer_faults(f"the tokenizer of `{name}` cannot be used"):
-        _try(tokenizer, rows)
+        use(tokenizer, rows)
     return tokenizer
+
+
+def put_tokenizer(files: Mapping[str, Path], folder: Path) -> None:
+    """Copies a checkpoint's tokenizer files into a folder."""
+    for name, path in files.items():
+        if "token" in name or name.endswith(_VOCABULARY):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(read_whole(path))
 
 
 def try_file(path: Path, what: str | None = None) -> None:
@@ -68,10 +79,7 @@ def try_file(path: Path, what: str | None = None) -> None:
         SourceError: it cannot be read or used.
     """
     what = what or f"`{path}` is not a tokenizer's file"
-    try:
-        fault = _fault_of(path, xxhash.xxh3_128_hexdigest(path.read_bytes()))
-    except OSError as error:
-        raise SourceError(f"`{path}` cannot be read: {error.strerror or error}") from error
+    fault = _fault_of(path, xxhash.xxh3_128_hexdigest(read_whole(path)))
     if fault is not None:
         raise SourceError(f"{what}: {fault}", hint="download or copy it again")
 
@@ -80,26 +88,10 @@ def try_file(path: Path, what: str | None = None) -> None:
 def _fault_of(path: Path, digest: str) -> str | None:
     """What is wrong with the file of these bytes; it is asked once."""
     try:
-        ask("tokenizer", seconds=SECONDS, memory=MEMORY, path=str(path), text=TRIAL)
+        ask("tokenizer", seconds=SECONDS, memory=MEMORY, path=str(path), text=TEXT)
     except Fault as fault:
         return str(fault)
     return None
-
-
-def _try(tokenizer: Any, rows: int | None) -> None:
-    """What is done with a tokenizer, once."""
-    longest = tokenizer.model_max_length
-    if isinstance(longest, bool | str) or not longest >= 1:
-        raise ValueError(f"its `model_max_length` is {longest!r}, not a number of tokens")
-    tokenizer.model_max_length = int(min(longest, LONGEST_TEXT))
-    ids = tokenizer(TRIAL, return_special_tokens_mask=True, verbose=False)["input_ids"]
-    if rows is not None and ids and max(ids) >= rows:
-        raise ValueError(f"it gives a text the id {max(ids)}, and the embedding has {rows} rows")
-    tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    if tokenizer.is_fast:
-        tokenizer(TRIAL, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    tokenizer.convert_ids_to_tokens([*ids, *tokenizer.all_special_ids])
-    tokenizer.get_added_vocab()
 
 
 @contextmanager

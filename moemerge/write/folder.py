@@ -14,6 +14,7 @@ from moemerge.plan.cost import statistics_bytes
 from moemerge.plan.model import Plan
 from moemerge.record.read import NAME
 from moemerge.record.write import dump_record
+from moemerge.sources.regular import read_whole
 from moemerge.write.card import model_card
 from moemerge.write.shards import index_json, lay_out, parse_size
 from moemerge.write.weights import Written, write_weights
@@ -56,7 +57,7 @@ def write_folder(
     files: dict[str, bytes] = {"config.json": (json.dumps(plan.config, indent=2) + "\n").encode()}
     if len(shards) > 1:
         files["model.safetensors.index.json"] = index_json(shards).encode()
-    files |= {name: path.read_bytes() for name, path in plan.models["base"].files.items() if _kept(name)}
+    files |= {name: read_whole(path) for name, path in plan.models["base"].files.items() if _kept(name)}
     files |= extra
     files["README.md"] = model_card(plan, record["gate"], output.name).encode()
     for name, data in files.items():

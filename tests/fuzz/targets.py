@@ -10,7 +10,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,10 +203,8 @@ def _template(work: Path, data: bytes) -> None:
         _PLANS[work] = plan, load_tokenizer(plan)
     tokenizer = _PLANS[work][1]
     texts = ExpertTexts("code", ("x",), chat=ChatTemplate(text, {"eos_token": "</s>"}))
-    try:
+    with suppress(GateError):
         encode_prompt("hello world", texts, tokenizer, "chat")
-    except GateError:
-        pass
     own, tokenizer.chat_template = tokenizer.chat_template, text
     try:
         end_of_turn(tokenizer)
@@ -247,10 +245,8 @@ def _record(work: Path, data: bytes) -> None:
     with spoilt(work / "built/moemerge.yaml", data):
         made_by_build(work / "built")
         for read in (lambda: open_moe(work / "built"), lambda: api.verify(work / "built")):
-            try:
+            with suppress(MoemergeError):
                 read()
-            except MoemergeError:
-                pass
 
 
 def _record_seeds(work: Path) -> list[bytes]:
@@ -280,10 +276,8 @@ def _texts(work: Path, data: bytes) -> None:
         lambda: read_prompts_file(path),
     )
     for read in reads:
-        try:
+        with suppress(MoemergeError):
             read()
-        except MoemergeError:
-            pass
 
 
 def _parquet(work: Path, data: bytes) -> None:
@@ -308,7 +302,9 @@ RECIPES = (
     RECIPE.replace("models/code", "adapter") + "merge: {shared: ties, norms: mean}\neval:\n  domains: {code: x.jsonl}\n"
     "output: {path: out, shard_size: 5GB, layout: per_expert}\nseed: 3\nexperts_per_token: 1\n",
 )
-JSONL = b'{"text": "one two"}\n{"text": "three", "question": "what?", "answer": "that"}\n\n{"text": "\\u00e9", "n": 1}\n'
+JSONL = (
+    b'{"text": "one two"}\n{"text": "three", "question": "what?", "answer": "that"}\n\n{"text": "\\u00e9", "n": 1}\n'
+)
 PARTS = (
     b"{{ ", b" }}", b"{% for x in range(99999) %}", b"{% endfor %}", b"{{ 'a' * 99999999 }}", b"{{ 1/0 }}", b"{% if ",
     b" %}", b"{{ messages[5].content }}", b"{{ messages.x.y }}", b"{{ raise_exception(1) }}", b"{{ none + 1 }}",
