@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 LONGEST = 300
 """Characters of an exception that are shown."""
@@ -18,10 +19,12 @@ LONGEST = 300
 def serve() -> None:
     """Does what is asked until stdin ends."""
     _without_torch()
-    _say(b"ready")
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # libraries print to stdout too
+    _write(replies, b"ready")
     for line in sys.stdin.buffer:
         reply = _reply(json.loads(line))
-        _say(json.dumps(reply).encode())
+        _write(replies, json.dumps(reply).encode())
         if reply.get("last"):
             return
 
@@ -32,9 +35,9 @@ def _without_torch() -> None:
     importlib.util.find_spec = lambda name, package=None: None if name == "torch" else found(name, package)
 
 
-def _say(line: bytes) -> None:
-    sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.buffer.flush()
+def _write(replies: BinaryIO, line: bytes) -> None:
+    replies.write(line + b"\n")
+    replies.flush()
 
 
 def _reply(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,12 +76,14 @@ class _Said(Exception):
 
 def _template() -> Callable[..., tuple[str, float]]:
     from jinja2 import TemplateError
-    from transformers.utils.chat_template_utils import render_jinja_template
+    from transformers.utils import chat_template_utils
+
+    render_all: Any = chat_template_utils.render_jinja_template  # its type says that it gives a text
 
     def render(template: str, messages: list[Any], variables: dict[str, Any], longest: int) -> tuple[str, float]:
         began = time.monotonic()
         try:
-            (text,), _ = render_jinja_template(conversations=[messages], chat_template=template, **variables)
+            (text,), _ = render_all(conversations=[messages], chat_template=template, **variables)
         except TemplateError as error:
             raise _Said(_words(error) or type(error).__name__) from error
         if len(text) > longest:

@@ -98,8 +98,8 @@ class DenseConfig:
             if key in values:
                 _check(key, values[key], fits(values[key]), kind)
         rows, padding = values["vocab_size"], values["pad_token_id"]
-        fits = padding is None or -rows <= padding < rows  # torch counts a negative one from the end
-        _check("pad_token_id", padding, fits, f"the id of a row of the embedding, which has `vocab_size` {rows}")
+        has_row = padding is None or -rows <= padding < rows  # torch counts a negative one from the end
+        _check("pad_token_id", padding, has_row, f"the id of a row of the embedding, which has `vocab_size` {rows}")
         for key in row.extra:
             _check(key, values[key], _is_number(values[key]) and values[key] > 0, "a number above 0")
         heads = values["num_attention_heads"]
@@ -203,6 +203,14 @@ def _is_token(value: Any) -> bool:
     return value is None or _is_whole(value)
 
 
+_DTYPES = frozenset({None, "float64", "double", "float32", "float", "float16", "half", "bfloat16", "float8_e4m3fn",
+                     "float8_e5m2"})  # fmt: skip
+
+
+def _is_dtype(value: Any) -> bool:
+    return isinstance(value, str | None) and value in _DTYPES
+
+
 _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "hidden_act": (lambda value: isinstance(value, str), "a name"),
     **dict.fromkeys(("rms_norm_eps", "initializer_range", "attention_dropout"), (_is_number, "a number of 0 or more")),
@@ -210,6 +218,7 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"),
         (lambda value: value is None or isinstance(value, bool), "true or false"),
     ),
+    **dict.fromkeys(("dtype", "torch_dtype"), (_is_dtype, "one of torch's dtypes, such as `bfloat16`")),
     "num_hidden_layers": (lambda value: value <= MAX_LAYERS, f"a number of layers up to {MAX_LAYERS:,}"),
     "max_window_layers": (lambda value: _is_whole(value) and value >= 0, "a number of layers"),
     "layer_types": (lambda value: value is None or isinstance(value, list), "a list"),

@@ -302,9 +302,11 @@ RECIPES = (
     RECIPE.replace("models/code", "adapter") + "merge: {shared: ties, norms: mean}\neval:\n  domains: {code: x.jsonl}\n"
     "output: {path: out, shard_size: 5GB, layout: per_expert}\nseed: 3\nexperts_per_token: 1\n",
 )
-JSONL = (
-    b'{"text": "one two"}\n{"text": "three", "question": "what?", "answer": "that"}\n\n{"text": "\\u00e9", "n": 1}\n'
-)
+JSONL = b"""{"text": "one two"}
+{"text": "three", "question": "what?", "answer": "that"}
+
+{"text": "\\u00e9", "n": 1}
+"""
 PARTS = (
     b"{{ ", b" }}", b"{% for x in range(99999) %}", b"{% endfor %}", b"{{ 'a' * 99999999 }}", b"{{ 1/0 }}", b"{% if ",
     b" %}", b"{{ messages[5].content }}", b"{{ messages.x.y }}", b"{{ raise_exception(1) }}", b"{{ none + 1 }}",
