@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -138,9 +139,13 @@ def _texts() -> Callable[..., None]:
     return read
 
 
+def _match() -> Callable[..., bool]:
+    return lambda pattern, text: re.match(pattern, text) is not None
+
+
 JOBS: Mapping[str, Callable[[], Callable[..., Any]]] = {
     "template": _template, "tokenizer": _tokenizer, "config": _config, "generation config": _generation,
-    "texts": _texts,
+    "texts": _texts, "match": _match,
 }  # fmt: skip
 """What makes each job; what it makes raises whatever is wrong."""
 

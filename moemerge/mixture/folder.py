@@ -188,7 +188,7 @@ def load_pretrained(path: Path, placement: Placement, auto_class: str = "AutoMod
     except torch.OutOfMemoryError as error:
         message = f"`--device {placement.device}` has too little memory for `{path}`"
         raise EvalError(message, hint="use `--device-map auto` (with `--offload FOLDER`), or the CPU") from error
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # whatever a broken config makes transformers raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if placement.device_map is not None and placement.offload is None and "offload" in first:
             message = f"`{path}` does not fit where `--device-map` puts it, and there is no folder for the rest"

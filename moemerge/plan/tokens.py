@@ -14,7 +14,7 @@ from typing import Any
 
 from moemerge.errors import Problem, SourceError
 from moemerge.sources import Checkpoint
-from moemerge.sources.regular import read_whole
+from moemerge.sources.regular import MAX_BYTES, read_whole
 from moemerge.sources.tokenizer import try_file
 from moemerge.sources.tokenizer_config import SPECIAL, SWITCHES, TokenizerConfig, tokenizer_config
 
@@ -183,7 +183,7 @@ def _same_ids(own: Path, kept: Path) -> bool:
 
 def _parse(path: Path) -> Any:
     try:
-        return json.loads(read_whole(path))
+        return json.loads(read_whole(path, MAX_BYTES))
     except (ValueError, RecursionError) as error:
         raise _no_tokenizer(path) from error
 

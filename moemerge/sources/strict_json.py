@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moemerge.errors import SourceError
-from moemerge.sources.regular import read_whole, regular_size
-
-MAX_BYTES = 100_000_000
-"""The largest JSON text that is read: the bound that safetensors sets for its headers."""
+from moemerge.sources.regular import MAX_BYTES, read_whole, regular_size
 
 
 class _DuplicateKey(ValueError):

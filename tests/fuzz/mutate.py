@@ -81,11 +81,12 @@ def in_tree(chance: random.Random, value: Any) -> Any:
                 other, there = chance.choice(places)
                 holder[key] = copy.deepcopy(other[there])
             case 5:
-                holder[key] = chance.choice(([old], {"x": old}, [old, old], [old] * 200))
+                many = 200 if len(json.dumps(old)) < 100 else 2
+                holder[key] = chance.choice(([old], {"x": old}, [old, old], [old] * many))
             case 6 if isinstance(old, bool | int | float):
                 holder[key] = chance.choice((old + 1, old - 1, -old, old * 1000, float(old), str(old)))
             case 6 if isinstance(old, str):
-                holder[key] = chance.choice((old + "x", old[:-1], old.upper(), old * 100, f" {old}"))
+                holder[key] = chance.choice((old + "x", old[:-1], old.upper(), old[:100] * 100, f" {old}"))
             case 7 if isinstance(old, dict):
                 old[chance.choice(("", "x", "type", "auto_map", "trust_remote_code", *old))] = chance.choice(VALUES)
             case 7 if isinstance(old, list):

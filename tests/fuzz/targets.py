@@ -24,6 +24,7 @@ from moemerge.evaluate.chat import end_of_turn
 from moemerge.gate.passages import encode_prompt
 from moemerge.gate.request import ChatTemplate, ExpertTexts
 from moemerge.mixture.folder import open_moe
+from moemerge.mixture.placement import Placement
 from moemerge.plan.model import Plan
 from moemerge.recipe import load_recipe
 from moemerge.recipe.load import load_evaluation
@@ -241,12 +242,22 @@ def _header(chance: random.Random, data: bytes) -> bytes:
     return stated.to_bytes(8, "little") + header + rest
 
 
-def _record(work: Path, data: bytes) -> None:
-    with spoilt(work / "built/moemerge.yaml", data):
-        made_by_build(work / "built")
-        for read in (lambda: open_moe(work / "built"), lambda: api.verify(work / "built")):
+def _built(name: str) -> Callable[[Path, bytes], None]:
+    """A file of a built mixture, before it is used."""
+
+    def run(work: Path, data: bytes) -> None:
+        folder = work / "built"
+        with spoilt(folder / name, data):
+            made_by_build(folder)
             with suppress(MoemergeError):
-                read()
+                api.verify(folder)
+            opened = open_moe(folder)
+            opened.tokenizer()
+            if name != "moemerge.yaml":
+                opened.parameters()
+                opened.load(Placement("cpu"))
+
+    return run
 
 
 def _record_seeds(work: Path) -> list[bytes]:
@@ -341,7 +352,11 @@ TARGETS: Mapping[str, Target] = {
         lambda work: [(work / "adapter/adapter_model.safetensors").read_bytes()], _header,
         _adapter("adapter_model.safetensors"),
     ),
-    "record": Target(_record_seeds, _in_yaml, _record),
+    "record": Target(_record_seeds, _in_yaml, _built("moemerge.yaml")),
+    "config-of-mixture": Target(lambda work: [(work / "built/config.json").read_bytes()], in_json, _built("config.json")),
+    "tokenizer-of-mixture": Target(
+        lambda work: [(work / "built/tokenizer.json").read_bytes()], in_json, _built("tokenizer.json")
+    ),
     "index": Target(
         lambda work: [(work / "models/sharded/model.safetensors.index.json").read_bytes()], in_json, _index
     ),
