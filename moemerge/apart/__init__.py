@@ -32,7 +32,7 @@ def ask(job: str, *, seconds: float, memory: int, **values: Any) -> Any:
 
     Args:
         job: a name in `worker.JOBS`.
-        seconds: in which it must be done.
+        seconds: of the processor, in which it must be done.
         memory: bytes that it may take.
         values: what the job is given, as JSON can hold it.
 
@@ -116,7 +116,7 @@ class _Process:
 
 def _why(status: int, request: Mapping[str, Any]) -> str:
     """Why the process ended over a request."""
-    if status == -signal.SIGALRM:
+    if status in (-signal.SIGPROF, -signal.SIGALRM):
         return f"it takes longer than {request['seconds']:.0f} seconds"
     if status == -signal.SIGABRT:  # how Rust ends where it gets no memory
         return f"it crashes, or needs more than {request['memory'] // 1_000_000:,} MB of memory"

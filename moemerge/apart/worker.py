@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, BinaryIO
 
+PATIENCE = 60.0
+"""Seconds by the clock in which a job must be done, beside four times those that it may take of the processor."""
 LONGEST = 300
 """Characters of an exception that are shown."""
 
@@ -45,7 +47,9 @@ def _reply(request: Mapping[str, Any]) -> dict[str, Any]:
     job = JOBS[request["job"]]()  # it imports what it needs before the bounds begin
     with suppress(ValueError, OSError):
         _limit_memory(request["memory"])
-    signal.setitimer(signal.ITIMER_REAL, request["seconds"])  # its signal ends the process, whatever it is in
+    # their signals end the process, whatever it is in; time of the processor, since a machine may be busy with others
+    signal.setitimer(signal.ITIMER_PROF, request["seconds"])
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE + 4 * request["seconds"])
     try:
         return {"value": job(**request["values"])}
     except MemoryError:
@@ -57,6 +61,7 @@ def _reply(request: Mapping[str, Any]) -> dict[str, Any]:
         plain = type(error) in (Exception, OSError, ValueError) or said.startswith("TypeError: ")
         return {"fault": said if plain else f"{type(error).__name__}: {said}"}
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -82,7 +87,7 @@ def _template() -> Callable[..., tuple[str, float]]:
     render_all: Any = chat_template_utils.render_jinja_template  # its type says that it gives a text
 
     def render(template: str, messages: list[Any], variables: dict[str, Any], longest: int) -> tuple[str, float]:
-        began = time.monotonic()
+        began = time.process_time()
         try:
             (text,), _ = render_all(conversations=[messages], chat_template=template, **variables)
         except TemplateError as error:
@@ -93,7 +98,7 @@ def _template() -> Callable[..., tuple[str, float]]:
             text.encode()
         except UnicodeEncodeError:
             raise _Said("it writes characters that are no text") from None
-        return text, time.monotonic() - began
+        return text, time.process_time() - began
 
     return render
 

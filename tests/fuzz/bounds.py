@@ -1,4 +1,4 @@
-"""Bounds on one run in this process: 20 seconds, and so much memory beyond what is in use."""
+"""Bounds on one run in this process: 20 seconds of the processor, and so much memory beyond what is in use."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def bounded(memory: int) -> Iterator[None]:
     def ring(number: int, frame: FrameType | None) -> None:
         raise TooLong(f"longer than {SECONDS:.0f} s")
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGPROF, ring)
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + memory, hard))
-    faulthandler.dump_traceback_later(4 * SECONDS, exit=True)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    faulthandler.dump_traceback_later(30 * SECONDS, exit=True)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         faulthandler.cancel_dump_traceback_later()
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGPROF, before)

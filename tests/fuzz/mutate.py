@@ -73,7 +73,7 @@ def in_tree(chance: random.Random, value: Any) -> Any:
         old = holder[key]
         match chance.randrange(9):
             case 0 | 1 | 2:
-                holder[key] = chance.choice(VALUES)
+                holder[key] = copy.deepcopy(chance.choice(VALUES))
             case 3:
                 if holder is not tree:
                     del holder[key]
@@ -88,9 +88,11 @@ def in_tree(chance: random.Random, value: Any) -> Any:
             case 6 if isinstance(old, str):
                 holder[key] = chance.choice((old + "x", old[:-1], old.upper(), old[:100] * 100, f" {old}"))
             case 7 if isinstance(old, dict):
-                old[chance.choice(("", "x", "type", "auto_map", "trust_remote_code", *old))] = chance.choice(VALUES)
+                old[chance.choice(("", "x", "type", "auto_map", "trust_remote_code", *old))] = copy.deepcopy(
+                    chance.choice(VALUES)
+                )
             case 7 if isinstance(old, list):
-                old.insert(chance.randrange(len(old) + 1), chance.choice((*VALUES, *old)))
+                old.insert(chance.randrange(len(old) + 1), copy.deepcopy(chance.choice((*VALUES, *old))))
             case _:
                 holder[key] = f"{DEEP}{chance.choice((3, 90, 3000, 50_000))}"
     return tree[0]

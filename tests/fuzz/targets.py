@@ -353,7 +353,9 @@ TARGETS: Mapping[str, Target] = {
         _adapter("adapter_model.safetensors"),
     ),
     "record": Target(_record_seeds, _in_yaml, _built("moemerge.yaml")),
-    "config-of-mixture": Target(lambda work: [(work / "built/config.json").read_bytes()], in_json, _built("config.json")),
+    "config-of-mixture": Target(
+        lambda work: [(work / "built/config.json").read_bytes()], in_json, _built("config.json")
+    ),
     "tokenizer-of-mixture": Target(
         lambda work: [(work / "built/tokenizer.json").read_bytes()], in_json, _built("tokenizer.json")
     ),
