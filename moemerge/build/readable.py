@@ -35,14 +35,14 @@ def check_readable(plan: Plan) -> None:
         ("the mixture's `config.json`, which is made of its own", "config", {"config": dict(plan.config)}),
     ]
     with tempfile.TemporaryDirectory(prefix="moemerge-readable-") as name:
-        folder = Path(name)
+        folder = Path(name).absolute()
         (folder / "config.json").write_text(json.dumps(plan.config), encoding="utf-8")
         if GENERATION in base.files:
             (folder / GENERATION).write_bytes(base.files[GENERATION].read_bytes())
-            jobs.append((f"its `{GENERATION}`", "generation config", {"folder": name}))
+            jobs.append((f"its `{GENERATION}`", "generation config", {"folder": str(folder)}))
         if TOKENIZERS & base.files.keys():
             put_tokenizer(base.files, folder)
-            jobs.append(("its tokenizer", "texts", {"folder": name, "rows": plan.dense.vocab_size}))
+            jobs.append(("its tokenizer", "texts", {"folder": str(folder), "rows": plan.dense.vocab_size}))
         problems = []
         for what, job, values in jobs:
             try:

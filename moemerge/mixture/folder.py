@@ -82,7 +82,8 @@ class MoeFolder:
         Raises:
             EvalError: there is none that transformers can read.
         """
-        return load_tokenizer(self.path)
+        rows = self.checkpoint.config.get("vocab_size")
+        return load_tokenizer(self.path, rows if isinstance(rows, int) else None)
 
 
 @dataclass(frozen=True)
@@ -197,13 +198,13 @@ def load_pretrained(path: Path, placement: Placement, auto_class: str = "AutoMod
     return model.eval().requires_grad_(False)
 
 
-def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """A folder's tokenizer by plain transformers, without remote code.
+def load_tokenizer(path: Path, rows: int | None = None) -> PreTrainedTokenizerBase:
+    """A folder's tokenizer by plain transformers, without remote code; see `read_tokenizer`.
 
     Raises:
         EvalError: there is none that transformers can read.
     """
     try:
-        return read_tokenizer(path, str(path))
+        return read_tokenizer(path, str(path), rows)
     except SourceError as error:
         raise EvalError(error.message, hint=error.hint) from error

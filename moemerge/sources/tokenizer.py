@@ -88,7 +88,7 @@ def try_file(path: Path, what: str | None = None) -> None:
 def _fault_of(path: Path, digest: str) -> str | None:
     """What is wrong with the file of these bytes; it is asked once."""
     try:
-        ask("tokenizer", seconds=SECONDS, memory=MEMORY, path=str(path), text=TEXT)
+        ask("tokenizer", seconds=SECONDS, memory=MEMORY, path=str(path.absolute()), text=TEXT)
     except Fault as fault:
         return str(fault)
     return None
