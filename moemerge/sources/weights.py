@@ -133,6 +133,8 @@ def sources_of(weight_map: Mapping[str, Any]) -> list[str]:
 def _plain(name: Any) -> bool:
     if not isinstance(name, str) or not name or name in {".", ".."} or "\0" in name:
         return False
+    if any("\ud800" <= character <= "\udfff" for character in name):  # half a character, which no disk can hold
+        return False
     # both flavours, so that a checkpoint is as safe on Windows; a drive or a backslash is never plain
     return PurePosixPath(name).name == name and PureWindowsPath(name).name == name
 

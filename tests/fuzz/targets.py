@@ -255,7 +255,7 @@ def _built(name: str) -> Callable[[Path, bytes], None]:
             opened.tokenizer()
             if name != "moemerge.yaml":
                 opened.parameters()
-                opened.load(Placement("cpu"))
+                opened.load(Placement(dtype="float32"))
 
     return run
 
