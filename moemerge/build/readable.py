@@ -1,4 +1,4 @@
-"""Whether transformers can read what a build takes from the base and hands on, asked before any work.
+"""Whether transformers can read what a build takes from the base and hands on, asked before any model runs.
 
 A plan checks what moemerge itself reads of a config. transformers is stricter: it looks at the type of every value of
 a `config.json`, and at the files that a build copies as they are. It is asked in a process apart, where it needs no
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,14 @@ from moemerge.plan.model import Plan
 from moemerge.sources.tokenizer import MEMORY, SECONDS, TOKENIZERS, put_tokenizer
 
 GENERATION = "generation_config.json"
+
+
+def begin_check(plan: Plan) -> Callable[[], None]:
+    """Begins `check_readable`, which takes a second of another process; gives what waits for it and raises."""
+    pool = ThreadPoolExecutor(1, "moemerge-readable")
+    asked = pool.submit(check_readable, plan)
+    pool.shutdown(wait=False)
+    return asked.result
 
 
 def check_readable(plan: Plan) -> None:

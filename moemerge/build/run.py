@@ -85,7 +85,7 @@ def build_plan(
     progress: Progress | None = None,
 ) -> Build:
     """Builds a plan; see `moemerge.api.build`."""
-    from moemerge.build.readable import check_readable
+    from moemerge.build.readable import begin_check
     from moemerge.build.record import make_record
     from moemerge.verify import EarlyChecks, verify_folder
     from moemerge.write import check_output, needed_bytes, remove_orphan, staged, write_folder
@@ -101,7 +101,7 @@ def build_plan(
     missing = [model.spec for model in plan.models.values() if not model.has_weights]
     if missing:
         raise PlanError(Problem("no-weights", f"`{spec}` has a config and no weights") for spec in missing)
-    check_readable(plan)
+    check_readable = begin_check(plan)
     for orphan in check_output(output, overwrite=overwrite, needed=needed_bytes(plan)):
         progress.note(f"removing `{orphan.name}`, left by a build that was killed")
         for text in remove_orphan(orphan, output):
@@ -109,6 +109,7 @@ def build_plan(
     texts = read_expert_texts(plan, root)
     dtype = _computing_dtype(plan, device, progress) if runs_models(plan) else None
     if dtype is not None:
+        check_readable()
         _check_ids(plan, texts)
     with _naming_damage(plan):
         if plan.recipe.merge.shared == "auto":
@@ -132,6 +133,7 @@ def build_plan(
             progress=progress,
             written=early.written,
         )
+        check_readable()
         verification = verify_folder(
             folder, level="built", root=root, checkpoints=plan.models, early=early, progress=progress
         )
