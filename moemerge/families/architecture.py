@@ -97,9 +97,6 @@ class DenseConfig:
         for key, (fits, kind) in _KINDS.items():
             if key in values:
                 _check(key, values[key], fits(values[key]), kind)
-        rows, padding = values["vocab_size"], values["pad_token_id"]
-        has_row = padding is None or -rows <= padding < rows  # torch counts a negative one from the end
-        _check("pad_token_id", padding, has_row, f"the id of a row of the embedding, which has `vocab_size` {rows}")
         for key in row.extra:
             _check(key, values[key], _is_number(values[key]) and values[key] > 0, "a number above 0")
         heads = values["num_attention_heads"]
