@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "moemerge"
 
 ORDER = (
-    "signals", "errors", "options", "console", "device", "apart", "recipe", "record", "texts", "templates", "families",
+    "signals", "errors", "options", "console", "device", "apart", "templates", "recipe", "record", "texts", "families",
     "sources", "plan", "execute", "dense", "gate", "write", "verify", "build", "mixture", "evaluate", "train", "report",
     "api", "cli", "__main__",
 )  # fmt: skip

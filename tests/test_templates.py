@@ -68,7 +68,7 @@ def test_the_tokenizers_own_template(tokenizer: Any, monkeypatch: pytest.MonkeyP
         ("{{ messages[9].content }}", "list object has no element 9"),
         ("{% for %}", "Expected an expression, got 'end of statement block'"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError: maximum recursion depth exceeded"),
-        ("{{ ''.__class__.__mro__ }}", "access to attribute '__class__' of 'str' object is unsafe."),
+        ("{{ ''.__class__.__mro__ }}", "access to attribute '__class__' of 'str' object is unsafe"),
         ("{{ '\\ud800' }}", "it writes characters that are no text"),
         ("{{ 'a' * 400000 }}", "it makes 400,000 characters of a short conversation"),
         ("{{ 'a' * 10 ** 9 }}", "it needs more than 500 MB of memory"),

@@ -159,4 +159,4 @@ def _words(error: BaseException) -> str:
     """The first line; or the last of those that say in the first that a field is wrong, and then why."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     line = lines[-1] if lines[0].startswith("Validation error") else lines[0]
-    return line[:LONGEST].encode(errors="backslashreplace").decode()
+    return line[:LONGEST].rstrip(".").encode(errors="backslashreplace").decode()

@@ -82,4 +82,6 @@ def _attribute(config: PretrainedConfig, field: str) -> Any:
     value = getattr(config, field, None)
     if field == "head_dim" and value is None:
         return config.hidden_size // config.num_attention_heads
+    if field == "rope_parameters" and isinstance(value, dict):  # the old name of `rope_type` may stand beside it
+        return {key: inner for key, inner in value.items() if key != "type"}
     return value
