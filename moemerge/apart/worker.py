@@ -145,7 +145,7 @@ def _texts() -> Callable[..., None]:
 
 
 def _match() -> Callable[..., bool]:
-    return lambda pattern, text: re.match(pattern, text) is not None
+    return lambda pattern, text, whole: (re.fullmatch if whole else re.match)(pattern, text) is not None
 
 
 JOBS: Mapping[str, Callable[[], Callable[..., Any]]] = {

@@ -6,11 +6,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeVar
 
-from moemerge.apart import Fault, ask
 from moemerge.errors import Problem, SourceError
+from moemerge.sources.patterns import matches
 
 T = TypeVar("T")
 
@@ -83,24 +82,9 @@ class LoraConfig:
 def _by_pattern(patterns: Mapping[str, T], module: str, default: T) -> T:
     # peft: the first pattern that matches the whole name or a tail of it that begins after a dot
     for pattern, value in patterns.items():
-        if _matches(rf"(.*\.)?({pattern})$", module):
+        if matches(rf"(.*\.)?({pattern})$", module):
             return value
     return default
-
-
-@cache
-def _matches(pattern: str, module: str) -> bool:
-    """Whether a pattern matches; one that is more than a name does so in a process apart, as it may take for ever.
-
-    Raises:
-        SourceError: it takes too long.
-    """
-    if re.fullmatch(r"\(\.\*\\\.\)\?\([\w.^\\-]*\)\$", pattern):
-        return re.match(pattern, module) is not None
-    try:
-        return bool(ask("match", seconds=5.0, memory=500_000_000, pattern=pattern, text=module))
-    except Fault as fault:
-        raise SourceError(f"An adapter's pattern `{pattern}` cannot be compared with `{module}`: {fault}") from fault
 
 
 def parse_adapter_config(config: Mapping[str, Any], spec: str) -> LoraConfig:
