@@ -7,13 +7,15 @@ VENV ?= .venv
 #   make demo TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_ARGS ?=
 MERGEKIT_VENV ?= work/venvs/mergekit
+INPUTS ?= 10000
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.moemerge-installed
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(PY) -m pip --disable-pip-version-check --no-input install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-train test test-avx2 test-slow test-families test-browser check lint types docs bench bench-growth \
+.PHONY: help install demo demo-train test test-avx2 test-slow test-families test-browser fuzz check lint types docs bench \
+        bench-growth \
         bench-rivals-build bench-rivals bench-training clean
 
 help:  ## lists the targets
@@ -57,6 +59,9 @@ test-slow: $(STAMP)  ## the tests marked slow
 
 test-families: $(STAMP)  ## every family and every host at every test
 	@$(PY) -m pytest -m "families and not slow"
+
+fuzz: $(STAMP)  ## 10,000 spoilt inputs of each kind that a user gives (an hour; `make fuzz INPUTS=500` takes minutes)
+	@MOEMERGE_FUZZ=$(INPUTS) $(PY) -m pytest -m slow tests/fuzz -s
 
 test-browser: $(STAMP)  ## the tests of the report's page, in headless Chromium (which they take from the PATH)
 	@$(PY) -m pytest -m browser

@@ -90,6 +90,20 @@ class SourceError(MoemergeError):
     code = "source"
 
 
+class TemplateError(MoemergeError):
+    """A chat template cannot be rendered.
+
+    Attributes:
+        reason: why not, as a clause.
+    """
+
+    code = "template"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The chat template cannot be rendered: {reason}")
+        self.reason = reason
+
+
 class PlanError(ManyProblems):
     """The recipe reads well but its models do not fit together."""
 

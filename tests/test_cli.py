@@ -330,12 +330,13 @@ def test_ctrl_c_ends_a_build_without_a_trace() -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["models", "recipe.yaml", "started"]
 
 
-def test_what_the_system_refuses_elsewhere_is_no_traceback() -> None:
+@pytest.mark.parametrize("arguments", [["schema"], ["plan", "recipe.yaml"], ["build", "--help"], ["--version"]])
+def test_what_the_system_refuses_elsewhere_is_no_traceback(arguments: list[str]) -> None:
     """A full disk under what is not the output, here under stdout, is said in a line, too."""
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full here")
     with Path("/dev/full").open("w") as full:
         variables = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-        command = [sys.executable, "-m", "moemerge", "schema"]
+        command = [sys.executable, "-m", "moemerge", *arguments]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=variables, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -90,6 +90,7 @@ def build_plan(
     progress: Progress | None = None,
 ) -> Build:
     """Builds a plan; see `moemerge.api.build`."""
+    from moemerge.build.readable import begin_check
     from moemerge.build.record import make_record
     from moemerge.verify import EarlyChecks, verify_folder
     from moemerge.write import check_output, needed_bytes, remove_orphan, staged, write_folder
@@ -108,6 +109,7 @@ def build_plan(
             Problem("no-weights", f"`{model.spec}` has a config and no weights", other_weights(model.location))
             for model in missing
         )
+    check_readable = begin_check(plan)
     for orphan in check_output(output, overwrite=overwrite, needed=needed_bytes(plan)):
         progress.note(f"removing `{orphan.name}`, left by a build that was killed")
         for text in remove_orphan(orphan, output):
@@ -115,6 +117,9 @@ def build_plan(
     unread: list[Problem] = []
     texts = read_expert_texts(plan, root, unread)
     dtype = _computing_dtype(plan, device, progress) if runs_models(plan) else None
+    if dtype is not None:
+        check_readable()
+        _check_ids(plan, texts)
     with _naming_damage(plan):
         if plan.recipe.merge.shared == "auto":
             from moemerge.build.choose import choose_shared_merge
@@ -137,6 +142,7 @@ def build_plan(
             progress=progress,
             written=early.written,
         )
+        check_readable()
         verification = verify_folder(
             folder, level="built", root=root, checkpoints=plan.opened, early=early, progress=progress
         )
@@ -173,6 +179,13 @@ def read_expert_texts(plan: Plan, root: Path, warnings: list[Problem] | None = N
         chat = _chat_template(plan, planned.model) if wanted and plan.recipe.template == "chat" else None
         texts.append(ExpertTexts(expert.name, prompts, expert.negative_prompts, documents, chat))
     return tuple(texts)
+
+
+def _check_ids(plan: Plan, texts: Sequence[ExpertTexts]) -> None:
+    from moemerge.dense.models import load_tokenizer
+    from moemerge.gate.passages import check_ids
+
+    check_ids(texts, load_tokenizer(plan), plan.recipe.template, plan.dense.vocab_size)
 
 
 def _chat_template(plan: Plan, model: str) -> ChatTemplate | None:

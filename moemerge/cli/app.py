@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +20,8 @@ from moemerge.options import OUTPUT
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_CIRCUMSTANCES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE})
+_CIRCUMSTANCES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE,
+                            errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ESTALE})  # fmt: skip
 """What the system may refuse anywhere (a full disk for temporary files, say) and the user can mend."""
 
 
@@ -38,12 +40,18 @@ class _Group(TyperGroup):
         except MoemergeError as error:
             print_problems(error.problems)
             raise typer.Exit(1) from error
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """The command, its help too: what the system refuses meanwhile is said in a line."""
+        try:
+            return super().main(*args, **extra)
         except OSError as error:
             if error.errno not in _CIRCUMSTANCES:
                 raise
             where = f": `{error.filename}`" if error.filename else ""
-            print_problems([Problem("system", f"{error.strerror}{where}")])
-            raise typer.Exit(1) from error
+            with suppress(OSError):  # stderr may be what is full
+                print_problems([Problem("system", f"{error.strerror}{where}")])
+            sys.exit(1)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The way from a recipe to a trained mixture, in its order; then the rest."""

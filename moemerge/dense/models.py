@@ -18,12 +18,10 @@ from moemerge.families import PROJECTIONS, DenseConfig
 from moemerge.plan.model import OutputTensor, Plan
 from moemerge.plan.output_files import output_files
 from moemerge.sources import Checkpoint
+from moemerge.sources.tokenizer import TOKENIZERS, put_tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_VOCABULARY = (".jinja", ".model", "vocab.json", "merges.txt")
-"""Endings of a tokenizer's files that do not say so in their name."""
 
 
 class DenseModule:
@@ -212,19 +210,9 @@ def load_tokenizer(plan: Plan) -> PreTrainedTokenizerBase:
     """
     import tempfile
 
-    from transformers import AutoTokenizer
-
-    anchor = plan.models[plan.vocabulary.anchor]
-    files = {name: data for name, data in output_files(plan).items() if "token" in name or name.endswith(_VOCABULARY)}
-    if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & files.keys():
+    anchor, files = plan.models[plan.vocabulary.anchor], output_files(plan)
+    if not TOKENIZERS & files.keys():
         raise SourceError(f"`{anchor.spec}` has no tokenizer files", hint="put `tokenizer.json` beside its config")
     with tempfile.TemporaryDirectory(prefix="moemerge-tokenizer-") as folder:
-        for name, data in files.items():
-            target = Path(folder, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except (ValueError, OSError, KeyError) as error:
-            raise SourceError(f"the tokenizer of `{anchor.spec}` cannot be read: {error}") from error
-        return tokenizer
+        put_tokenizer(files, Path(folder))
+        return read_tokenizer(Path(folder), anchor.spec, plan.dense.vocab_size)

@@ -40,7 +40,7 @@ class LossCache:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))["values"]
             kept = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None  # written by something else, or half a file: it is computed again and replaced
         self.found += 1
         return kept

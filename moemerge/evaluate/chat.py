@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from moemerge.dense.generation import context_of, continuations, end_tokens
-from moemerge.errors import MoemergeError
+from moemerge.errors import MoemergeError, TemplateError
+from moemerge.templates import render
 from moemerge.texts import Chat, Document, text_of
-from moemerge.texts.chat import TemplateError, render_chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -130,6 +130,6 @@ def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], *, 
     if not tokenizer.chat_template:
         raise MoemergeError("The tokenizer has no chat template", hint="chat needs a `chat_template` in the tokenizer")
     try:
-        return render_chat(tokenizer, turns, add_generation_prompt=add_generation_prompt)
+        return render(tokenizer, turns, add_generation_prompt=add_generation_prompt)
     except TemplateError as error:
         raise MoemergeError(f"The chat template does not take a user's message: {error.reason}") from error

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moemerge.errors import GateError, Problem
+from moemerge.errors import GateError, Problem, TemplateError
 from moemerge.gate.request import ExpertTexts, GateRequest
+from moemerge.templates import render
 from moemerge.texts import Document, tokenise
-from moemerge.texts.chat import TemplateError, render_chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,6 +73,32 @@ def encode_prompt(
     return encode(prompt, tokenizer) if template == "none" else _encode_chat(prompt, texts, tokenizer)
 
 
+def check_ids(experts: Sequence[ExpertTexts], tokenizer: PreTrainedTokenizerBase, template: str, rows: int) -> None:
+    """Refuses texts that hold an added token for which the embedding has no row.
+
+    Args:
+        experts: every text that is read.
+        tokenizer: the base's.
+        template: `chat` or `none`.
+        rows: of the base's embedding.
+
+    Raises:
+        GateError: a text (its expert named) holds one; or as `encode_prompt`.
+    """
+    if max(tokenizer.get_vocab().values(), default=0) < rows:
+        return
+    for texts in experts:
+        found = [encode_prompt(prompt, texts, tokenizer, template)[0] for prompt in (*texts.prompts, *texts.negative)]
+        found += [encode(document, tokenizer)[0] for document in texts.documents]
+        index = max((index for ids in found for index in ids), default=0)
+        if index >= rows:
+            raise GateError(
+                f"A text of expert `{texts.name}` holds the token `{tokenizer.convert_ids_to_tokens(index)}` with the "
+                f"id {index}, and the base's embedding has {rows} rows",
+                hint="take it out of the texts or the chat template, or resize the base's embedding to its tokenizer",
+            )
+
+
 def _encode_chat(text: str, texts: ExpertTexts, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
     if texts.chat is None and tokenizer.chat_template is None:
         raise GateError(
@@ -97,9 +123,8 @@ def _encode_chat(text: str, texts: ExpertTexts, tokenizer: PreTrainedTokenizerBa
 def _rendered(content: str, texts: ExpertTexts, tokenizer: PreTrainedTokenizerBase) -> str:
     """A conversation of one message, up to where the answer begins."""
     template, special = (None, None) if texts.chat is None else (texts.chat.template, texts.chat.special)
-    messages = [{"role": "user", "content": content}]
     try:
-        return render_chat(tokenizer, messages, add_generation_prompt=True, template=template, special=special)
+        return render(tokenizer, [{"role": "user", "content": content}], template=template, special=special)
     except TemplateError as error:
         message = f"The chat template of {_owner(texts)} cannot be rendered: {error.reason}"
         raise GateError(message, hint="mend it, or set `template: none`") from error

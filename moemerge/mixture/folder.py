@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moemerge.device import BYTES, computing
-from moemerge.errors import EvalError
+from moemerge.errors import EvalError, SourceError
 from moemerge.families import HOSTS, Host, auto_class_of
 from moemerge.families.host import ROUTED, expert_counts
 from moemerge.mixture.placement import Placement
@@ -18,6 +18,7 @@ from moemerge.record.read import hint_for, read_record
 from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint
 from moemerge.sources.folder import open_folder
+from moemerge.sources.tokenizer import read_tokenizer
 from moemerge.sources.weights import Folder
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ class MoeFolder:
         Raises:
             EvalError: there is none that transformers can read.
         """
-        return load_tokenizer(self.path)
+        rows = self.checkpoint.config.get("vocab_size")
+        return load_tokenizer(self.path, rows if isinstance(rows, int) else None)
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def load_pretrained(path: Path, placement: Placement, auto_class: str = "AutoMod
     except torch.OutOfMemoryError as error:
         message = f"`--device {placement.device}` has too little memory for `{path}`"
         raise EvalError(message, hint="use `--device-map auto` (with `--offload FOLDER`), or the CPU") from error
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # whatever a broken config makes transformers raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if placement.device_map is not None and placement.offload is None and "offload" in first:
             message = f"`{path}` does not fit where `--device-map` puts it, and there is no folder for the rest"
@@ -196,19 +198,13 @@ def load_pretrained(path: Path, placement: Placement, auto_class: str = "AutoMod
     return model.eval().requires_grad_(False)
 
 
-def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """A folder's tokenizer by plain transformers, without remote code.
+def load_tokenizer(path: Path, rows: int | None = None) -> PreTrainedTokenizerBase:
+    """A folder's tokenizer by plain transformers, without remote code; see `read_tokenizer`.
 
     Raises:
         EvalError: there is none that transformers can read.
     """
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EvalError(f"the tokenizer of `{path}` cannot be read: {first}") from error
-    return tokenizer
+        return read_tokenizer(path, str(path), rows)
+    except SourceError as error:
+        raise EvalError(error.message, hint=error.hint) from error

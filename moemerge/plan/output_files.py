@@ -14,6 +14,7 @@ from typing import Any
 from moemerge.plan.model import OutputVocabulary, Plan
 from moemerge.plan.tokenizer_json import FILE
 from moemerge.sources.beside import OTHER_FILES, is_tokenizer_file
+from moemerge.sources.regular import read_whole
 from moemerge.sources.strict_json import read_object
 
 _CONFIG, _OLD_ADDED = "tokenizer_config.json", "added_tokens.json"
@@ -29,7 +30,7 @@ def output_files(plan: Plan) -> dict[str, bytes]:
     """
     base = plan.opened["base"].files
     chosen = _chosen(base, plan.opened[plan.vocabulary.anchor].files)
-    files = {name: path.read_bytes() for name, path in chosen.items()}
+    files = {name: read_whole(path) for name, path in chosen.items()}
     for name, edit in ((_CONFIG, _tokenizer_config), (_OLD_ADDED, _added_tokens)):
         if name in chosen:
             held = read_object(chosen[name], str(chosen[name]))

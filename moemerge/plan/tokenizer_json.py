@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moemerge.errors import SourceError
+from moemerge.sources.regular import read_whole
+from moemerge.sources.tokenizer import try_file
 from moemerge.sources.tokenizer_config import tokenizer_config
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def load_tokenizer_json(path: Path) -> Tokenizer:
     """
     from tokenizers import Tokenizer
 
+    try_file(path)
     try:
         return Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises plain Exception for whatever it cannot parse
@@ -93,7 +96,7 @@ def read_tokens(files: Mapping[str, Path]) -> Tokens:
 
 def same_file(one: Path, other: Path) -> bool:
     """Whether two files are equal, those in JSON as JSON."""
-    first, second = one.read_bytes(), other.read_bytes()
+    first, second = read_whole(one), read_whole(other)
     if first == second:
         return True
     try:

@@ -15,6 +15,8 @@ from typing import Any
 from moemerge.errors import Problem, SourceError
 from moemerge.plan.tokenizer_json import FILE, load_tokenizer_json, same_file
 from moemerge.sources import Checkpoint
+from moemerge.sources.regular import MAX_BYTES, read_whole
+from moemerge.sources.tokenizer import try_file
 from moemerge.sources.tokenizer_config import SPECIAL, SWITCHES, tokenizer_config
 
 SLOW_FILES = ("tokenizer.model", "tokenizer.model.v3", "spiece.model", "tekken.json", "vocab.json", "merges.txt",
@@ -75,6 +77,7 @@ def check_base_tokenizer(
         ids = dict(tokenizer_config(base.files).added)
         if FILE in base.files:
             ids |= _raw_ids(_parse(base.files[FILE]), base.files[FILE])
+            try_file(base.files[FILE])
             if any(not 0 <= index < size for index in ids.values()):  # which the library may number otherwise
                 ids |= _read(base.files[FILE]).ids
     except SourceError as error:
@@ -97,7 +100,10 @@ def check_tokenizer(
     if checkpoint.files == base.files:  # an adapter without a tokenizer of its own
         return
     both = FILE in checkpoint.files and FILE in base.files
-    other = both and not same_file(checkpoint.files[FILE], base.files[FILE])
+    try:
+        other = both and not same_file(checkpoint.files[FILE], base.files[FILE])
+    except SourceError:  # it is read again below, where it is known whose it is
+        other = True
     try:
         base_json = _read(base.files[FILE]) if other else None
     except SourceError as error:
@@ -219,8 +225,8 @@ def _same_ids(own: Path, kept: Path) -> bool:
 
 def _parse(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(read_whole(path, MAX_BYTES))
+    except (ValueError, RecursionError) as error:
         raise _no_tokenizer(path) from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,14 @@ NAME = "moemerge.yaml"
 FORMAT = 1
 MAX_BYTES = 200_000_000
 """The largest record that is read; 220 B parameters in 8 experts make one of about 1 MB."""
+
+
+MAX_DEPTH = 64
+"""Levels of nesting that a record may have, as a recipe."""
+
+
+MAX_VALUES = 10_000_000
+"""Keys and values that a record may hold once aliases are expanded."""
 
 
 def read_record(folder: Path, hosts: Collection[str]) -> Record | list[Difference]:
@@ -95,10 +103,47 @@ def hint_for(folder: Path) -> str:
 def _parse(text: str) -> Any:
     import yaml
 
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        _check_shape(yaml.parse(text, Loader=loader))
+        return yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:
         raise ValueError(_one_line(error)) from None
+
+
+def _check_shape(events: Iterable[Any]) -> None:
+    """Refuses what no record is, before it is put together: libyaml goes down as deep as a text says, until the process
+    ends, and aliases may stand for as much as they like.
+
+    Raises:
+        ValueError: it is nested too deeply, or holds too much once its aliases are expanded.
+    """
+    import yaml
+
+    sizes: dict[str, int] = {}
+    opened: list[tuple[str | None, int]] = []
+    for event in events:
+        size = 0
+        if isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, 1))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = opened.pop()
+            if anchor is not None:
+                sizes[anchor] = size
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise ValueError(f"alias `*{event.anchor}` names nothing before it")
+            size = sizes[event.anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            size = 1
+            if event.anchor is not None:
+                sizes[event.anchor] = size
+        if len(opened) > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        if opened and size:
+            opened[-1] = opened[-1][0], opened[-1][1] + size
+            if opened[-1][1] > MAX_VALUES:
+                raise ValueError(f"more than {MAX_VALUES:,} values")
 
 
 def _one_line(error: Exception) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from moemerge.errors import Problem, SourceError
 from moemerge.sources.adapter_targets import Targets, check_pattern, parse_targets
+from moemerge.sources.patterns import matches
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ class LoraConfig:
 def _by_pattern(patterns: Mapping[str, T], module: str, default: T) -> T:
     # peft: the first pattern that matches the whole name or a tail of it that begins after a dot
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if matches(rf"(.*\.)?({pattern})$", module):
             return value
     return default
 

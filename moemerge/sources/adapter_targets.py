@@ -9,6 +9,7 @@ from typing import Any
 
 from moemerge.errors import SourceError
 from moemerge.families.dense_family import Names
+from moemerge.sources.patterns import matches
 
 ALL = "all-linear"
 _NAMES = Names()
@@ -55,11 +56,6 @@ def _named(names: tuple[str, ...] | str, module: str) -> bool:
     if isinstance(names, str):
         return matches(names, module, whole=True)
     return any(module == name or module.endswith(f".{name}") for name in names)
-
-
-def matches(pattern: str, text: str, *, whole: bool = False) -> bool:
-    """Whether a pattern of an adapter's config matches the beginning of a module's name, or all of it."""
-    return (re.fullmatch if whole else re.match)(pattern, text) is not None
 
 
 def parse_targets(config: Mapping[str, Any], saved: tuple[str, ...], spec: str) -> Targets:

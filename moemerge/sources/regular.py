@@ -7,6 +7,9 @@ from pathlib import Path
 
 from moemerge.errors import SourceError
 
+MAX_BYTES = 100_000_000
+"""The largest JSON text that is read: the bound that safetensors sets for its headers."""
+
 
 def regular_size(path: Path, name: str | None = None) -> int:
     """Size in bytes of a regular file.
@@ -26,3 +29,17 @@ def regular_size(path: Path, name: str | None = None) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise SourceError(f"`{name}` is not a regular file")
     return status.st_size
+
+
+def read_whole(path: Path, most: int | None = None) -> bytes:
+    """All of a file, as `regular_size` knows it.
+
+    Raises:
+        SourceError: it cannot be read, or has more than `most` bytes.
+    """
+    try:
+        if most is not None and (size := path.stat().st_size) > most:
+            raise SourceError(f"`{path}` has {size} bytes, more than the {most} that are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"`{path}` cannot be read: {error.strerror or error}") from error

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import SourceError
 from moemerge.sources.checkpoint import ITEM_SIZE, ByteRange, TensorInfo
-from moemerge.sources.regular import regular_size
+from moemerge.sources.regular import MAX_BYTES, regular_size
 from moemerge.sources.store import place, row_bounds, torch_dtype
-from moemerge.sources.strict_json import MAX_BYTES, parse_object
+from moemerge.sources.strict_json import parse_object
 
 if TYPE_CHECKING:
     import torch

@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moemerge.errors import SourceError
-from moemerge.sources.regular import regular_size
-
-MAX_BYTES = 100_000_000
-"""The largest JSON text that is read: the bound that safetensors sets for its headers."""
+from moemerge.sources.regular import MAX_BYTES, read_whole, regular_size
 
 
 class _DuplicateKey(ValueError):
@@ -55,10 +52,7 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
     size = regular_size(path, name)
     if size > MAX_BYTES:
         raise SourceError(f"`{name}` has {size} bytes, more than the {MAX_BYTES} that are read")
-    try:
-        return parse_object(path.read_bytes(), name)
-    except OSError as error:
-        raise SourceError(f"`{name}` cannot be read: {error.strerror or error}") from error
+    return parse_object(read_whole(path), name)
 
 
 def _first_line(error: Exception) -> str:

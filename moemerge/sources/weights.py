@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -48,9 +49,14 @@ class Folder:
         """The resolved path of a file.
 
         Raises:
-            SourceError: it is a link that leaves the boundary.
+            SourceError: it is a link that leaves the boundary, or leads to itself; or no name that a file can have.
         """
-        path = (self.path / name).resolve()
+        try:
+            path = Path(os.path.realpath(self.path / name, strict=True))
+        except FileNotFoundError:
+            path = (self.path / name).resolve()
+        except OSError as error:
+            raise SourceError(f"`{self.path / name}` cannot be read: {error.strerror or error}") from error
         if not path.is_relative_to(self.boundary):
             raise SourceError(
                 f"`{name}` of model `{self.spec}` is a link that leaves its folder, to `{path}`",
@@ -126,6 +132,8 @@ def sources_of(weight_map: Mapping[str, Any]) -> list[str]:
 
 def _plain(name: Any) -> bool:
     if not isinstance(name, str) or not name or name in {".", ".."} or "\0" in name:
+        return False
+    if any("\ud800" <= character <= "\udfff" for character in name):  # half a character, which no disk can hold
         return False
     # both flavours, so that a checkpoint is as safe on Windows; a drive or a backslash is never plain
     return PurePosixPath(name).name == name and PureWindowsPath(name).name == name

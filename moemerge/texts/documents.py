@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moemerge.errors import Problem
+from moemerge.errors import Problem, TemplateError
 from moemerge.recipe.schema import Data
-from moemerge.texts.chat import TemplateError
 from moemerge.texts.forms import Conversation
 from moemerge.texts.read import LeftOut, no_texts, read_texts
 from moemerge.texts.rows import Unreadable

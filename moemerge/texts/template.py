@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moemerge.texts.chat import Messages, TemplateError, render_chats
+from moemerge.errors import TemplateError
+from moemerge.templates import Messages, render
 from moemerge.texts.forms import Conversation, Turn
 
 if TYPE_CHECKING:
@@ -34,7 +35,13 @@ class Template:
 
     def render(self, chats: Iterable[Messages]) -> list[str | TemplateError]:
         """Whole conversations as texts."""
-        return render_chats(self._tokenizer, list(chats), add_generation_prompt=False)
+        found: list[str | TemplateError] = []
+        for messages in chats:
+            try:
+                found.append(render(self._tokenizer, messages, add_generation_prompt=False))
+            except TemplateError as error:
+                found.append(error)
+        return found
 
     def spans(self, found: Conversation, text: str) -> list[tuple[int, int]] | None:
         """Where each message stands in the text; None where that cannot be told."""

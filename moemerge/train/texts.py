@@ -182,7 +182,7 @@ def _samples(path: Path, name: str) -> Iterator[str]:
             row = json.loads(line)
             if row["expert"] == name:
                 yield row["text"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise TrainError(f"`{path}` cannot be read: {error}", hint="pass `--data FILE.yaml`") from error
 
 

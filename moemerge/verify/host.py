@@ -65,7 +65,11 @@ def _same_reading(config: PretrainedConfig, base: Mapping[str, Any]) -> list[Dif
     """What transformers understands, defaults and all, must be what it understands of the base."""
     from transformers import AutoConfig
 
-    dense = AutoConfig.for_model(**base)
+    try:
+        dense = AutoConfig.for_model(**base)
+    except Exception as error:  # as above
+        said = " ".join(str(error).split())
+        return [Difference("base", f"transformers cannot read its config: {type(error).__name__}: {said}")]
     found = []
     for field in _READ_ALIKE:
         mine, theirs = _attribute(config, field), _attribute(dense, field)
@@ -78,4 +82,6 @@ def _attribute(config: PretrainedConfig, field: str) -> Any:
     value = getattr(config, field, None)
     if field == "head_dim" and value is None:
         return config.hidden_size // config.num_attention_heads
+    if field == "rope_parameters" and isinstance(value, dict):  # the old name of `rope_type` may stand beside it
+        return {key: inner for key, inner in value.items() if key != "type"}
     return value

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import Difference
 from moemerge.record.schema import RecordedVocabulary
+from moemerge.sources.tokenizer import try_file
 from moemerge.verify.layout import parse_object
 from moemerge.verify.reading import read_regular
 from moemerge.verify.vocabulary import Alignment
@@ -56,6 +57,8 @@ def check_tokenizer(own: Path, base: Path, aligned: Alignment | None = None) -> 
             return []
         from tokenizers import Tokenizer
 
+        for path in (own, base):
+            try_file(path)
         if added:
             parsed = parse_object(wanted)
             wanted = json.dumps({**parsed, "added_tokens": [*parsed.get("added_tokens", ()), *added]}).encode()

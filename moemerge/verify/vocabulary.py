@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from moemerge.errors import SourceError
 from moemerge.record.schema import Record, RecordedVocabulary
 from moemerge.sources import ByteRange, Checkpoint
+from moemerge.sources.tokenizer import try_file
 from moemerge.sources.tokenizer_config import tokenizer_config
 from moemerge.verify.dense import Dense
 
@@ -155,6 +156,7 @@ def _tokens_in(files: Mapping[str, Path]) -> tuple[dict[str, int], frozenset[str
     if _JSON in files:
         from tokenizers import Tokenizer
 
+        try_file(files[_JSON])
         try:
             tokenizer = Tokenizer.from_file(str(files[_JSON]))
         except Exception as error:  # the library raises plain Exception for whatever it cannot parse

@@ -44,6 +44,34 @@ def test_yaml_that_is_something_else(text: str, tampered: Tamper) -> None:
     assert folder.differences() == ["moemerge.yaml: is not a map of the record's fields"]
 
 
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[" * 50_000, "nested deeper than 64 levels"),
+        ("- " * 50_000, "nested deeper than 64 levels"),
+        ("format: 1\nrecipe: " + "{a: " * 50_000, "nested deeper than 64 levels"),
+        (BOMB, "more than 10,000,000 values"),
+        ("a: &a [*a]\n", "alias `*a` names nothing before it"),
+    ],
+)
+def test_yaml_that_no_parser_survives(text: str, why: str, tampered: Tamper) -> None:
+    """Depth that ends the process, and aliases that stand for gigabytes, are refused before it is put together."""
+    folder = tampered()
+    (folder.path / "moemerge.yaml").write_text(text)
+    assert folder.differences() == [f"moemerge.yaml: cannot be read: {why}"]
+
+
+def test_an_alias_stands_for_what_it_names(tampered: Tamper) -> None:
+    """Other tools may write one where two values are the same."""
+    folder = tampered()
+    path = folder.path / "moemerge.yaml"
+    path.write_text(f"same: &same [1, 2]\nagain: *same\n{path.read_text(encoding='utf-8')}", encoding="utf-8")
+    assert folder.differences() == []
+
+
 def test_tags_build_nothing(tampered: Tamper) -> None:
     """A tag that would make an object is refused by the parser."""
     folder = tampered()

@@ -1,0 +1,164 @@
+"""Files that were broken or forged: each is refused in a line that names it, before any work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moemerge.errors import SourceError
+from moemerge.sources.regular import read_whole
+from tests.bad_input.command import RECIPE, build, change_config, refused
+
+CHAT = RECIPE.replace("{init: random}", '{init: discriminant, expand: "off"}\ntemplate: chat')
+READS = "error: `base_model`: transformers cannot read its"
+
+
+def change_json(name: str, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Changes a JSON file of the base."""
+    path = Path("models/base", name)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"use_cache": 2}, f"{READS} `config.json`: TypeError: Field 'use_cache' expected bool, got int (value: 2)\n"),
+        ({"pad_token_id": 128},
+         "error: `base_model`: in its config `pad_token_id` is `128`, and its embedding has 128 rows\n"
+         "hint: set it to the id of a token that the model has, or to null\n"),
+        ({"dtype": "float31"},
+         "error: `base_model`: in its config `dtype` is `'float31'`, not one of torch's dtypes, such as `bfloat16`\n"),
+        ({"torch_dtype": ["bfloat16"]},
+         "error: `base_model`: in its config `torch_dtype` is `['bfloat16']`, not one of torch's dtypes, such as "
+         "`bfloat16`\n"),
+    ],
+)  # fmt: skip
+def test_a_config_that_transformers_cannot_read(values: dict[str, Any], message: str) -> None:
+    """It built, and was called verified, before."""
+    change_config("base", **values)
+    assert refused() == message
+
+
+def test_a_padding_token_counted_from_the_end() -> None:
+    """The first LLaMA has `pad_token_id: -1`, which torch takes; one past an expert's embedding is not the output's."""
+    change_config("base", pad_token_id=-1)
+    change_config("code", pad_token_id=128)
+    assert build()[0] == 0
+
+
+def test_a_generation_config_that_transformers_cannot_read() -> None:
+    """The output would have it as it is, and not load."""
+    path = Path("models/base/generation_config.json")
+    path.write_text(json.dumps({"max_new_tokens": -1}), encoding="utf-8")
+    assert refused() == f"{READS} `generation_config.json`: `max_new_tokens` must be greater than 0, but is -1\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda t: t["model"].pop("unk_token"), "missing field `unk_token` at line 1 column 2065"),
+        (lambda t: t["model"]["vocab"].update(zzz=2**31), "it crashes, or needs more than 1,500 MB of memory"),
+        (lambda t: t["model"]["vocab"].pop("<unk>"), "WordLevel error: Missing [UNK] token from the vocabulary"),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_that_is_broken(change: Callable[[dict[str, Any]], Any], why: str) -> None:
+    """Whatever the library does with it: raise, panic, swell or end the process."""
+    change_json("tokenizer.json", change)
+    assert refused() == (
+        f"error: `base_model`: `WORK/models/base/tokenizer.json` is not a tokenizer's file: {why}\n"
+        "hint: download or copy it again\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"added_tokens_decoder": "x"}, "AttributeError: 'str' object has no attribute 'items'"),
+        ({"model_max_length": 0.5}, "its `model_max_length` is 0.5, not a number of tokens"),
+        (
+            {"bos_token": 7},
+            "TypeError: Special token bos_token has to be either str or AddedToken but got: <class 'int'>",
+        ),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_config_that_is_broken(values: dict[str, Any], why: str) -> None:
+    """It is said of the tokenizer, whatever transformers raises over it."""
+    change_json("tokenizer_config.json", lambda config: config.update(values))
+    assert refused() == f"{READS} tokenizer: {why}\n"
+
+
+def test_a_tokenizer_with_an_id_past_the_embedding() -> None:
+    """One that each text gets is refused; one that a text holds, too; one that none holds is not."""
+    change_json("tokenizer_config.json", lambda config: config.update(eos_token="<end>"))
+    assert build(recipe=CHAT.replace("\ntemplate: chat", ""))[0] == 0
+    said = CHAT.replace("\ntemplate: chat", "").replace("reverse list", "reverse <end> list")
+    assert refused(recipe=said, out="other") == (
+        "error: A text of expert `code` holds the token `<end>` with the id 128, and the base's embedding has 128 "
+        "rows\n"
+        "hint: take it out of the texts or the chat template, or resize the base's embedding to its tokenizer\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
+        ("{{ 'a' * 10 ** 9 }}", "it needs more than 500 MB of memory"),
+        ("{% for i in range(999999) %}{% endfor %}",
+         "OverflowError: Range too big. The sandbox blocks ranges larger than MAX_RANGE (100000)"),
+    ],
+)  # fmt: skip
+def test_a_chat_template_that_cannot_be_rendered(template: str, why: str) -> None:
+    """Whatever it raises, and however much it would write."""
+    Path("models/code/chat_template.jinja").write_text(template, encoding="utf-8")
+    assert refused(recipe=CHAT) == (
+        f"error: The chat template of expert `code` cannot be rendered: {why}\n"
+        "hint: mend it, or set `template: none`\n"
+    )  # fmt: skip
+
+
+def test_a_shard_that_is_a_link_to_itself() -> None:
+    """A loop of links is no file."""
+    path = Path("models/code/model.safetensors")
+    path.unlink()
+    path.symlink_to("model.safetensors")
+    assert refused() == (
+        "error: expert `code`: `WORK/models/code/model.safetensors` cannot be read: Too many levels of symbolic links\n"
+    )
+
+
+def test_a_shard_with_a_name_that_no_file_has() -> None:
+    """An index may name it."""
+    Path("models/code/model.safetensors").unlink()
+    name = "x" * 300 + ".safetensors"
+    Path("models/code/model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    assert refused() == f"error: expert `code`: `WORK/models/code/{name}` cannot be read: File name too long\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="there is no file that fails to be read here")
+def test_a_file_that_cannot_be_read() -> None:
+    """A disk that fails says so in the file's name."""
+    with pytest.raises(SourceError) as caught:
+        read_whole(Path("/proc/self/mem"))
+    assert caught.value.message == "`/proc/self/mem` cannot be read: Input/output error"
+    recipe = RECIPE.replace("prompts: [def reverse list return print number]", "prompts_file: /proc/self/mem")
+    assert refused("--gate", "discriminant", recipe=recipe) == (
+        "error: `experts[0].prompts_file`: Cannot read `/proc/self/mem`: Input/output error\n"
+    )
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, "- " * 50_000, "{a: " * 50_000])
+def test_a_forged_record_under_an_output(text: str) -> None:
+    """`build --overwrite` reads the record of what it would replace: one that goes down for ever is no record."""
+    Path("out").mkdir()
+    Path("out/moemerge.yaml").write_text(text, encoding="utf-8")
+    assert refused("--overwrite") == (
+        "error: output `WORK/out` has a `moemerge.yaml` that this moemerge cannot read, so it is not overwritten\n"
+        "hint: remove it yourself, or choose another with `-o`\n"
+    )
