@@ -36,6 +36,10 @@ UNHELD: Mapping[str, str] = {
 """Keys that make another model of the same weights, and that no host has. Any value but null is refused."""
 
 
+MOST = 2**63 - 1
+"""The largest whole number that torch takes."""
+
+
 def is_whole(value: Any) -> bool:
     """A whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
@@ -47,8 +51,9 @@ def is_size(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """A finite number of 0 or more."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
+    """A finite number of 0 or more, in the size that tensors take."""
+    most = MOST if isinstance(value, int) else sys.float_info.max
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def _is_fraction(value: Any) -> bool:

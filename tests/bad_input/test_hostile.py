@@ -28,7 +28,9 @@ def change_json(name: str, change: Callable[[dict[str, Any]], Any]) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"use_cache": 2}, f"{READS} `config.json`: TypeError: Field 'use_cache' expected bool, got int (value: 2)\n"),
+        ({"use_cache": 2}, "error: `base_model`: in its config `use_cache` is `2`, not true or false\n"),
+        ({"rope_theta": 10**30}, "error: `base_model`: in its config `rope_theta` is `1" + 30 * "0" + "`, not a number of "
+         "0 or more\n"),
         ({"pad_token_id": 128},
          "error: `base_model`: in its config `pad_token_id` is `128`, and its embedding has 128 rows\n"
          "hint: set it to the id of a token that the model has, or to null\n"),

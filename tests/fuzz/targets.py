@@ -12,7 +12,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -30,9 +32,10 @@ from moemerge.recipe import load_recipe
 from moemerge.recipe.load import load_evaluation
 from moemerge.recipe.schema import Data, Rows
 from moemerge.sources import open_checkpoint
-from moemerge.texts import read_prompts_file, read_rows, read_texts
+from moemerge.texts import LeftOut, read_documents, read_prompts_file, read_rows
 from moemerge.write.made import made_by_build
 from tests.fuzz.mutate import Mutation, dump, in_bytes, in_json, in_text, in_tree, spliced
+from tests.tiny import write_tokenizer
 
 RECIPE = """\
 base_model: models/base
@@ -282,8 +285,9 @@ def _texts(work: Path, data: bytes) -> None:
     path = work / "fuzzed.jsonl"
     path.write_bytes(data)
     reads: tuple[Callable[[], Any], ...] = (
-        lambda: read_texts(Data(path=str(path), field="text"), work),
-        lambda: read_rows(Rows(path=str(path)), work, {"question": "question", "answer": "answer"}),
+        lambda: read_documents(Data(path=str(path), field="text"), work, _tokenizer),
+        lambda: read_documents(Data(path=str(path)), work, _tokenizer),
+        lambda: read_rows(Rows(path=str(path)), work, {"question": "question", "answer": "answer"}, LeftOut(path.name)),
         lambda: read_prompts_file(path),
     )
     for read in reads:
@@ -291,10 +295,20 @@ def _texts(work: Path, data: bytes) -> None:
             read()
 
 
+@cache
+def _tokenizer() -> Any:
+    """One without a chat template: conversations are their messages."""
+    from transformers import AutoTokenizer
+
+    with TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder))
+        return AutoTokenizer.from_pretrained(folder)
+
+
 def _parquet(work: Path, data: bytes) -> None:
     path = work / "fuzzed.parquet"
     path.write_bytes(data)
-    read_texts(Data(path=str(path), field="text"), work)
+    read_documents(Data(path=str(path)), work, _tokenizer)
 
 
 def _parquet_seeds(work: Path) -> list[bytes]:

@@ -94,7 +94,7 @@ def test_a_source_whose_tokenizer_changed(united: Folder) -> None:
     path.write_text(path.read_text(encoding="utf-8").replace("<tool>", "<loot>"), encoding="utf-8")
     assert found(united)[0].startswith("moemerge.yaml: `vocabulary` is 131 rows of `base` with")
     path.write_text("{", encoding="utf-8")
-    assert found(united)[0].startswith("moemerge.yaml: the sources' vocabularies cannot be compared: ValueError: ")
+    assert found(united)[0].startswith("moemerge.yaml: the sources' vocabularies cannot be compared: SourceError: ")
 
 
 def test_tokenizer_settings_that_say_something_else(united: Folder, tiny: TinyMaker, tmp_path: Path) -> None:
