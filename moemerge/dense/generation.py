@@ -36,6 +36,26 @@ def device_of(model: PreTrainedModel) -> torch.device:
     return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
 
 
+def refuse_unknown_ids(model: PreTrainedModel) -> None:
+    """Has a model say which token it has no row for; torch says that an index is out of range.
+
+    What it is called with may then raise a `MoemergeError`.
+    """
+    embedding: Any = model.get_input_embeddings()
+
+    def look(_module: Any, inputs: tuple[Tensor, ...]) -> None:
+        highest = int(inputs[0].max()) if inputs and inputs[0].numel() else 0
+        if highest >= embedding.num_embeddings:
+            raise MoemergeError(
+                f"A text holds a token with the id {highest}, and the model's embedding has {embedding.num_embeddings} "
+                "rows",
+                hint="take the token out of the texts or the chat template, or resize the embedding to the tokenizer",
+                code="unknown-token",
+            )
+
+    embedding.register_forward_pre_hook(look)
+
+
 def continuations(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],

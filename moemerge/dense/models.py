@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from moemerge.dense.generation import refuse_unknown_ids
 from moemerge.errors import SourceError
 from moemerge.execute.stream import BLOCK_ELEMENTS, TORCH_DTYPES, Values
 from moemerge.families import PROJECTIONS, DenseConfig
@@ -49,6 +50,7 @@ class DenseModule:
                     empty = torch.empty_like(parameter, device=self._device)
                     setattr(parent, name, nn.Parameter(empty, requires_grad=False))
             module.tie_weights()
+            refuse_unknown_ids(module)
             self._module, self._parameters = module, dict(module.named_parameters())
         return self._module
 

@@ -176,6 +176,8 @@ def load_pretrained(path: Path, placement: Placement, auto_class: str = "AutoMod
     import torch
     import transformers
 
+    from moemerge.dense.generation import refuse_unknown_ids
+
     where: dict[str, Any] = {}
     if placement.device_map is not None:
         limits = dict(placement.max_memory) if placement.max_memory else None
@@ -195,6 +197,7 @@ def load_pretrained(path: Path, placement: Placement, auto_class: str = "AutoMod
             message = f"`{path}` does not fit where `--device-map` puts it, and there is no folder for the rest"
             raise EvalError(message, hint="add `--offload FOLDER`") from error
         raise EvalError(f"transformers cannot load `{path}`: {first}", hint="`moemerge verify` looks closer") from error
+    refuse_unknown_ids(model)
     return model.eval().requires_grad_(False)
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from moemerge.cli import app
 from moemerge.errors import SourceError
 from moemerge.sources.regular import read_whole
 from tests.bad_input.command import RECIPE, build, change_config, refused
@@ -29,8 +31,8 @@ def change_json(name: str, change: Callable[[dict[str, Any]], Any]) -> None:
     ("values", "message"),
     [
         ({"use_cache": 2}, "error: `base_model`: in its config `use_cache` is `2`, not true or false\n"),
-        ({"rope_theta": 10**30}, "error: `base_model`: in its config `rope_theta` is `1" + 30 * "0" + "`, not a number of "
-         "0 or more\n"),
+        ({"rope_theta": 10**20},
+         "error: `base_model`: in its config `rope_theta` is `100000000000000000000`, not a number of 0 or more\n"),
         ({"pad_token_id": 128},
          "error: `base_model`: in its config `pad_token_id` is `128`, and its embedding has 128 rows\n"
          "hint: set it to the id of a token that the model has, or to null\n"),
@@ -104,6 +106,21 @@ def test_a_tokenizer_with_an_id_past_the_embedding() -> None:
         "error: A text of expert `code` holds the token `<end>` with the id 128, and the base's embedding has 128 "
         "rows\n"
         "hint: take it out of the texts or the chat template, or resize the base's embedding to its tokenizer\n"
+    )
+
+
+@pytest.mark.parametrize("command", [["trace", "out", "def <end> list"], ["eval", "out", "--domains", "d.yaml"]])
+def test_a_text_with_an_id_past_the_embedding(command: list[str]) -> None:
+    """Whoever reads it says which token there is no row for."""
+    change_json("tokenizer_config.json", lambda config: config.update(eos_token="<end>"))
+    assert build(recipe=CHAT.replace("\ntemplate: chat", ""))[0] == 0
+    Path("t.jsonl").write_text('{"text": "def <end> list"}\n' * 3, encoding="utf-8")
+    Path("d.yaml").write_text("code: t.jsonl\n", encoding="utf-8")
+    result = CliRunner().invoke(app, [*command, "-q"])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: A text holds a token with the id 128, and the model's embedding has 128 rows\n"
+        "hint: take the token out of the texts or the chat template, or resize the embedding to the tokenizer\n"
     )
 
 
