@@ -14,6 +14,8 @@ from moemerge.families.registry import DENSE_FAMILIES, HOSTS, TRANSLATIONS
 from moemerge.families.routing import Routing
 from moemerge.families.translation import Part, Translation
 
+_MORE_THAN_TEXT = "a model of more than text is not built yet; its language model, saved alone, is"
+
 NO_HOST: Mapping[str, str] = {
     "gemma2": "norms after attention and FFN are part of its residual path",
     "gemma3": "norms after attention and FFN are part of its residual path",
@@ -26,6 +28,7 @@ NO_HOST: Mapping[str, str] = {
     "opt": "its FFN has no gate projection",
     "bloom": "its FFN has no gate projection",
     "starcoder2": "its FFN has no gate projection",
+    **dict.fromkeys(("qwen3_5", "qwen3_vl", "llava", "mistral3", "internvl", "smolvlm", "voxtral"), _MORE_THAN_TEXT),
 }
 """Why some well-known families are refused, in one clause."""
 
