@@ -43,6 +43,7 @@ def make_record(
         "versions": {"python": platform.python_version(), **_versions()},
         "seed": plan.recipe.seed,
         "architecture": plan.host.model_type,
+        "wrapper": plan.host.wrapper,
         "dense": plan.dense.family,
         "dtype": plan.dtype,
         "layout": plan.host.layout(plan.recipe.output.layout),

@@ -98,7 +98,8 @@ class MergedTensors:
         self._tensors: dict[str, OutputTensor] = {tensor.name: tensor for tensor in plan.tensors}
         self._fused = plan.host.layout(plan.recipe.output.layout) == "fused"
         self._ffn = {dense.ffn(layer, p): (layer, p) for layer in range(dense.layers) for p in PROJECTIONS}
-        self.shared = tuple(name for name, _, _ in dense.shared_tensors() if name in self._tensors)
+        self._stored = {name: plan.host.stored(name) for name, _, _ in dense.shared_tensors()}
+        self.shared = tuple(name for name, stored in self._stored.items() if stored in self._tensors)
         """Names of all that is not FFN."""
         self.ffn = tuple(self._ffn)
         """Names of the FFN matrices."""
@@ -107,7 +108,7 @@ class MergedTensors:
         """A tensor of the merged shared weights, or an FFN matrix of one expert, with the plan's padding, noise and
         scale."""
         if name not in self._ffn:
-            return self._values.whole(self._tensors[name])
+            return self._values.whole(self._tensors[self._stored[name]])
         layer, projection = self._ffn[name]
         if not self._fused:
             return self._values.whole(self._tensors[self._host.expert_name(layer, expert, projection)])
@@ -117,7 +118,7 @@ class MergedTensors:
 
     def rows(self, name: str, rows: Tensor) -> Tensor:
         """Some rows `[n]`, ascending, of a tensor of the merged shared weights."""
-        return self._values.picked(self._tensors[name], rows)
+        return self._values.picked(self._tensors[self._stored[name]], rows)
 
 
 class PlannedModels:

@@ -58,7 +58,7 @@ class Evaluation:
         self.domains: tuple[Domain, ...] = read_domains(
             asked.domains, root, self.folder.experts, options.limit, self.tokenizer
         )
-        context, stride = self._windows(self.folder.checkpoint.config, self.tokenizer)
+        context, stride = self._windows(self.folder.config, self.tokenizer)
         encoded = {domain.name: encode(domain.texts, self.tokenizer, context, stride) for domain in self.domains}
         silent = [f"`{name}`" for name, texts in encoded.items() if not sum(texts.tokens)]
         if silent:
@@ -163,7 +163,7 @@ class Evaluation:
         found: dict[str, dict[str, dict[str, float | None]]] = {domain.name: {} for domain in self.domains}
         for name, other in self.others.items():
             tokenizer = other.tokenizer()
-            context, stride = self._windows(other.checkpoint.config, tokenizer)
+            context, stride = self._windows(other.config, tokenizer)
             encoded = {domain.name: encode(domain.texts, tokenizer, context, stride) for domain in self.domains}
             total = sum(sum(texts.tokens) for texts in encoded.values())
             self.progress.stage(f"losses of {name}", total, "tokens", SHORTER)
@@ -227,7 +227,7 @@ class Evaluation:
         measures = Measures(measured, options.seed)
         routing = routing_account(counts, experts, {domain.name: domain.expert for domain in self.domains})
         total, active = self.folder.parameters()
-        config = self.folder.checkpoint.config
+        config = self.folder.config
         return {
             "format": 1,
             "moemerge": __version__,

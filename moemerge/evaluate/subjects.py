@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moemerge.families import auto_class_of, language_config
 from moemerge.mixture.content import checkpoint_content
 from moemerge.mixture.folder import MoeFolder, load_pretrained, load_tokenizer
 from moemerge.mixture.placement import Placement
@@ -61,10 +63,15 @@ class Compared:
         self.checkpoint = open_folder(Folder.at(path, str(path)))
         self._model: Any = None
 
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Its language model's config."""
+        return language_config(self.checkpoint.config)
+
     def model(self) -> Any:
         """The model, loaded once."""
         if self._model is None:
-            self._model = load_pretrained(self._path, self._placement)
+            self._model = load_pretrained(self._path, self._placement, auto_class_of(self.checkpoint.config))
         return self._model
 
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -10,9 +10,10 @@ from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense_family import PROJECTIONS, DenseFamily, Group, Projection
 from moemerge.families.host import Constant, Host
-from moemerge.families.registry import DENSE_FAMILIES, HOSTS, TRANSLATIONS
+from moemerge.families.registry import DENSE_FAMILIES, HOSTS, TRANSLATIONS, WRAPPED, WRAPPERS
 from moemerge.families.routing import Routing
 from moemerge.families.translation import Part, Translation
+from moemerge.families.wrapper import Wrapper
 
 _MORE_THAN_TEXT = "a model of more than text is not built yet; its language model, saved alone, is"
 
@@ -28,7 +29,7 @@ NO_HOST: Mapping[str, str] = {
     "opt": "its FFN has no gate projection",
     "bloom": "its FFN has no gate projection",
     "starcoder2": "its FFN has no gate projection",
-    **dict.fromkeys(("qwen3_5", "qwen3_vl", "llava", "mistral3", "internvl", "smolvlm", "voxtral"), _MORE_THAN_TEXT),
+    **dict.fromkeys(("qwen3_vl", "voxtral"), _MORE_THAN_TEXT),
 }
 """Why some well-known families are refused, in one clause."""
 
@@ -64,7 +65,7 @@ def choose_host(dense: DenseConfig, architecture: str) -> tuple[Host | None, lis
 
 def family_problem(model_type: object) -> Problem:
     """The refusal of a `model_type` that is not a known dense family."""
-    known = ", ".join(f"`{name}`" for name in (*DENSE_FAMILIES, *TRANSLATIONS))
+    known = ", ".join(f"`{name}`" for name in (*DENSE_FAMILIES, *TRANSLATIONS, *WRAPPERS))
     reason = NO_HOST.get(str(model_type))
     if model_type in HOSTS:
         return Problem("is-moe", f"`{model_type}` is a mixture of experts already", f"moemerge starts from {known}")
@@ -89,13 +90,34 @@ def routing_of(model: Any) -> Routing:
 
 def auto_class_of(config: Mapping[str, Any]) -> str:
     """The class of transformers that loads a mixture with such a `config.json`."""
-    host = HOSTS.get(str(config.get("model_type")))
+    host = host_of(config)
     return host.auto_class if host is not None else "AutoModelForCausalLM"
 
 
+def host_of(config: Mapping[str, Any]) -> Host | None:
+    """The host of a mixture with such a `config.json`, as it lies within a wrapper; None where it is none of ours."""
+    wrapper = WRAPPED.get(str(config.get("model_type")))
+    host = HOSTS.get(str(language_config(config).get("model_type")))
+    return host if wrapper is None or host is None else wrapper.around(host)
+
+
+def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a `config.json` says of the language model: a wrapper's has a map of its own for that."""
+    wrapper = WRAPPED.get(str(config.get("model_type")))
+    inner = config.get(wrapper.key) if wrapper is not None else None
+    return inner if isinstance(inner, Mapping) else config
+
+
 def _row(model: Any) -> DenseFamily | Host | None:
-    kind = getattr(getattr(model, "config", None), "model_type", None)
-    return HOSTS.get(kind) or DENSE_FAMILIES.get(kind) if isinstance(kind, str) else None
+    config = getattr(model, "config", None)
+    kind = getattr(config, "model_type", None)
+    if not isinstance(kind, str):
+        return None
+    if kind in WRAPPED:
+        inner = getattr(config, WRAPPED[kind].key, None)
+        host = HOSTS.get(str(getattr(inner, "model_type", None)))
+        return None if host is None else WRAPPED[kind].around(host)
+    return HOSTS.get(kind) or DENSE_FAMILIES.get(kind)
 
 
 __all__ = [
@@ -104,6 +126,8 @@ __all__ = [
     "NO_HOST",
     "PROJECTIONS",
     "TRANSLATIONS",
+    "WRAPPED",
+    "WRAPPERS",
     "Anatomy",
     "Constant",
     "DenseConfig",
@@ -114,10 +138,13 @@ __all__ = [
     "Projection",
     "Routing",
     "Translation",
+    "Wrapper",
     "anatomy_of",
     "auto_class_of",
     "choose_host",
     "family_problem",
+    "host_of",
     "hosts_of",
+    "language_config",
     "routing_of",
 ]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from moemerge.families.anatomy import Anatomy
 
 Projection = Literal["gate", "up", "down"]
-Group = Literal["embeddings", "attention", "norms", "lm_head", "expert", "router", "shared_expert"]
+Group = Literal["embeddings", "attention", "norms", "lm_head", "expert", "router", "shared_expert", "beside"]
 Extent = str
 """An extent of a shape: `hidden` size, all heads' `queries`, all heads' `keys`, one `head`, the `ffn`'s width, or one
 of the family's own `extents`."""

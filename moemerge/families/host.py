@@ -86,6 +86,8 @@ class Host:
         constants: tensors that silence what the host has and the dense model has not, given the dense model, E and
             the layer.
         attention: on-disk name of one of the attention's weights, with `{layer}` and `{projection}`.
+        wrapper: the `model_type` of the wrapper that it lies within, if it does.
+        stored: the name on disk of a tensor that has this name in the dense model; the same, but within a wrapper.
         anatomy: where its parts lie in memory.
         routing: its rule.
         auto_class: the class of transformers that loads it.
@@ -107,6 +109,8 @@ class Host:
     shared_width: str | None = None
     constants: Callable[[DenseConfig, int, int], Iterator[Constant]] = _nothing
     attention: str = "model.layers.{layer}.self_attn.{projection}.weight"
+    wrapper: str | None = None
+    stored: Callable[[str], str] = str
     anatomy: Anatomy = field(default_factory=Anatomy)
     routing: Routing = field(default_factory=Routing)
     auto_class: str = "AutoModelForCausalLM"

@@ -30,3 +30,6 @@ HOSTS: Mapping[str, Host] = {host.model_type: host for host in _members(hosts, "
 
 WRAPPERS: Mapping[str, Wrapper] = {wrapper.model_type: wrapper for wrapper in _members(wrappers, "WRAPPER")}
 """Every wrapper by `model_type`."""
+
+WRAPPED: Mapping[str, Wrapper] = {wrapper.mixture: wrapper for wrapper in WRAPPERS.values()}
+"""Every wrapper by the `model_type` that it has around a mixture."""

@@ -2,25 +2,121 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from moemerge.families.dense_family import Names
+from moemerge.families.host import Host
+
+_DROPPED = ("auto_map", "quantization_config", "transformers_version", "torch_dtype")
+"""Keys of a wrapper's config that a folder of ours does not have."""
+
+_NAMES = Names()
+_OWN = (_NAMES.embedding, _NAMES.layer.partition("{")[0], _NAMES.norm)
+"""What a language model's own names begin with, the head's aside."""
+
+APART: Mapping[str, str] = {
+    "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+    "model.vision_tower.": "vision_tower.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+}
+"""How most wrappers are stored: what the names in memory begin with, and those on disk in its place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wrapper:
-    """Where the language model lies in a model that has more than text.
+    """Where the language model lies in a model that has more than text. All else is the base's, as it is.
 
     Attributes:
         model_type: the wrapper's `model_type`.
-        languages: the hosts that its language model may be.
+        title: what people call its models.
+        architecture: class name for `architectures` in the config.
+        languages: the hosts that its language model may be, each of them run.
+        becomes: the `model_type` of the wrapper around a mixture, where that is another class.
+        language: the language model's `model_type` where its config does not say.
         key: the config's key of the language model's own config.
-        prefix: what comes before the language model's names on disk.
-        path: from the wrapper to the language model in memory.
+        path: from the wrapper to the decoder in memory.
+        disk: what names in memory begin with, and what those on disk begin with in its place; others are the same.
+        ignored: names in memory of stored tensors that its class does not read.
         auto_class: the class of transformers that loads it.
     """
 
     model_type: str
+    title: str
+    architecture: str
     languages: tuple[str, ...]
+    becomes: str | None = None
+    language: str = "llama"
     key: str = "text_config"
-    prefix: str = "language_model."
     path: str = "model.language_model"
+    disk: Mapping[str, str] = field(default_factory=lambda: APART)
+    ignored: re.Pattern[str] | None = None
     auto_class: str = "AutoModelForImageTextToText"
+
+    @property
+    def mixture(self) -> str:
+        """The `model_type` of the wrapper around a mixture."""
+        return self.becomes or self.model_type
+
+    def in_memory(self, stored: str) -> str:
+        """The name in memory of a tensor on disk."""
+        return _exchanged(stored, {disk: memory for memory, disk in self.disk.items()})
+
+    def on_disk(self, name: str) -> str:
+        """The name on disk of a tensor in memory."""
+        return _exchanged(name, self.disk)
+
+    def name(self, name: str) -> str | None:
+        """What the language model itself calls a tensor of this name in memory; None for what is not its own."""
+        if name.startswith(f"{self.path}."):
+            return "model." + name.removeprefix(f"{self.path}.")
+        return name if name.startswith("lm_head.") else None
+
+    def stored(self, name: str) -> str:
+        """The name on disk of a tensor of the language model, by its own name; others have the name in memory."""
+        own = name.startswith(_OWN)
+        return self.on_disk(f"{self.path}.{name.removeprefix('model.')}" if own else name)
+
+    def around(self, host: Host) -> Host:
+        """The host as it lies within this wrapper."""
+        put = self.stored
+
+        def all_of(names: Mapping[Any, str] | None) -> Any:
+            return None if names is None else {key: put(name) for key, name in names.items()}
+
+        return replace(
+            host,
+            architecture=self.architecture,
+            gate=put(host.gate),
+            expert=all_of(host.expert),
+            fused=all_of(host.fused),
+            shared_expert=all_of(host.shared_expert),
+            shared_gate=None if host.shared_gate is None else put(host.shared_gate),
+            constants=lambda *of: (replace(one, name=put(one.name)) for one in host.constants(*of)),
+            attention=put(host.attention),
+            wrapper=self.mixture,
+            stored=put,
+            anatomy=replace(host.anatomy, decoder=self.path, layers=f"{self.path}.layers"),
+            auto_class=self.auto_class,
+            runtimes={},
+        )
+
+    def config(self, base: Mapping[str, Any], language: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole `config.json`.
+
+        Args:
+            base: the base's, of the same wrapper.
+            language: the mixture's.
+        """
+        own = {key: value for key, value in base.items() if key not in _DROPPED}
+        shared = {key: language[key] for key in ("dtype", "tie_word_embeddings")}
+        inner = {key: value for key, value in language.items() if key != "architectures"}
+        own["model_type"] = self.mixture
+        return {**own, **shared, "architectures": [self.architecture], self.key: inner}
+
+
+def _exchanged(name: str, prefixes: Mapping[str, str]) -> str:
+    return next((new + name.removeprefix(old) for old, new in prefixes.items() if name.startswith(old)), name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.device import BYTES, computing
 from moemerge.errors import EvalError, SourceError
-from moemerge.families import HOSTS, Host, auto_class_of
+from moemerge.families import HOSTS, Host, auto_class_of, host_of, language_config
 from moemerge.families.host import ROUTED, expert_counts
 from moemerge.mixture.placement import Placement
 from moemerge.record.read import NAME as RECORD
@@ -46,11 +46,16 @@ class MoeFolder:
         """What relative paths of texts are relative to."""
         return Path.cwd()
 
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The language model's config: all of it, but in a model of more than text."""
+        return language_config(self.checkpoint.config)
+
     def parameters(self) -> tuple[int, int]:
         """Total and active a token: k of E experts, and everything else."""
         sizes = {name: math.prod(info.shape) for name, info in self.checkpoint.tensors.items()}
         total = sum(sizes.values())
-        host = HOSTS.get(str(self.checkpoint.config.get("model_type")))
+        host = host_of(self.checkpoint.config)
         endings = () if host is None else host.fused_endings
         routed = sum(size for name, size in sizes.items() if ROUTED.search(name) or name.endswith(endings))
         return total, total - routed + routed * self.experts_per_token // len(self.experts)
@@ -82,7 +87,7 @@ class MoeFolder:
         Raises:
             EvalError: there is none that transformers can read.
         """
-        rows = self.checkpoint.config.get("vocab_size")
+        rows = self.config.get("vocab_size")
         return load_tokenizer(self.path, rows if isinstance(rows, int) else None)
 
 
@@ -104,7 +109,7 @@ class BuiltFolder(MoeFolder):
     @property
     def host(self) -> Host:
         """The mixture's class."""
-        return HOSTS[self.record.architecture]
+        return host_of(self.checkpoint.config) or HOSTS[self.record.architecture]
 
 
 def open_moe(path: Path, names: Sequence[str] = ()) -> MoeFolder:
@@ -130,7 +135,7 @@ def open_moe(path: Path, names: Sequence[str] = ()) -> MoeFolder:
     checkpoint = open_folder(Folder.at(path, str(path)))
     if not checkpoint.has_weights:
         raise EvalError(f"`{path}` has a config and no weights", hint="name a folder that `moemerge build` made")
-    count, experts_per_token = _experts(checkpoint.config, path)
+    count, experts_per_token = _experts(language_config(checkpoint.config), path)
     if record is not None:
         known = tuple(expert.name for expert in record.experts)
         if len(known) != count:

@@ -188,7 +188,7 @@ def _cost_json(plan: Plan) -> dict[str, Any]:
 def groups(plan: Plan) -> list[dict[str, Any]]:
     """Where each group of tensors comes from: name, tensors, bytes and a sentence on their making."""
     rows = []
-    for group in ("embeddings", "attention", "norms", "router", "shared_expert", "expert", "lm_head"):
+    for group in ("embeddings", "attention", "norms", "router", "shared_expert", "expert", "lm_head", "beside"):
         tensors = [tensor for tensor in plan.tensors if tensor.group == group]
         if tensors:
             ways = sorted({_way(plan, part) for tensor in tensors for part in tensor.parts})

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from moemerge.errors import MoemergeError, PlanError, Problem
-from moemerge.families import DENSE_FAMILIES, DenseConfig, Group, Host, choose_host, family_problem
+from moemerge.families import (
+    DENSE_FAMILIES,
+    WRAPPED,
+    WRAPPERS,
+    DenseConfig,
+    Group,
+    Host,
+    choose_host,
+    family_problem,
+)
 from moemerge.plan.alike import made_alike
 from moemerge.plan.checks import (
     check_evaluation,
@@ -23,9 +32,10 @@ from moemerge.plan.model import OutputVocabulary, Plan, PlannedExpert, Refused
 from moemerge.plan.tokens import Kept
 from moemerge.plan.vocabulary import anchor_of, unite
 from moemerge.recipe.schema import Recipe
-from moemerge.sources import Checkpoint, open_checkpoint
+from moemerge.sources import Checkpoint, open_checkpoint, stored
 from moemerge.sources.config import PLAIN
 from moemerge.sources.translated import translated
+from moemerge.sources.wrapped import language_of
 
 DTYPES: Mapping[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """The recipe's dtype names and safetensors' names for them."""
@@ -90,6 +100,8 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
     config = host.host_config(dense, len(planned), recipe.experts_per_token, name)
     if shared is not None and host.shared_width is not None:
         config[host.shared_width] = dense.intermediate_size
+    if host.wrapper is not None:
+        config = WRAPPED[host.wrapper].config(stored(models["base"]).config, config)
     layout = Layout(recipe, models, tuple(planned), dense, host, dtype, shared)
     return Plan(
         recipe=recipe,
@@ -148,14 +160,15 @@ def _open_models(
         if key != "base" and "base" not in models and _is_adapter(root, spec):
             continue  # an adapter is read with its base, whose problem is reported already
         try:
-            stored = open_checkpoint(
+            opened = open_checkpoint(
                 spec,
                 root=root,
                 base=base,
                 allow_pickle=recipe.allow_pickle,
                 configs_only=configs_only,
             )
-            checkpoint = translated(stored)
+            language = language_of(opened)
+            checkpoint = translated(language)
         except MoemergeError as error:
             for problem in error.problems:
                 found.problems.append(Problem(problem.code, f"{label}: {problem.message}", problem.hint))
@@ -166,17 +179,31 @@ def _open_models(
             keys[spec] = first
             continue
         if key == "base":
-            base = stored
-            if stored is not checkpoint:
-                found.notes.append(
-                    f"{label}: a `{stored.config['model_type']}` computes what a `{checkpoint.config['model_type']}` "
-                    "does, and is read as one"
-                )
+            base = opened
+            found.notes += _seen_as(label, opened, language, checkpoint)
         models[key] = checkpoint
+        found.warnings += _left_out(label, checkpoint)
         new = [problem for problem in checkpoint.warnings if problem not in said]  # of one file, named by several
         said.update(new)
         found.warnings += [Problem(p.code, f"{label}: {p.message}", p.hint) for p in new]
     return models, keys
+
+
+def _left_out(label: str, checkpoint: Checkpoint) -> Iterator[Problem]:
+    """What an adapter trained of what sees or hears, which a mixture has once."""
+    changed = [name for name in checkpoint.beside if checkpoint.tensors[name].origin == "folded"]
+    if changed:
+        message = f"{label} also trained {len(changed)} tensors of what sees or hears: these stay the base's"
+        yield Problem("beside-left-out", message, "train the language model alone, or have the base trained so too")
+
+
+def _seen_as(label: str, stored: Checkpoint, language: Checkpoint, dense: Checkpoint) -> Iterator[str]:
+    """What a base is taken for, where that is not what its config says."""
+    kinds = [str(checkpoint.config["model_type"]) for checkpoint in (stored, language, dense)]
+    if language is not stored:
+        yield f"{label}: of the `{kinds[0]}` the language model becomes a mixture; what sees or hears stays the base's"
+    if dense is not language:
+        yield f"{label}: a `{kinds[1]}` computes what a `{kinds[2]}` does, and is read as one"
 
 
 def _place(checkpoint: Checkpoint) -> object:
@@ -234,7 +261,14 @@ def _architecture(recipe: Recipe, base: Checkpoint, found: _Findings) -> tuple[D
         return None, None
     host, problems = choose_host(dense, recipe.architecture)
     found.problems += problems
-    return dense, host
+    wrapper = WRAPPERS.get(str(stored(base).config.get("model_type")))
+    if wrapper is None or host is None:
+        return dense, host
+    if host.model_type not in wrapper.languages:
+        message = f"`base_model`: a `{wrapper.model_type}` around a `{host.model_type}` was never run"
+        known = ", ".join(f"`{name}`" for name in wrapper.languages)
+        found.problems.append(Problem("wrapper", message, f"its language model may become one of {known}"))
+    return dense, wrapper.around(host)
 
 
 def _fit_experts(

@@ -21,6 +21,9 @@ from moemerge.plan.model import (
 from moemerge.recipe.schema import Merge, MergeMethod, Recipe
 from moemerge.sources.checkpoint import ByteRange, Checkpoint
 
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""Dtypes of weights."""
+
 _DEFAULT_SCALING: Mapping[str, float] = {"task_arithmetic": 0.5}
 
 
@@ -51,7 +54,8 @@ def map_tensors(build: Layout) -> Iterator[OutputTensor]:
 
     def shared(tensors: Iterator[tuple[str, tuple[int, ...], Group]]) -> Iterator[OutputTensor]:
         for name, shape, group in tensors:
-            yield OutputTensor(name, build.dtype, shape, group, (_shared_part(build, name, shape, group),))
+            part = _shared_part(build, name, shape, group)
+            yield OutputTensor(build.host.stored(name), build.dtype, shape, group, (part,))
 
     yield from shared(build.dense.first_tensors())
     for layer in range(build.dense.layers):
@@ -61,6 +65,7 @@ def map_tensors(build: Layout) -> Iterator[OutputTensor]:
         fused = build.host.layout(build.recipe.output.layout) == "fused"
         yield from _fused(build, layer) if fused else _separate(build, layer)
     yield from shared(build.dense.last_tensors())
+    yield from _beside(build)
 
 
 def with_merge(plan: Plan, merge: Merge) -> Plan:
@@ -68,6 +73,16 @@ def with_merge(plan: Plan, merge: Merge) -> Plan:
     recipe = plan.recipe.model_copy(update={"merge": merge})
     layout = Layout(recipe, plan.models, plan.experts, plan.dense, plan.host, plan.dtype, plan.shared_expert)
     return replace(plan, recipe=recipe, tensors=tuple(map_tensors(layout)))
+
+
+def _beside(build: Layout) -> Iterator[OutputTensor]:
+    """What sees or hears: the base's. Numbers that are no weights are a module's own, and made anew by its class."""
+    base = build.models["base"]
+    for name in base.tensors:
+        info = base.tensors[name]
+        if name in base.beside and info.dtype in FLOATS:
+            part = _one(build, TensorSource("base", name), info.shape)
+            yield OutputTensor(build.host.stored(name), build.dtype, info.shape, "beside", (part,))
 
 
 def _router(build: Layout, layer: int) -> OutputTensor:

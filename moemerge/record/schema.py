@@ -51,6 +51,7 @@ class Record(_Part):
     """What reading a built folder needs of its record; believing nothing that it does not need."""
 
     architecture: str
+    wrapper: str | None = None
     dtype: Literal["F32", "BF16", "F16"]
     root: str
     sources: dict[str, Source]

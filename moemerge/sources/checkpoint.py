@@ -75,6 +75,7 @@ class Checkpoint(ABC):
         location: the folder or file that was opened, for the record in `moemerge.yaml`.
         base: for kind `adapter`, the model that it is folded into.
         adapter: likewise, a JSON-able summary (name, rank, target count, base name in its config).
+        beside: names of tensors beside those of the language model, of what sees or hears.
         warnings: what a user should know about this source though it can be used.
         vocabulary_from: the model whose tokens it has, whatever tokenizer lies beside it: an adapter's that changes
             neither embedding nor head. None where they are its own.
@@ -90,6 +91,7 @@ class Checkpoint(ABC):
     location: Path
     base: Checkpoint | None = None
     adapter: Mapping[str, Any] | None = None
+    beside: frozenset[str] = frozenset()
     warnings: tuple[Problem, ...] = ()
     vocabulary_from: Checkpoint | None = None
 

@@ -9,6 +9,7 @@ from moemerge.sources.checkpoint import Checkpoint
 from moemerge.sources.folder import kind_of, open_folder
 from moemerge.sources.spec import Hub, WithAdapter, parse
 from moemerge.sources.weights import Folder
+from moemerge.sources.wrapped import in_memory
 
 
 def open_checkpoint(
@@ -39,6 +40,14 @@ def open_checkpoint(
     """
     if spec == "base" and base is not None:
         return base
+    found = _open(spec, root, base, allow_pickle, token, offline, configs_only)
+    return found if found.kind == "adapter" else in_memory(found)
+
+
+def _open(
+    spec: str, root: Path, base: Checkpoint | None, allow_pickle: bool, token: str | None, offline: bool | None,
+    configs_only: bool,
+) -> Checkpoint:  # fmt: skip
     found = parse(spec, root)
     if isinstance(found, WithAdapter):
         return _open_both(found, root, base, allow_pickle, token, offline, configs_only)

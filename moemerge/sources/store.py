@@ -53,6 +53,7 @@ class StoredCheckpoint(Checkpoint):
     licence: str | None = None
     base: Checkpoint | None = None
     adapter: Mapping[str, Any] | None = None
+    beside: frozenset[str] = frozenset()
     warnings: tuple[Problem, ...] = ()
     tensors: Mapping[str, TensorInfo] = field(init=False)
 

@@ -67,7 +67,7 @@ class View(Checkpoint):
         self.spec, self.kind, self.location = under.spec, under.kind, under.location
         self.files, self.revision, self.licence = under.files, under.revision, under.licence
         self.adapter, self.base, self.warnings = under.adapter, under.base, under.warnings
-        self.vocabulary_from = under.vocabulary_from
+        self.vocabulary_from, self.beside = under.vocabulary_from, under.beside
         self._pieces = {name: piece for name, piece in (pieces or {}).items() if piece.of in under.tensors}
         rest = {name: info for name, info in under.tensors.items() if name not in gone}
         self.tensors: Mapping[str, TensorInfo] = {

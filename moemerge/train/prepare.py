@@ -81,7 +81,7 @@ class Prepared:
                 for text in remove_orphan(orphan, output):
                     self.warn(text)
         self.tokenizer = self.folder.tokenizer()
-        limit = int(self.folder.checkpoint.config.get("max_position_embeddings") or options.context)
+        limit = int(self.folder.config.get("max_position_embeddings") or options.context)
         if options.context > limit:
             message = f"`--context {options.context}` is longer than the model reads: {limit} tokens"
             raise TrainError(message, hint="longer texts are cut into rows of `--context` tokens")

@@ -43,7 +43,7 @@ def trainable(folder: BuiltFolder, options: TrainOptions) -> int:
 
 
 def _layers(folder: BuiltFolder) -> int:
-    count: int = folder.checkpoint.config["num_hidden_layers"]
+    count: int = folder.config["num_hidden_layers"]
     return count
 
 

@@ -70,7 +70,7 @@ def check_config(
         unsure: further keys that may have any value.
     """
     host = HOSTS[record.architecture]
-    fields = {field.key: field for field in (*_fixed(host), *_asked(host, record))}
+    fields = {field.key: field for field in (*_fixed(host, within=record.wrapper is not None), *_asked(host, record))}
     from_base = {*REPEATED, *_FROM_BASE, *host.repeated, *host.from_base}
     if base is not None:
         fields |= {field.key: field for field in _from_base(host, Dense.of(base)) if field.key not in unsure}
@@ -88,9 +88,11 @@ def check_config(
     return [Difference(NAME, message) for message in found]
 
 
-def _fixed(host: HostRow) -> Iterator[Field]:
+def _fixed(host: HostRow, *, within: bool) -> Iterator[Field]:
+    """A wrapper names its own class."""
     because = f"`{host.model_type}` needs"
-    for key, value in {**_FIXED, **host.fixed, "architectures": [host.class_name]}.items():
+    named = {} if within else {"architectures": [host.class_name]}
+    for key, value in {**_FIXED, **host.fixed, **named}.items():
         yield Field(key, value, because)
 
 

@@ -16,9 +16,10 @@ from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint
 from moemerge.verify.dense import Dense
 from moemerge.verify.families import DenseRow
-from moemerge.verify.hosts import HOSTS, AlwaysOn, HostRow
+from moemerge.verify.hosts import AlwaysOn, HostRow
 from moemerge.verify.names import Shape, is_recomputed
 from moemerge.verify.vocabulary import ENDS
+from moemerge.verify.wrapped import host_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
         base: the base model.
         models: the models that are at hand, by their key in the record.
     """
-    dense, host = Dense.of(base.config), HOSTS[record.architecture]
+    dense, host = Dense.of(base.config), host_of(record)
     row, hidden = dense.row, dense.hidden_size
     wanted: dict[str, Wanted] = {}
     for name, info in base.tensors.items():
@@ -95,7 +96,7 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
             continue
         changed = "attention" in record.trained and row.is_projection(name)
         part = AnyFinite(info.shape) if changed else _shared(record, row, name, info.shape, models)
-        wanted[name] = _single(part)
+        wanted[host.on_disk(name)] = _single(part)
     width = record.width
     for layer in range(dense.layers):
         wanted[host.router_of(layer)] = _single(AnyFinite((len(record.experts), hidden)))
@@ -108,9 +109,10 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
     return wanted
 
 
-def unknown_ends(wanted: Mapping[str, Wanted], rows: int) -> dict[str, Wanted]:
+def unknown_ends(record: Record, wanted: Mapping[str, Wanted], rows: int) -> dict[str, Wanted]:
     """The same, where it is not known which row of embedding and head is whose."""
-    shapes = {name: (rows, wanted[name].shape[1]) for name in ENDS if name in wanted}
+    ends = map(host_of(record).on_disk, ENDS)
+    shapes = {name: (rows, wanted[name].shape[1]) for name in ends if name in wanted}
     return {**wanted, **{name: _single(AnyFinite(shape)) for name, shape in shapes.items()}}
 
 

@@ -15,7 +15,7 @@ from moemerge.errors import Difference
 from moemerge.record.read import NAME as RECORD
 from moemerge.record.read import read_record
 from moemerge.record.schema import Record
-from moemerge.sources import Checkpoint
+from moemerge.sources import Checkpoint, stored
 from moemerge.verify import config as config_file
 from moemerge.verify import tokens
 from moemerge.verify.compare import Comparison, Outcome
@@ -29,6 +29,7 @@ from moemerge.verify.origins import Origins, as_mixed, given, open_origins
 from moemerge.verify.reading import OpenFiles, read_regular, resolved
 from moemerge.verify.result import Verification
 from moemerge.verify.vocabulary import Alignment, align
+from moemerge.verify.wrapped import check_outside, host_of
 
 THREADS = 4
 """Tensors in flight, where bytes are compared that the disk has to fetch; where numbers are, as many as there are
@@ -119,7 +120,7 @@ class _Verifier:
         base = aligned.models.get("base")
         wanted = expected_tensors(self.record, base, aligned.models) if base is not None else {}
         if not aligned.complete:
-            wanted = unknown_ends(wanted, aligned.recorded.rows)
+            wanted = unknown_ends(self.record, wanted, aligned.recorded.rows)
         self._check_widths()
         self._check_names(weights, wanted)
         self._check_files(aligned)
@@ -130,7 +131,7 @@ class _Verifier:
             from moemerge.verify.host import check_class
 
             shapes = {name: place.shape for name, place in weights.places.items()}
-            self.differences += check_class(self.folder, shapes, HOSTS[self.record.architecture], aligned.config())
+            self.differences += check_class(self.folder, shapes, host_of(self.record), aligned.config())
         checked = {
             "tensors": len(weights.places),
             "bytes": sum(outcome.read for outcome in outcomes),
@@ -213,7 +214,10 @@ class _Verifier:
             parsed: dict[str, Any] = parse_object(read_regular(path))
         except (OSError, ValueError) as error:
             return [Difference(config_file.NAME, f"cannot be read: {error}")]
-        return config_file.check_config(parsed, self.record, base, self.origins.unsure)
+        opened = self.origins.models.get("base")
+        outside = check_outside(parsed, self.record, stored(opened) if opened is not None else None, config_file.NAME)
+        inner = parsed.get("text_config", {}) if self.record.wrapper is not None else parsed
+        return [*outside, *config_file.check_config(inner, self.record, base, self.origins.unsure)]
 
     def _compare(
         self, weights: Weights, wanted: Mapping[str, Wanted], models: Mapping[str, Checkpoint]

@@ -66,7 +66,7 @@ def _same_reading(config: PretrainedConfig, base: Mapping[str, Any]) -> list[Dif
     from transformers import AutoConfig
 
     try:
-        dense = AutoConfig.for_model(**base)
+        dense, config = AutoConfig.for_model(**base), config.get_text_config()
     except Exception as error:  # as above
         said = " ".join(str(error).split())
         return [Difference("base", f"transformers cannot read its config: {type(error).__name__}: {said}")]

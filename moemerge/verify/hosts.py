@@ -59,6 +59,8 @@ class HostRow:
         fused: the experts on disk in the fused layout, with `{layer}`: `[E, 2I, hidden]` (gate rows before up rows) and
             `[E, hidden, I]`.
         fused_in_memory: the same in the class, where it has other names.
+        on_disk: the name on disk of a tensor that the dense model calls so.
+        in_memory: the name in the class of another tensor on disk.
     """
 
     model_type: str
@@ -79,6 +81,8 @@ class HostRow:
     )
 
     fused_in_memory: tuple[str, str] | None = None
+    on_disk: Callable[[str], str] = str
+    in_memory: Callable[[str], str] = str
 
     def router_of(self, layer: int) -> str:
         """One layer's router."""

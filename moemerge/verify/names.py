@@ -38,7 +38,7 @@ def in_memory(on_disk: Mapping[str, Shape], host: HostRow) -> dict[str, Shape]:
         fits = ((kind, found) for kind, pattern in enumerate(matrices) if (found := pattern.fullmatch(name)))
         kind, found = next(fits, (0, None))
         if found is None:
-            result[name] = shape
+            result[host.in_memory(name)] = shape
         else:
             layers.setdefault(int(found["layer"]), {})[int(found["expert"]), kind] = shape
     for layer, experts in layers.items():

@@ -11,6 +11,7 @@ from typing import Any
 
 from moemerge.sources import Checkpoint, Piece, View, stored
 from moemerge.verify.dense import Dense
+from moemerge.verify.wrapped import as_language
 
 Config = dict[str, Any]
 _LAYER = "model.layers.{layer}."
@@ -33,7 +34,7 @@ class StoredRow:
 
 def as_dense(model: Checkpoint) -> Checkpoint:
     """A source as one of the families in `families`; itself where it is one, or none that is known."""
-    under = stored(model)
+    under = as_language(stored(model))
     row = STORED.get(str(under.config.get("model_type")))
     if row is None:
         return under

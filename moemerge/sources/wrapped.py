@@ -1,0 +1,48 @@
+"""Models of more than text, by their names in memory, which adapters know, and their language model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from moemerge.families import WRAPPERS, Wrapper
+from moemerge.sources.checkpoint import Checkpoint
+from moemerge.sources.view import Piece, View
+
+
+def in_memory(checkpoint: Checkpoint) -> Checkpoint:
+    """A wrapper's checkpoint with the names that its class has in memory; itself, where it is none or has them."""
+    wrapper = WRAPPERS.get(str(checkpoint.config.get("model_type")))
+    if wrapper is None:
+        return checkpoint
+    pieces = {wrapper.in_memory(name): Piece(name) for name in checkpoint.tensors}
+    return View(checkpoint, checkpoint.config, pieces, frozenset(checkpoint.tensors))
+
+
+def language_of(checkpoint: Checkpoint) -> Checkpoint:
+    """The language model within a wrapper, by its own names; what lies beside it keeps its names in memory.
+
+    Whether its head is tied is told by the weights: where there is no head it is.
+    """
+    wrapper = WRAPPERS.get(str(checkpoint.config.get("model_type")))
+    if wrapper is None:
+        return checkpoint
+    own = {name: wrapper.name(name) for name in checkpoint.tensors}
+    pieces = {inner: Piece(name) for name, inner in own.items() if inner is not None}
+    ignored = wrapper.ignored
+    beside = {name for name, inner in own.items() if inner is None and not (ignored and ignored.search(name))}
+    view = View(checkpoint, _language_config(wrapper, checkpoint), pieces, own.keys() - beside)
+    view.beside = frozenset(beside)
+    return view
+
+
+def _language_config(wrapper: Wrapper, checkpoint: Checkpoint) -> Mapping[str, Any]:
+    inner = checkpoint.config.get(wrapper.key)
+    config = dict(inner) if isinstance(inner, Mapping) else {}
+    config.setdefault("model_type", wrapper.language)
+    for key in ("dtype", "torch_dtype"):
+        if key in checkpoint.config:
+            config.setdefault(key, checkpoint.config[key])
+    if checkpoint.has_weights:
+        config["tie_word_embeddings"] = not any(name.startswith("lm_head.") for name in checkpoint.tensors)
+    return config

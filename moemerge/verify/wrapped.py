@@ -1,0 +1,157 @@
+"""What the checker knows of models of more than text, written apart from `families` on purpose, as the other rows are.
+
+The language model within is a mixture like any other, under other names; all else must be the base's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from moemerge.errors import Difference
+from moemerge.record.schema import Record
+from moemerge.sources import Checkpoint, Piece, View
+from moemerge.verify.hosts import HOSTS, HostRow
+
+_SPLIT: Mapping[str, str] = {
+    "language_model.model.": "model.language_model.",
+    "language_model.lm_head.": "lm_head.",
+    "vision_tower.": "model.vision_tower.",
+    "multi_modal_projector.": "model.multi_modal_projector.",
+}
+"""What names on disk begin with in most wrappers, and in memory."""
+_LEFT_OUT = ("auto_map", "quantization_config", "transformers_version", "torch_dtype")
+_WEIGHTS = ("F64", "F32", "F16", "BF16")
+_OWN = re.compile(r"model\.(embed_tokens|layers|norm)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class WrapperRow:
+    """A wrapper.
+
+    Attributes:
+        model_type: of the base.
+        mixture: the `model_type` that a mixture has.
+        class_name: the class that transformers builds from a mixture's config.
+        language: the language model's `model_type` where the config does not say.
+        inside: what the decoder's names in memory begin with.
+        memory: what names begin with on disk, and in memory.
+        unread: names in memory of tensors that no class reads.
+    """
+
+    model_type: str
+    mixture: str
+    class_name: str
+    language: str
+    inside: str = "model.language_model."
+    memory: Mapping[str, str] = field(default_factory=lambda: _SPLIT)
+    unread: str = r"(?!)"
+
+    def to_memory(self, name: str) -> str:
+        """The name in memory of a tensor on disk."""
+        return next((m + name[len(d) :] for d, m in self.memory.items() if name.startswith(d)), name)
+
+    def to_disk(self, name: str) -> str:
+        """The name on disk of a language model's tensor by its own name, or of another by that in memory."""
+        if _OWN.match(name):
+            name = self.inside + name.partition(".")[2]
+        return next((d + name[len(m) :] for d, m in self.memory.items() if name.startswith(m)), name)
+
+    def within(self, host: HostRow) -> HostRow:
+        """A host as it lies in the wrapper."""
+        disk = self.to_disk
+        always = host.always_on
+        in_class = host.fused_in_memory or host.fused
+        gate_up, down = (self.to_memory(disk(name)) for name in in_class)
+        first, second = map(disk, host.fused)
+        if always is not None:
+            gate, up, out = map(disk, always.matrices)
+            always = replace(always, matrices=(gate, up, out), gate=disk(always.gate))
+        expert = None
+        if host.expert is not None:
+            one, two, three = map(disk, host.expert)
+            expert = (one, two, three)
+        return replace(
+            host,
+            class_name=self.class_name,
+            router=disk(host.router),
+            router_in_memory=self.to_memory(disk(host.router_in_memory)),
+            expert=expert,
+            fused=(first, second),
+            fused_in_memory=(gate_up, down),
+            always_on=always,
+            auto_class="AutoModelForImageTextToText",
+            on_disk=disk,
+            in_memory=self.to_memory,
+        )
+
+    def check_outside(self, config: Mapping[str, Any], base: Mapping[str, Any] | None, tied: Any) -> Iterator[str]:
+        """What is wrong in a mixture's config outside that of the language model.
+
+        Args:
+            config: the folder's.
+            base: the base's raw config, where it is at hand.
+            tied: `tie_word_embeddings` of the language model.
+        """
+        wanted = {"model_type": self.mixture, "architectures": [self.class_name], "tie_word_embeddings": tied}
+        if base is not None:
+            wanted = {**{key: value for key, value in base.items() if key not in _LEFT_OUT}, **wanted}
+        for key, value in wanted.items():
+            if key not in ("text_config", "dtype") and config.get(key) != value:
+                yield f"{key} is {config.get(key)!r}, not {value!r}"
+        known = {*wanted, "text_config", "dtype"} if base is not None else config.keys() - {*_LEFT_OUT}
+        for key in sorted(config.keys() - known):
+            yield f"{key} does not belong in it"
+
+
+_ROWS = (
+    WrapperRow("llava", "llava", "LlavaForConditionalGeneration", "llama"),
+    WrapperRow("mistral3", "mistral3", "Mistral3ForConditionalGeneration", "mistral"),
+    WrapperRow("internvl", "internvl", "InternVLForConditionalGeneration", "qwen2"),
+    WrapperRow("smolvlm", "smolvlm", "SmolVLMForConditionalGeneration", "llama", "model.text_model.", {}),
+    WrapperRow(
+        "qwen3_5", "qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", "qwen3_5_text", memory={}, unread=r"mtp\."
+    ),
+)
+WRAPPED: Mapping[str, WrapperRow] = {row.model_type: row for row in _ROWS}
+"""Every wrapper, by the `model_type` of a base."""
+MIXED: Mapping[str, WrapperRow] = {row.mixture: row for row in _ROWS}
+"""And by that of a mixture."""
+
+
+def host_of(record: Record) -> HostRow:
+    """The row of a folder's class, as it lies in its wrapper where it has one."""
+    host = HOSTS[record.architecture]
+    return host if record.wrapper is None else MIXED[record.wrapper].within(host)
+
+
+def as_language(model: Checkpoint) -> Checkpoint:
+    """The language model of a source that has more, with the rest beside it by its names in memory."""
+    row = WRAPPED.get(str(model.config.get("model_type")))
+    if row is None:
+        return model
+    pieces = {}
+    for name, info in model.tensors.items():
+        memory = row.to_memory(name)
+        if memory.startswith(row.inside):
+            pieces["model." + memory[len(row.inside) :]] = Piece(name)
+        elif memory.startswith("lm_head.") or (info.dtype in _WEIGHTS and not re.match(row.unread, memory)):
+            pieces[memory] = Piece(name)
+    inner = dict(model.config.get("text_config") or {})
+    inner.setdefault("model_type", row.language)
+    inner["tie_word_embeddings"] = "lm_head.weight" not in pieces
+    return View(model, inner, pieces, frozenset(model.tensors))
+
+
+def check_outside(config: Mapping[str, Any], record: Record, base: Checkpoint | None, name: str) -> list[Difference]:
+    """What is wrong in a mixture's config outside that of its language model."""
+    if record.wrapper is None:
+        return []
+    row, inner = MIXED[record.wrapper], config.get("text_config")
+    if not isinstance(inner, Mapping):
+        return [Difference(name, "text_config is missing")]
+    tied = inner.get("tie_word_embeddings")
+    raw = base.config if base is not None else None
+    return [Difference(name, message) for message in row.check_outside(config, raw, tied)]
