@@ -26,6 +26,10 @@ AGAIN = 1.0
 """Seconds in which more signals change nothing: a terminal and what runs a command in it may both send one."""
 
 
+PATIENCE = 5.0
+"""Seconds for which a signal waits for torch to be imported."""
+
+
 class Stopped(BaseException):
     """A signal asks the command to end. It is no `Exception`, so nothing takes it for an error.
 
@@ -45,6 +49,8 @@ class _Listener:
         self.stopped: Stopped | None = None
         self._heard: list[int] = []
         self._since = 0.0
+        self._first: float | None = None
+        self._main = threading.get_ident()
 
     def listen(self) -> None:
         """Listens to each signal that the command was not started to ignore (as `nohup` and `&` do)."""
@@ -53,14 +59,14 @@ class _Listener:
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._hear)
                 self._heard.append(number)
-        before, main_thread = sys.unraisablehook, threading.get_ident()
+        before = sys.unraisablehook
 
         def unraisable(lost: Any) -> None:
             """Python drops what is raised in a `__del__` and the like: the signal then comes once more."""
             if isinstance(lost.exc_value, Stopped):
                 self.stopped = None
                 number = signal.Signals(lost.exc_value.status - SHELL)
-                threading.Timer(0.02, signal.pthread_kill, [main_thread, number]).start()
+                self._once_more(number)
             else:
                 before(lost)
 
@@ -69,16 +75,35 @@ class _Listener:
     def _hear(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.stopped is None:
+            self._first = self._first if self._first is not None else now
+            if _importing(frame) and now - self._first < PATIENCE:
+                self._once_more(number)
+                return
             self._since = now
             self.stopped = Stopped(WORDS[signal.Signals(number).name], SHELL + number)
             raise self.stopped
         if now - self._since > AGAIN:  # tidying up takes too long: the next build does it
             os._exit(self.stopped.status)
 
+    def _once_more(self, number: int) -> None:
+        threading.Timer(0.02, signal.pthread_kill, [self._main, number]).start()
+
     def leave(self) -> None:
         """Nothing is at work any more, and Python tidies up for a moment: more signals change nothing."""
         for number in self._heard:
             signal.signal(number, signal.SIG_IGN)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a module of torch is being imported: what is raised then may abort the process, for what is written in
+    C++ lets nothing through."""
+    while frame is not None and not (frame.f_code.co_name == "<module>" and _package(frame) == "torch"):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
 
 
 @contextmanager

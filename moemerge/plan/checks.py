@@ -73,7 +73,6 @@ def check_model(
         problems.append(Problem("bad-config", f"{label}: in its config {error}"))
         return None
     if checkpoint is base:
-        _check_padding(own, label, problems)
         check_base_tokenizer(base, dense.vocab_size, label, problems, warnings)
     else:
         _check_config(own, dense, label, problems, warnings)
@@ -89,14 +88,6 @@ def check_model(
         message = f"{label} has a config and no weights: it can be planned, not built"
         warnings.append(Problem("no-weights", message, other_weights(checkpoint.location)))
     return own.intermediate_size
-
-
-def _check_padding(own: DenseConfig, label: str, problems: list[Problem]) -> None:
-    """torch makes no embedding whose row for padding is not there; it counts a negative one from the end."""
-    index, rows = own.pad_token_id, own.vocab_size
-    if index is not None and not -rows <= index < rows:
-        message = f"{label}: in its config `pad_token_id` is `{index}`, and its embedding has {rows} rows"
-        problems.append(Problem("bad-config", message, "set it to the id of a token that the model has, or to null"))
 
 
 def _check_config(
