@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -74,6 +75,14 @@ class Anatomy:
     def experts_of(self, layer: Any) -> Any:
         """The module that holds a layer's experts."""
         return _at(self.block_of(layer), self.experts)
+
+    @property
+    def projection_modules(self) -> list[str] | str:
+        """The attentions' linear maps as peft names targets: by their own names, or where what sees or hears may have
+        maps of the same names, by a pattern of whole names."""
+        if self.layers == Anatomy().layers:
+            return list(self.projections)
+        return rf"{re.escape(self.layers)}\.\d+\.{self.attention}\.({'|'.join(self.projections)})"
 
     @property
     def router_weight(self) -> str:

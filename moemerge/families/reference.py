@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from moemerge.errors import MoemergeError
-from moemerge.families import DENSE_FAMILIES, HOSTS, NO_HOST, TRANSLATIONS, Host, hosts_of
+from moemerge.families import DENSE_FAMILIES, HOSTS, NO_HOST, TRANSLATIONS, WRAPPERS, Host, hosts_of
 
 MEASURED = (
     "Tried in November 2026 on tiny builds, by logits: transformers 4.57.6, llama.cpp by xllamacpp 2026.10 with its "
@@ -29,6 +29,15 @@ def markdown() -> str:
     for name, row in TRANSLATIONS.items():
         hosts = ", ".join(f"`{host.model_type}`" for host in hosts_of(row.becomes))
         lines.append(f"| {row.title} | `{name}`, read as `{row.becomes}` | {hosts} |")
+    lines += [
+        "",
+        "Models of more than text. Their language model becomes a mixture; what sees or hears is the base's, as it",
+        "is. An expert may be such a model, an adapter on one, or a language model alone.",
+        "",
+    ]
+    lines += ["| models | `model_type` | the language model becomes |", "| --- | --- | --- |"]
+    for name, wrapper in WRAPPERS.items():
+        lines.append(f"| {wrapper.title} | `{name}` | {', '.join(f'`{host}`' for host in wrapper.languages)} |")
     lines += ["", "| host | what it holds | exact |", "| --- | --- | --- |"]
     lines += [f"| `{name}` | {host.holds} | {host.near or 'yes'} |" for name, host in HOSTS.items()]
     lines += ["", "transformers 5 loads all of them. What others make of them, in the layout `per_expert`:", ""]
@@ -46,9 +55,12 @@ def overview() -> Iterator[str]:
     """Every family and its hosts, a line each."""
     rows = {name: (name, family.title) for name, family in DENSE_FAMILIES.items()}
     rows |= {name: (row.becomes, row.title) for name, row in TRANSLATIONS.items()}
-    width = max(map(len, rows))
-    for name, (dense, title) in sorted(rows.items()):
-        hosts = ", ".join(host.model_type for host in hosts_of(dense))
+    hosted = {
+        name: (", ".join(host.model_type for host in hosts_of(dense)), title) for name, (dense, title) in rows.items()
+    }
+    hosted |= {name: (", ".join(wrapper.languages), wrapper.title) for name, wrapper in WRAPPERS.items()}
+    width = max(map(len, hosted))
+    for name, (hosts, title) in sorted(hosted.items()):
         yield f"{name:<{width}}  {hosts:<22}  {title}"
 
 
@@ -68,12 +80,16 @@ def account(name: str) -> Iterator[str]:
         yield f"computes what a {row.becomes} does, and is read as one"
         for host in hosts_of(row.becomes):
             yield from _host(host)
+    elif name in WRAPPERS:
+        wrapper = WRAPPERS[name]
+        yield f"{name}: {wrapper.title}"
+        yield f"the language model becomes one of {', '.join(wrapper.languages)}; what sees or hears stays the base's"
     elif name in HOSTS:
         yield from _host(HOSTS[name])
     elif name in NO_HOST:
         yield f"{name} has no exact mixture-of-experts class here: {NO_HOST[name]}"
     else:
-        known = ", ".join(f"`{known}`" for known in (*DENSE_FAMILIES, *TRANSLATIONS, *HOSTS))
+        known = ", ".join(f"`{known}`" for known in (*DENSE_FAMILIES, *TRANSLATIONS, *WRAPPERS, *HOSTS))
         raise MoemergeError(f"`{name}` is no family that moemerge knows", hint=f"one of {known}")
 
 

@@ -18,6 +18,7 @@ from moemerge.sources.saved import other_weights, wrapper_of
 from moemerge.sources.store import Store, digest_of, row_bounds, torch_dtype
 from moemerge.sources.strict_json import read_object
 from moemerge.sources.weights import Folder
+from moemerge.sources.wrapped import is_wrapper
 
 if TYPE_CHECKING:
     import torch
@@ -186,7 +187,8 @@ def open_adapter(
         )
     store = _open_weights(folder, allow_pickle=allow_pickle)
     # a base that a wrapper was left in is refused for that, and not for what then misses it
-    whole = base.has_weights and not any(map(wrapper_of, base.tensors))
+    within = is_wrapper(base)
+    whole = base.has_weights and not any(wrapper_of(name, more_than_text=within) for name in base.tensors)
     fitted = fit(folder.spec, lora, store.tensors, base) if whole else Fit()
     return AdapterCheckpoint(folder, base, store, lora, fitted, revision)
 

@@ -17,6 +17,7 @@ from moemerge.sources.checkpoint import Checkpoint, TensorInfo
 from moemerge.sources.config import PLAIN
 from moemerge.sources.fold import Layout
 from moemerge.sources.saved import Shape
+from moemerge.sources.wrapped import is_wrapper
 
 EMBEDDING, HEAD = Names().embedding, Names().head
 
@@ -73,7 +74,7 @@ def fit(spec: str, config: LoraConfig, held: Mapping[str, TensorInfo], base: Che
         SourceError: tensors that fit nothing in the base or have the wrong shape, all listed; factors that are missing;
             names or shapes that tell of a save that is not whole.
     """
-    names = sort_names(held)
+    names = sort_names(held, more_than_text=is_wrapper(base))
     if names.wrapped:
         raise refuse_wrapped(spec, names.wrapped, len(held))
     if len(names.labels) > 1:

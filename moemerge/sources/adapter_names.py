@@ -39,15 +39,17 @@ class Sorted:
     labels: set[str | None] = field(default_factory=set)
 
 
-def sort_names(keys: Iterable[str]) -> Sorted:
+def sort_names(keys: Iterable[str], *, more_than_text: bool = False) -> Sorted:
     """What the tensors of an adapter are.
 
-    One label within names is passed over: peft writes none, reads its own, and a state dict has it.
+    In a model of more than text a language model lies within. One label within names is passed over: peft writes none,
+    reads its own, and a state dict has it.
     """
     result = Sorted()
     for key in keys:
         name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
-        if cause := wrapper_of(key.replace(PREFIX, "", 1).replace(".base_layer.", ".")):
+        bare = key.replace(PREFIX, "", 1).replace(".base_layer.", ".")
+        if cause := wrapper_of(bare, more_than_text=more_than_text):
             result.wrapped[key] = cause
         elif not key.startswith(PREFIX):
             result.unknown.append(key)

@@ -16,19 +16,26 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 TEMPLATE_FOLDER = "additional_chat_templates"
 OTHER_FILES = ("generation_config.json",)
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""What makes numbers of pictures and sound."""
 LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 CARD = "README.md"
 MAX_CARD_HEAD = 100_000
 """How much of a model card is read for its metadata, in bytes."""
 
 
-def files_beside(folder: Folder) -> dict[str, Path]:
+def files_beside(folder: Folder, *, more_than_text: bool = False) -> dict[str, Path]:
     """What a checkpoint folder holds beside weights and config, by relative POSIX path, in a fixed order.
+
+    Args:
+        folder: the folder.
+        more_than_text: the model sees or hears, and has processors.
 
     Raises:
         SourceError: one of them is a link that leaves the folder, or no regular file.
     """
-    names = [name for name in (*TOKENIZER_FILES, *OTHER_FILES) if folder.has(name)]
+    wanted = (*TOKENIZER_FILES, *OTHER_FILES, *(PROCESSOR_FILES if more_than_text else ()))
+    names = [name for name in wanted if folder.has(name)]
     names += sorted(
         f"{TEMPLATE_FOLDER}/{path.name}" for path in (folder.path / TEMPLATE_FOLDER).glob("*.jinja") if path.is_file()
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from moemerge.errors import Problem, SourceError
+from moemerge.families import WRAPPERS
 from moemerge.sources.beside import files_beside, licence_of
 from moemerge.sources.config import QUANTISATION, check_quantisation, read_config, remote_code
 from moemerge.sources.renamed import as_loaded
@@ -95,7 +96,7 @@ def open_folder(
         kind="pickle" if pickled else "hub" if revision else "folder",
         config={key: value for key, value in config.items() if key not in _LEFT_OUT},
         store=store,
-        files=files_beside(folder),
+        files=files_beside(folder, more_than_text=config["model_type"] in WRAPPERS),
         location=folder.path,
         revision=revision,
         licence=licence_of(folder),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import SourceError
-from moemerge.sources.beside import CARD, LICENCE_FILES, OTHER_FILES, TEMPLATE_FOLDER, TOKENIZER_FILES
+from moemerge.sources.beside import CARD, LICENCE_FILES, OTHER_FILES, PROCESSOR_FILES, TEMPLATE_FOLDER, TOKENIZER_FILES
 from moemerge.sources.checkpoint import ITEM_SIZE, ByteRange, TensorInfo
 from moemerge.sources.folder import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
 from moemerge.sources.pickle import refuse_pickle
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     import torch
 
 SMALL_FILES = (
-    "config.json", ADAPTER_CONFIG, INDEX, *TOKENIZER_FILES, f"{TEMPLATE_FOLDER}/*.jinja", *OTHER_FILES, *LICENCE_FILES,
+    "config.json", ADAPTER_CONFIG, INDEX, *TOKENIZER_FILES, f"{TEMPLATE_FOLDER}/*.jinja", *OTHER_FILES,
+    *PROCESSOR_FILES,
+    *LICENCE_FILES,
     CARD,
 )  # fmt: skip
 """What is fetched first; the index then says which weights there are to fetch."""

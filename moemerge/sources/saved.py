@@ -31,6 +31,7 @@ _INSIDE = "save the model inside the wrapper"
 _PEFT = Cause(
     "as peft wraps them", "merge the adapter with `merge_and_unload()` and save that, or save the adapter alone"
 )
+_LANGUAGE = "language_model"
 _WRAPPERS: Mapping[str, Cause] = {
     "_orig_mod": Cause("as `torch.compile` wraps them", f"{_INSIDE}: `model._orig_mod.save_pretrained(FOLDER)`"),
     "_fsdp_wrapped_module": Cause(
@@ -47,7 +48,7 @@ _WRAPPERS: Mapping[str, Cause] = {
     ),
     "base_layer": _PEFT,
     "base_model.model": _PEFT,
-    "language_model": Cause(
+    _LANGUAGE: Cause(
         "as a model of images and text holds them", f"{_INSIDE}: `model.language_model.save_pretrained(FOLDER)`"
     ),
 }
@@ -58,10 +59,15 @@ _FACTOR, _FLAT = ".lora_", "flat_param"
 _WRAPPED = re.compile(rf"(?:^|(?<=\.))({'|'.join(map(re.escape, _WRAPPERS))})\.")
 
 
-def wrapper_of(name: str) -> Cause | None:
-    """Whose wrapper a tensor's name tells of."""
-    found = _WRAPPED.search(name)
-    return _WRAPPERS[found[1]] if found else None
+def wrapper_of(name: str, *, more_than_text: bool = False) -> Cause | None:
+    """Whose wrapper a tensor's name tells of.
+
+    Args:
+        name: the tensor's name.
+        more_than_text: the model is one in which a language model lies within.
+    """
+    parts = (found[1] for found in _WRAPPED.finditer(name))
+    return next((_WRAPPERS[part] for part in parts if not (more_than_text and part == _LANGUAGE)), None)
 
 
 def unwrapped(name: str) -> str:

@@ -6,8 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from moemerge.families import WRAPPERS, Wrapper
+from moemerge.families.dense_family import Names
 from moemerge.sources.checkpoint import Checkpoint
 from moemerge.sources.view import Piece, View
+
+_HEAD = Names().head
+
+
+def is_wrapper(checkpoint: Checkpoint) -> bool:
+    """Whether it is a model of more than text."""
+    return str(checkpoint.config.get("model_type")) in WRAPPERS
 
 
 def in_memory(checkpoint: Checkpoint) -> Checkpoint:
@@ -44,5 +52,5 @@ def _language_config(wrapper: Wrapper, checkpoint: Checkpoint) -> Mapping[str, A
         if key in checkpoint.config:
             config.setdefault(key, checkpoint.config[key])
     if checkpoint.has_weights:
-        config["tie_word_embeddings"] = not any(name.startswith("lm_head.") for name in checkpoint.tensors)
+        config["tie_word_embeddings"] = _HEAD not in map(wrapper.name, checkpoint.tensors)
     return config

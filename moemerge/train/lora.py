@@ -144,7 +144,7 @@ class Lora:
         anatomy = anatomy_of(model)
         self.config: Any = LoraConfig(
             r=options.rank, lora_alpha=options.alpha, lora_dropout=0.0, task_type="CAUSAL_LM",
-            target_modules=list(anatomy.projections) if "attention" in options.also else [],
+            target_modules=anatomy.projection_modules if "attention" in options.also else [],
             target_parameters=list(anatomy.expert_weights) if "experts" in options.also else [],
         )  # fmt: skip
         with torch.random.fork_rng(devices=[]):

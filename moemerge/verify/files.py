@@ -30,7 +30,9 @@ _COPIED = frozenset({
     "tokenizer_config.json", "vocab.json", "vocab.txt",
 })  # fmt: skip
 """What a build takes from a base that has it, beside licences and further chat templates."""
-_MAY_COPY = re.compile(rf"(LICENSE|LICENCE|NOTICE|USE_POLICY)[^/]*|{_TEMPLATES}/[^/]+\.jinja")
+_MAY_COPY = re.compile(
+    rf"(LICENSE|LICENCE|NOTICE|USE_POLICY)[^/]*|{_TEMPLATES}/[^/]+\.jinja|(video_)?(pre)?processor_config\.json"
+)
 _TAKEN_UP = _COPIED | {
     _CONFIG, INDEX, _ADAPTER, "audio_tokenizer_config.json", "preprocessor_config.json", "processor_config.json",
     "sentencepiece.bpe.model", "sentencepiece.model", "spm.model",

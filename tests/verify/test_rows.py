@@ -13,6 +13,7 @@ from moemerge.verify.families import FAMILIES, DenseRow
 from moemerge.verify.host import check_class
 from moemerge.verify.hosts import HOSTS
 from moemerge.verify.stored import STORED
+from moemerge.verify.wrapped import MIXED, WRAPPED
 from tests.hosts import HOSTS as BUILT
 from tests.tiny import tiny_config
 
@@ -24,6 +25,8 @@ def test_every_family_of_the_build_has_its_row() -> None:
     assert set(HOSTS) == set(families.HOSTS) == set(BUILT)
     assert set(FAMILIES) == set(families.DENSE_FAMILIES)
     assert set(STORED) == set(families.TRANSLATIONS)
+    assert set(WRAPPED) == set(families.WRAPPERS)
+    assert set(MIXED) == set(families.WRAPPED)
 
 
 @pytest.mark.parametrize("row", [*FAMILIES.values()], ids=lambda row: row.model_type)
@@ -66,5 +69,7 @@ def test_a_class_that_is_another(built: Any) -> None:
 def test_no_file_but_the_rows_names_a_family() -> None:
     """What is true of one family stands in its row."""
     names = re.compile(r'"(' + "|".join([*FAMILIES, *HOSTS, *STORED]) + ')"')
-    others = [path for path in VERIFY.glob("*.py") if path.name not in ("families.py", "hosts.py", "stored.py")]
+    others = [
+        path for path in VERIFY.glob("*.py") if path.name not in ("families.py", "hosts.py", "stored.py", "wrapped.py")
+    ]
     assert [path.name for path in others if names.search(path.read_text(encoding="utf-8"))] == []
