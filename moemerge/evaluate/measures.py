@@ -208,8 +208,10 @@ def gain_account(measures: Measures, experts: Sequence[str]) -> dict[str, Any]:
     merge_loss = 1 - ceiling if ceiling is not None else None
     routing_loss = ceiling - moe["gain_kept"] if ceiling is not None and moe["gain_kept"] is not None else None
     mend = None
-    if merge_loss is not None and routing_loss is not None and max(merge_loss, routing_loss) > TELLING:
-        mend = "merge" if merge_loss > routing_loss else "routing"
+    if merge_loss is not None and routing_loss is not None:
+        # several experts a token may keep more than the own one alone
+        lost = min(max(merge_loss, routing_loss), 1 - moe["gain_kept"])
+        mend = None if lost <= TELLING else "merge" if merge_loss > routing_loss else "routing"
     best = measures.best_specialist(experts)
     means = {
         key: measures.mean(key) for key in ("base", "specialist", "linear_merge", "oracle_routed", "random_gate", "moe")

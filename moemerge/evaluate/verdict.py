@@ -82,8 +82,8 @@ def _diagnoses(report: Report) -> list[str]:
 
 
 def _gains(domain: Mapping[str, Any]) -> bool:
-    """Whether the domain's specialist itself is better than the base."""
-    return domain["specialist"] is not None and domain["specialist"] < domain["base"]
+    """Whether the domain's specialist itself is clearly better than the base: a small gain is lost in any merge."""
+    return domain["specialist"] is not None and domain["specialist"] < domain["base"] - WORSE
 
 
 def _percent(share: float) -> str:

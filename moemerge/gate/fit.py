@@ -108,7 +108,7 @@ def _fit(request: GateRequest, models: DenseModels, tokenizer: PreTrainedTokeniz
     warnings += few_tokens(names, tokens, request.hidden_size)
     warnings += too_few_groups(names, domains, folds, CHOOSING_FOLDS, request)
     warnings += inseparable(names, [layer.judgement for layer in rows])
-    warnings += rounding([layer.agreement for layer in rows])
+    warnings += rounding([layer.agreement for layer in rows], request.init)
     mean = held_out.mean_of([layer.judgement for layer in rows])
     return GateFit(
         weights=torch.stack([layer.weights for layer in rows]),

@@ -107,8 +107,8 @@ def same_texts(experts: Sequence[ExpertTexts]) -> list[Problem]:
     return found
 
 
-def rounding(agreements: Sequence[float]) -> list[Problem]:
-    """Says where bf16 sends tokens elsewhere than fp32."""
+def rounding(agreements: Sequence[float], init: str) -> list[Problem]:
+    """Says where bf16 sends tokens elsewhere than fp32, by a gate of that `init`."""
     least = min(agreements)
     if least >= ROUNDING:
         return []
@@ -117,6 +117,7 @@ def rounding(agreements: Sequence[float]) -> list[Problem]:
             "bf16-routes",
             f"In bf16, {1 - least:.1%} of the tokens at layer {agreements.index(least)} go to another expert than in "
             "fp32",
-            "keep the router in fp32, or use `gate.init: discriminant`, whose rows have the same norm",
+            "build with `dtype: float32`"
+            + (", or use `gate.init: discriminant`, whose rows have the same norm" if init != "discriminant" else ""),
         )
     ]

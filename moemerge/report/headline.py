@@ -65,9 +65,10 @@ def facts(report: Report) -> list[tuple[str, str, str]]:
         pair = percents(interval(report, "gain_kept_interval"))
         rows.append(("gain kept", percent(kept), f"95 % interval {pair}" if pair else ""))
     if ceiling is not None:
-        rows.append(("ceiling", percent(ceiling), "with perfect routing"))
+        alone = kept is not None and ceiling < kept
+        rows.append(("own expert" if alone else "ceiling", percent(ceiling), "with each text's own expert alone"))
     if number(report, "merge_loss") is not None:
-        rows.append(("merge loss", percent(number(report, "merge_loss")), "lost even with perfect routing"))
+        rows.append(("merge loss", percent(number(report, "merge_loss")), "lost with each text's own expert alone"))
     if number(report, "routing_loss") is not None:
         rows.append(("routing loss", percent(number(report, "routing_loss")), "lost by tokens that go elsewhere"))
     if number(report, "mean", "moe") is not None:
@@ -81,7 +82,7 @@ def mend(report: Report) -> str:
     """Which of the two losses to mend, in words; empty where they were not measured."""
     merge, routing = (percent(number(report, key)) for key in ("merge_loss", "routing_loss"))
     if text(report, "mend") == "merge":
-        return f"Mend the merge first: even perfect routing loses {merge} of the gain"
+        return f"Mend the merge first: each text's own expert alone loses {merge} of the gain"
     if text(report, "mend") == "routing":
         return f"Mend the routing first: it loses {routing} of the gain"
     return "" if NONE in (merge, routing) else "Neither the merge nor the routing loses much"

@@ -38,6 +38,7 @@ class DenseRow:
         norms: the norms within a layer, norms of queries and keys among them; each has a `weight`.
         attention: the attention's projections within a layer; each has a `weight`, and may have a `bias`.
         instead: tensors of what some layers have in the place of attention, which merge as attention does.
+        unread: a pattern of stored tensors that its class does not read.
         ffn: names of gate and up `[I, hidden]` and down `[hidden, I]`, with `{layer}`.
     """
 
@@ -48,6 +49,7 @@ class DenseRow:
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     attention: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
     instead: tuple[str, ...] = ()
+    unread: str = r"(?!)"
     ffn: tuple[str, str, str] = (
         "model.layers.{layer}.mlp.gate_proj.weight",
         "model.layers.{layer}.mlp.up_proj.weight",
@@ -66,6 +68,10 @@ class DenseRow:
     def is_ffn(self, name: str) -> bool:
         """Whether a tensor belongs to an FFN."""
         return _of_any_layer(self.ffn).fullmatch(name) is not None
+
+    def is_unread(self, name: str) -> bool:
+        """Whether its class passes over a tensor."""
+        return re.match(self.unread, name) is not None
 
     def group_of(self, name: str) -> Group | None:
         """The merge group of a tensor; None where it has none."""
@@ -246,6 +252,7 @@ _ROWS = (
             "linear_attn.A_log", "linear_attn.dt_bias", "linear_attn.conv1d", "linear_attn.in_proj_qkv",
             "linear_attn.in_proj_z", "linear_attn.in_proj_a", "linear_attn.in_proj_b", "linear_attn.out_proj",
         ),
+        unread=r"mtp\.|model\.visual\.",
     ),
 )  # fmt: skip
 

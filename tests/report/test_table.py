@@ -72,7 +72,7 @@ def test_an_empty_report_prints(snapshot: SnapshotAssertion) -> None:
 def test_a_merge_to_mend_is_said(report: dict[str, Any]) -> None:
     """The larger of the two losses is named."""
     report.update(mend="merge", merge_loss=0.3)
-    assert "Mend the merge first: even perfect routing loses 30.0 % of the gain" in printed(report)
+    assert "Mend the merge first: each text's own expert alone loses 30.0 % of the gain" in printed(report)
     report.update(mend=None)
     assert "Neither the merge nor the routing loses much" in printed(report)
 

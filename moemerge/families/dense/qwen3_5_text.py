@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moemerge.families.anatomy import Anatomy
-from moemerge.families.dense_family import DenseFamily, LayerTensor, norm, of_kind
+from moemerge.families.dense_family import RECOMPUTED, DenseFamily, LayerTensor, norm, of_kind
 
 LINEAR, FULL = "linear_attention", "full_attention"
 _SIZES = ("linear_conv_kernel_dim", "linear_key_head_dim", "linear_value_head_dim", "linear_num_key_heads",
@@ -63,6 +64,7 @@ FAMILY = DenseFamily(
         norm("post_attention_layernorm"),
     ),
     output_bias="attention_bias",
+    ignored=re.compile(rf"{RECOMPUTED.pattern}|^mtp\.|^model\.visual\."),
     extra=_SIZES,
     kinds=_kinds,
     anatomy=Anatomy(recurrent="linear_attn"),
