@@ -51,7 +51,7 @@ def trained(folder: Path, output: Path, texts: Path, processes: int, *more: str,
     return found
 
 
-@pytest.mark.parametrize("also", ["", "attention,experts"])
+@pytest.mark.parametrize("also", [pytest.param("", marks=pytest.mark.slow), "attention,experts"])
 def test_two_processes_train_as_one_does(also: str, unrouted: Path, texts: Path, trio: Any) -> None:
     """Three passes a step, so the shares differ: every term of every step is one process' to 1e-5."""
     one = trained(unrouted, trio.root / f"one-{also}", texts, 1, "--also", also)
@@ -68,7 +68,14 @@ SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 """What `accelerate launch` tells the processes where its file says FSDP2."""
 
 
-@pytest.mark.parametrize("more", [(), ("--also", "attention,experts", "--checkpointing"), ("--dtype", "bfloat16")])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param((), marks=pytest.mark.slow),
+        ("--also", "attention,experts", "--checkpointing"),
+        pytest.param(("--dtype", "bfloat16"), marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_that_share_the_model_train_as_one_does(
     more: tuple[str, ...], unrouted: Path, texts: Path, trio: Any
 ) -> None:
@@ -84,7 +91,7 @@ def test_two_processes_that_share_the_model_train_as_one_does(
     assert verify_folder(trio.root / f"{name}-2").differences == ()
 
 
-@pytest.mark.parametrize("way", [pytest.param({}, id="ddp"), pytest.param(SHARDED, id="fsdp2")])
+@pytest.mark.parametrize("way", [pytest.param({}, id="ddp"), pytest.param(SHARDED, id="fsdp2", marks=pytest.mark.slow)])
 def test_a_training_of_two_processes_saves_and_resumes(
     way: dict[str, str], unrouted: Path, texts: Path, trio: Any
 ) -> None:

@@ -32,7 +32,7 @@ def saved_step(path: Path) -> int:
         return int(json.loads(file.metadata()["moemerge-training"])["run"]["step"])
 
 
-@pytest.mark.parametrize("method", ["lora", "full", "also"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow), "also"])
 def test_a_kill_changes_nothing(method: Any, unrouted: Path, texts: Path, trio: Any, tmp_path: Path) -> None:
     """SIGKILL after some steps, twice, into a missing folder's; what `--resume` then makes is bit for bit what an
     undisturbed run makes."""
