@@ -29,7 +29,9 @@ NO_HOST: Mapping[str, str] = {
     "opt": "its FFN has no gate projection",
     "bloom": "its FFN has no gate projection",
     "starcoder2": "its FFN has no gate projection",
-    **dict.fromkeys(("qwen3_vl", "voxtral"), _MORE_THAN_TEXT),
+    **dict.fromkeys(
+        ("qwen3_vl", "qwen2_vl", "qwen2_5_vl", "idefics2", "granite_speech", "aya_vision"), _MORE_THAN_TEXT
+    ),
 }
 """Why some well-known families are refused, in one clause."""
 

@@ -26,6 +26,10 @@ APART: Mapping[str, str] = {
 """How most wrappers are stored: what the names in memory begin with, and those on disk in its place."""
 
 
+TILED: Mapping[str, str] = {**APART, "model.image_newline": "image_newline"}
+"""Those that read images in tiles, with a tensor between rows of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wrapper:
     """Where the language model lies in a model that has more than text. All else is the base's, as it is.
@@ -37,6 +41,7 @@ class Wrapper:
         languages: the hosts that its language model may be, each of them run.
         becomes: the `model_type` of the wrapper around a mixture, where that is another class.
         language: the language model's `model_type` where its config does not say.
+        defaults: what its class fills in for a missing key of the language model's config, where that one does not.
         key: the config's key of the language model's own config.
         path: from the wrapper to the decoder in memory.
         disk: what names in memory begin with, and what those on disk begin with in its place; others are the same.
@@ -50,6 +55,7 @@ class Wrapper:
     languages: tuple[str, ...]
     becomes: str | None = None
     language: str = "llama"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     key: str = "text_config"
     path: str = "model.language_model"
     disk: Mapping[str, str] = field(default_factory=lambda: APART)

@@ -46,7 +46,7 @@ def language_of(checkpoint: Checkpoint) -> Checkpoint:
 
 def _language_config(wrapper: Wrapper, checkpoint: Checkpoint) -> Mapping[str, Any]:
     inner = checkpoint.config.get(wrapper.key)
-    config = dict(inner) if isinstance(inner, Mapping) else {}
+    config = {**wrapper.defaults, **(inner if isinstance(inner, Mapping) else {})}
     config.setdefault("model_type", wrapper.language)
     for key in ("dtype", "torch_dtype"):
         if key in checkpoint.config:

@@ -92,7 +92,8 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
     row, hidden = dense.row, dense.hidden_size
     wanted: dict[str, Wanted] = {}
     for name, info in base.tensors.items():
-        if row.is_ffn(name) or is_recomputed(name) or row.is_unread(name) or (dense.tied and name == "lm_head.weight"):
+        unread = row.is_unread(name) and record.wrapper is None
+        if row.is_ffn(name) or is_recomputed(name) or unread or (dense.tied and name == "lm_head.weight"):
             continue
         changed = "attention" in record.trained and row.is_projection(name)
         part = AnyFinite(info.shape) if changed else _shared(record, row, name, info.shape, models)

@@ -22,6 +22,7 @@ _SPLIT: Mapping[str, str] = {
     "multi_modal_projector.": "model.multi_modal_projector.",
 }
 """What names on disk begin with in most wrappers, and in memory."""
+_TILES = {**_SPLIT, "image_newline": "model.image_newline"}
 _LEFT_OUT = ("auto_map", "quantization_config", "transformers_version", "torch_dtype")
 _WEIGHTS = ("F64", "F32", "F16", "BF16")
 _OWN = re.compile(r"model\.(embed_tokens|layers|norm)\.")
@@ -39,6 +40,8 @@ class WrapperRow:
         inside: what the decoder's names in memory begin with.
         memory: what names begin with on disk, and in memory.
         unread: names in memory of tensors that no class reads.
+        auto_class: the Auto class of transformers that loads it.
+        absent: what it takes where a key of the language model's config is absent, and that model does not.
     """
 
     model_type: str
@@ -48,6 +51,8 @@ class WrapperRow:
     inside: str = "model.language_model."
     memory: Mapping[str, str] = field(default_factory=lambda: _SPLIT)
     unread: str = r"(?!)"
+    auto_class: str = "AutoModelForImageTextToText"
+    absent: Mapping[str, Any] = field(default_factory=dict)
 
     def to_memory(self, name: str) -> str:
         """The name in memory of a tensor on disk."""
@@ -82,7 +87,7 @@ class WrapperRow:
             fused=(first, second),
             fused_in_memory=(gate_up, down),
             always_on=always,
-            auto_class="AutoModelForImageTextToText",
+            auto_class=self.auto_class,
             on_disk=disk,
             in_memory=self.to_memory,
         )
@@ -108,13 +113,24 @@ class WrapperRow:
 
 _ROWS = (
     WrapperRow("llava", "llava", "LlavaForConditionalGeneration", "llama"),
+    WrapperRow("llava_next", "llava_next", "LlavaNextForConditionalGeneration", "llama", memory=_TILES),
+    WrapperRow("llava_onevision", "llava_onevision", "LlavaOnevisionForConditionalGeneration", "qwen2", memory=_TILES),
+    WrapperRow("idefics3", "idefics3", "Idefics3ForConditionalGeneration", "llama", "model.text_model.", {}),
+    WrapperRow(
+        "voxtral", "voxtral", "VoxtralForConditionalGeneration", "llama",
+        memory={**_SPLIT, "audio_tower.": "model.audio_tower."}, auto_class="AutoModelForSpeechSeq2Seq",
+        absent={
+            "vocab_size": 131072, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 30,
+            "head_dim": 128, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 1e8,
+        },
+    ),
     WrapperRow("mistral3", "mistral3", "Mistral3ForConditionalGeneration", "mistral"),
     WrapperRow("internvl", "internvl", "InternVLForConditionalGeneration", "qwen2"),
     WrapperRow("smolvlm", "smolvlm", "SmolVLMForConditionalGeneration", "llama", "model.text_model.", {}),
     WrapperRow(
         "qwen3_5", "qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", "qwen3_5_text", memory={}, unread=r"mtp\."
     ),
-)
+)  # fmt: skip
 WRAPPED: Mapping[str, WrapperRow] = {row.model_type: row for row in _ROWS}
 """Every wrapper, by the `model_type` of a base."""
 MIXED: Mapping[str, WrapperRow] = {row.mixture: row for row in _ROWS}
@@ -139,7 +155,7 @@ def as_language(model: Checkpoint) -> Checkpoint:
             pieces["model." + memory[len(row.inside) :]] = Piece(name)
         elif memory.startswith("lm_head.") or (info.dtype in _WEIGHTS and not re.match(row.unread, memory)):
             pieces[memory] = Piece(name)
-    inner = dict(model.config.get("text_config") or {})
+    inner = {**row.absent, **(model.config.get("text_config") or {})}
     inner.setdefault("model_type", row.language)
     inner["tie_word_embeddings"] = "lm_head.weight" not in pieces
     return View(model, inner, pieces, frozenset(model.tensors))
