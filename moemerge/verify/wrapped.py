@@ -121,7 +121,8 @@ _ROWS = (
         memory={**_SPLIT, "audio_tower.": "model.audio_tower."}, auto_class="AutoModelForSpeechSeq2Seq",
         absent={
             "vocab_size": 131072, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 30,
-            "head_dim": 128, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 1e8,
+            "head_dim": 128, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
+            "rope_theta": 1e8,
         },
     ),
     WrapperRow("mistral3", "mistral3", "Mistral3ForConditionalGeneration", "mistral"),
