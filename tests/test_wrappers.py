@@ -58,6 +58,10 @@ def test_identical_experts_are_the_wrapper(kind: str, tied: bool, layout: str, t
     assert verify(out).differences == ()
     name = "preprocessor_config.json"
     assert (out / name).read_bytes() == (base / name).read_bytes()
+    card, wrapper = (out / "README.md").read_text(encoding="utf-8"), WRAPPERS[kind]
+    assert f"pipeline_tag: {wrapper.task}\n" in card
+    assert f"from transformers import {wrapper.auto_class}, AutoTokenizer" in card
+    assert "`AutoProcessor.from_pretrained(" in card
 
 
 @pytest.mark.parametrize("language", ["llama", pytest.param("qwen3", marks=pytest.mark.families)])

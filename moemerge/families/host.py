@@ -91,6 +91,7 @@ class Host:
         anatomy: where its parts lie in memory.
         routing: its rule.
         auto_class: the class of transformers that loads it.
+        task: the hub's name of what it does.
         runtimes: what others than transformers 5 make of a folder, by their name: `right`, or what goes wrong.
         near: where it is a near miss, the law of its error in a sentence; None where it is exact.
     """
@@ -114,6 +115,7 @@ class Host:
     anatomy: Anatomy = field(default_factory=Anatomy)
     routing: Routing = field(default_factory=Routing)
     auto_class: str = "AutoModelForCausalLM"
+    task: str = "text-generation"
     runtimes: Mapping[str, str] = field(default_factory=dict)
     near: str | None = None
 

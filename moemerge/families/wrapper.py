@@ -47,6 +47,7 @@ class Wrapper:
         disk: what names in memory begin with, and what those on disk begin with in its place; others are the same.
         ignored: names in memory of stored tensors that its class does not read.
         auto_class: the class of transformers that loads it.
+        task: the hub's name of what it does.
     """
 
     model_type: str
@@ -61,6 +62,7 @@ class Wrapper:
     disk: Mapping[str, str] = field(default_factory=lambda: APART)
     ignored: re.Pattern[str] | None = None
     auto_class: str = "AutoModelForImageTextToText"
+    task: str = "image-text-to-text"
 
     @property
     def mixture(self) -> str:
@@ -107,6 +109,7 @@ class Wrapper:
             stored=put,
             anatomy=replace(host.anatomy, decoder=self.path, layers=f"{self.path}.layers"),
             auto_class=self.auto_class,
+            task=self.task,
             runtimes={},
         )
 

@@ -10,6 +10,7 @@ import yaml
 
 from moemerge import __version__
 from moemerge.console import count, size
+from moemerge.families import Host
 from moemerge.plan.cost import MERGEKIT, WITHOUT_ACTIVATIONS, groups
 from moemerge.plan.model import Plan
 from moemerge.sources import Checkpoint
@@ -36,7 +37,7 @@ def model_card(plan: Plan, gate: Mapping[str, Any], name: str) -> str:
         _licence(plan),
         _weights(plan),
         _gate(gate),
-        _run(name, plan.host.auto_class, new=plan.host.expert is not None and plan.recipe.output.layout == "fused"),
+        _run(name, plan.host, new=plan.host.expert is not None and plan.recipe.output.layout == "fused"),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -53,7 +54,7 @@ def _metadata(plan: Plan) -> dict[str, Any]:
     if hub:
         metadata["base_model"] = list(hub)
     metadata["library_name"] = "transformers"
-    metadata["pipeline_tag"] = "text-generation"
+    metadata["pipeline_tag"] = plan.host.task
     metadata["tags"] = ["moe", "merge", "moemerge", plan.host.model_type]
     return metadata
 
@@ -140,14 +141,18 @@ def _gate(gate: Mapping[str, Any]) -> str:
     return text + _table(("layer", "token accuracy"), [(layer, f"{value:.3f}") for layer, value in known])
 
 
-def _run(name: str, auto_class: str, *, new: bool) -> str:
-    """How to run it by that class of transformers; `new` where it is stored as transformers 5 alone reads it."""
+def _run(name: str, host: Host, *, new: bool) -> str:
+    """How to run it by its class of transformers; `new` where it is stored as transformers 5 alone reads it."""
+    auto_class, more = host.auto_class, ""
+    if host.wrapper is not None:
+        more = f'`AutoProcessor.from_pretrained("{name}")` makes its inputs of more than text. '
     return (
         f"## Run\n\n```python\nfrom transformers import {auto_class}, AutoTokenizer\n\n"
         f'model = {auto_class}.from_pretrained("{name}", dtype="auto", device_map="auto")\n'
         f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
         'inputs = tokenizer("Hello", return_tensors="pt").to(model.device)\n'
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))\n```\n\n"
+        f"{more}"
         "`device_map` needs `accelerate`; leave it out to run on the CPU. `moemerge verify` checks this folder against "
         "`moemerge.yaml`, which also holds the recipe that made it.\n\n" + _fast(name, new=new)
     )

@@ -12,4 +12,5 @@ WRAPPER = Wrapper(
               "rope_theta": 1e8},
     disk={**APART, "model.audio_tower.": "audio_tower."},
     auto_class="AutoModelForSpeechSeq2Seq",
+    task="audio-text-to-text",
 )  # fmt: skip
