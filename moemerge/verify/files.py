@@ -30,9 +30,9 @@ _COPIED = frozenset({
     "tokenizer_config.json", "vocab.json", "vocab.txt",
 })  # fmt: skip
 """What a build takes from a base that has it, beside licences and further chat templates."""
-_MAY_COPY = re.compile(
-    rf"(LICENSE|LICENCE|NOTICE|USE_POLICY)[^/]*|{_TEMPLATES}/[^/]+\.jinja|(video_)?(pre)?processor_config\.json"
-)
+_MAY_COPY = re.compile(rf"(LICENSE|LICENCE|NOTICE|USE_POLICY)[^/]*|{_TEMPLATES}/[^/]+\.jinja")
+_PROCESSORS = re.compile(r"(video_)?(pre)?processor_config\.json")
+"""And from one that sees or hears."""
 _TAKEN_UP = _COPIED | {
     _CONFIG, INDEX, _ADAPTER, "audio_tokenizer_config.json", "preprocessor_config.json", "processor_config.json",
     "sentencepiece.bpe.model", "sentencepiece.model", "spm.model",
@@ -101,9 +101,9 @@ def check_list(
         if name not in record.files and os.path.lexists(folder / name):
             found.append(Difference(name, "is not in the record"))
     for name in record.files:
-        could = name in copied if copied is not None else name in _COPIED or _MAY_COPY.fullmatch(name) is not None
+        could = name in copied if copied is not None else _may_copy(name, record)
         if not could and name not in made and name not in unread and name != _ADAPTER:
-            found.append(Difference(name, f"is in the record, and {_unknown(name, copied is not None)}"))
+            found.append(Difference(name, f"is in the record, and {_unknown(name, record, copied is not None)}"))
     if os.path.lexists(folder / _ADAPTER):
         found.append(Difference(_ADAPTER, "does not belong in it: transformers would apply that adapter on loading"))
     known = {*record.files, _ADAPTER, _CONFIG, _CARD}
@@ -162,9 +162,15 @@ def _taken(base: Mapping[str, Path]) -> Iterator[str]:
     return (name for name in base if name not in (_CONFIG, _CARD, INDEX, RECORD) and not name.startswith("README"))
 
 
-def _unknown(name: str, compared: bool) -> str:
+def _may_copy(name: str, record: Record) -> bool:
+    """Whether a build could take such a file from a base."""
+    known = name in _COPIED or _MAY_COPY.fullmatch(name) is not None
+    return known or (record.wrapper is not None and _PROCESSORS.fullmatch(name) is not None)
+
+
+def _unknown(name: str, record: Record, compared: bool) -> str:
     """What is wrong with a file that the record should not list."""
-    if compared and (name in _COPIED or _MAY_COPY.fullmatch(name)):
+    if compared and _may_copy(name, record):
         return "the base has no such file"
     return "no build writes such a file"
 
