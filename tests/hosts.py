@@ -19,11 +19,15 @@ class HostCase:
         dense: a dense family that goes into it.
         sizes: what its config has beside `tests.tiny.DEFAULTS`, given E.
         switch: whether its config says if weights are divided by their sum (`norm_topk_prob`); the others always are.
+        always_on: whether it has an expert that every token passes through.
+        recurrent: whether a layer carries a state along a row.
     """
 
     dense: str
     sizes: Callable[[int], dict[str, Any]]
     switch: bool = False
+    always_on: bool = False
+    recurrent: bool = False
 
 
 _SHARED = {"moe_intermediate_size": 48, "shared_expert_intermediate_size": 24}
@@ -31,13 +35,14 @@ _QWEN3_5 = {key: value for key, value in OWN["qwen3_5_text"].items() if key != "
 
 HOSTS: dict[str, HostCase] = {
     "mixtral": HostCase("llama", lambda e: {"num_local_experts": e}),
-    "qwen2_moe": HostCase("qwen2", lambda e: {"num_experts": e, **_SHARED}, switch=True),
+    "qwen2_moe": HostCase("qwen2", lambda e: {"num_experts": e, **_SHARED}, switch=True, always_on=True),
     "qwen3_moe": HostCase(
         "qwen3", lambda e: {"num_experts": e, "moe_intermediate_size": 48, "head_dim": 8}, switch=True),
     "flex_olmo": HostCase("olmo2", lambda e: {"num_experts": e}, switch=True),
     "granitemoe": HostCase("granite", lambda e: {"num_local_experts": e, **OWN["granite"]}),
     "qwen3_5_moe_text": HostCase("qwen3_5_text", lambda e: {
-        "num_experts": e, **_SHARED, **_QWEN3_5, "layer_types": ["linear_attention", "full_attention"]}),
+        "num_experts": e, **_SHARED, **_QWEN3_5, "layer_types": ["linear_attention", "full_attention"]},
+        always_on=True, recurrent=True),
 }  # fmt: skip
 
 DIVIDED: dict[str, dict[str, Any]] = {

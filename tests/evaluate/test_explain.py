@@ -13,7 +13,7 @@ from moemerge.evaluate.explain import Explanation, explain
 from moemerge.families import anatomy_of
 from moemerge.mixture.routers import find_routers
 from tests.evaluate.conftest import Mixture
-from tests.hosts import every
+from tests.hosts import HOSTS, every
 
 NAMES = ("code", "math", "french", "general")
 TEXT = "def reverse list return list\nbonjour le monde"
@@ -46,7 +46,7 @@ def test_the_parts_give_the_blocks_real_output(
     assert found.input_head == tuple(seen["given"][0, 3, :4].tolist())
     assert (found.index, found.token, found.layer, found.dtype) == (3, " return", 1, "float32")
     assert len(found.chosen) == len(found.weights) == len(found.expert_norms) == k
-    assert (found.shared_norm is not None) == (host == "qwen2_moe")
+    assert (found.shared_norm is not None) == HOSTS[host].always_on
 
 
 @pytest.mark.parametrize("host", every())

@@ -10,7 +10,7 @@ import torch
 from moemerge.texts import Chat
 from moemerge.train.rows import Sampler, Tokens, _batch, tokenise
 from tests.evaluate.conftest import mixture
-from tests.hosts import every
+from tests.hosts import HOSTS, every
 
 __all__ = ["mixture"]
 
@@ -24,7 +24,7 @@ def documents(expert: int, lengths: tuple[int, ...]) -> list[Tokens]:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("host", every())
+@pytest.mark.parametrize("host", every(host for host, case in HOSTS.items() if not case.recurrent))
 def test_packed_logits_are_those_of_the_documents_alone(host: str, attention: str, mixture: Any) -> None:
     """A document in a row gives what it gives by itself, padding and neighbours or not."""
     model = mixture(host)
@@ -39,6 +39,18 @@ def test_packed_logits_are_those_of_the_documents_alone(host: str, attention: st
             alone = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
             torch.testing.assert_close(packed[start : start + len(ids)], alone, rtol=1e-4, atol=1e-5)
             start += len(ids)
+
+
+@pytest.mark.parametrize("mixed", [0.0, 1.0])
+def test_a_state_that_runs_along_a_row_has_one_document_in_it(mixed: float) -> None:
+    """Of one domain, or halves of two, which are one document; what is left of the row is padding."""
+    domains = [documents(0, (9, 12, 30)), documents(1, (8, 11))]
+    rows = Sampler(domains, 24, mixed, 0, alone=True).take(8)
+    for begins, positions, counted in zip(rows.begins, rows.positions, rows.counted, strict=True):
+        assert begins.nonzero().flatten().tolist() == [0]
+        last = int(counted.nonzero()[-1])
+        assert positions[: last + 1].tolist() == list(range(last + 1))
+        assert positions[last + 1 :].sum() == 0
 
 
 def test_what_is_scored_and_counted() -> None:
