@@ -56,6 +56,7 @@ class LoraConfig:
         dora: whether a magnitude is stored for each output.
         targets: the modules that have a LoRA.
         modules_to_save: names of modules that are stored whole.
+        task: what it was trained for (`task_type`), where that is said.
         base: the base model's name as it was when the adapter was trained.
         warnings: what is unusual though it can be folded.
     """
@@ -68,6 +69,7 @@ class LoraConfig:
     dora: bool
     targets: Targets
     modules_to_save: tuple[str, ...]
+    task: str | None
     base: str | None
     warnings: tuple[Problem, ...]
 
@@ -127,7 +129,7 @@ def parse_adapter_config(config: Mapping[str, Any], spec: str) -> LoraConfig:
                 "compare the result with peft's own merge",
             )
         )
-    base = config.get("base_model_name_or_path")
+    base, task = config.get("base_model_name_or_path"), config.get("task_type")
     saved = _names(config.get("modules_to_save"), spec)
     return LoraConfig(
         rank=_rank(config.get("r", 8), spec),
@@ -138,6 +140,7 @@ def parse_adapter_config(config: Mapping[str, Any], spec: str) -> LoraConfig:
         dora=bool(config.get("use_dora")),
         targets=parse_targets(config, saved, spec),
         modules_to_save=saved,
+        task=task if isinstance(task, str) and task else None,
         base=base if isinstance(base, str) and base else None,
         warnings=tuple(warnings),
     )

@@ -194,6 +194,14 @@ def test_peft_writes_no_setting_that_is_unknown(root: Path) -> None:
 BASE = (
     "it is not the model that the adapter was trained on, though it is called so: another size, or another vocabulary"
 )
+KIND = (
+    "it is not the model that the adapter was trained on, though it is called so: another kind of model, or one with "
+    "more to it"
+)
+BIAS = (
+    "`lora_bias: true` trains biases, and the base has none to add them to; peft cannot merge it either: train it with "
+    "`lora_bias: false`"
+)
 FILE = "save it again with peft's `save_pretrained`"
 CONFIG = "its `adapter_config.json` is of another training than its weights: take both from one folder"
 ROWS = (
@@ -221,7 +229,7 @@ TENSOR_CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "no such tensor": (
         {"base_model.model.score.weight": torch.zeros(4)},
         "  base_model.model.score.weight: the base has no `score.weight`",
-        BASE,
+        KIND,
     ),
     "whole tensor of another shape": (
         {"base_model.model.lm_head.weight": torch.zeros(130, 32)},
@@ -253,7 +261,7 @@ TENSOR_CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "bias that the base lacks": (
         {f"{UP}.lora_B.bias": torch.zeros(32)},
         f"  {UP}.lora_B.bias: the base has no `model.layers.0.self_attn.q_proj.bias` to add it to",
-        BASE,
+        BIAS,
     ),
 }  # fmt: skip
 
@@ -277,6 +285,39 @@ def test_the_base_that_it_was_trained_on_is_named_where_it_is_another(root: Path
     assert refusal(root).hint == "it was trained on `org/larger`"
     change_tensors(root, **{f"{UP}.lora_A.weight": torch.zeros(4, 32)}, drop=f"{UP}.lora_B.weight")
     assert refusal(root).hint == FILE
+
+
+def test_a_lora_bias_on_a_base_without_biases(llama: Path, tmp_path: Path) -> None:
+    """The reason is the training, and not the base."""
+    (tmp_path / "base").symlink_to(llama)
+    make_adapter(llama, tmp_path / "lora", lora_bias=True, target_modules=["layers.0.self_attn.q_proj"])
+    error = refusal(tmp_path)
+    assert error.message == (
+        "Adapter `lora` does not fit base `base`: 1 of 3 tensors\n"
+        f"  {UP}.lora_B.bias: the base has no `model.layers.0.self_attn.q_proj.bias` to add it to"
+    )
+    assert error.hint == BIAS
+
+
+def test_an_adapter_of_a_classifier(llama: Path, tmp_path: Path) -> None:
+    """It was trained on this very base, for another task: its head is what no expert has."""
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    (tmp_path / "base").symlink_to(llama)
+    classifier = AutoModelForSequenceClassification.from_pretrained(llama)
+    settings = LoraConfig(task_type=TaskType.SEQ_CLS, target_modules=["q_proj"])
+    get_peft_model(classifier, settings).save_pretrained(tmp_path / "lora")
+    for name in (str(llama), "org/another"):
+        change(tmp_path, base_model_name_or_path=name)
+        error = refusal(tmp_path)
+        assert error.message == (
+            "Adapter `lora` does not fit base `base`: 1 of 5 tensors\n"
+            "  base_model.model.score.weight: the base has no `score.weight`"
+        )
+        assert error.hint == (
+            "it was trained for another task (`task_type: SEQ_CLS`), and an expert writes text: train it as `CAUSAL_LM`"
+        )
 
 
 def test_many_tensors_that_do_not_fit_are_counted(root: Path) -> None:
