@@ -14,8 +14,8 @@ from moemerge.recipe import Recipe, file_path
 from moemerge.recipe.schema import Data, Rows
 from moemerge.sources import Checkpoint
 from moemerge.sources.config import PLAIN
-from moemerge.sources.renamed import inner_name
-from moemerge.sources.saved import FSDP, other_weights, part_of, stranger, wrapper_of
+from moemerge.sources.renamed import holder_of, inner_name
+from moemerge.sources.saved import FSDP, held_as, other_weights, part_of, stranger, wrapper_of
 from moemerge.texts import check_texts, is_absent, read_prompts_file
 
 _SAME: Mapping[str, str] = {
@@ -151,6 +151,10 @@ def _check_tensors(checkpoint: Checkpoint, own: DenseConfig, label: str, problem
     wrapped |= {name: cause for name in extra if (cause := stranger(name))}
     inside = {inner_name(name) for name in wrapped}
     missing = [name for name in expected if name not in held and name not in inside]
+    if found := holder_of((name for name in extra if name not in wrapped), missing):
+        holder, names = found
+        wrapped |= dict.fromkeys(names, held_as(holder))
+        missing = [name for name in missing if name not in names.values()]
     extra = [name for name in extra if name not in wrapped]
     wrong = {name: info.shape for name, info in held.items() if name in expected and info.shape != expected[name]}
     for cause in dict.fromkeys(wrapped.values()):

@@ -149,6 +149,16 @@ WRAPPED: dict[str, tuple[Callable[[str], str], str, str]] = {
         "as peft wraps them",
         "merge the adapter with `merge_and_unload()` and save that, or save the adapter alone",
     ),
+    "a class of a training": (
+        lambda name: f"student.{name}",
+        "as a class wraps them that holds the model as `student`",
+        "save the model inside the wrapper: `model.student.save_pretrained(FOLDER)`",
+    ),
+    "a class round a bare model": (
+        lambda name: "model.encoder." + name.removeprefix("model.") if name != "lm_head.weight" else name,
+        "as a class wraps them that holds the model as `model.encoder`",
+        "save the model inside the wrapper: `model.model.encoder.save_pretrained(FOLDER)`",
+    ),
 }
 
 
@@ -165,6 +175,24 @@ def test_names_that_a_wrapper_was_left_in(case: str, tiny: TinyMaker, tmp_path: 
     assert lines[0] == f"expert `e1` names its tensors {what}: {len(other)} of 21 tensors:"
     assert lines[1].strip() in other
     assert (problem.code, problem.hint) == ("wrapped-names", cure)
+
+
+def test_a_class_that_holds_more_than_the_model(tiny: TinyMaker, tmp_path: Path) -> None:
+    """What it has beside the model, and what is missing all the same, are problems of their own."""
+    expert = changed(tiny("llama", 1), tmp_path / "expert")
+    state = {f"student.{name}": value for name, value in load_file(expert / "model.safetensors").items()}
+    del state["student.model.norm.weight"]
+    save_file(state | {"teacher.norm.weight": torch.ones(2)}, expert / "model.safetensors")
+    assert [problem.message for problem in plan_of(tiny("llama"), [tiny("llama"), expert]).problems] == [
+        "expert `e1` names its tensors as a class wraps them that holds the model as `student`: 20 of 21 tensors:\n"
+        "  student.lm_head.weight\n"
+        "  student.model.embed_tokens.weight\n"
+        "  student.model.layers.0.input_layernorm.weight\n"
+        "  student.model.layers.0.mlp.down_proj.weight\n"
+        "  and 16 more",
+        "expert `e1` lacks 1 of 21 tensors:\n  model.norm.weight",
+        "expert `e1`: `llama` has no use for 1 of 21 tensors:\n  teacher.norm.weight",
+    ]
 
 
 def test_an_adapter_on_such_a_base_is_no_second_problem(tiny: TinyMaker, tmp_path: Path) -> None:
