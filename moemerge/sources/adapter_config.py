@@ -42,6 +42,10 @@ HARMLESS = {
 }  # fmt: skip
 """Settings that are read here, or that do not matter once the factors are trained."""
 
+MLX = frozenset({"fine_tune_type", "lora_parameters", "lora_layers"})
+"""Settings of an adapter that mlx_lm has trained, which has an `adapter_config.json` too."""
+
+FUSE = "`mlx_lm.fuse --model BASE --adapter-path ADAPTER --save-path FOLDER` makes a model of it: name that folder"
 MERGE_YOURSELF = "merge it with peft (`merge_and_unload`), save the result and name that folder instead"
 
 
@@ -98,6 +102,13 @@ def parse_adapter_config(config: Mapping[str, Any], spec: str) -> LoraConfig:
         SourceError: not a LoRA, or one that cannot be folded, with the reason; or malformed.
     """
     kind = config.get("peft_type")
+    if kind is None and MLX & config.keys():
+        raise SourceError(f"Adapter `{spec}` is one of MLX, and only those of peft are read", hint=FUSE)
+    if kind is None:
+        raise SourceError(
+            f"Adapter `{spec}` has no `peft_type` in its `adapter_config.json`",
+            hint="save it with peft's `save_pretrained`",
+        )
     if kind != "LORA":
         raise SourceError(
             f"Adapter `{spec}` is of type `{kind}`; only LoRA adapters can be folded into a model", hint=MERGE_YOURSELF

@@ -170,6 +170,26 @@ def test_the_way_out_of_a_refusal(root: Path) -> None:
     assert refusal(root).hint == MERGE
 
 
+def test_an_adapter_of_mlx(root: Path) -> None:
+    """It has a config of the same name; peft cannot read it, and mlx_lm makes a model of it."""
+    config = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": {"rank": 4, "scale": 20.0}, "model": "base"}
+    (root / "lora" / "adapter_config.json").write_text(json.dumps(config))
+    (root / "lora" / "adapter_model.safetensors").rename(root / "lora" / "adapters.safetensors")
+    error = refusal(root)
+    assert error.message == "Adapter `lora` is one of MLX, and only those of peft are read"
+    assert error.hint == (
+        "`mlx_lm.fuse --model BASE --adapter-path ADAPTER --save-path FOLDER` makes a model of it: name that folder"
+    )
+
+
+def test_a_config_that_names_no_kind(root: Path) -> None:
+    """What an adapter is cannot be guessed."""
+    change(root, peft_type=None)
+    error = refusal(root)
+    assert error.message == "Adapter `lora` has no `peft_type` in its `adapter_config.json`"
+    assert error.hint == "save it with peft's `save_pretrained`"
+
+
 def test_settings_that_are_worth_a_word(root: Path) -> None:
     """`fan_in_fan_out` and settings of a future peft are said."""
     change(root, fan_in_fan_out=True, use_warp=True)
@@ -348,6 +368,16 @@ def test_adapters_that_cannot_be_opened(root: Path) -> None:
         refusal(root).message == f"Adapter `lora` is incomplete: `{root / 'lora'}` holds no `adapter_model.safetensors`"
     )
     torch.save(state, root / "lora" / "adapter_model.bin")
+    settings = (root / "lora" / "adapter_config.json").read_text()
+    (root / "lora" / "adapter_config.json").unlink()
+    error = refusal(root)
+    assert error.message == (
+        f"Adapter `lora` is incomplete: `{root / 'lora'}` holds `adapter_model.bin` and no `adapter_config.json`"
+    )
+    assert error.hint == (
+        "copy or download its `adapter_config.json` too: it says the rank, the scaling and the modules"
+    )
+    (root / "lora" / "adapter_config.json").write_text(settings)
     assert refusal(root).message == (
         "Adapter `lora` has its weights in pickled `.bin` files only, which can run code when they are read"
     )
