@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import SourceError
 from moemerge.sources.checkpoint import ITEM_SIZE, ByteRange, TensorInfo
-from moemerge.sources.regular import MAX_BYTES, regular_size
+from moemerge.sources.regular import HEAD, MAX_BYTES, check_downloaded, regular_size
 from moemerge.sources.store import place, row_bounds, torch_dtype
 from moemerge.sources.strict_json import parse_object
 
@@ -113,9 +113,11 @@ def read_file_header(path: Path) -> SafetensorsStore:
         raise SourceError(f"`{path}` is not a safetensors file: it has {size} bytes", hint=DOWNLOAD_AGAIN)
     length = int.from_bytes(read_bytes(ByteRange(path, 0, 8)), "little")
     if length > MAX_BYTES:
+        check_downloaded(bytes(read_bytes(ByteRange(path, 0, min(size, HEAD)))), str(path))
         raise SourceError(
             f"`{path}` is not a safetensors file: its header would have {length} bytes, more than the {MAX_BYTES} "
-            "allowed"
+            "allowed",
+            hint=DOWNLOAD_AGAIN,
         )
     if size < 8 + length:
         raise SourceError(

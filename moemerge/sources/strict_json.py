@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moemerge.errors import SourceError
-from moemerge.sources.regular import MAX_BYTES, read_whole, regular_size
+from moemerge.sources.regular import MAX_BYTES, check_downloaded, read_whole, regular_size
 
 
 class _DuplicateKey(ValueError):
@@ -37,6 +37,7 @@ def parse_object(text: bytes, name: str) -> dict[str, Any]:
     except _DuplicateKey as error:
         raise SourceError(f"`{name}` is not valid: {error}") from None
     except (ValueError, RecursionError) as error:
+        check_downloaded(text, name)
         raise SourceError(f"`{name}` is not valid JSON: {_first_line(error)}") from None
     if not isinstance(value, dict):
         raise SourceError(f"`{name}` is not valid: it holds {_kind(value)} where an object is expected")

@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from moemerge.errors import SourceError
+from moemerge.sources import open_checkpoint
 from tests.bad_input.command import RECIPE, UP, build, change_config, change_tensors, refused, write_adapter
 from tests.conftest import TinyMaker
 
@@ -49,7 +51,7 @@ AGAIN = "hint: download or copy the file again\n"
         (
             no_safetensors,
             f"{WEIGHTS}` is not a safetensors file: its header would have 8029461975782345552 bytes, "
-            "more than the 100000000 allowed\n",
+            f"more than the 100000000 allowed\n{AGAIN}",
         ),
         (damaged_header, f"{WEIGHTS} (header)` is not valid JSON: Expecting value: line 1 column 1 (char 0)\n"),
         (
@@ -65,6 +67,38 @@ def test_damaged_weight_files(spoil: Callable[[bytes], bytes], message: str) -> 
     path.write_bytes(spoil(data))
     assert path.read_bytes() != data
     assert refused() == message
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 5\n"
+PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>\n"
+STANDS_IN = {
+    LFS: "is a pointer of Git LFS, and not the file itself\nhint: `git lfs pull` in its folder fetches the file\n",
+    PAGE: "is a web page, and not the file itself\nhint: download it again: on the hub, addresses with `/resolve/` "
+    "give the file, those with `/blob/` its page\n",
+}
+
+
+@pytest.mark.parametrize("data", STANDS_IN, ids=["lfs", "page"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_what_lies_in_a_files_place(name: str, data: bytes) -> None:
+    """A file that was never downloaded is called what it is, with the way to fetch it."""
+    Path(f"models/code/{name}").write_bytes(data)
+    apart = "token" in name
+    who = "expert `code` cannot be compared with the base: " if apart else "expert `code`: "
+    assert refused() == f"error: {who}`WORK/models/code/{name}` {STANDS_IN[data]}"
+
+
+@pytest.mark.parametrize("data", STANDS_IN, ids=["lfs", "page"])
+def test_what_lies_in_the_place_of_other_weights(data: bytes, tmp_path: Path) -> None:
+    """Likewise of a GGUF file and of pickled weights."""
+    what, hint = STANDS_IN[data].splitlines()
+    shutil.copytree("models/code", tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").unlink()
+    for path, spec in ((tmp_path / "m.gguf", "m.gguf"), (tmp_path / "pickled" / "pytorch_model.bin", "pickled")):
+        path.write_bytes(data)
+        with pytest.raises(SourceError) as caught:
+            open_checkpoint(spec, root=tmp_path, allow_pickle=True)
+        assert (caught.value.message, f"hint: {caught.value.hint}") == (f"`{path}` {what}", hint)
 
 
 def test_a_missing_shard() -> None:

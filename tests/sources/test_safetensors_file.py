@@ -84,7 +84,11 @@ BAD = {
     "empty file": (b"", "`{path}` is not a safetensors file: it has 0 bytes"),
     "html page": (
         b"<!DOCTYPE html><html>",
-        "`{path}` is not a safetensors file: its header would have 5789751444030890300 bytes, "
+        "`{path}` is a web page, and not the file itself",
+    ),
+    "zip": (
+        b"PK\3\4 another format",
+        "`{path}` is not a safetensors file: its header would have 8029461975782345552 bytes, "
         "more than the 100000000 allowed",
     ),
     "header cut": (
