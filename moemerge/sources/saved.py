@@ -152,7 +152,8 @@ _FILES: tuple[tuple[str, Cause], ...] = (
         Cause("is in the form of its maker", "convert it with the script that transformers has for it"),
     ),
     (
-        r"(?!.*(optim|scheduler|rng_state|training_args|model\.safetensors$|_model\.bin$)).*\.(safetensors|bin|pt|pth)",
+        r"(?!.*(optim|scheduler|rng_state|training_args)|(adapter_)?model\.safetensors$|(adapter|pytorch)_model\.bin$)"
+        r".*\.(safetensors|bin|pt|pth)",
         Cause("has not the name that is looked for", "load it where it was made and save it with `save_pretrained`"),
     ),
 )
