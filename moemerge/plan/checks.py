@@ -13,7 +13,7 @@ from moemerge.plan.tokens import Kept, check_base_tokenizer, check_settings, che
 from moemerge.recipe import Recipe, file_path
 from moemerge.recipe.schema import Data, Rows
 from moemerge.sources import Checkpoint
-from moemerge.sources.config import PLAIN
+from moemerge.sources.config import PLAIN, WAY_OUT
 from moemerge.sources.renamed import holder_of, inner_name
 from moemerge.sources.saved import FSDP, held_as, other_weights, part_of, stranger, wrapper_of
 from moemerge.texts import check_texts, is_absent, read_prompts_file
@@ -175,8 +175,9 @@ def _check_tensors(checkpoint: Checkpoint, own: DenseConfig, label: str, problem
         problems.append(Problem("shape-mismatch", f"{label} differs in the shape of {_list(lines, len(expected))}"))
     odd = [f"{name}: {held[name].dtype}" for name in expected if name in held and held[name].dtype not in PLAIN]
     if odd:
-        message = f"{label} stores numbers that are no weights: {_list(odd, len(expected))}"
-        problems.append(Problem("dtype", message, "use the unquantised original"))
+        kinds = {"FP8" if line.rpartition(": ")[2].startswith("F8") else "whole numbers" for line in odd}
+        message = f"{label} is quantised ({' and '.join(sorted(kinds))}): {_list(odd, len(expected))}"
+        problems.append(Problem("dtype", message, WAY_OUT))
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -117,6 +117,7 @@ def test_the_window_that_is_left_is_said(tiny: TinyMaker) -> None:
     ]
 
 
+UNQUANTISED = "use the unquantised original, or dequantise the model first and save it as plain safetensors"
 WRAPPED: dict[str, tuple[Callable[[str], str], str, str]] = {
     "torch.compile": (
         lambda name: f"_orig_mod.{name}",
@@ -247,8 +248,23 @@ def test_whole_numbers_are_no_weights(dtype: str, pickled: bool, tiny: TinyMaker
         (expert / "model.safetensors").unlink()
     (problem,) = plan_of(tiny("llama"), [tiny("llama"), expert], allow_pickle=True).problems
     code = {"int": "I", "uin": "U", "boo": "BOOL"}[dtype[:3]] + "".join(filter(str.isdigit, dtype))
-    assert problem.message == (f"expert `e1` stores numbers that are no weights: 1 of 21 tensors:\n  {name}: {code}")
-    assert problem.hint == "use the unquantised original"
+    assert problem.message == f"expert `e1` is quantised (whole numbers): 1 of 21 tensors:\n  {name}: {code}"
+    assert problem.hint == UNQUANTISED
+
+
+def test_weights_of_eight_bits_are_named(tiny: TinyMaker, tmp_path: Path) -> None:
+    """FP8 without scales beside it, as a cast leaves it; other tensors may be whole numbers."""
+    names = [f"model.layers.{layer}.mlp.up_proj.weight" for layer in range(2)]
+    for dtypes, kinds in (
+        ({"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}, "FP8"),
+        ({"F8_E4M3": torch.float8_e4m3fn, "I8": torch.int8}, "FP8 and whole numbers"),
+    ):
+        folder = tmp_path / kinds
+        cast = {name: torch.ones(48, 32).to(dtype) for name, dtype in zip(names, dtypes.values(), strict=True)}
+        (problem,) = plan_of(tiny("llama"), [tiny("llama"), changed(tiny("llama", 1), folder, cast)]).problems
+        lines = "".join(f"\n  {name}: {code}" for name, code in zip(names, dtypes, strict=True))
+        assert problem.message == f"expert `e1` is quantised ({kinds}): 2 of 21 tensors:{lines}"
+        assert problem.hint == UNQUANTISED
 
 
 def test_baselines_of_models_that_differ_so(tiny: TinyMaker, tmp_path: Path) -> None:
