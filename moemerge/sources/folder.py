@@ -117,5 +117,5 @@ def other_sets(folder: Folder, names: Sequence[str], owner: str = "Model") -> It
         return
     listed = " and ".join(f"`{name}`" for name in there[1:])
     message = f"{owner} `{folder.spec}` holds several sets of weights: `{there[0]}` is read, as transformers does"
-    hint = f"if that is an old one, remove it: {listed} {'stands' if len(there) == 2 else 'stand'} beside it"
+    hint = f"if `{there[0]}` is the old one, remove it; if not, remove {listed}"
     yield Problem("several-sets", message, hint)

@@ -109,22 +109,22 @@ def test_two_tensors_of_one_name_keep_theirs(model: Path) -> None:
         (
             ("model.safetensors", INDEX),
             "Model `model` holds several sets of weights: `model.safetensors` is read, as transformers does",
-            f"if that is an old one, remove it: `{INDEX}` stands beside it",
+            f"if `model.safetensors` is the old one, remove it; if not, remove `{INDEX}`",
         ),
         (
             ("model.safetensors", "pytorch_model.bin"),
             "Model `model` holds several sets of weights: `model.safetensors` is read, as transformers does",
-            "if that is an old one, remove it: `pytorch_model.bin` stands beside it",
+            "if `model.safetensors` is the old one, remove it; if not, remove `pytorch_model.bin`",
         ),
         (
             (INDEX, "pytorch_model.bin"),
             f"Model `model` holds several sets of weights: `{INDEX}` is read, as transformers does",
-            "if that is an old one, remove it: `pytorch_model.bin` stands beside it",
+            f"if `{INDEX}` is the old one, remove it; if not, remove `pytorch_model.bin`",
         ),
         (
             ("model.safetensors", INDEX, "pytorch_model.bin"),
             "Model `model` holds several sets of weights: `model.safetensors` is read, as transformers does",
-            f"if that is an old one, remove it: `{INDEX}` and `pytorch_model.bin` stand beside it",
+            f"if `model.safetensors` is the old one, remove it; if not, remove `{INDEX}` and `pytorch_model.bin`",
         ),
     ],
 )
