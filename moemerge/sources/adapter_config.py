@@ -46,6 +46,7 @@ MLX = frozenset({"fine_tune_type", "lora_parameters", "lora_layers"})
 """Settings of an adapter that mlx_lm has trained, which has an `adapter_config.json` too."""
 
 FUSE = "`mlx_lm.fuse --model BASE --adapter-path ADAPTER --save-path FOLDER` makes a model of it: name that folder"
+MEND = "set it right in its `adapter_config.json`, or take that of its training"
 MERGE_YOURSELF = "merge it with peft (`merge_and_unload`), save the result and name that folder instead"
 
 
@@ -159,13 +160,16 @@ def parse_adapter_config(config: Mapping[str, Any], spec: str) -> LoraConfig:
 
 def _rank(value: Any, spec: str) -> int:
     if type(value) is not int or value < 1:
-        raise SourceError(f"Adapter `{spec}` has the rank `{value}`, which is not a positive whole number")
+        raise SourceError(
+            f"Adapter `{spec}` has the rank `{value!r}`, which is not a positive whole number",
+            hint=MEND,
+        )
     return value
 
 
 def _alpha(value: Any, spec: str) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
-        raise SourceError(f"Adapter `{spec}` has the alpha `{value}`, which is not a number")
+        raise SourceError(f"Adapter `{spec}` has the alpha `{value!r}`, which is not a number", hint=MEND)
     number: float = value
     return number
 

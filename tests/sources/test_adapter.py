@@ -138,7 +138,10 @@ REFUSED_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
         "Adapter `lora` sets `layer_replication`: it repeats layers of its base, so it has another depth",
     ),
     "rank": ({"r": 0}, "Adapter `lora` has the rank `0`, which is not a positive whole number"),
-    "alpha": ({"lora_alpha": "x"}, "Adapter `lora` has the alpha `x`, which is not a number"),
+    "rank as a text": (
+        {"r": "4"}, "Adapter `lora` has the rank `'4'`, which is not a positive whole number",
+    ),
+    "alpha": ({"lora_alpha": "x"}, "Adapter `lora` has the alpha `'x'`, which is not a number"),
     "patterns": ({"rank_pattern": ["a"]}, "Adapter `lora` has a `rank_pattern` that is not a map"),
     "regex": (
         {"alpha_pattern": {"(": 2}},
