@@ -15,7 +15,7 @@ from moemerge.recipe.schema import Data, Rows
 from moemerge.sources import Checkpoint
 from moemerge.sources.config import PLAIN, WAY_OUT
 from moemerge.sources.renamed import holder_of, inner_name
-from moemerge.sources.saved import FSDP, held_as, other_weights, part_of, stranger, wrapper_of
+from moemerge.sources.saved import FSDP, Shape, held_as, other_weights, part_of, stranger, wrapper_of
 from moemerge.texts import check_texts, is_absent, read_prompts_file
 
 _SAME: Mapping[str, str] = {
@@ -39,6 +39,11 @@ _SAME: Mapping[str, str] = {
 
 _SIMILAR = 0.8
 """Jaccard similarity of two prompts' word sets above which they are called too similar to tell experts apart."""
+
+_WRITES = "ForCausalLM"
+"""What the names of transformers' classes end in whose models write text."""
+
+_AGAIN = "download or copy the model again"
 
 _LISTED = 4
 """Tensors that a message names before it counts the rest."""
@@ -70,7 +75,7 @@ def check_model(
     try:
         own = DenseConfig.resolve(checkpoint.config)
     except ValueError as error:
-        problems.append(Problem("bad-config", f"{label}: in its config {error}"))
+        problems.append(bad_config(checkpoint, label, error))
         return None
     if checkpoint is base:
         check_base_tokenizer(base, dense.vocab_size, label, problems, warnings)
@@ -88,6 +93,13 @@ def check_model(
         message = f"{label} has a config and no weights: it can be planned, not built"
         warnings.append(Problem("no-weights", message, other_weights(checkpoint.location)))
     return own.intermediate_size
+
+
+def bad_config(checkpoint: Checkpoint, label: str, error: ValueError) -> Problem:
+    """A value of a config that no model has."""
+    file = "convert the model again" if checkpoint.kind == "gguf" else "mend it in its `config.json`"
+    hint = f"{file}, or take the original model's"
+    return Problem("bad-config", f"{label}: in its config {error}", hint)
 
 
 def _check_config(
@@ -162,7 +174,8 @@ def _check_tensors(checkpoint: Checkpoint, own: DenseConfig, label: str, problem
         message = f"{label} names its tensors {cause.what}: {_list(named, len(held))}"
         problems.append(Problem("wrapped-names", message, cause.cure))
     if missing:
-        problems.append(Problem("missing-tensor", f"{label} lacks {_list(missing, len(expected))}"))
+        message = f"{label} lacks {_list(missing, len(expected))}"
+        problems.append(Problem("missing-tensor", message, _cure_of_missing(checkpoint, own, missing)))
     if extra:
         message = f"{label}: `{own.family}` has no use for {_list(extra, len(held))}"
         hint = "a build would drop them in silence; remove them, or use the checkpoint they belong to"
@@ -172,7 +185,8 @@ def _check_tensors(checkpoint: Checkpoint, own: DenseConfig, label: str, problem
         message = f"{label} holds tensors that {part.what}: {_list(lines, len(expected))}"
         problems.append(Problem("parts-of-tensors", message, part.cure))
     elif wrong:
-        problems.append(Problem("shape-mismatch", f"{label} differs in the shape of {_list(lines, len(expected))}"))
+        message = f"{label} differs in the shape of {_list(lines, len(expected))}"
+        problems.append(Problem("shape-mismatch", message, _cure_of_shapes(own, wrong, expected)))
     odd = [f"{name}: {held[name].dtype}" for name in expected if name in held and held[name].dtype not in PLAIN]
     if odd:
         kinds = {"FP8" if line.rpartition(": ")[2].startswith("F8") else "whole numbers" for line in odd}
@@ -180,7 +194,31 @@ def _check_tensors(checkpoint: Checkpoint, own: DenseConfig, label: str, problem
         problems.append(Problem("dtype", message, WAY_OUT))
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def _cure_of_missing(checkpoint: Checkpoint, own: DenseConfig, missing: list[str]) -> str:
+    classes = checkpoint.config.get("architectures")
+    kind = str(classes[0]) if isinstance(classes, list) and classes else _WRITES
+    if own.row.names.head in missing and not kind.endswith((_WRITES, "ForConditionalGeneration")):
+        return f"it was saved as a `{kind}`, and an expert writes text: save it as a `...{_WRITES}`, with its head"
+    if missing == [own.row.names.head]:
+        return (
+            "if its head is its embedding, set `tie_word_embeddings: true` in its config; if not, save it again with "
+            "its head"
+        )
+    return f"{_AGAIN}, or set its config right if that is of another model"
+
+
+def _cure_of_shapes(own: DenseConfig, wrong: Mapping[str, Shape], expected: Mapping[str, Shape]) -> str:
+    """A hint on shapes that are not the config's: the number of rows may be all that is wrong there."""
+    ends, rows = (
+        {own.row.names.embedding, own.row.names.head} & expected.keys(),
+        {shape[:1] for shape in wrong.values()},
+    )
+    if wrong.keys() == ends and len(rows) == 1 and all(wrong[name][1:] == expected[name][1:] for name in ends):
+        return f"set `vocab_size: {rows.pop()[0]}` in its config if its tokenizer has no more tokens"
+    return "take its config and its weights from one folder: one of them is of another model"
+
+
+def _shape(shape: Shape) -> str:
     return "(" + ", ".join(map(str, shape)) + ")"
 
 

@@ -40,6 +40,7 @@ def overlapping(data: bytes) -> bytes:
 WEIGHTS = "error: expert `code`: `WORK/models/code/model.safetensors"
 
 
+BY_HAND = "hint: download or copy it again, or mend it if you changed it\n"
 AGAIN = "hint: download or copy the file again\n"
 
 
@@ -53,7 +54,10 @@ AGAIN = "hint: download or copy the file again\n"
             f"{WEIGHTS}` is not a safetensors file: its header would have 8029461975782345552 bytes, "
             f"more than the 100000000 allowed\n{AGAIN}",
         ),
-        (damaged_header, f"{WEIGHTS} (header)` is not valid JSON: Expecting value: line 1 column 1 (char 0)\n"),
+        (
+            damaged_header,
+            f"{WEIGHTS} (header)` is not valid JSON: Expecting value: line 1 column 1 (char 0)\n{BY_HAND}",
+        ),
         (
             overlapping,
             f"{WEIGHTS}` has a malformed header: tensor `model.embed_tokens.weight` overlaps the one before it\n",
@@ -128,7 +132,56 @@ def test_wrong_shapes() -> None:
         "error: expert `code` differs in the shape of 2 of 21 tensors:\n"
         "  model.layers.1.mlp.up_proj.weight: (40, 32), its config says (48, 32)\n"
         "  model.norm.weight: (31), its config says (32)\n"
+        "hint: take its config and its weights from one folder: one of them is of another model\n"
     )
+
+
+def test_a_vocabulary_of_another_size_in_the_config() -> None:
+    """Where nothing else is wrong, the config is."""
+    change_config("code", vocab_size=132)
+    assert refused() == (
+        "error: expert `code` differs in the shape of 2 of 21 tensors:\n"
+        "  lm_head.weight: (128, 32), its config says (132, 32)\n"
+        "  model.embed_tokens.weight: (128, 32), its config says (132, 32)\n"
+        "hint: set `vocab_size: 128` in its config if its tokenizer has no more tokens\n"
+    )
+
+
+LOST = "error: expert `code` lacks 1 of 21 tensors:\n  lm_head.weight\nhint: "
+
+
+def test_a_missing_head() -> None:
+    """It may be the embedding, or was not saved; a class that writes no text has none."""
+    change_tensors("code", {"lm_head.weight": None})
+    assert refused() == (
+        f"{LOST}if its head is its embedding, set `tie_word_embeddings: true` in its config; if not, save it again "
+        "with its head\n"
+    )
+    for kind in ("LlamaModel", "LlamaForSequenceClassification"):
+        change_config("code", architectures=[kind])
+        assert refused() == (
+            f"{LOST}it was saved as a `{kind}`, and an expert writes text: save it as a `...ForCausalLM`, with its "
+            "head\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b'\xef\xbb\xbf{"model_type": "llama"}', "JSON: it begins with a byte order mark\nhint: save it as UTF-8 "
+         "without a byte order mark\n"),
+        ('{"model_type": "llama"}'.encode("utf-16"), "JSON: it begins with a byte order mark\nhint: save it as UTF-8 "
+         "without a byte order mark\n"),
+        (b'{"model_type": "lla', f"JSON: Unterminated string starting at: line 1 column 16 (char 15)\n{BY_HAND}"),
+        (b"[]", f"it holds a list where an object is expected\n{BY_HAND}"),
+        (b'{"a": 1, "a": 2}', "the key `a` appears twice\nhint: remove all but one\n"),
+    ],
+)  # fmt: skip
+def test_a_config_that_is_no_object(text: bytes, why: str) -> None:
+    """Each has a hint."""
+    Path("models/code/config.json").write_bytes(text)
+    valid = "is not valid " if why.startswith("JSON") else "is not valid: "
+    assert refused() == f"error: expert `code`: `WORK/models/code/config.json` {valid}{why}"
 
 
 def test_another_ffn_width(tiny: TinyMaker) -> None:
@@ -153,6 +206,7 @@ def test_a_missing_layer() -> None:
         "  model.layers.1.self_attn.k_proj.weight\n"
         "  model.layers.1.self_attn.v_proj.weight\n"
         "  and 5 more\n"
+        "hint: download or copy the model again, or set its config right if that is of another model\n"
         "error: expert `math` does not fit the base: number of layers is `1`, the base's is `2`\n"
         "hint: experts must be fine-tunes of the base\n"
         "error: expert `math`: `llama` has no use for 9 of 21 tensors:\n"

@@ -339,7 +339,7 @@ def test_bad_configs(text: str, message: str, model: Path) -> None:
 
 def test_a_config_that_is_not_text(model: Path) -> None:
     """Bytes that are not UTF-8 are refused too."""
-    (model / "config.json").write_bytes(b"\xff\xfe")
+    (model / "config.json").write_bytes(b"\xff\xff")
     assert refusal("model", model.parent).message.startswith(f"`{model}/config.json` is not valid JSON: 'utf-8' codec")
 
 
