@@ -46,6 +46,12 @@ MLX = frozenset({"fine_tune_type", "lora_parameters", "lora_layers"})
 """Settings of an adapter that mlx_lm has trained, which has an `adapter_config.json` too."""
 
 FUSE = "`mlx_lm.fuse --model BASE --adapter-path ADAPTER --save-path FOLDER` makes a model of it: name that folder"
+PROMPTS = frozenset({
+    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "ADAPTION_PROMPT", "CARTRIDGE",
+})  # fmt: skip
+"""Types that add to what a model reads, which peft cannot merge."""
+
+NEVER_MERGED = "it adds to what the model reads and not to its weights, so nothing can merge it: train a LoRA instead"
 MEND = "set it right in its `adapter_config.json`, or take that of its training"
 MERGE_YOURSELF = "merge it with peft (`merge_and_unload`), save the result and name that folder instead"
 
@@ -111,9 +117,8 @@ def parse_adapter_config(config: Mapping[str, Any], spec: str) -> LoraConfig:
             hint="save it with peft's `save_pretrained`",
         )
     if kind != "LORA":
-        raise SourceError(
-            f"Adapter `{spec}` is of type `{kind}`; only LoRA adapters can be folded into a model", hint=MERGE_YOURSELF
-        )
+        message = f"Adapter `{spec}` is of type `{kind}`; only LoRA adapters can be folded into a model"
+        raise SourceError(message, hint=NEVER_MERGED if kind in PROMPTS else MERGE_YOURSELF)
     for key, reason in REFUSED.items():
         if config.get(key):
             raise SourceError(f"Adapter `{spec}` sets `{key}`: {reason}", hint=MERGE_YOURSELF)

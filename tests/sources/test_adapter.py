@@ -168,9 +168,13 @@ def test_settings_that_cannot_be_folded(case: str, root: Path) -> None:
 
 
 def test_the_way_out_of_a_refusal(root: Path) -> None:
-    """What cannot be folded here can be merged by peft."""
+    """What cannot be folded here can be merged by peft, if by anyone."""
     change(root, peft_type="LOHA")
     assert refusal(root).hint == MERGE
+    change(root, peft_type="PREFIX_TUNING")
+    assert refusal(root).hint == (
+        "it adds to what the model reads and not to its weights, so nothing can merge it: train a LoRA instead"
+    )
 
 
 def test_an_adapter_of_mlx(root: Path) -> None:
