@@ -13,7 +13,7 @@ from moemerge.plan.tokens import Kept, check_base_tokenizer, check_settings, che
 from moemerge.recipe import Recipe, file_path
 from moemerge.recipe.schema import Data, Rows
 from moemerge.sources import Checkpoint
-from moemerge.sources.config import PLAIN, WAY_OUT
+from moemerge.sources.config import MEND, PLAIN, WAY_OUT
 from moemerge.sources.renamed import holder_of, inner_name
 from moemerge.sources.saved import FSDP, Shape, held_as, other_weights, part_of, stranger, wrapper_of
 from moemerge.texts import check_texts, is_absent, read_prompts_file
@@ -97,8 +97,7 @@ def check_model(
 
 def bad_config(checkpoint: Checkpoint, label: str, error: ValueError) -> Problem:
     """A value of a config that no model has."""
-    file = "convert the model again" if checkpoint.kind == "gguf" else "mend it in its `config.json`"
-    hint = f"{file}, or take the original model's"
+    hint = "convert the model again" if checkpoint.kind == "gguf" else MEND
     return Problem("bad-config", f"{label}: in its config {error}", hint)
 
 

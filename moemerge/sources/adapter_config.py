@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from moemerge.errors import Problem, SourceError
-from moemerge.sources.adapter_targets import Targets, check_pattern, parse_targets
+from moemerge.sources.adapter_targets import MEND, Targets, check_pattern, parse_targets
 from moemerge.sources.patterns import matches
 
 T = TypeVar("T")
@@ -52,7 +52,6 @@ PROMPTS = frozenset({
 """Types that add to what a model reads, which peft cannot merge."""
 
 NEVER_MERGED = "it adds to what the model reads and not to its weights, so nothing can merge it: train a LoRA instead"
-MEND = "set it right in its `adapter_config.json`, or take that of its training"
 MERGE_YOURSELF = "merge it with peft (`merge_and_unload`), save the result and name that folder instead"
 
 
@@ -182,7 +181,7 @@ def _alpha(value: Any, spec: str) -> float:
 def _patterns(config: Mapping[str, Any], key: str, spec: str) -> Mapping[str, Any]:
     patterns = config.get(key) or {}
     if not isinstance(patterns, dict):
-        raise SourceError(f"Adapter `{spec}` has a `{key}` that is not a map")
+        raise SourceError(f"Adapter `{spec}` has a `{key}` that is not a map", hint=MEND)
     for pattern in patterns:
         check_pattern(pattern, key, spec)
     return patterns
@@ -192,7 +191,7 @@ def _names(value: Any, spec: str) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise SourceError(f"Adapter `{spec}` has a `modules_to_save` that is not a list of names")
+        raise SourceError(f"Adapter `{spec}` has a `modules_to_save` that is not a list of names", hint=MEND)
     for name in value:
         check_pattern(name, "modules_to_save", spec)
     return tuple(value)

@@ -90,7 +90,7 @@ def fit(spec: str, config: LoraConfig, held: Mapping[str, TensorInfo], base: Che
         same = is_same_base(config.base, base)
         raise refuse(spec, matching.wrong, len(held), base, config.base, task=config.task, same_base=same)
     if not held:
-        raise SourceError(f"Adapter `{spec}` holds no tensors")
+        raise SourceError(f"Adapter `{spec}` holds no tensors", hint=CURES["file"])
     if not result.changes:
         raise SourceError(
             f"Adapter `{spec}` changes nothing: its `target_modules` name none of the modules that it has a LoRA on",

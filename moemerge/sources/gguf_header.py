@@ -120,7 +120,7 @@ def read_gguf_header(path: Path, byte_size: Callable[[int, int], int]) -> GgufHe
                 ) from None
             length = min(size, length * 4, MAX_HEADER)
         except (ValueError, struct.error, OverflowError, MemoryError) as error:
-            raise SourceError(f"`{path}` has a malformed header: {error}") from None
+            raise SourceError(f"`{path}` has a malformed header: {error}", hint=DOWNLOAD_AGAIN) from None
 
 
 def _parse(path: Path, data: bytes, size: int, byte_size: Callable[[int, int], int]) -> GgufHeader:

@@ -73,7 +73,8 @@ def open_pickle(folder: Folder, *, allow: bool) -> PickleStore:
     if absent:
         raise SourceError(
             f"Model `{folder.spec}` is inconsistent: `{PICKLE_INDEX}` names tensors that its shards do not hold: "
-            f"{', '.join(absent[:8])}"
+            f"{', '.join(absent[:8])}",
+            hint="download or copy the model again",
         )
     return store
 

@@ -138,7 +138,9 @@ def parse_header(header: dict[str, Any], path: Path, *, start: int, size: int) -
     """
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise SourceError(f"`{path}` has a malformed header: `__metadata__` is not a map of strings")
+        raise SourceError(
+            f"`{path}` has a malformed header: `__metadata__` is not a map of strings", hint=DOWNLOAD_AGAIN
+        )
     tensors: dict[str, TensorInfo] = {}
     ranges: dict[str, ByteRange] = {}
     for name, entry in header.items():
@@ -151,7 +153,7 @@ def parse_header(header: dict[str, Any], path: Path, *, start: int, size: int) -
 
 def _entry(name: str, entry: Any, path: Path) -> tuple[TensorInfo, int, int]:
     def wrong(why: str) -> SourceError:
-        return SourceError(f"`{path}` has a malformed header: tensor `{name}` {why}")
+        return SourceError(f"`{path}` has a malformed header: tensor `{name}` {why}", hint=DOWNLOAD_AGAIN)
 
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise wrong("needs exactly `dtype`, `shape` and `data_offsets`")
@@ -179,7 +181,7 @@ def _check_cover(ranges: Mapping[str, ByteRange], path: Path, *, start: int, siz
     for name, at in sorted(ranges.items(), key=lambda item: (item[1].offset, item[1].length)):
         if at.offset != end:
             what = "overlaps the one before it" if at.offset < end else "leaves a hole before it"
-            raise SourceError(f"`{path}` has a malformed header: tensor `{name}` {what}")
+            raise SourceError(f"`{path}` has a malformed header: tensor `{name}` {what}", hint=DOWNLOAD_AGAIN)
         end = at.offset + at.length
     if size < end:
         raise SourceError(

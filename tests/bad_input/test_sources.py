@@ -60,7 +60,8 @@ AGAIN = "hint: download or copy the file again\n"
         ),
         (
             overlapping,
-            f"{WEIGHTS}` has a malformed header: tensor `model.embed_tokens.weight` overlaps the one before it\n",
+            f"{WEIGHTS}` has a malformed header: tensor `model.embed_tokens.weight` overlaps the one before it\n"
+            f"{AGAIN}",
         ),
     ],
 )

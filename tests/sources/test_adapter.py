@@ -167,6 +167,13 @@ def test_settings_that_cannot_be_folded(case: str, root: Path) -> None:
     assert refusal(root).message == message
 
 
+@pytest.mark.parametrize("case", ["rank", "rank as a text", "alpha", "patterns", "regex"])
+def test_the_way_out_of_a_malformed_config(case: str, root: Path) -> None:
+    """It is a matter of one file."""
+    change(root, **REFUSED_SETTINGS[case][0])
+    assert refusal(root).hint == "set it right in its `adapter_config.json`, or take that of its training"
+
+
 def test_the_way_out_of_a_refusal(root: Path) -> None:
     """What cannot be folded here can be merged by peft, if by anyone."""
     change(root, peft_type="LOHA")
@@ -369,7 +376,8 @@ def test_adapters_that_cannot_be_opened(root: Path) -> None:
     assert refusal(root, "base+base").message == "Model `base+base` names `base` as an adapter, but it is a whole model"
     state = load_file(root / "lora" / "adapter_model.safetensors")
     save_file({}, root / "lora" / "adapter_model.safetensors")
-    assert refusal(root).message == "Adapter `lora` holds no tensors"
+    error = refusal(root)
+    assert (error.message, error.hint) == ("Adapter `lora` holds no tensors", FILE)
     (root / "lora" / "adapter_model.safetensors").unlink()
     assert (
         refusal(root).message == f"Adapter `lora` is incomplete: `{root / 'lora'}` holds no `adapter_model.safetensors`"

@@ -157,6 +157,7 @@ def test_malformed_files_are_refused(case: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError) as caught:
         read_file_header(path)
     assert caught.value.message == message.format(path=path)
+    assert caught.value.hint
 
 
 def test_a_file_that_is_no_file(tmp_path: Path) -> None:
