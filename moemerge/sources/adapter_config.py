@@ -32,6 +32,9 @@ REFUSED: Mapping[str, str] = {
 INITIALISED_APART = {True, False, None, "gaussian", "eva", "orthogonal"}
 """Values of `init_lora_weights` that leave the base's weights as they are."""
 
+CONVERTED = ("pissa", "corda", "olora", "lora_ga")
+"""What values of `init_lora_weights` begin with that peft can save as a plain LoRA."""
+
 HARMLESS = {
     "peft_type", "base_model_name_or_path", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora",
     "use_dora", "fan_in_fan_out", "modules_to_save", "bias", "lora_bias", "target_modules", "exclude_modules",
@@ -123,9 +126,13 @@ def parse_adapter_config(config: Mapping[str, Any], spec: str) -> LoraConfig:
             raise SourceError(f"Adapter `{spec}` sets `{key}`: {reason}", hint=MERGE_YOURSELF)
     start = config.get("init_lora_weights", True)
     if not isinstance(start, bool | str | None) or start not in INITIALISED_APART:
+        why = "which changes the base's weights when it is loaded"
         raise SourceError(
-            f"Adapter `{spec}` sets `init_lora_weights: {start}`, which changes the base's weights when it is loaded",
-            hint="save it with peft's `path_initial_model_for_weight_conversion`, which makes it a plain LoRA",
+            f"Adapter `{spec}` sets `init_lora_weights: {start}`, "
+            f"{'which is not folded here as exactly as peft merges it' if start == 'mica' else why}",
+            hint="save it with peft's `path_initial_model_for_weight_conversion`, which makes it a plain LoRA"
+            if str(start).lower().startswith(CONVERTED)
+            else MERGE_YOURSELF,
         )
     warnings = []
     if config.get("fan_in_fan_out"):

@@ -204,6 +204,19 @@ def test_a_config_that_names_no_kind(root: Path) -> None:
     assert error.hint == "save it with peft's `save_pretrained`"
 
 
+@pytest.mark.parametrize("start", ["pissa", "olora", "corda", "lora_ga", "loftq", "mica"])
+def test_starts_that_are_no_plain_lora(start: str, root: Path) -> None:
+    """Those that peft can save as a plain LoRA are sent there, the others to its merge."""
+    change(root, init_lora_weights=start)
+    error = refusal(root)
+    why = "which changes the base's weights when it is loaded"
+    if start == "mica":
+        why = "which is not folded here as exactly as peft merges it"
+    assert error.message == f"Adapter `lora` sets `init_lora_weights: {start}`, {why}"
+    plain = "save it with peft's `path_initial_model_for_weight_conversion`, which makes it a plain LoRA"
+    assert error.hint == (MERGE if start in ("loftq", "mica") else plain)
+
+
 def test_settings_that_are_worth_a_word(root: Path) -> None:
     """`fan_in_fan_out` and settings of a future peft are said."""
     change(root, fan_in_fan_out=True, use_warp=True)
