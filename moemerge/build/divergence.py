@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from moemerge.build.idle import adds_nothing
 from moemerge.console import Progress
 from moemerge.errors import Problem
 from moemerge.execute.stream import row_blocks
@@ -63,7 +64,7 @@ def _padded(checkpoint: Checkpoint, name: str, rows: slice, columns: int) -> Ten
 
 def _judge(name: str, model: str, distance: float) -> Problem | None:
     if model != "base" and distance < _SAME:
-        return Problem("expert-is-base", f"expert `{name}` has the base's FFNs: it adds nothing")
+        return adds_nothing(name)
     if distance > _FAR:
         message = f"expert `{name}` is far from the base (relative distance {distance:.2f})"
         return Problem("expert-far", message, "is it a fine-tune of this very base? Merging its attention may not work")

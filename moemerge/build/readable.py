@@ -59,7 +59,8 @@ def check_readable(plan: Plan) -> None:
             try:
                 ask(job, seconds=SECONDS, memory=MEMORY, **values)
             except Fault as fault:
-                problems.append(Problem("unreadable", f"`base_model`: transformers cannot read {what}: {fault}"))
+                message = f"`base_model`: transformers cannot read {what}: {fault}"
+                problems.append(Problem("unreadable", message, "mend it there, or take the original model's"))
                 if job == "config":  # the rest would say the same again
                     break
     if problems:

@@ -45,7 +45,7 @@ class Build:
         warnings: everything the user should know: the plan's, the texts', the gate's, and what could not be tidied up.
         computed: how models ran for the gate: `dtype`, `device`, `threads`, `processor`. Another processor or number of
             threads rounds otherwise, and gives a gate of slightly other bytes. None where none ran.
-        unread: those of the warnings that are about the experts' texts.
+        found: those of the warnings that reading the experts' weights and texts gave.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class Build:
     verification: Verification
     warnings: tuple[Problem, ...]
     computed: Mapping[str, Any] | None = None
-    unread: tuple[Problem, ...] = ()
+    found: tuple[Problem, ...] = ()
 
 
 def output_path(recipe: Recipe, root: Path, output: Path | str | None) -> Path:
@@ -90,6 +90,7 @@ def build_plan(
     progress: Progress | None = None,
 ) -> Build:
     """Builds a plan; see `moemerge.api.build`."""
+    from moemerge.build.idle import idle_experts
     from moemerge.build.readable import begin_check
     from moemerge.build.record import make_record
     from moemerge.verify import EarlyChecks, verify_folder
@@ -114,8 +115,8 @@ def build_plan(
         progress.note(f"removing `{orphan.name}`, left by a build that was killed")
         for text in remove_orphan(orphan, output):
             warn(text)
-    unread: list[Problem] = []
-    texts = read_expert_texts(plan, root, unread)
+    found = idle_experts(plan)
+    texts = read_expert_texts(plan, root, found)
     dtype = _computing_dtype(plan, device, progress) if runs_models(plan) else None
     if dtype is not None:
         check_readable()
@@ -150,7 +151,7 @@ def build_plan(
             listed = "\n  ".join(f"{d.where}: {d.message}" for d in verification.differences[:8])
             raise VerifyError(f"the build does not verify, so nothing was kept:\n  {listed}")
     return Build(
-        output, plan, gate, verification, (*plan.warnings, *unread, *gate.warnings, *untidy), computed, tuple(unread)
+        output, plan, gate, verification, (*plan.warnings, *found, *gate.warnings, *untidy), computed, tuple(found)
     )
 
 

@@ -144,7 +144,7 @@ def build(
     with progress(quiet=quiet) as reporter:
         done = build_plan(made, target, root=loaded.root, overwrite=overwrite, device=device, progress=reporter)
     if not quiet:
-        print_problems((*done.unread, *done.gate.warnings), word="warning")
+        print_problems((*done.found, *done.gate.warnings), word="warning")
     if as_json:
         typer.echo(json.dumps(_build_json(done), indent=2))
     else:
@@ -165,9 +165,7 @@ def _build_json(done: Build) -> dict[str, Any]:
             "tokens": {e.name: n for e, n in zip(done.plan.experts, gate.tokens, strict=True)},
             "confusion": gate.confusion,
             "computed": done.computed,
-            "warnings": [
-                {"code": w.code, "message": w.message, "hint": w.hint} for w in (*done.unread, *gate.warnings)
-            ],
+            "warnings": [{"code": w.code, "message": w.message, "hint": w.hint} for w in (*done.found, *gate.warnings)],
         },
         "verified": done.verification.checked,
     }

@@ -13,9 +13,9 @@ from moemerge.plan.tokens import Kept, check_base_tokenizer, check_settings, che
 from moemerge.recipe import Recipe, file_path
 from moemerge.recipe.schema import Data, Rows
 from moemerge.sources import Checkpoint
-from moemerge.sources.config import PLAIN
-from moemerge.sources.renamed import inner_name
-from moemerge.sources.saved import FSDP, other_weights, part_of, stranger, wrapper_of
+from moemerge.sources.config import MEND, PLAIN, WAY_OUT
+from moemerge.sources.renamed import holder_of, inner_name
+from moemerge.sources.saved import FSDP, Shape, held_as, other_weights, part_of, stranger, wrapper_of
 from moemerge.texts import check_texts, is_absent, read_prompts_file
 
 _SAME: Mapping[str, str] = {
@@ -39,6 +39,11 @@ _SAME: Mapping[str, str] = {
 
 _SIMILAR = 0.8
 """Jaccard similarity of two prompts' word sets above which they are called too similar to tell experts apart."""
+
+_WRITES = "ForCausalLM"
+"""What the names of transformers' classes end in whose models write text."""
+
+_AGAIN = "download or copy the model again"
 
 _LISTED = 4
 """Tensors that a message names before it counts the rest."""
@@ -70,7 +75,7 @@ def check_model(
     try:
         own = DenseConfig.resolve(checkpoint.config)
     except ValueError as error:
-        problems.append(Problem("bad-config", f"{label}: in its config {error}"))
+        problems.append(bad_config(checkpoint, label, error))
         return None
     if checkpoint is base:
         check_base_tokenizer(base, dense.vocab_size, label, problems, warnings)
@@ -88,6 +93,12 @@ def check_model(
         message = f"{label} has a config and no weights: it can be planned, not built"
         warnings.append(Problem("no-weights", message, other_weights(checkpoint.location)))
     return own.intermediate_size
+
+
+def bad_config(checkpoint: Checkpoint, label: str, error: ValueError) -> Problem:
+    """A value of a config that no model has."""
+    hint = "convert the model again" if checkpoint.kind == "gguf" else MEND
+    return Problem("bad-config", f"{label}: in its config {error}", hint)
 
 
 def _check_config(
@@ -151,6 +162,10 @@ def _check_tensors(checkpoint: Checkpoint, own: DenseConfig, label: str, problem
     wrapped |= {name: cause for name in extra if (cause := stranger(name))}
     inside = {inner_name(name) for name in wrapped}
     missing = [name for name in expected if name not in held and name not in inside]
+    if found := holder_of((name for name in extra if name not in wrapped), missing):
+        holder, names = found
+        wrapped |= dict.fromkeys(names, held_as(holder))
+        missing = [name for name in missing if name not in names.values()]
     extra = [name for name in extra if name not in wrapped]
     wrong = {name: info.shape for name, info in held.items() if name in expected and info.shape != expected[name]}
     for cause in dict.fromkeys(wrapped.values()):
@@ -158,7 +173,8 @@ def _check_tensors(checkpoint: Checkpoint, own: DenseConfig, label: str, problem
         message = f"{label} names its tensors {cause.what}: {_list(named, len(held))}"
         problems.append(Problem("wrapped-names", message, cause.cure))
     if missing:
-        problems.append(Problem("missing-tensor", f"{label} lacks {_list(missing, len(expected))}"))
+        message = f"{label} lacks {_list(missing, len(expected))}"
+        problems.append(Problem("missing-tensor", message, _cure_of_missing(checkpoint, own, missing)))
     if extra:
         message = f"{label}: `{own.family}` has no use for {_list(extra, len(held))}"
         hint = "a build would drop them in silence; remove them, or use the checkpoint they belong to"
@@ -168,14 +184,40 @@ def _check_tensors(checkpoint: Checkpoint, own: DenseConfig, label: str, problem
         message = f"{label} holds tensors that {part.what}: {_list(lines, len(expected))}"
         problems.append(Problem("parts-of-tensors", message, part.cure))
     elif wrong:
-        problems.append(Problem("shape-mismatch", f"{label} differs in the shape of {_list(lines, len(expected))}"))
+        message = f"{label} differs in the shape of {_list(lines, len(expected))}"
+        problems.append(Problem("shape-mismatch", message, _cure_of_shapes(own, wrong, expected)))
     odd = [f"{name}: {held[name].dtype}" for name in expected if name in held and held[name].dtype not in PLAIN]
     if odd:
-        message = f"{label} stores numbers that are no weights: {_list(odd, len(expected))}"
-        problems.append(Problem("dtype", message, "use the unquantised original"))
+        kinds = {"FP8" if line.rpartition(": ")[2].startswith("F8") else "whole numbers" for line in odd}
+        message = f"{label} is quantised ({' and '.join(sorted(kinds))}): {_list(odd, len(expected))}"
+        problems.append(Problem("dtype", message, WAY_OUT))
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def _cure_of_missing(checkpoint: Checkpoint, own: DenseConfig, missing: list[str]) -> str:
+    classes = checkpoint.config.get("architectures")
+    kind = str(classes[0]) if isinstance(classes, list) and classes else _WRITES
+    if own.row.names.head in missing and not kind.endswith((_WRITES, "ForConditionalGeneration")):
+        return f"it was saved as a `{kind}`, and an expert writes text: save it as a `...{_WRITES}`, with its head"
+    if missing == [own.row.names.head]:
+        return (
+            "if its head is its embedding, set `tie_word_embeddings: true` in its config; if not, save it again with "
+            "its head"
+        )
+    return f"{_AGAIN}, or set its config right if that is of another model"
+
+
+def _cure_of_shapes(own: DenseConfig, wrong: Mapping[str, Shape], expected: Mapping[str, Shape]) -> str:
+    """A hint on shapes that are not the config's: the number of rows may be all that is wrong there."""
+    ends, rows = (
+        {own.row.names.embedding, own.row.names.head} & expected.keys(),
+        {shape[:1] for shape in wrong.values()},
+    )
+    if wrong.keys() == ends and len(rows) == 1 and all(wrong[name][1:] == expected[name][1:] for name in ends):
+        return f"set `vocab_size: {rows.pop()[0]}` in its config if its tokenizer has no more tokens"
+    return "take its config and its weights from one folder: one of them is of another model"
+
+
+def _shape(shape: Shape) -> str:
     return "(" + ", ".join(map(str, shape)) + ")"
 
 

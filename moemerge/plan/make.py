@@ -20,6 +20,7 @@ from moemerge.families import (
 )
 from moemerge.plan.alike import made_alike
 from moemerge.plan.checks import (
+    bad_config,
     check_evaluation,
     check_licences,
     check_model,
@@ -257,7 +258,7 @@ def _architecture(recipe: Recipe, base: Checkpoint, found: _Findings) -> tuple[D
     try:
         dense = DenseConfig.resolve(base.config)
     except ValueError as error:
-        found.problems.append(Problem("bad-config", f"`base_model`: in its config {error}"))
+        found.problems.append(bad_config(base, "`base_model`", error))
         return None, None
     host, problems = choose_host(dense, recipe.architecture)
     found.problems += problems

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from moemerge.errors import Problem, SourceError
-from moemerge.sources.adapter_targets import Targets, check_pattern, parse_targets
+from moemerge.sources.adapter_targets import MEND, Targets, check_pattern, parse_targets
 from moemerge.sources.patterns import matches
 
 T = TypeVar("T")
@@ -32,6 +32,9 @@ REFUSED: Mapping[str, str] = {
 INITIALISED_APART = {True, False, None, "gaussian", "eva", "orthogonal"}
 """Values of `init_lora_weights` that leave the base's weights as they are."""
 
+CONVERTED = ("pissa", "corda", "olora", "lora_ga")
+"""What values of `init_lora_weights` begin with that peft can save as a plain LoRA."""
+
 HARMLESS = {
     "peft_type", "base_model_name_or_path", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora",
     "use_dora", "fan_in_fan_out", "modules_to_save", "bias", "lora_bias", "target_modules", "exclude_modules",
@@ -42,6 +45,16 @@ HARMLESS = {
 }  # fmt: skip
 """Settings that are read here, or that do not matter once the factors are trained."""
 
+MLX = frozenset({"fine_tune_type", "lora_parameters", "lora_layers"})
+"""Settings of an adapter that mlx_lm has trained, which has an `adapter_config.json` too."""
+
+FUSE = "`mlx_lm.fuse --model BASE --adapter-path ADAPTER --save-path FOLDER` makes a model of it: name that folder"
+PROMPTS = frozenset({
+    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "ADAPTION_PROMPT", "CARTRIDGE",
+})  # fmt: skip
+"""Types that add to what a model reads, which peft cannot merge."""
+
+NEVER_MERGED = "it adds to what the model reads and not to its weights, so nothing can merge it: train a LoRA instead"
 MERGE_YOURSELF = "merge it with peft (`merge_and_unload`), save the result and name that folder instead"
 
 
@@ -56,6 +69,7 @@ class LoraConfig:
         dora: whether a magnitude is stored for each output.
         targets: the modules that have a LoRA.
         modules_to_save: names of modules that are stored whole.
+        task: what it was trained for (`task_type`), where that is said.
         base: the base model's name as it was when the adapter was trained.
         warnings: what is unusual though it can be folded.
     """
@@ -68,6 +82,7 @@ class LoraConfig:
     dora: bool
     targets: Targets
     modules_to_save: tuple[str, ...]
+    task: str | None
     base: str | None
     warnings: tuple[Problem, ...]
 
@@ -96,18 +111,28 @@ def parse_adapter_config(config: Mapping[str, Any], spec: str) -> LoraConfig:
         SourceError: not a LoRA, or one that cannot be folded, with the reason; or malformed.
     """
     kind = config.get("peft_type")
-    if kind != "LORA":
+    if kind is None and MLX & config.keys():
+        raise SourceError(f"Adapter `{spec}` is one of MLX, and only those of peft are read", hint=FUSE)
+    if kind is None:
         raise SourceError(
-            f"Adapter `{spec}` is of type `{kind}`; only LoRA adapters can be folded into a model", hint=MERGE_YOURSELF
+            f"Adapter `{spec}` has no `peft_type` in its `adapter_config.json`",
+            hint="save it with peft's `save_pretrained`",
         )
+    if kind != "LORA":
+        message = f"Adapter `{spec}` is of type `{kind}`; only LoRA adapters can be folded into a model"
+        raise SourceError(message, hint=NEVER_MERGED if kind in PROMPTS else MERGE_YOURSELF)
     for key, reason in REFUSED.items():
         if config.get(key):
             raise SourceError(f"Adapter `{spec}` sets `{key}`: {reason}", hint=MERGE_YOURSELF)
     start = config.get("init_lora_weights", True)
     if not isinstance(start, bool | str | None) or start not in INITIALISED_APART:
+        why = "which changes the base's weights when it is loaded"
         raise SourceError(
-            f"Adapter `{spec}` sets `init_lora_weights: {start}`, which changes the base's weights when it is loaded",
-            hint="save it with peft's `path_initial_model_for_weight_conversion`, which makes it a plain LoRA",
+            f"Adapter `{spec}` sets `init_lora_weights: {start}`, "
+            f"{'which is not folded here as exactly as peft merges it' if start == 'mica' else why}",
+            hint="save it with peft's `path_initial_model_for_weight_conversion`, which makes it a plain LoRA"
+            if str(start).lower().startswith(CONVERTED)
+            else MERGE_YOURSELF,
         )
     warnings = []
     if config.get("fan_in_fan_out"):
@@ -127,7 +152,7 @@ def parse_adapter_config(config: Mapping[str, Any], spec: str) -> LoraConfig:
                 "compare the result with peft's own merge",
             )
         )
-    base = config.get("base_model_name_or_path")
+    base, task = config.get("base_model_name_or_path"), config.get("task_type")
     saved = _names(config.get("modules_to_save"), spec)
     return LoraConfig(
         rank=_rank(config.get("r", 8), spec),
@@ -138,6 +163,7 @@ def parse_adapter_config(config: Mapping[str, Any], spec: str) -> LoraConfig:
         dora=bool(config.get("use_dora")),
         targets=parse_targets(config, saved, spec),
         modules_to_save=saved,
+        task=task if isinstance(task, str) and task else None,
         base=base if isinstance(base, str) and base else None,
         warnings=tuple(warnings),
     )
@@ -145,13 +171,16 @@ def parse_adapter_config(config: Mapping[str, Any], spec: str) -> LoraConfig:
 
 def _rank(value: Any, spec: str) -> int:
     if type(value) is not int or value < 1:
-        raise SourceError(f"Adapter `{spec}` has the rank `{value}`, which is not a positive whole number")
+        raise SourceError(
+            f"Adapter `{spec}` has the rank `{value!r}`, which is not a positive whole number",
+            hint=MEND,
+        )
     return value
 
 
 def _alpha(value: Any, spec: str) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
-        raise SourceError(f"Adapter `{spec}` has the alpha `{value}`, which is not a number")
+        raise SourceError(f"Adapter `{spec}` has the alpha `{value!r}`, which is not a number", hint=MEND)
     number: float = value
     return number
 
@@ -159,7 +188,7 @@ def _alpha(value: Any, spec: str) -> float:
 def _patterns(config: Mapping[str, Any], key: str, spec: str) -> Mapping[str, Any]:
     patterns = config.get(key) or {}
     if not isinstance(patterns, dict):
-        raise SourceError(f"Adapter `{spec}` has a `{key}` that is not a map")
+        raise SourceError(f"Adapter `{spec}` has a `{key}` that is not a map", hint=MEND)
     for pattern in patterns:
         check_pattern(pattern, key, spec)
     return patterns
@@ -169,7 +198,7 @@ def _names(value: Any, spec: str) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise SourceError(f"Adapter `{spec}` has a `modules_to_save` that is not a list of names")
+        raise SourceError(f"Adapter `{spec}` has a `modules_to_save` that is not a list of names", hint=MEND)
     for name in value:
         check_pattern(name, "modules_to_save", spec)
     return tuple(value)

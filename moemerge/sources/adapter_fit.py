@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from moemerge.errors import Problem, SourceError
@@ -20,6 +20,7 @@ from moemerge.sources.saved import Shape
 from moemerge.sources.wrapped import is_wrapper
 
 EMBEDDING, HEAD = Names().embedding, Names().head
+_LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,9 @@ def fit(spec: str, config: LoraConfig, held: Mapping[str, TensorInfo], base: Che
     result = matching.match()
     if matching.wrong:
         same = is_same_base(config.base, base)
-        raise refuse(spec, matching.wrong, len(held), base, config.base, same_base=same)
+        raise refuse(spec, matching.wrong, len(held), base, config.base, task=config.task, same_base=same)
     if not held:
-        raise SourceError(f"Adapter `{spec}` holds no tensors")
+        raise SourceError(f"Adapter `{spec}` holds no tensors", hint=CURES["file"])
     if not result.changes:
         raise SourceError(
             f"Adapter `{spec}` changes nothing: its `target_modules` name none of the modules that it has a LoRA on",
@@ -192,7 +193,7 @@ class _Matching:
         target = EMBEDDING if self.tied and name == HEAD and not saved else name
         expected = self.shape_of(name)
         if expected is None:
-            self.wrong.append(Misfit(f"{key}: the base has no `{name}`", "base"))
+            self.wrong.append(Misfit(f"{key}: the base has no `{name}`", self._absence(name)))
         elif expected != held:
             resized = name in (EMBEDDING, HEAD) and held[1:] == expected[1:] and 0 not in held
             line = f"{key}: adapter {held}, base {expected}"
@@ -207,7 +208,8 @@ class _Matching:
         target = EMBEDDING if at_tied_head else name
         shape = self.shape_of(target)
         if shape is None or len(shape) != 2:
-            self.wrong += [Misfit(f"{key}: the base has no matrix `{name}`", "base") for key in parts.values()]
+            why = self._absence(name)
+            self.wrong += [Misfit(f"{key}: the base has no matrix `{name}`", why) for key in parts.values()]
             return
         layout: Layout = "embedding" if "lora_embedding_A" in parts else "linear"
         a, b = ("lora_embedding_A", "lora_embedding_B") if layout == "embedding" else ("lora_A.weight", "lora_B.weight")
@@ -232,7 +234,7 @@ class _Matching:
                 self.wrong.append(Misfit(line, reason, (held, shapes[part])))
         if "lora_B.bias" in parts and f"{module}.bias" not in self.base.tensors:
             line = f"{parts['lora_B.bias']}: the base has no `{module}.bias` to add it to"
-            self.wrong.append(Misfit(line, "base"))
+            self.wrong.append(Misfit(line, "bias"))
         if len(self.wrong) > before:
             return
         scaling = self.config.scaling_of(module)
@@ -244,14 +246,20 @@ class _Matching:
             ends = (HEAD, EMBEDDING) if at_tied_head else (EMBEDDING, HEAD)
             self.result.warnings.append(self._tied(*(name.split(".")[-2] for name in ends)))
 
+    def _absence(self, name: str) -> Reason:
+        """Why the base has no such tensor: a base of another size has its like in another layer."""
+        alike = {_LAYER.sub("", held) for held in (*self.base.tensors, HEAD)}
+        return "base" if _LAYER.sub("", name) in alike else "kind"
+
     def _unkept(self, whole: Mapping[str, str]) -> None:
+        known = {*self.base.tensors, HEAD}  # peft names heads of classifiers that its model may have
         for entry in self.config.modules_to_save:
-            if not any(_module_of(name, entry) for name in whole):
+            if _in_any(known, entry) and not _in_any(whole, entry):
                 line = f"{entry}: in `modules_to_save`, but the adapter holds no tensor of it"
                 self.wrong.append(Misfit(line, "file"))
 
     def _is_saved(self, name: str) -> bool:
-        return any(_module_of(name, entry) for entry in self.config.modules_to_save)
+        return any(_in_any((name,), entry) for entry in self.config.modules_to_save)
 
     def _unlike_config(self, targets: Targets, on: list[str]) -> Iterator[Problem]:
         """Where config and file speak of other modules, both are as peft leaves them."""
@@ -306,5 +314,5 @@ def _modules(names: list[str]) -> str:
     return f"`{names[0]}`" if len(names) == 1 else f"{len(names)} modules such as `{names[0]}`"
 
 
-def _module_of(name: str, entry: str) -> bool:
-    return re.search(rf"(^|\.){re.escape(entry)}\.", name) is not None
+def _in_any(names: Iterable[str], module: str) -> bool:
+    return any(re.search(rf"(^|\.){re.escape(module)}\.", name) for name in names)

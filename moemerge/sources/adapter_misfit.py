@@ -10,13 +10,20 @@ from moemerge.errors import SourceError
 from moemerge.sources.checkpoint import Checkpoint
 from moemerge.sources.saved import Cause, Shape, part_of
 
-Reason = Literal["base", "config", "file", "rows"]
-"""Another base than it was trained on; a config of another training; a save that is not whole; resized embeddings."""
+Reason = Literal["base", "kind", "bias", "config", "file", "rows"]
+"""Another base than it was trained on; a model of another kind; biases where the base has none; a config of another
+training; a save that is not whole; resized embeddings."""
 SHOWN = 12
+WRITES = "CAUSAL_LM"
+"""The `task_type` of a model that writes text, as every expert does."""
 
 CURES: Mapping[Reason, str] = {
     "base": "it is not the model that the adapter was trained on, though it is called so: another size, or another "
     "vocabulary",
+    "kind": "it is not the model that the adapter was trained on, though it is called so: another kind of model, or "
+    "one with more to it",
+    "bias": "`lora_bias: true` trains biases, and the base has none to add them to; peft cannot merge it either: train "
+    "it with `lora_bias: false`",
     "config": "its `adapter_config.json` is of another training than its weights: take both from one folder",
     "file": "save it again with peft's `save_pretrained`",
     "rows": "it was trained on a base with resized embeddings; save both ends with it "
@@ -40,7 +47,14 @@ class Misfit:
 
 
 def refuse(
-    spec: str, misfits: Sequence[Misfit], held: int, base: Checkpoint, trained_on: str | None, *, same_base: bool
+    spec: str,
+    misfits: Sequence[Misfit],
+    held: int,
+    base: Checkpoint,
+    trained_on: str | None,
+    *,
+    task: str | None,
+    same_base: bool,
 ) -> SourceError:
     """The error that lists what does not fit, with the one reason that explains most.
 
@@ -50,6 +64,7 @@ def refuse(
         held: how many tensors the adapter has.
         base: the model that it is put on.
         trained_on: its base's name in its config.
+        task: what it was trained for, as its config says.
         same_base: whether that is `base`, as far as names tell.
     """
     shapes = [misfit.shapes for misfit in misfits if misfit.shapes is not None]
@@ -62,7 +77,11 @@ def refuse(
     reasons = {misfit.reason for misfit in misfits}
     reason = next(reason for reason in CURES if reason in reasons)
     hint = CURES[reason]
-    if reason == "base" and not same_base:
+    if reason == "kind" and task not in (None, WRITES):
+        hint = (
+            f"it was trained for another task (`task_type: {task}`), and an expert writes text: train it as `{WRITES}`"
+        )
+    elif reason in ("base", "kind") and not same_base:
         hint = f"it was trained on `{trained_on}`" if trained_on else "name the base that it was trained on"
     return SourceError(
         f"Adapter `{spec}` does not fit base `{base.spec}`: {listed}", hint=hint, code="adapter-mismatch"

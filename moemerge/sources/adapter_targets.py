@@ -12,6 +12,7 @@ from moemerge.families.dense_family import Names
 from moemerge.sources.patterns import matches
 
 ALL = "all-linear"
+MEND = "set it right in its `adapter_config.json`, or take that of its training"
 _NAMES = Names()
 _ENDS = frozenset({_NAMES.embedding.removesuffix(".weight"), _NAMES.head.removesuffix(".weight")})
 """The modules that `all-linear` leaves out: the head, and the embedding, which is no linear layer."""
@@ -67,7 +68,7 @@ def parse_targets(config: Mapping[str, Any], saved: tuple[str, ...], spec: str) 
     layers = config.get("layers_to_transform")
     layers = [layers] if type(layers) is int else layers or None
     if layers is not None and not (isinstance(layers, list) and all(type(index) is int for index in layers)):
-        raise SourceError(f"Adapter `{spec}` has a `layers_to_transform` that is not a list of layers")
+        raise SourceError(f"Adapter `{spec}` has a `layers_to_transform` that is not a list of layers", hint=MEND)
     containers = _names(config, "layers_pattern", spec) or ()
     targets = Targets(
         names=_names(config, "target_modules", spec),
@@ -77,7 +78,7 @@ def parse_targets(config: Mapping[str, Any], saved: tuple[str, ...], spec: str) 
         saved=saved,
     )
     if targets.names == ():
-        raise SourceError(f"Adapter `{spec}` has no `target_modules`, so peft puts it on nothing")
+        raise SourceError(f"Adapter `{spec}` has no `target_modules`, so peft puts it on nothing", hint=MEND)
     for key, given in (("target_modules", targets.names), ("exclude_modules", targets.excluded)):
         for pattern in (given,) if isinstance(given, str) else ():
             check_pattern(pattern, key, spec, whole=True)
@@ -96,7 +97,7 @@ def check_pattern(pattern: str, key: str, spec: str, *, whole: bool = False) -> 
         re.compile(pattern if whole else f"({pattern})")
     except (re.error, RecursionError, OverflowError) as error:
         raise SourceError(
-            f"Adapter `{spec}` has the pattern `{pattern}` in `{key}`, which is invalid: {error}"
+            f"Adapter `{spec}` has the pattern `{pattern}` in `{key}`, which is invalid: {error}", hint=MEND
         ) from None
 
 
@@ -105,5 +106,5 @@ def _names(config: Mapping[str, Any], key: str, spec: str) -> tuple[str, ...] | 
     if value is None or isinstance(value, str):
         return value or None
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise SourceError(f"Adapter `{spec}` has a `{key}` that is neither a name nor a list of names")
+        raise SourceError(f"Adapter `{spec}` has a `{key}` that is neither a name nor a list of names", hint=MEND)
     return tuple(value)

@@ -46,6 +46,9 @@ _ANY_MARK = re.compile("|".join(pattern for pattern, _ in MARKS))
 WAY_OUT = "use the unquantised original, or dequantise the model first and save it as plain safetensors"
 
 
+MEND = "mend it in its `config.json`, or take the original model's"
+
+
 def read_config(folder: Folder) -> dict[str, Any]:
     """Reads `config.json`.
 
@@ -54,7 +57,7 @@ def read_config(folder: Folder) -> dict[str, Any]:
     """
     config = read_object(folder.file("config.json"), str(folder.path / "config.json"))
     if not isinstance(config.get("model_type"), str) or not config["model_type"]:
-        raise SourceError(f"`{folder.path / 'config.json'}` names no `model_type`")
+        raise SourceError(f"`{folder.path / 'config.json'}` names no `model_type`", hint=MEND)
     return config
 
 

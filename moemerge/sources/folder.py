@@ -23,6 +23,7 @@ computes attention and experts (which may be code from the hub too), and what it
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS, ADAPTER_PICKLE = "adapter_model.safetensors", "adapter_model.bin"
+ADAPTER_MLX = "adapters.safetensors"
 
 
 def kind_of(folder: Folder) -> Literal["model", "adapter"]:
@@ -42,6 +43,11 @@ def kind_of(folder: Folder) -> Literal["model", "adapter"]:
         return "adapter"
     if model:
         return "model"
+    if found := next((name for name in (ADAPTER_WEIGHTS, ADAPTER_PICKLE, ADAPTER_MLX) if folder.has(name)), None):
+        raise SourceError(
+            f"Adapter `{folder.spec}` is incomplete: `{folder.path}` holds `{found}` and no `{ADAPTER_CONFIG}`",
+            hint=f"copy or download its `{ADAPTER_CONFIG}` too: it says the rank, the scaling and the modules",
+        )
     spec = folder.spec.rstrip("/")
     hint = "a model folder holds `config.json`, tokenizer files and `model*.safetensors`"
     if ggufs := sorted(path.name for path in folder.path.glob("*.gguf")):
@@ -111,5 +117,5 @@ def other_sets(folder: Folder, names: Sequence[str], owner: str = "Model") -> It
         return
     listed = " and ".join(f"`{name}`" for name in there[1:])
     message = f"{owner} `{folder.spec}` holds several sets of weights: `{there[0]}` is read, as transformers does"
-    hint = f"if that is an old one, remove it: {listed} {'stands' if len(there) == 2 else 'stand'} beside it"
+    hint = f"if `{there[0]}` is the old one, remove it; if not, remove {listed}"
     yield Problem("several-sets", message, hint)

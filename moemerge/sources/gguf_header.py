@@ -14,7 +14,7 @@ from typing import Any
 
 from moemerge.errors import SourceError
 from moemerge.sources.checkpoint import ByteRange
-from moemerge.sources.regular import regular_size
+from moemerge.sources.regular import HEAD, check_downloaded, regular_size
 from moemerge.sources.safetensors_file import DOWNLOAD_AGAIN, read_bytes
 
 MAX_HEADER = 512_000_000
@@ -105,7 +105,8 @@ def read_gguf_header(path: Path, byte_size: Callable[[int, int], int]) -> GgufHe
     path = path.resolve()
     size = regular_size(path)
     if size < 24 or read_bytes(ByteRange(path, 0, 4)) != b"GGUF":
-        raise SourceError(f"`{path}` is not a GGUF file")
+        check_downloaded(bytes(read_bytes(ByteRange(path, 0, min(size, HEAD)))), str(path))
+        raise SourceError(f"`{path}` is not a GGUF file", hint=DOWNLOAD_AGAIN)
     length = min(size, FIRST_READ)
     while True:
         data = bytes(read_bytes(ByteRange(path, 0, length)))
@@ -119,7 +120,7 @@ def read_gguf_header(path: Path, byte_size: Callable[[int, int], int]) -> GgufHe
                 ) from None
             length = min(size, length * 4, MAX_HEADER)
         except (ValueError, struct.error, OverflowError, MemoryError) as error:
-            raise SourceError(f"`{path}` has a malformed header: {error}") from None
+            raise SourceError(f"`{path}` has a malformed header: {error}", hint=DOWNLOAD_AGAIN) from None
 
 
 def _parse(path: Path, data: bytes, size: int, byte_size: Callable[[int, int], int]) -> GgufHeader:

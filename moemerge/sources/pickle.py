@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import SourceError
 from moemerge.sources.checkpoint import ByteRange, TensorInfo
-from moemerge.sources.regular import regular_size
+from moemerge.sources.regular import HEAD, check_downloaded, regular_size
+from moemerge.sources.safetensors_file import read_bytes
 from moemerge.sources.store import TORCH_NAMES, place, row_bounds
 from moemerge.sources.weights import PICKLE_INDEX, PICKLE_SINGLE, Folder, shard_map
 
@@ -72,7 +73,8 @@ def open_pickle(folder: Folder, *, allow: bool) -> PickleStore:
     if absent:
         raise SourceError(
             f"Model `{folder.spec}` is inconsistent: `{PICKLE_INDEX}` names tensors that its shards do not hold: "
-            f"{', '.join(absent[:8])}"
+            f"{', '.join(absent[:8])}",
+            hint="download or copy the model again",
         )
     return store
 
@@ -106,6 +108,7 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     # torch raises whatever a corrupt file happens to trip over; all of it means the same here
     except Exception as error:
+        check_downloaded(bytes(read_bytes(ByteRange(path, 0, min(regular_size(path), HEAD)))), str(path))
         cause = str(error).splitlines()[0] if str(error) else repr(error)
         raise SourceError(
             f"`{path}` cannot be unpickled as plain tensors: {cause}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 
@@ -9,6 +10,40 @@ from moemerge.errors import SourceError
 
 MAX_BYTES = 100_000_000
 """The largest JSON text that is read: the bound that safetensors sets for its headers."""
+
+
+_STANDS_IN: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
+    (
+        re.compile(rb"version https://git-lfs\.github\.com/spec/"),
+        "a pointer of Git LFS",
+        "`git lfs pull` in its folder fetches the file",
+    ),
+    (
+        re.compile(rb"\s*<(!doctype\s+)?html", re.IGNORECASE),
+        "a web page",
+        "download it again: on the hub, addresses with `/resolve/` give the file, those with `/blob/` its page",
+    ),
+)
+"""What lies in a file's place where it was not downloaded: what it begins with, what it is, and the cure."""
+
+
+HEAD = 1024
+"""Bytes that are enough for it."""
+
+
+def check_downloaded(head: bytes, name: str) -> None:
+    """Refuses what begins like no model's file.
+
+    Args:
+        head: the first bytes of a file that is none of the kind that was expected.
+        name: what messages call it.
+
+    Raises:
+        SourceError: it lies in the file's place where this was not downloaded.
+    """
+    for pattern, what, cure in _STANDS_IN:
+        if pattern.match(head):
+            raise SourceError(f"`{name}` is {what}, and not the file itself", hint=cure)
 
 
 def regular_size(path: Path, name: str | None = None) -> int:

@@ -6,8 +6,9 @@ Tensors stay where they are: this is a view over names.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,27 @@ def as_loaded(store: Store) -> Store:
         return store
     claims = Counter(wanted.values())  # where two tensors would have one name, both keep theirs and are refused later
     return Renamed(store, {new if claims[new] == 1 else old: old for old, new in wanted.items()})
+
+
+def holder_of(names: Iterable[str], wanted: Collection[str]) -> tuple[str, dict[str, str]] | None:
+    """The attribute of another class that the model was in, where names tell of one.
+
+    Args:
+        names: of tensors that are not known.
+        wanted: of tensors that should be there and are not.
+
+    Returns:
+        What stands before most of what is wanted, and each name that begins with it to what it should be; None where
+        nothing does.
+    """
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in names:
+        for at in (place.start() for place in re.finditer(r"\.", name)):
+            if (inside := loaded_name(name[at + 1 :])) in wanted:
+                found[name[:at]][name] = inside
+                break
+    most = max(found, key=lambda holder: len(found[holder]), default="")
+    return (most, found[most]) if 2 * len(found[most]) > len(wanted) else None
 
 
 def inner_name(name: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import SourceError
 from moemerge.sources.checkpoint import ITEM_SIZE, ByteRange, TensorInfo
-from moemerge.sources.regular import MAX_BYTES, regular_size
+from moemerge.sources.regular import HEAD, MAX_BYTES, check_downloaded, regular_size
 from moemerge.sources.store import place, row_bounds, torch_dtype
 from moemerge.sources.strict_json import parse_object
 
@@ -113,9 +113,11 @@ def read_file_header(path: Path) -> SafetensorsStore:
         raise SourceError(f"`{path}` is not a safetensors file: it has {size} bytes", hint=DOWNLOAD_AGAIN)
     length = int.from_bytes(read_bytes(ByteRange(path, 0, 8)), "little")
     if length > MAX_BYTES:
+        check_downloaded(bytes(read_bytes(ByteRange(path, 0, min(size, HEAD)))), str(path))
         raise SourceError(
             f"`{path}` is not a safetensors file: its header would have {length} bytes, more than the {MAX_BYTES} "
-            "allowed"
+            "allowed",
+            hint=DOWNLOAD_AGAIN,
         )
     if size < 8 + length:
         raise SourceError(
@@ -136,7 +138,9 @@ def parse_header(header: dict[str, Any], path: Path, *, start: int, size: int) -
     """
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise SourceError(f"`{path}` has a malformed header: `__metadata__` is not a map of strings")
+        raise SourceError(
+            f"`{path}` has a malformed header: `__metadata__` is not a map of strings", hint=DOWNLOAD_AGAIN
+        )
     tensors: dict[str, TensorInfo] = {}
     ranges: dict[str, ByteRange] = {}
     for name, entry in header.items():
@@ -149,7 +153,7 @@ def parse_header(header: dict[str, Any], path: Path, *, start: int, size: int) -
 
 def _entry(name: str, entry: Any, path: Path) -> tuple[TensorInfo, int, int]:
     def wrong(why: str) -> SourceError:
-        return SourceError(f"`{path}` has a malformed header: tensor `{name}` {why}")
+        return SourceError(f"`{path}` has a malformed header: tensor `{name}` {why}", hint=DOWNLOAD_AGAIN)
 
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise wrong("needs exactly `dtype`, `shape` and `data_offsets`")
@@ -177,7 +181,7 @@ def _check_cover(ranges: Mapping[str, ByteRange], path: Path, *, start: int, siz
     for name, at in sorted(ranges.items(), key=lambda item: (item[1].offset, item[1].length)):
         if at.offset != end:
             what = "overlaps the one before it" if at.offset < end else "leaves a hole before it"
-            raise SourceError(f"`{path}` has a malformed header: tensor `{name}` {what}")
+            raise SourceError(f"`{path}` has a malformed header: tensor `{name}` {what}", hint=DOWNLOAD_AGAIN)
         end = at.offset + at.length
     if size < end:
         raise SourceError(

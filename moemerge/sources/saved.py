@@ -75,6 +75,12 @@ def unwrapped(name: str) -> str:
     return _WRAPPED.sub("", name)
 
 
+def held_as(name: str) -> Cause:
+    """The cause of names that begin with an attribute of a class that nobody knows."""
+    what = f"as a class wraps them that holds the model as `{name}`"
+    return Cause(what, f"{_INSIDE}: `model.{name}.save_pretrained(FOLDER)`")
+
+
 ZERO3 = Cause(
     "are empty, as DeepSpeed ZeRO-3 leaves them, whose processes each hold a part",
     "save with the parts gathered: `stage3_gather_16bit_weights_on_model_save: true`, or `zero_to_fp32.py` on the "
@@ -146,7 +152,8 @@ _FILES: tuple[tuple[str, Cause], ...] = (
         Cause("is in the form of its maker", "convert it with the script that transformers has for it"),
     ),
     (
-        r"(?!.*(optim|scheduler|rng_state|training_args|model\.safetensors$|_model\.bin$)).*\.(safetensors|bin|pt|pth)",
+        r"(?!.*(optim|scheduler|rng_state|training_args)|(adapter_)?model\.safetensors$|(adapter|pytorch)_model\.bin$)"
+        r".*\.(safetensors|bin|pt|pth)",
         Cause("has not the name that is looked for", "load it where it was made and save it with `save_pretrained`"),
     ),
 )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
 
 from moemerge.errors import SourceError
-from moemerge.sources.regular import MAX_BYTES, read_whole, regular_size
+from moemerge.sources.regular import MAX_BYTES, check_downloaded, read_whole, regular_size
+
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_PLAIN = "save it as UTF-8 without a byte order mark"
+_AGAIN = "download or copy it again, or mend it if you changed it"
 
 
 class _DuplicateKey(ValueError):
@@ -32,14 +37,18 @@ def parse_object(text: bytes, name: str) -> dict[str, Any]:
     Raises:
         SourceError: not UTF-8, not JSON, duplicate keys, nested too deeply, or not an object.
     """
+    if text.startswith(_MARKS):
+        raise SourceError(f"`{name}` is not valid JSON: it begins with a byte order mark", hint=_PLAIN)
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except _DuplicateKey as error:
-        raise SourceError(f"`{name}` is not valid: {error}") from None
+        raise SourceError(f"`{name}` is not valid: {error}", hint="remove all but one") from None
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"`{name}` is not valid JSON: {_first_line(error)}") from None
+        check_downloaded(text, name)
+        raise SourceError(f"`{name}` is not valid JSON: {_first_line(error)}", hint=_AGAIN) from None
     if not isinstance(value, dict):
-        raise SourceError(f"`{name}` is not valid: it holds {_kind(value)} where an object is expected")
+        message = f"`{name}` is not valid: it holds {_kind(value)} where an object is expected"
+        raise SourceError(message, hint=_AGAIN)
     return value
 
 

@@ -17,7 +17,7 @@ import xxhash
 from moemerge.apart import Fault, ask
 from moemerge.apart.trial import TEXT, use
 from moemerge.errors import SourceError
-from moemerge.sources.regular import MAX_BYTES, read_whole
+from moemerge.sources.regular import MAX_BYTES, check_downloaded, read_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,8 +79,10 @@ def try_file(path: Path, what: str | None = None) -> None:
         SourceError: it cannot be read or used.
     """
     what = what or f"`{path}` is not a tokenizer's file"
-    fault = _fault_of(path, xxhash.xxh3_128_hexdigest(read_whole(path, MAX_BYTES)))
+    data = read_whole(path, MAX_BYTES)
+    fault = _fault_of(path, xxhash.xxh3_128_hexdigest(data))
     if fault is not None:
+        check_downloaded(data, str(path))
         raise SourceError(f"{what}: {fault}", hint="download or copy it again")
 
 

@@ -13,6 +13,7 @@ from moemerge.sources.strict_json import read_object
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 SWITCHES = ("add_bos_token", "add_eos_token")
 _CONFIG, _MAP, _ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
+_LISTED = "added_tokens_decoder"
 _TEMPLATE, _OLD_TEMPLATE = "chat_template.jinja", "chat_template.json"
 
 
@@ -40,9 +41,14 @@ def tokenizer_config(files: Mapping[str, Path]) -> TokenizerConfig:
         files: a checkpoint's `files`.
 
     Raises:
-        SourceError: one of them is not JSON, or not UTF-8.
+        SourceError: one of them is not JSON, or not UTF-8, or lists tokens in another form.
     """
     config, old = _object(files, _CONFIG), _object(files, _MAP)
+    if not isinstance(config.get(_LISTED) or {}, dict):
+        raise SourceError(
+            f"`{files[_CONFIG]}` is not a tokenizer's config: its `{_LISTED}` is not a map of tokens by their ids",
+            hint="download or copy it again, or remove that key",
+        )
     special = {key: _content(source[key]) for key in SPECIAL for source in (old, config) if key in source}
     switches = {key: config[key] for key in SWITCHES if isinstance(config.get(key), bool)}
     return TokenizerConfig(special, switches, dict(_added(config, _object(files, _ADDED))), _template(files, config))
@@ -58,8 +64,7 @@ def _content(token: Any) -> str | None:
 
 
 def _added(config: Mapping[str, Any], added: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    listed = config.get("added_tokens_decoder")
-    for index, token in listed.items() if isinstance(listed, dict) else ():
+    for index, token in (config.get(_LISTED) or {}).items():
         text = _content(token)
         if text is not None and index.isdecimal():
             yield text, int(index)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from moemerge.errors import ManyProblems, SourceError
 from moemerge.families import TRANSLATIONS, DenseConfig, Part, Translation
 from moemerge.sources.checkpoint import Checkpoint
+from moemerge.sources.config import MEND
 from moemerge.sources.view import Piece, View
 
 
@@ -27,7 +28,7 @@ def translated(checkpoint: Checkpoint) -> Checkpoint:
     try:
         dense = DenseConfig.resolve(config)
     except ValueError as error:
-        raise SourceError(f"in its config {error}", code="bad-config") from error
+        raise SourceError(f"in its config {error}", hint=MEND, code="bad-config") from error
     pieces = dict(_pieces(row, dense))
     seen = View(checkpoint, config, pieces, {piece.of for piece in pieces.values()})
     seen.warnings = (*checkpoint.warnings, *row.warn(raw))

@@ -15,6 +15,7 @@ from moemerge.sources.safetensors_file import SafetensorsStore, read_file_header
 from moemerge.sources.strict_json import read_object
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_AGAIN = "download or copy the model again"
 PICKLE_SINGLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 
@@ -105,12 +106,15 @@ def shard_map(folder: Folder, index: str, suffix: str) -> dict[str, str]:
     text = read_object(folder.file(index), f"{folder.path / index}")
     weight_map = text.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise SourceError(f"`{folder.path / index}` is not valid: it needs a `weight_map` that is not empty")
+        raise SourceError(
+            f"`{folder.path / index}` is not valid: it needs a `weight_map` that is not empty", hint=_AGAIN
+        )
     for tensor, name in weight_map.items():
         if not _plain(name) or not name.endswith(suffix):
             raise SourceError(
                 f"`{folder.path / index}` is not valid: it places tensor `{tensor}` in `{name}`, which is not the "
-                f"plain name of a `{suffix}` file in the same folder"
+                f"plain name of a `{suffix}` file in the same folder",
+                hint=_AGAIN,
             )
     names = sorted(set(weight_map.values()))
     missing = [name for name in names if not folder.file(name).exists()]
@@ -118,7 +122,7 @@ def shard_map(folder: Folder, index: str, suffix: str) -> dict[str, str]:
         raise SourceError(
             f"Model `{folder.spec}` is incomplete: {len(missing)} of {len(names)} shards are missing from "
             f"`{folder.path}`: {', '.join(f'`{name}`' for name in missing[:8])}{_more(missing)}",
-            hint="download or copy the model again",
+            hint=_AGAIN,
         )
     for name in names:
         regular_size(folder.file(name))

@@ -17,6 +17,7 @@ from tests.bad_input.command import RECIPE, build, change_config, refused
 
 CHAT = RECIPE.replace("{init: random}", '{init: discriminant, expand: "off"}\ntemplate: chat')
 READS = "error: `base_model`: transformers cannot read its"
+MEND = "hint: mend it there, or take the original model's\n"
 
 
 def change_json(name: str, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -43,7 +44,7 @@ def change_json(name: str, change: Callable[[dict[str, Any]], Any]) -> None:
 def test_a_config_that_transformers_cannot_read(values: dict[str, Any], message: str) -> None:
     """It built, and was called verified, before."""
     change_config("base", **values)
-    assert refused() == message
+    assert refused() == f"{message}hint: mend it in its `config.json`, or take the original model's\n"
 
 
 def test_a_padding_token_counted_from_the_end() -> None:
@@ -57,7 +58,7 @@ def test_a_generation_config_that_transformers_cannot_read() -> None:
     """The output would have it as it is, and not load."""
     path = Path("models/base/generation_config.json")
     path.write_text(json.dumps({"max_new_tokens": -1}), encoding="utf-8")
-    assert refused() == f"{READS} `generation_config.json`: `max_new_tokens` must be greater than 0, but is -1\n"
+    assert refused() == f"{READS} `generation_config.json`: `max_new_tokens` must be greater than 0, but is -1\n{MEND}"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,6 @@ def test_a_tokenizer_that_is_broken(change: Callable[[dict[str, Any]], Any], why
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        ({"added_tokens_decoder": "x"}, "AttributeError: 'str' object has no attribute 'items'"),
         ({"model_max_length": 0.5}, "its `model_max_length` is 0.5, not a number of tokens"),
         (
             {"bos_token": 7},
@@ -91,7 +91,17 @@ def test_a_tokenizer_that_is_broken(change: Callable[[dict[str, Any]], Any], why
 def test_a_tokenizer_config_that_is_broken(values: dict[str, Any], why: str) -> None:
     """It is said of the tokenizer, whatever transformers raises over it."""
     change_json("tokenizer_config.json", lambda config: config.update(values))
-    assert refused() == f"{READS} tokenizer: {why}\n"
+    assert refused() == f"{READS} tokenizer: {why}\n{MEND}"
+
+
+def test_a_tokenizer_config_whose_tokens_are_no_map() -> None:
+    """What is wrong is said of the file, and not of transformers' code."""
+    change_json("tokenizer_config.json", lambda config: config.update(added_tokens_decoder="x"))
+    assert refused() == (
+        "error: `base_model`: `WORK/models/base/tokenizer_config.json` is not a tokenizer's config: its "
+        "`added_tokens_decoder` is not a map of tokens by their ids\n"
+        "hint: download or copy it again, or remove that key\n"
+    )
 
 
 def test_a_tokenizer_with_an_id_past_the_embedding() -> None:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from moemerge.errors import SourceError
+from moemerge.sources import open_checkpoint
 from tests.bad_input.command import RECIPE, UP, build, change_config, change_tensors, refused, write_adapter
 from tests.conftest import TinyMaker
 
@@ -38,6 +40,7 @@ def overlapping(data: bytes) -> bytes:
 WEIGHTS = "error: expert `code`: `WORK/models/code/model.safetensors"
 
 
+BY_HAND = "hint: download or copy it again, or mend it if you changed it\n"
 AGAIN = "hint: download or copy the file again\n"
 
 
@@ -49,12 +52,16 @@ AGAIN = "hint: download or copy the file again\n"
         (
             no_safetensors,
             f"{WEIGHTS}` is not a safetensors file: its header would have 8029461975782345552 bytes, "
-            "more than the 100000000 allowed\n",
+            f"more than the 100000000 allowed\n{AGAIN}",
         ),
-        (damaged_header, f"{WEIGHTS} (header)` is not valid JSON: Expecting value: line 1 column 1 (char 0)\n"),
+        (
+            damaged_header,
+            f"{WEIGHTS} (header)` is not valid JSON: Expecting value: line 1 column 1 (char 0)\n{BY_HAND}",
+        ),
         (
             overlapping,
-            f"{WEIGHTS}` has a malformed header: tensor `model.embed_tokens.weight` overlaps the one before it\n",
+            f"{WEIGHTS}` has a malformed header: tensor `model.embed_tokens.weight` overlaps the one before it\n"
+            f"{AGAIN}",
         ),
     ],
 )
@@ -65,6 +72,38 @@ def test_damaged_weight_files(spoil: Callable[[bytes], bytes], message: str) -> 
     path.write_bytes(spoil(data))
     assert path.read_bytes() != data
     assert refused() == message
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 5\n"
+PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>\n"
+STANDS_IN = {
+    LFS: "is a pointer of Git LFS, and not the file itself\nhint: `git lfs pull` in its folder fetches the file\n",
+    PAGE: "is a web page, and not the file itself\nhint: download it again: on the hub, addresses with `/resolve/` "
+    "give the file, those with `/blob/` its page\n",
+}
+
+
+@pytest.mark.parametrize("data", STANDS_IN, ids=["lfs", "page"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_what_lies_in_a_files_place(name: str, data: bytes) -> None:
+    """A file that was never downloaded is called what it is, with the way to fetch it."""
+    Path(f"models/code/{name}").write_bytes(data)
+    apart = "token" in name
+    who = "expert `code` cannot be compared with the base: " if apart else "expert `code`: "
+    assert refused() == f"error: {who}`WORK/models/code/{name}` {STANDS_IN[data]}"
+
+
+@pytest.mark.parametrize("data", STANDS_IN, ids=["lfs", "page"])
+def test_what_lies_in_the_place_of_other_weights(data: bytes, tmp_path: Path) -> None:
+    """Likewise of a GGUF file and of pickled weights."""
+    what, hint = STANDS_IN[data].splitlines()
+    shutil.copytree("models/code", tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").unlink()
+    for path, spec in ((tmp_path / "m.gguf", "m.gguf"), (tmp_path / "pickled" / "pytorch_model.bin", "pickled")):
+        path.write_bytes(data)
+        with pytest.raises(SourceError) as caught:
+            open_checkpoint(spec, root=tmp_path, allow_pickle=True)
+        assert (caught.value.message, f"hint: {caught.value.hint}") == (f"`{path}` {what}", hint)
 
 
 def test_a_missing_shard() -> None:
@@ -94,7 +133,56 @@ def test_wrong_shapes() -> None:
         "error: expert `code` differs in the shape of 2 of 21 tensors:\n"
         "  model.layers.1.mlp.up_proj.weight: (40, 32), its config says (48, 32)\n"
         "  model.norm.weight: (31), its config says (32)\n"
+        "hint: take its config and its weights from one folder: one of them is of another model\n"
     )
+
+
+def test_a_vocabulary_of_another_size_in_the_config() -> None:
+    """Where nothing else is wrong, the config is."""
+    change_config("code", vocab_size=132)
+    assert refused() == (
+        "error: expert `code` differs in the shape of 2 of 21 tensors:\n"
+        "  lm_head.weight: (128, 32), its config says (132, 32)\n"
+        "  model.embed_tokens.weight: (128, 32), its config says (132, 32)\n"
+        "hint: set `vocab_size: 128` in its config if its tokenizer has no more tokens\n"
+    )
+
+
+LOST = "error: expert `code` lacks 1 of 21 tensors:\n  lm_head.weight\nhint: "
+
+
+def test_a_missing_head() -> None:
+    """It may be the embedding, or was not saved; a class that writes no text has none."""
+    change_tensors("code", {"lm_head.weight": None})
+    assert refused() == (
+        f"{LOST}if its head is its embedding, set `tie_word_embeddings: true` in its config; if not, save it again "
+        "with its head\n"
+    )
+    for kind in ("LlamaModel", "LlamaForSequenceClassification"):
+        change_config("code", architectures=[kind])
+        assert refused() == (
+            f"{LOST}it was saved as a `{kind}`, and an expert writes text: save it as a `...ForCausalLM`, with its "
+            "head\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b'\xef\xbb\xbf{"model_type": "llama"}', "JSON: it begins with a byte order mark\nhint: save it as UTF-8 "
+         "without a byte order mark\n"),
+        ('{"model_type": "llama"}'.encode("utf-16"), "JSON: it begins with a byte order mark\nhint: save it as UTF-8 "
+         "without a byte order mark\n"),
+        (b'{"model_type": "lla', f"JSON: Unterminated string starting at: line 1 column 16 (char 15)\n{BY_HAND}"),
+        (b"[]", f"it holds a list where an object is expected\n{BY_HAND}"),
+        (b'{"a": 1, "a": 2}', "the key `a` appears twice\nhint: remove all but one\n"),
+    ],
+)  # fmt: skip
+def test_a_config_that_is_no_object(text: bytes, why: str) -> None:
+    """Each has a hint."""
+    Path("models/code/config.json").write_bytes(text)
+    valid = "is not valid " if why.startswith("JSON") else "is not valid: "
+    assert refused() == f"error: expert `code`: `WORK/models/code/config.json` {valid}{why}"
 
 
 def test_another_ffn_width(tiny: TinyMaker) -> None:
@@ -119,6 +207,7 @@ def test_a_missing_layer() -> None:
         "  model.layers.1.self_attn.k_proj.weight\n"
         "  model.layers.1.self_attn.v_proj.weight\n"
         "  and 5 more\n"
+        "hint: download or copy the model again, or set its config right if that is of another model\n"
         "error: expert `math` does not fit the base: number of layers is `1`, the base's is `2`\n"
         "hint: experts must be fine-tunes of the base\n"
         "error: expert `math`: `llama` has no use for 9 of 21 tensors:\n"
@@ -182,6 +271,7 @@ def test_an_adapter_of_another_name_is_only_warned_of() -> None:
     status, stdout, stderr = build(recipe=RECIPE.replace("models/code", "adapter"))
     assert (status, stdout.splitlines()[0]) == (0, "built out (132 kB, verified)")
     assert [line for line in stderr.splitlines() if line.startswith("warning: ")] == [
-        "warning: expert `code`: Adapter `adapter` was trained on `org/renamed` and is used on `models/base`"
+        "warning: expert `code`: Adapter `adapter` was trained on `org/renamed` and is used on `models/base`",
+        "warning: expert `code` has the base's FFNs: it adds nothing",
     ]
     assert Path("out/model.safetensors").is_file()

@@ -117,6 +117,7 @@ def test_the_window_that_is_left_is_said(tiny: TinyMaker) -> None:
     ]
 
 
+UNQUANTISED = "use the unquantised original, or dequantise the model first and save it as plain safetensors"
 WRAPPED: dict[str, tuple[Callable[[str], str], str, str]] = {
     "torch.compile": (
         lambda name: f"_orig_mod.{name}",
@@ -149,6 +150,16 @@ WRAPPED: dict[str, tuple[Callable[[str], str], str, str]] = {
         "as peft wraps them",
         "merge the adapter with `merge_and_unload()` and save that, or save the adapter alone",
     ),
+    "a class of a training": (
+        lambda name: f"student.{name}",
+        "as a class wraps them that holds the model as `student`",
+        "save the model inside the wrapper: `model.student.save_pretrained(FOLDER)`",
+    ),
+    "a class round a bare model": (
+        lambda name: "model.encoder." + name.removeprefix("model.") if name != "lm_head.weight" else name,
+        "as a class wraps them that holds the model as `model.encoder`",
+        "save the model inside the wrapper: `model.model.encoder.save_pretrained(FOLDER)`",
+    ),
 }
 
 
@@ -165,6 +176,24 @@ def test_names_that_a_wrapper_was_left_in(case: str, tiny: TinyMaker, tmp_path: 
     assert lines[0] == f"expert `e1` names its tensors {what}: {len(other)} of 21 tensors:"
     assert lines[1].strip() in other
     assert (problem.code, problem.hint) == ("wrapped-names", cure)
+
+
+def test_a_class_that_holds_more_than_the_model(tiny: TinyMaker, tmp_path: Path) -> None:
+    """What it has beside the model, and what is missing all the same, are problems of their own."""
+    expert = changed(tiny("llama", 1), tmp_path / "expert")
+    state = {f"student.{name}": value for name, value in load_file(expert / "model.safetensors").items()}
+    del state["student.model.norm.weight"]
+    save_file(state | {"teacher.norm.weight": torch.ones(2)}, expert / "model.safetensors")
+    assert [problem.message for problem in plan_of(tiny("llama"), [tiny("llama"), expert]).problems] == [
+        "expert `e1` names its tensors as a class wraps them that holds the model as `student`: 20 of 21 tensors:\n"
+        "  student.lm_head.weight\n"
+        "  student.model.embed_tokens.weight\n"
+        "  student.model.layers.0.input_layernorm.weight\n"
+        "  student.model.layers.0.mlp.down_proj.weight\n"
+        "  and 16 more",
+        "expert `e1` lacks 1 of 21 tensors:\n  model.norm.weight",
+        "expert `e1`: `llama` has no use for 1 of 21 tensors:\n  teacher.norm.weight",
+    ]
 
 
 def test_an_adapter_on_such_a_base_is_no_second_problem(tiny: TinyMaker, tmp_path: Path) -> None:
@@ -219,8 +248,23 @@ def test_whole_numbers_are_no_weights(dtype: str, pickled: bool, tiny: TinyMaker
         (expert / "model.safetensors").unlink()
     (problem,) = plan_of(tiny("llama"), [tiny("llama"), expert], allow_pickle=True).problems
     code = {"int": "I", "uin": "U", "boo": "BOOL"}[dtype[:3]] + "".join(filter(str.isdigit, dtype))
-    assert problem.message == (f"expert `e1` stores numbers that are no weights: 1 of 21 tensors:\n  {name}: {code}")
-    assert problem.hint == "use the unquantised original"
+    assert problem.message == f"expert `e1` is quantised (whole numbers): 1 of 21 tensors:\n  {name}: {code}"
+    assert problem.hint == UNQUANTISED
+
+
+def test_weights_of_eight_bits_are_named(tiny: TinyMaker, tmp_path: Path) -> None:
+    """FP8 without scales beside it, as a cast leaves it; other tensors may be whole numbers."""
+    names = [f"model.layers.{layer}.mlp.up_proj.weight" for layer in range(2)]
+    for dtypes, kinds in (
+        ({"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}, "FP8"),
+        ({"F8_E4M3": torch.float8_e4m3fn, "I8": torch.int8}, "FP8 and whole numbers"),
+    ):
+        folder = tmp_path / kinds
+        cast = {name: torch.ones(48, 32).to(dtype) for name, dtype in zip(names, dtypes.values(), strict=True)}
+        (problem,) = plan_of(tiny("llama"), [tiny("llama"), changed(tiny("llama", 1), folder, cast)]).problems
+        lines = "".join(f"\n  {name}: {code}" for name, code in zip(names, dtypes, strict=True))
+        assert problem.message == f"expert `e1` is quantised ({kinds}): 2 of 21 tensors:{lines}"
+        assert problem.hint == UNQUANTISED
 
 
 def test_baselines_of_models_that_differ_so(tiny: TinyMaker, tmp_path: Path) -> None:

@@ -138,7 +138,10 @@ REFUSED_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
         "Adapter `lora` sets `layer_replication`: it repeats layers of its base, so it has another depth",
     ),
     "rank": ({"r": 0}, "Adapter `lora` has the rank `0`, which is not a positive whole number"),
-    "alpha": ({"lora_alpha": "x"}, "Adapter `lora` has the alpha `x`, which is not a number"),
+    "rank as a text": (
+        {"r": "4"}, "Adapter `lora` has the rank `'4'`, which is not a positive whole number",
+    ),
+    "alpha": ({"lora_alpha": "x"}, "Adapter `lora` has the alpha `'x'`, which is not a number"),
     "patterns": ({"rank_pattern": ["a"]}, "Adapter `lora` has a `rank_pattern` that is not a map"),
     "regex": (
         {"alpha_pattern": {"(": 2}},
@@ -164,10 +167,54 @@ def test_settings_that_cannot_be_folded(case: str, root: Path) -> None:
     assert refusal(root).message == message
 
 
+@pytest.mark.parametrize("case", ["rank", "rank as a text", "alpha", "patterns", "regex"])
+def test_the_way_out_of_a_malformed_config(case: str, root: Path) -> None:
+    """It is a matter of one file."""
+    change(root, **REFUSED_SETTINGS[case][0])
+    assert refusal(root).hint == "set it right in its `adapter_config.json`, or take that of its training"
+
+
 def test_the_way_out_of_a_refusal(root: Path) -> None:
-    """What cannot be folded here can be merged by peft."""
+    """What cannot be folded here can be merged by peft, if by anyone."""
     change(root, peft_type="LOHA")
     assert refusal(root).hint == MERGE
+    change(root, peft_type="PREFIX_TUNING")
+    assert refusal(root).hint == (
+        "it adds to what the model reads and not to its weights, so nothing can merge it: train a LoRA instead"
+    )
+
+
+def test_an_adapter_of_mlx(root: Path) -> None:
+    """It has a config of the same name; peft cannot read it, and mlx_lm makes a model of it."""
+    config = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": {"rank": 4, "scale": 20.0}, "model": "base"}
+    (root / "lora" / "adapter_config.json").write_text(json.dumps(config))
+    (root / "lora" / "adapter_model.safetensors").rename(root / "lora" / "adapters.safetensors")
+    error = refusal(root)
+    assert error.message == "Adapter `lora` is one of MLX, and only those of peft are read"
+    assert error.hint == (
+        "`mlx_lm.fuse --model BASE --adapter-path ADAPTER --save-path FOLDER` makes a model of it: name that folder"
+    )
+
+
+def test_a_config_that_names_no_kind(root: Path) -> None:
+    """What an adapter is cannot be guessed."""
+    change(root, peft_type=None)
+    error = refusal(root)
+    assert error.message == "Adapter `lora` has no `peft_type` in its `adapter_config.json`"
+    assert error.hint == "save it with peft's `save_pretrained`"
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora", "corda", "lora_ga", "loftq", "mica"])
+def test_starts_that_are_no_plain_lora(start: str, root: Path) -> None:
+    """Those that peft can save as a plain LoRA are sent there, the others to its merge."""
+    change(root, init_lora_weights=start)
+    error = refusal(root)
+    why = "which changes the base's weights when it is loaded"
+    if start == "mica":
+        why = "which is not folded here as exactly as peft merges it"
+    assert error.message == f"Adapter `lora` sets `init_lora_weights: {start}`, {why}"
+    plain = "save it with peft's `path_initial_model_for_weight_conversion`, which makes it a plain LoRA"
+    assert error.hint == (MERGE if start in ("loftq", "mica") else plain)
 
 
 def test_settings_that_are_worth_a_word(root: Path) -> None:
@@ -193,6 +240,14 @@ def test_peft_writes_no_setting_that_is_unknown(root: Path) -> None:
 
 BASE = (
     "it is not the model that the adapter was trained on, though it is called so: another size, or another vocabulary"
+)
+KIND = (
+    "it is not the model that the adapter was trained on, though it is called so: another kind of model, or one with "
+    "more to it"
+)
+BIAS = (
+    "`lora_bias: true` trains biases, and the base has none to add them to; peft cannot merge it either: train it with "
+    "`lora_bias: false`"
 )
 FILE = "save it again with peft's `save_pretrained`"
 CONFIG = "its `adapter_config.json` is of another training than its weights: take both from one folder"
@@ -221,7 +276,7 @@ TENSOR_CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "no such tensor": (
         {"base_model.model.score.weight": torch.zeros(4)},
         "  base_model.model.score.weight: the base has no `score.weight`",
-        BASE,
+        KIND,
     ),
     "whole tensor of another shape": (
         {"base_model.model.lm_head.weight": torch.zeros(130, 32)},
@@ -253,7 +308,7 @@ TENSOR_CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "bias that the base lacks": (
         {f"{UP}.lora_B.bias": torch.zeros(32)},
         f"  {UP}.lora_B.bias: the base has no `model.layers.0.self_attn.q_proj.bias` to add it to",
-        BASE,
+        BIAS,
     ),
 }  # fmt: skip
 
@@ -279,6 +334,39 @@ def test_the_base_that_it_was_trained_on_is_named_where_it_is_another(root: Path
     assert refusal(root).hint == FILE
 
 
+def test_a_lora_bias_on_a_base_without_biases(llama: Path, tmp_path: Path) -> None:
+    """The reason is the training, and not the base."""
+    (tmp_path / "base").symlink_to(llama)
+    make_adapter(llama, tmp_path / "lora", lora_bias=True, target_modules=["layers.0.self_attn.q_proj"])
+    error = refusal(tmp_path)
+    assert error.message == (
+        "Adapter `lora` does not fit base `base`: 1 of 3 tensors\n"
+        f"  {UP}.lora_B.bias: the base has no `model.layers.0.self_attn.q_proj.bias` to add it to"
+    )
+    assert error.hint == BIAS
+
+
+def test_an_adapter_of_a_classifier(llama: Path, tmp_path: Path) -> None:
+    """It was trained on this very base, for another task: its head is what no expert has."""
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    (tmp_path / "base").symlink_to(llama)
+    classifier = AutoModelForSequenceClassification.from_pretrained(llama)
+    settings = LoraConfig(task_type=TaskType.SEQ_CLS, target_modules=["q_proj"])
+    get_peft_model(classifier, settings).save_pretrained(tmp_path / "lora")
+    for name in (str(llama), "org/another"):
+        change(tmp_path, base_model_name_or_path=name)
+        error = refusal(tmp_path)
+        assert error.message == (
+            "Adapter `lora` does not fit base `base`: 1 of 5 tensors\n"
+            "  base_model.model.score.weight: the base has no `score.weight`"
+        )
+        assert error.hint == (
+            "it was trained for another task (`task_type: SEQ_CLS`), and an expert writes text: train it as `CAUSAL_LM`"
+        )
+
+
 def test_many_tensors_that_do_not_fit_are_counted(root: Path) -> None:
     """A dozen are shown, the rest counted."""
     change_tensors(root, **{f"base_model.model.x{i}.weight": torch.zeros(1) for i in range(20)})
@@ -301,12 +389,23 @@ def test_adapters_that_cannot_be_opened(root: Path) -> None:
     assert refusal(root, "base+base").message == "Model `base+base` names `base` as an adapter, but it is a whole model"
     state = load_file(root / "lora" / "adapter_model.safetensors")
     save_file({}, root / "lora" / "adapter_model.safetensors")
-    assert refusal(root).message == "Adapter `lora` holds no tensors"
+    error = refusal(root)
+    assert (error.message, error.hint) == ("Adapter `lora` holds no tensors", FILE)
     (root / "lora" / "adapter_model.safetensors").unlink()
     assert (
         refusal(root).message == f"Adapter `lora` is incomplete: `{root / 'lora'}` holds no `adapter_model.safetensors`"
     )
     torch.save(state, root / "lora" / "adapter_model.bin")
+    settings = (root / "lora" / "adapter_config.json").read_text()
+    (root / "lora" / "adapter_config.json").unlink()
+    error = refusal(root)
+    assert error.message == (
+        f"Adapter `lora` is incomplete: `{root / 'lora'}` holds `adapter_model.bin` and no `adapter_config.json`"
+    )
+    assert error.hint == (
+        "copy or download its `adapter_config.json` too: it says the rank, the scaling and the modules"
+    )
+    (root / "lora" / "adapter_config.json").write_text(settings)
     assert refusal(root).message == (
         "Adapter `lora` has its weights in pickled `.bin` files only, which can run code when they are read"
     )

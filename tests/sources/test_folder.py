@@ -155,7 +155,9 @@ def test_a_bad_index_is_refused(case: str, model: Path) -> None:
     index = shard(model)
     spoil(index)
     (model / INDEX).write_text(json.dumps(index))
-    assert refusal("model", model.parent).message == message.format(model=model)
+    error = refusal("model", model.parent)
+    assert error.message == message.format(model=model)
+    assert error.hint in ("download or copy the model again", "download or convert the model again")
 
 
 @pytest.mark.parametrize(
@@ -322,24 +324,32 @@ def test_remote_code_is_never_needed(model: Path) -> None:
     assert error.hint == "use a model whose class is in transformers"
 
 
+BY_HAND = "download or copy it again, or mend it if you changed it"
+
+
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "message", "hint"),
     [
-        ("", "`{model}/config.json` is not valid JSON: Expecting value: line 1 column 1 (char 0)"),
-        ("[]", "`{model}/config.json` is not valid: it holds a list where an object is expected"),
-        ("{}", "`{model}/config.json` names no `model_type`"),
-        ('{"a": 1, "a": 1}', "`{model}/config.json` is not valid: the key `a` appears twice"),
+        ("", "`{model}/config.json` is not valid JSON: Expecting value: line 1 column 1 (char 0)", BY_HAND),
+        ("[]", "`{model}/config.json` is not valid: it holds a list where an object is expected", BY_HAND),
+        (
+            "{}",
+            "`{model}/config.json` names no `model_type`",
+            "mend it in its `config.json`, or take the original model's",
+        ),
+        ('{"a": 1, "a": 1}', "`{model}/config.json` is not valid: the key `a` appears twice", "remove all but one"),
     ],
 )
-def test_bad_configs(text: str, message: str, model: Path) -> None:
+def test_bad_configs(text: str, message: str, hint: str, model: Path) -> None:
     """A config that is empty, no object, or ambiguous."""
     (model / "config.json").write_text(text)
-    assert refusal("model", model.parent).message == message.format(model=model)
+    error = refusal("model", model.parent)
+    assert (error.message, error.hint) == (message.format(model=model), hint)
 
 
 def test_a_config_that_is_not_text(model: Path) -> None:
     """Bytes that are not UTF-8 are refused too."""
-    (model / "config.json").write_bytes(b"\xff\xfe")
+    (model / "config.json").write_bytes(b"\xff\xff")
     assert refusal("model", model.parent).message.startswith(f"`{model}/config.json` is not valid JSON: 'utf-8' codec")
 
 

@@ -109,22 +109,22 @@ def test_two_tensors_of_one_name_keep_theirs(model: Path) -> None:
         (
             ("model.safetensors", INDEX),
             "Model `model` holds several sets of weights: `model.safetensors` is read, as transformers does",
-            f"if that is an old one, remove it: `{INDEX}` stands beside it",
+            f"if `model.safetensors` is the old one, remove it; if not, remove `{INDEX}`",
         ),
         (
             ("model.safetensors", "pytorch_model.bin"),
             "Model `model` holds several sets of weights: `model.safetensors` is read, as transformers does",
-            "if that is an old one, remove it: `pytorch_model.bin` stands beside it",
+            "if `model.safetensors` is the old one, remove it; if not, remove `pytorch_model.bin`",
         ),
         (
             (INDEX, "pytorch_model.bin"),
             f"Model `model` holds several sets of weights: `{INDEX}` is read, as transformers does",
-            "if that is an old one, remove it: `pytorch_model.bin` stands beside it",
+            f"if `{INDEX}` is the old one, remove it; if not, remove `pytorch_model.bin`",
         ),
         (
             ("model.safetensors", INDEX, "pytorch_model.bin"),
             "Model `model` holds several sets of weights: `model.safetensors` is read, as transformers does",
-            f"if that is an old one, remove it: `{INDEX}` and `pytorch_model.bin` stand beside it",
+            f"if `model.safetensors` is the old one, remove it; if not, remove `{INDEX}` and `pytorch_model.bin`",
         ),
     ],
 )
@@ -191,6 +191,17 @@ def test_several_sets_of_weights_are_said(there: tuple[str, ...], message: str, 
             "`weights.safetensors` has not the name that is looked for: load it where it was made and save it with "
             "`save_pretrained`",
         ),
+        (
+            ["my_model.safetensors"],
+            "`my_model.safetensors` has not the name that is looked for: load it where it was made and save it with "
+            "`save_pretrained`",
+        ),
+        (
+            ["finetuned_model.bin"],
+            "`finetuned_model.bin` has not the name that is looked for: load it where it was made and save it with "
+            "`save_pretrained`",
+        ),
+        (["model.safetensors", "adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin"], None),
         (["optimizer.pt", "training_args.bin", "rng_state.pth", "tokenizer.json"], None),
     ],
 )

@@ -84,7 +84,11 @@ BAD = {
     "empty file": (b"", "`{path}` is not a safetensors file: it has 0 bytes"),
     "html page": (
         b"<!DOCTYPE html><html>",
-        "`{path}` is not a safetensors file: its header would have 5789751444030890300 bytes, "
+        "`{path}` is a web page, and not the file itself",
+    ),
+    "zip": (
+        b"PK\3\4 another format",
+        "`{path}` is not a safetensors file: its header would have 8029461975782345552 bytes, "
         "more than the 100000000 allowed",
     ),
     "header cut": (
@@ -153,6 +157,7 @@ def test_malformed_files_are_refused(case: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError) as caught:
         read_file_header(path)
     assert caught.value.message == message.format(path=path)
+    assert caught.value.hint
 
 
 def test_a_file_that_is_no_file(tmp_path: Path) -> None:

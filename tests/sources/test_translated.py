@@ -106,13 +106,16 @@ def test_the_plan_says_what_it_is_read_as(tiny: TinyMaker) -> None:
     assert "`base_model`: a `phi3` computes what a `mistral` does, and is read as one" in plan.notes
 
 
+MEND = "mend it in its `config.json`, or take the original model's"
+
+
 @pytest.mark.parametrize(("family", "values", "message", "hint"), [
     ("phi3", {"partial_rotary_factor": 0.75, "rope_parameters": None},
      "`phi3` that rotates `0.75` of each head (`partial_rotary_factor`), as Phi-4-mini does, has no host here",
      "Phi-3, Phi-3.5 and Phi-4 (14B) rotate all of it and build"),
-    ("phi3", {"rope_scaling": [1]}, "in its config `rope_scaling` is `[1]`, not a map", None),
+    ("phi3", {"rope_scaling": [1]}, "in its config `rope_scaling` is `[1]`, not a map", MEND),
     ("phi3", {"num_attention_heads": "four"}, "in its config `num_attention_heads` is `'four'`, not a positive integer",
-     None),
+     MEND),
     ("arcee", {"hidden_act": "gelu"},
      "`arcee` with the activation `gelu` has an FFN without a gate, and no host here holds one",
      "with its usual activation `relu2` it builds"),
