@@ -6,17 +6,12 @@ it is (folded, dequantised, of another dtype or width), which is passed over her
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from moemerge.errors import Problem
 from moemerge.families import PROJECTIONS
 from moemerge.plan import Plan
-from moemerge.sources import ByteRange, Checkpoint
+from moemerge.sources import Checkpoint
 from moemerge.sources.checkpoint import ITEM_SIZE
-from moemerge.sources.safetensors_file import read_bytes
-
-FIRST, BLOCK = 1 << 16, 1 << 22
-"""Bytes that are read of a matrix at first, and at a time after that."""
+from moemerge.sources.zero import blocks, is_zero
 
 
 def idle_experts(plan: Plan) -> list[Problem]:
@@ -56,7 +51,7 @@ def _same(model: Checkpoint, base: Checkpoint, names: list[str]) -> bool:
         )  # fmt: skip
         if ours is None or theirs is None or not alike:
             return False
-        if ours != theirs and any(a != b for a, b in zip(_blocks(ours), _blocks(theirs), strict=True)):
+        if ours != theirs and any(a != b for a, b in zip(blocks(ours), blocks(theirs), strict=True)):
             return False
     return True
 
@@ -64,21 +59,6 @@ def _same(model: Checkpoint, base: Checkpoint, names: list[str]) -> bool:
 def _zero(model: Checkpoint, names: list[str]) -> bool:
     for name in names:
         place, size = model.bytes_of(name), ITEM_SIZE[model.tensors[name].dtype]
-        if place is None or not all(_is_zero(block, size) for block in _blocks(place)):
+        if place is None or not is_zero(place, size):
             return False
     return True
-
-
-def _is_zero(block: bytearray, size: int) -> bool:
-    """Whether every number of so many bytes is 0 or -0, whose sign is the first bit of its last byte."""
-    if block.translate(None, b"\0\x80"):
-        return False
-    return not any(block[at::size].strip(b"\0") for at in range(size - 1))
-
-
-def _blocks(place: ByteRange) -> Iterator[bytearray]:
-    start, size = 0, FIRST
-    while start < place.length:
-        size = min(size, place.length - start)
-        yield read_bytes(ByteRange(place.path, place.offset + start, size))
-        start, size = start + size, BLOCK

@@ -11,7 +11,7 @@ from moemerge.errors import Problem, SourceError
 from moemerge.sources.adapter_config import LoraConfig, parse_adapter_config
 from moemerge.sources.adapter_fit import EMBEDDING, HEAD, Change, Fit, Fold, fit, is_same_base
 from moemerge.sources.beside import files_beside, licence_of, overlay
-from moemerge.sources.checkpoint import ByteRange, Checkpoint, TensorInfo
+from moemerge.sources.checkpoint import ITEM_SIZE, ByteRange, Checkpoint, TensorInfo
 from moemerge.sources.folder import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS, other_sets
 from moemerge.sources.safetensors_file import SafetensorsStore, read_file_header
 from moemerge.sources.saved import other_weights, wrapper_of
@@ -19,6 +19,7 @@ from moemerge.sources.store import Store, digest_of, row_bounds, torch_dtype
 from moemerge.sources.strict_json import read_object
 from moemerge.sources.weights import Folder
 from moemerge.sources.wrapped import is_wrapper
+from moemerge.sources.zero import is_zero
 
 if TYPE_CHECKING:
     import torch
@@ -221,13 +222,18 @@ def _other_base(folder: Folder, lora: LoraConfig, base: Checkpoint) -> tuple[Pro
     )
 
 
+def _is_zero(store: Store, name: str) -> bool:
+    place = store.bytes_of(name)
+    return is_zero(place, ITEM_SIZE[store.tensors[name].dtype]) if place is not None else not store.read(name).any()
+
+
 def _without_effect(folder: Folder, store: Store, fitted: Fit) -> Iterator[Problem]:
     """A warning where every LoRA adds nothing: the one look at an adapter's numbers, which mostly ends at the first."""
     folds = [fold for change in fitted.changes.values() for fold in change.folds]
     changes = fitted.changes.values()
     if not folds or any(fold.magnitude for fold in folds) or any(change.biases for change in changes):
         return
-    if any(fold.scaling != 0.0 and bool(store.read(fold.b).any()) for fold in folds):
+    if any(fold.scaling != 0.0 and not _is_zero(store, fold.b) for fold in folds):
         return
     rest = any(change.replaced for change in changes)
     message = (
