@@ -166,6 +166,7 @@ def read_expert_texts(plan: Plan, root: Path, warnings: list[Problem] | None = N
         return load_tokenizer(plan)
 
     wanted = plan.recipe.gate.init in FITTED | MERGEKIT or plan.recipe.merge.shared == "auto"
+    anchor = plan.vocabulary.anchor
     texts = []
     for planned, expert in zip(plan.experts, plan.recipe.experts, strict=True):
         prompts = expert.prompts
@@ -173,7 +174,8 @@ def read_expert_texts(plan: Plan, root: Path, warnings: list[Problem] | None = N
         if wanted and expert.prompts_file is not None:
             prompts = read_prompts_file(file_path(root, expert.prompts_file))
         if wanted and expert.data is not None:
-            documents, said = read_documents(expert.data, root, tokenizer)
+            whose = "the base" if anchor == "base" else f"expert `{anchor}`"
+            documents, said = read_documents(expert.data, root, tokenizer, whose)
             if warnings is not None:
                 warnings += [Problem(p.code, f"expert `{expert.name}`: {p.message}", p.hint) for p in said]
         chat = _chat_template(plan, planned.model) if wanted and plan.recipe.template == "chat" else None

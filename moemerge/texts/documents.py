@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moemerge.errors import Problem, TemplateError
+from moemerge.errors import Problem, SourceError, TemplateError
 from moemerge.recipe.schema import Data
 from moemerge.texts.forms import Conversation
 from moemerge.texts.read import LeftOut, no_texts, read_texts
@@ -26,6 +26,7 @@ Spans = tuple[tuple[int, int], ...]
 """Parts of a text, in order: where each begins and ends, in characters."""
 AT_A_TIME = 512
 """Conversations that are rendered together."""
+_MEND = "mend the chat template, or write such conversations as plain texts under `text`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Tokens:
 
 
 def read_documents(
-    data: Data, root: Path, tokenizer: Callable[[], PreTrainedTokenizerBase]
+    data: Data, root: Path, tokenizer: Callable[[], PreTrainedTokenizerBase], whose: str
 ) -> tuple[tuple[Document, ...], tuple[Problem, ...]]:
     """Reads the documents that `data` names, at most `data.limit`; blank ones are passed over.
 
@@ -75,15 +76,17 @@ def read_documents(
         data: a file, by its suffix, or the id of a hub data set.
         root: the folder that a relative path is relative to.
         tokenizer: gives the one whose chat template conversations are written with; asked only where there are some.
+        whose: this template is, for messages, such as `the base`.
 
     Returns:
         The documents, and warnings: rows that cannot be read, conversations of which all counts.
 
     Raises:
-        SourceError: the file is absent or of no known kind, or no row of it can be read.
+        SourceError: the file is absent or of no known kind, or no row of it can be read; or the chat template takes
+            too much too often to be tried on.
     """
     left_out = LeftOut(data.path)
-    renderer = _Renderer(data, tokenizer, left_out)
+    renderer = _Renderer(data, tokenizer, whose, left_out)
     found: list[Document] = []
     rows = read_texts(data, root, left_out)
     while data.limit is None or len(found) < data.limit:
@@ -139,11 +142,14 @@ class _Renderer:
     Args:
         data: says of which words losses are taken.
         tokenizer: gives the one with the template.
+        whose: it is.
         left_out: counts conversations that the template does not take.
     """
 
-    def __init__(self, data: Data, tokenizer: Callable[[], PreTrainedTokenizerBase], left_out: LeftOut) -> None:
-        self._data, self._give, self._left_out = data, tokenizer, left_out
+    def __init__(
+        self, data: Data, tokenizer: Callable[[], PreTrainedTokenizerBase], whose: str, left_out: LeftOut
+    ) -> None:
+        self._data, self._give, self._whose, self._left_out = data, tokenizer, whose, left_out
         self._template: Template | None = None
         self._whole = 0
 
@@ -171,9 +177,17 @@ class _Renderer:
             else:
                 text = next(rendered)
                 if isinstance(text, TemplateError):
-                    self._left_out.add(number, Unreadable(f"the chat template does not take it: {text.reason}"))
+                    self._refused(number, text)
                 else:
                     yield self._chat(found, text, template)
+
+    def _refused(self, number: int, error: TemplateError) -> None:
+        """Leaves a conversation out, or the whole file where the template is not tried any more."""
+        if error.given_up:
+            message = f"`{self._data.path}`: the chat template of {self._whose} cannot be rendered: {error.reason}"
+            raise SourceError(message, hint=_MEND)
+        why = f"the chat template of {self._whose} does not take it: {error.reason}"
+        self._left_out.add(number, Unreadable(why, _MEND))
 
     def _chat(self, found: Conversation, text: str, template: Template) -> Chat:
         prompt = next((turn.content for turn in found.turns if turn.role == "user"), "")

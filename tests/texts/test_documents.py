@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from moemerge import templates
+from moemerge.errors import SourceError
 from moemerge.recipe.schema import Data
 from moemerge.texts import Chat, Document, read_documents, tokenise
 
@@ -59,7 +62,7 @@ def documents(
     folder: Path, chats: Sequence[Any], tokenizer: Any, **settings: Any
 ) -> tuple[tuple[Document, ...], list[str]]:
     (folder / "a.jsonl").write_text("\n".join(json.dumps({"messages": chat}) for chat in chats), encoding="utf-8")
-    found, warnings = read_documents(Data(path="a.jsonl", **settings), folder, lambda: tokenizer)
+    found, warnings = read_documents(Data(path="a.jsonl", **settings), folder, lambda: tokenizer, "the base")
     return found, [said.message for said in warnings]
 
 
@@ -119,8 +122,27 @@ def test_a_conversation_that_the_template_refuses_is_counted_and_named(
     assert len(found) == 2
     assert warnings == [
         "`a.jsonl`: 2 of 4 rows are left out: "
-        "the chat template does not take it: System role not supported (lines 1 and 3)"
+        "the chat template of the base does not take it: System role not supported (lines 1 and 3)"
     ]
+
+
+def test_a_file_is_refused_where_the_template_is_given_up(
+    letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Forty conversations do not wait forty times."""
+    monkeypatch.setattr(templates, "SECONDS", 1.0)
+    monkeypatch.setattr(templates, "EACH", 0.1)
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{{ messages }}"
+    monkeypatch.setattr(letters, "chat_template", loop)
+    began = time.monotonic()
+    with pytest.raises(SourceError) as caught:
+        documents(tmp_path, [TALK] * 40, letters)
+    assert time.monotonic() - began < 15
+    assert (caught.value.message, caught.value.hint) == (
+        "`a.jsonl`: the chat template of the base cannot be rendered: it takes longer than 1 seconds, and it is given "
+        "up after 3 such conversations",
+        "mend the chat template, or write such conversations as plain texts under `text`",
+    )
 
 
 def test_a_conversation_that_the_template_changes_counts_whole(

@@ -20,7 +20,7 @@ def no_tokenizer() -> Any:
 
 
 def read_texts(data: Data, root: Path) -> tuple[Any, ...]:
-    return read_documents(data, root, no_tokenizer)[0]
+    return read_documents(data, root, no_tokenizer, "the base")[0]
 
 
 def refused(data: Data, root: Path) -> tuple[str, str | None]:
@@ -70,7 +70,7 @@ def test_a_row_that_cannot_be_read_is_counted_and_named(
     """It is passed over with a warning; where no other is left, it is an error."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "fine"}\n' + line.encode("latin-1"))
-    documents, warnings = read_documents(Data(path="a.jsonl"), tmp_path, no_tokenizer)
+    documents, warnings = read_documents(Data(path="a.jsonl"), tmp_path, no_tokenizer, "the base")
     assert documents == ("fine",)
     assert warnings == (Problem("rows-left-out", f"`a.jsonl`: one of 2 rows is left out: {reason} (line 2)", hint),)
     path.write_bytes(b"\n" + line.encode("latin-1") if not line.startswith("[") else b"{\n" + line.encode())
@@ -83,7 +83,7 @@ def test_rows_that_cannot_be_read_are_named_by_reason(tmp_path: Path) -> None:
     """The first three of each, and how many more."""
     rows = ['{"text": null}'] * 5 + ['{"text": "fine"}', "oops", '{"text": "too"}', "[]"]
     (tmp_path / "a.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    documents, warnings = read_documents(Data(path="a.jsonl"), tmp_path, no_tokenizer)
+    documents, warnings = read_documents(Data(path="a.jsonl"), tmp_path, no_tokenizer, "the base")
     assert documents == ("fine", "too")
     assert [said.message for said in warnings] == [
         "`a.jsonl`: 7 of 9 rows are left out: field `text` is null (lines 1, 2, 3 and 2 more); "
@@ -193,7 +193,7 @@ def test_hub_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Data(path="owner/texts", field="body", split="test", name="en", revision="abc", limit=2)
     assert read_texts(data, tmp_path) == ("one", "two")
     assert asked == {"path": "owner/texts", "name": "en", "split": "test", "revision": "abc", "streaming": True}
-    assert read_documents(Data(path="owner/texts", field="body"), tmp_path, no_tokenizer)[1] == (
+    assert read_documents(Data(path="owner/texts", field="body"), tmp_path, no_tokenizer, "the base")[1] == (
         Problem("rows-left-out", "`owner/texts`: one of 3 rows is left out: no field `body` (row 3)",
                 "set `field` to one of those that it has: `other`"),
     )  # fmt: skip
