@@ -178,6 +178,9 @@ class _Renderer:
                 text = next(rendered)
                 if isinstance(text, TemplateError):
                     self._refused(number, text)
+                elif not template.shows(found, text):
+                    why = f"the chat template of {self._whose} shows none of the words"
+                    self._left_out.add(number, Unreadable(why, _MEND))
                 else:
                     yield self._chat(found, text, template)
 

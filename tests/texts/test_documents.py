@@ -145,6 +145,28 @@ def test_a_file_is_refused_where_the_template_is_given_up(
     )
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_conversation_of_which_the_template_shows_nothing_is_left_out(
+    fast: bool, letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever the template writes of its own, and even where a word of it happens to be among what is said."""
+    monkeypatch.setattr(type(letters), "is_fast", fast)
+    monkeypatch.setattr(letters, "chat_template", "user said hello")
+    with pytest.raises(SourceError) as caught:
+        documents(tmp_path, [TALK, SYSTEM], letters)
+    assert (caught.value.message, caught.value.hint) == (
+        "`a.jsonl` holds no text that can be read: the chat template of the base shows none of the words "
+        "(lines 1 and 2)",
+        "mend the chat template, or write such conversations as plain texts under `text`",
+    )
+    monkeypatch.setattr(letters, "chat_template", "{% if messages[0].role == 'system' %}{{ messages }}{% endif %}")
+    found, warnings = documents(tmp_path, [TALK, SYSTEM], letters)
+    assert len(found) == 1
+    assert warnings[0] == (
+        "`a.jsonl`: one of 2 rows is left out: the chat template of the base shows none of the words (line 1)"
+    )
+
+
 def test_a_conversation_that_the_template_changes_counts_whole(
     letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
