@@ -36,6 +36,12 @@ _ends: dict[str, list[str]] = {}
 """Why each template has ended the process apart."""
 
 
+def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has a chat template; a blank one is none."""
+    found = tokenizer.chat_template
+    return bool(found.strip() if isinstance(found, str) else found)
+
+
 def render(
     tokenizer: PreTrainedTokenizerBase,
     messages: Messages,

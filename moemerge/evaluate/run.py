@@ -73,6 +73,8 @@ class Evaluation:
         self.others = {name: Compared(path, self.placement) for name, path in options.compare.items()}
         self.sums: dict[str, dict[str, Tensor]] = {domain.name: {} for domain in self.domains}
         """Sums of the documents' losses by domain and model."""
+        self.unasked: list[str] = []
+        """Why there is no chat, or not of all domains."""
 
     def _placement(self) -> Placement:
         """Where everything runs, with a dtype; the same in all processes. The base is in memory beside the mixture."""
@@ -190,7 +192,7 @@ class Evaluation:
         if "chat" in wanted:
             folder = self.folder
             experts = folder.record.recipe.experts if isinstance(folder, BuiltFolder) else ()
-            found["chat"] = chat_replies(model(), self.tokenizer, self.domains, experts, self.progress)
+            found["chat"], self.unasked = chat_replies(model(), self.tokenizer, self.domains, experts, self.progress)
         if "questions" in wanted and self.questions:
             found["questions"] = answers(model(), base, self.tokenizer, self.questions, self.progress)
         if "speed" in wanted:
@@ -260,6 +262,7 @@ class Evaluation:
         found += [
             f"questions `{name}`: {said.message}" for name, set_ in self.questions.items() for said in set_.warnings
         ]
+        found += self.unasked
         changed = self.baselines.other_config()
         if changed:
             found.append(f"the base's `config.json` is not the one that was built from: {'; '.join(changed)}")

@@ -24,13 +24,15 @@ class TokenizerConfig:
         special: `bos_token` and the like, as text; None where a file says that there is none.
         switches: `add_bos_token` and `add_eos_token`.
         added: ids of the tokens that `added_tokens.json` and `added_tokens_decoder` list.
-        template: the default chat template, or None.
+        template: the default chat template, or None; a blank one is none.
+        blank: whether there is one, and it is blank.
     """
 
     special: Mapping[str, str | None]
     switches: Mapping[str, bool]
     added: Mapping[str, int]
     template: str | None
+    blank: bool
 
 
 def tokenizer_config(files: Mapping[str, Path]) -> TokenizerConfig:
@@ -45,7 +47,11 @@ def tokenizer_config(files: Mapping[str, Path]) -> TokenizerConfig:
     config, old = _object(files, _CONFIG), _object(files, _MAP)
     special = {key: _content(source[key]) for key in SPECIAL for source in (old, config) if key in source}
     switches = {key: config[key] for key in SWITCHES if isinstance(config.get(key), bool)}
-    return TokenizerConfig(special, switches, dict(_added(config, _object(files, _ADDED))), _template(files, config))
+    found = _template(files, config)
+    template = found if found is None or found.strip() else None
+    return TokenizerConfig(
+        special, switches, dict(_added(config, _object(files, _ADDED))), template, blank=template != found
+    )
 
 
 def _object(files: Mapping[str, Path], name: str) -> dict[str, Any]:

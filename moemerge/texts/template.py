@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moemerge.errors import TemplateError
-from moemerge.templates import Messages, render
+from moemerge.templates import Messages, has_template, render
 from moemerge.texts.forms import Conversation, Turn
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Template:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        self.there, self.fast = bool(tokenizer.chat_template), tokenizer.is_fast
+        self.there, self.fast = has_template(tokenizer), tokenizer.is_fast
         self._added = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()} - {""}
         self._ends: dict[str, int] = {}
         self._marked: dict[tuple[tuple[str, tuple[str, ...]], ...], tuple[str | None, _Frame | None]] = {}

@@ -179,9 +179,10 @@ def test_a_conversation_that_the_template_changes_counts_whole(
     ]
 
 
+@pytest.mark.parametrize("template", [None, ""])
 def test_a_conversation_without_a_template_is_its_messages(
-    letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    template: str | None, letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A blank line between two, as one plain text."""
-    monkeypatch.setattr(letters, "chat_template", None)
+    monkeypatch.setattr(letters, "chat_template", template)
     assert documents(tmp_path, [SYSTEM], letters) == (("Be brief.\n\nassistant\n\nuser\n\na\nb\n\nyo, user",), [])
