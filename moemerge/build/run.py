@@ -155,7 +155,11 @@ def build_plan(
 
 
 def read_expert_texts(plan: Plan, root: Path, warnings: list[Problem] | None = None) -> tuple[ExpertTexts, ...]:
-    """Each expert's prompts and documents, where the gate or the choice of a merge needs them; adds `warnings`."""
+    """Each expert's prompts and documents, where the gate or the choice of a merge needs them; adds `warnings`.
+
+    Raises:
+        PlanError: what cannot be read, of all experts.
+    """
     from moemerge.gate.request import FITTED, MERGEKIT, ExpertTexts
     from moemerge.texts import Document, read_documents, read_prompts_file
 
@@ -167,6 +171,8 @@ def read_expert_texts(plan: Plan, root: Path, warnings: list[Problem] | None = N
 
     wanted = plan.recipe.gate.init in FITTED | MERGEKIT or plan.recipe.merge.shared == "auto"
     anchor = plan.vocabulary.anchor
+    whose = "the base" if anchor == "base" else f"expert `{anchor}`"
+    problems: list[Problem] = []
     texts = []
     for planned, expert in zip(plan.experts, plan.recipe.experts, strict=True):
         prompts = expert.prompts
@@ -174,12 +180,17 @@ def read_expert_texts(plan: Plan, root: Path, warnings: list[Problem] | None = N
         if wanted and expert.prompts_file is not None:
             prompts = read_prompts_file(file_path(root, expert.prompts_file))
         if wanted and expert.data is not None:
-            whose = "the base" if anchor == "base" else f"expert `{anchor}`"
-            documents, said = read_documents(expert.data, root, tokenizer, whose)
+            try:
+                documents, said = read_documents(expert.data, root, tokenizer, whose)
+            except MoemergeError as error:
+                problems += error.problems
+                continue
             if warnings is not None:
                 warnings += [Problem(p.code, f"expert `{expert.name}`: {p.message}", p.hint) for p in said]
         chat = _chat_template(plan, planned.model) if wanted and plan.recipe.template == "chat" else None
         texts.append(ExpertTexts(expert.name, prompts, expert.negative_prompts, documents, chat))
+    if problems:
+        raise PlanError(dict.fromkeys(problems))
     return tuple(texts)
 
 
