@@ -58,6 +58,10 @@ class Conversation:
         return any(turn.role == "assistant" and turn.content.strip() for turn in self.turns)
 
 
+class NoField(Unreadable):
+    """A row without a field that is wanted."""
+
+
 def text_of(row: Mapping[str, Any], field: str | None) -> str | Conversation | None:
     """What a row says.
 
@@ -76,7 +80,7 @@ def text_of(row: Mapping[str, Any], field: str | None) -> str | Conversation | N
     forms: list[tuple[str, ...]] = [TEXTS[:1], *((name,) for name in CHATS), *PAIRS, TEXTS[1:]]
     fitting = [form for form in forms if row.keys() >= set(form)]
     if not fitting:
-        raise Unreadable("no field that is known to hold texts", one_of("field", row))
+        raise NoField("no field that is known to hold texts", one_of("field", row))
     whole = [form for form in fitting if all(row[name] is not None for name in form)]
     if not whole:
         null = next(name for name in fitting[0] if row[name] is None)
@@ -115,7 +119,7 @@ def one_of(key: str, names: Iterable[str]) -> str:
 
 def _value(row: Mapping[str, Any], key: str, field: str) -> Any:
     if field not in row:
-        raise Unreadable(f"no field `{field}`", one_of(key, row))
+        raise NoField(f"no field `{field}`", one_of(key, row))
     if row[field] is None:
         raise Unreadable(f"field `{field}` is null")
     return row[field]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import itertools
 import json
@@ -21,6 +22,13 @@ LONGEST_CELL = 1 << 30
 """Characters of a cell of a CSV file; Python's own limit is 131,072."""
 _WITHIN = ("data", "train", "rows", "examples", "instances")
 """Keys under which a JSON file may hold its rows."""
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}  # fmt: skip
+"""What files in other encodings begin with; the first that fits counts."""
+_DELIMITERS = ",;\t"
+"""What separates the cells of a header, the likeliest first."""
 _LINE_HINT = "JSONL has one JSON object a line"
 
 
@@ -151,7 +159,10 @@ def _json_array(path: Path) -> Iterator[Row]:
         raise SourceError(f"`{path}`: {where}{_json_error(error)}", hint="a `.json` file holds an array") from error
     if isinstance(found, dict):
         inner = [found[key] for key in _WITHIN if isinstance(found.get(key), list)]
-        found = inner[0] if inner else [found]
+        found = inner[0] if inner else found if _by_columns(found) else [found]
+    if _by_columns(found):
+        message = f"`{path}` is written by columns: each of its fields holds the values of all rows"
+        raise SourceError(message, hint='write an array of objects, one a row (in pandas `to_json(orient="records")`)')
     if not isinstance(found, list):
         raise SourceError(f"`{path}` holds no array", hint="a `.json` file holds an array of objects")
     for number, item in enumerate(found, start=1):
@@ -159,14 +170,26 @@ def _json_array(path: Path) -> Iterator[Row]:
         yield Row(number, item if isinstance(item, dict) else Unreadable("not a JSON object"))
 
 
+def _by_columns(found: Any) -> bool:
+    """Whether an object holds a list of plain values a field, or an object of one each, as pandas writes by default."""
+    if not isinstance(found, dict) or not found:
+        return False
+    columns = list(found.values())
+    if all(isinstance(column, dict) for column in columns):
+        return all(column.keys() == columns[0].keys() for column in columns)
+    plain = all(isinstance(column, list) and not any(isinstance(v, dict) for v in column) for column in columns)
+    return plain and any(columns) and len({len(column) for column in columns}) == 1
+
+
 def _csv(path: Path, delimiter: str) -> Iterator[Row]:
     """Rows below a header. An empty cell is one without a value."""
+    _check_encoding(path)
     csv.field_size_limit(LONGEST_CELL)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         first = file.readline()
         file.seek(0)
-        if delimiter == "," and "," not in first and ";" in first:
-            delimiter = ";"
+        if delimiter not in first:
+            delimiter = next((other for other in _DELIMITERS if other in first), delimiter)
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         header: list[str] | None = None
         while True:
@@ -184,6 +207,16 @@ def _csv(path: Path, delimiter: str) -> Iterator[Row]:
                 yield Row(number, Unreadable(f"{len(cells)} cells under a header of {len(header)}"))
             elif cells:
                 yield Row(number, {name: cell or None for name, cell in itertools.zip_longest(header, cells)})
+
+
+def _check_encoding(path: Path) -> None:
+    """Refuses what some programs save as "Unicode", which could be read as CSV of other characters."""
+    with path.open("rb") as file:
+        begins = file.read(4)
+    kind = next((kind for mark, kind in _MARKS.items() if begins.startswith(mark)), None)
+    kind = "UTF-16" if kind is None and b"\0" in begins[:2] else kind
+    if kind is not None:
+        raise SourceError(f"`{path}` is {kind}, not UTF-8", hint="save it as UTF-8")
 
 
 def _parquet(path: Path, columns: Columns) -> Iterator[Row]:

@@ -79,6 +79,45 @@ def test_a_row_that_cannot_be_read_is_counted_and_named(
     assert f"{reason} (line 2)" in message
 
 
+@pytest.mark.parametrize(
+    ("encoding", "kind"),
+    [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("utf-16-be", "UTF-16"), ("utf-32", "UTF-32")],
+)
+def test_csv_in_another_encoding(encoding: str, kind: str, tmp_path: Path) -> None:
+    """As a spreadsheet saves "Unicode text": it is named, not read as other characters."""
+    (tmp_path / "a.csv").write_text("text,label\nhello,1\n", encoding=encoding)
+    path = tmp_path / "a.csv"
+    assert refused(Data(path="a.csv"), tmp_path) == (f"`{path}` is {kind}, not UTF-8", "save it as UTF-8")
+
+
+@pytest.mark.parametrize(("name", "separator"), [("a.csv", "\t"), ("a.csv", ";"), ("a.tsv", ","), ("a.tsv", "\t")])
+def test_cells_are_separated_by_what_separates_the_header(name: str, separator: str, tmp_path: Path) -> None:
+    """Whatever the file is called."""
+    rows = [("label", "text"), ("1", "one"), ("2", "two")]
+    (tmp_path / name).write_text("\n".join(separator.join(row) for row in rows), encoding="utf-8")
+    assert read_texts(Data(path=name), tmp_path) == ("one", "two")
+
+
+def test_csv_without_a_header(tmp_path: Path) -> None:
+    """The hint says where the names come from that it offers."""
+    (tmp_path / "a.csv").write_text("import os,1\nreturn a,2\n", encoding="utf-8")
+    assert refused(Data(path="a.csv"), tmp_path) == (
+        "`a.csv` holds no text that can be read: no field that is known to hold texts (line 2)",
+        "set `field` to one of those that it has: `import os`, `1`; its first line is taken for the header: put one "
+        "there if it has none",
+    )
+
+
+@pytest.mark.parametrize("columns", [{"text": ["a", "b"], "label": [1, 2]}, {"text": {"0": "a"}, "n": {"0": 1}}])
+def test_json_by_columns(columns: dict[str, Any], tmp_path: Path) -> None:
+    """As pandas writes it by default: it is said, with the way out."""
+    (tmp_path / "a.json").write_text(json.dumps(columns), encoding="utf-8")
+    assert refused(Data(path="a.json"), tmp_path) == (
+        f"`{tmp_path / 'a.json'}` is written by columns: each of its fields holds the values of all rows",
+        'write an array of objects, one a row (in pandas `to_json(orient="records")`)',
+    )
+
+
 def test_rows_that_cannot_be_read_are_named_by_reason(tmp_path: Path) -> None:
     """The first three of each, and how many more."""
     rows = ['{"text": null}'] * 5 + ['{"text": "fine"}', "oops", '{"text": "too"}', "[]"]
