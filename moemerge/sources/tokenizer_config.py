@@ -78,8 +78,10 @@ def _template(files: Mapping[str, Path], config: Mapping[str, Any]) -> str | Non
         path = files[_TEMPLATE]
         try:
             return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SourceError(f"`{path}` cannot be read: {error}") from error
+        except UnicodeDecodeError as error:
+            raise SourceError(f"`{path}` is not UTF-8 ({error.reason})", hint="save it as UTF-8") from error
+        except OSError as error:
+            raise SourceError(f"`{path}` cannot be read: {error.strerror or error}") from error
     found = _object(files, _OLD_TEMPLATE).get("chat_template", config.get("chat_template"))
     if isinstance(found, list):
         named = (item for item in found if isinstance(item, dict) and item.get("name") == "default")
