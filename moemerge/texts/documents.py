@@ -97,7 +97,7 @@ def read_documents(
         found += renderer.documents(batch)
     if not found:
         raise no_texts(left_out)
-    return tuple(found), tuple(said for said in (left_out.problem, renderer.problem) if said is not None)
+    return tuple(found), tuple(said for said in (left_out.problem, *renderer.problems) if said is not None)
 
 
 def text_of(document: Document) -> str:
@@ -151,11 +151,20 @@ class _Renderer:
     ) -> None:
         self._data, self._give, self._whose, self._left_out = data, tokenizer, whose, left_out
         self._template: Template | None = None
-        self._whole = 0
+        self._whole = self._calling = 0
 
     @property
-    def problem(self) -> Problem | None:
-        """Says of how many conversations the replies could not be told apart."""
+    def problems(self) -> tuple[Problem | None, ...]:
+        """Of how many conversations the replies could not be told apart, and how many call tools."""
+        calling = None
+        if self._calling:
+            are = "one conversation calls" if self._calling == 1 else f"{self._calling:,} conversations call"
+            message = f"`{self._data.path}`: {are} tools: what is said is read, and the calls are not"
+            calling = Problem("tool-calls", message)
+        return self._not_told_apart, calling
+
+    @property
+    def _not_told_apart(self) -> Problem | None:
         if not self._whole or self._template is None:
             return None
         are = "one conversation counts" if self._whole == 1 else f"{self._whole:,} conversations count"
@@ -172,7 +181,9 @@ class _Renderer:
         for number, found in batch:
             if isinstance(found, str):
                 yield found
-            elif template is None:
+                continue
+            self._calling += any(turn.calls for turn in found.turns)
+            if template is None:
                 yield "\n\n".join(turn.content.strip() for turn in found.turns if turn.content.strip())
             else:
                 text = next(rendered)
@@ -203,5 +214,7 @@ class _Renderer:
         if self._data.losses == "all" or not found.replies:
             return Chat(text, words, everything, prompt)
         pairs = zip(found.turns, spans, strict=True)
-        replies = (template.ended(text, span) for turn, span in pairs if turn.role == "assistant")
+        replies = (
+            template.ended(text, span) for turn, span in pairs if turn.role == "assistant" and turn.content.strip()
+        )
         return Chat(text, words, tuple(sorted(replies)), prompt)

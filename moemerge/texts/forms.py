@@ -34,16 +34,19 @@ ROLES: Mapping[str, str] = {
     "tool": "tool", "function": "tool", "observation": "tool",
 }  # fmt: skip
 """Who speaks, in the words of several tools and in a template's."""
+_CALLS = ("tool_calls", "function_call")
+"""Fields of a message that calls tools; it may then hold no text."""
 _SPEAKER, _SAID = ("role", "from"), ("content", "value")
 _HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A message: who speaks (a value of `ROLES`), and what is said."""
+    """A message: who speaks (a value of `ROLES`), and what is said; whether it calls tools, which is not read."""
 
     role: str
     content: str
+    calls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,8 @@ def _turns(messages: list[Any]) -> Iterator[Turn]:
         role = ROLES.get(speaker.lower()) if isinstance(speaker, str) else None
         if role is None:
             raise Unreadable(f"message {number} is of nobody known: `{speaker}`", f"known are {', '.join(ROLES)}")
-        yield Turn(role, _whole(_content(said, number)))
+        calls = any(message.get(key) for key in _CALLS)
+        yield Turn(role, "" if said is None and calls else _whole(_content(said, number)), calls)
 
 
 def _content(said: Any, number: int) -> str:
@@ -200,5 +204,6 @@ def _content(said: Any, number: int) -> str:
     parts = said if isinstance(said, list) else [said]
     texts: list[Any] = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
     if not all(isinstance(text, str) for text in texts):
-        raise Unreadable(f"message {number} holds {'no text' if said is None else 'more than text'}")
+        what = "no text" if said is None else "more than text"
+        raise Unreadable(f"message {number} holds {what}", "take such messages out, or say in words what they hold")
     return "".join(texts)

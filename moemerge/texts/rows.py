@@ -27,6 +27,7 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "UTF-16",
 }  # fmt: skip
 """What files in other encodings begin with; the first that fits counts."""
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _DELIMITERS = ",;\t"
 """What separates the cells of a header, the likeliest first."""
 _LINE_HINT = "JSONL has one JSON object a line"
@@ -87,9 +88,10 @@ def rows_of(rows: Rows, path: Path, columns: Columns, plain: tuple[str, ...] = (
             return "line", _csv(path, "\t" if suffix == ".tsv" else ",")
         if suffix in PARQUET:
             return "row", _parquet(path, columns)
+        known_are = f"known are {', '.join(f'`{known}`' for known in suffixes)}"
         raise SourceError(
             f"`{rows.path}` is of an unknown kind, `{path.suffix}`",
-            hint=f"known are {', '.join(f'`{known}`' for known in suffixes)}",
+            hint=f"unpack it; {known_are}" if suffix in _PACKED else known_are,
         )
     if os.path.isdir(path):
         known = sorted(p.name for p in path.iterdir() if p.suffix.lower() in suffixes)
@@ -234,7 +236,8 @@ def _parquet(path: Path, columns: Columns) -> Iterator[Row]:
                     number += 1
                     yield Row(number, row)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} is not a Parquet file: {_first_line(error)}") from error
+        message = f"`{path}` is not a Parquet file: {_first_line(error)}"
+        raise SourceError(message, hint="download or copy it again, or write it anew") from error
 
 
 def _hub(rows: Rows) -> Iterator[Row]:

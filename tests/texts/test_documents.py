@@ -179,6 +179,26 @@ def test_a_conversation_that_the_template_changes_counts_whole(
     ]
 
 
+def test_calls_of_tools_are_not_read(letters: Any, tmp_path: Path) -> None:
+    """A message that only calls is an empty one, of which no loss is taken; what the tool says is read. It is said."""
+    call = [{"id": "1", "function": {"name": "add", "arguments": "{}"}}]
+    chat = [
+        {"role": "user", "content": "one and two"},
+        {"role": "assistant", "content": None, "tool_calls": call},
+        {"role": "tool", "content": "3", "tool_call_id": "1"},
+        {"role": "assistant", "content": "three"},
+    ]
+    empty = [{"role": m["role"], "content": m["content"] or ""} for m in chat]
+    ((document,), warnings) = documents(tmp_path, [chat], letters)
+    assert isinstance(document, Chat)
+    assert document.text == letters.apply_chat_template(empty, tokenize=False)
+    assert [document.text[start:end].removesuffix("<|end|>") for start, end in document.scored] == ["three"]
+    assert "".join(document.text[start:end] for start, end in document.words) == "one and two3three"
+    assert warnings == ["`a.jsonl`: one conversation calls tools: what is said is read, and the calls are not"]
+    _, warnings = documents(tmp_path, [chat, TALK, chat], letters)
+    assert warnings == ["`a.jsonl`: 2 conversations call tools: what is said is read, and the calls are not"]
+
+
 @pytest.mark.parametrize("template", [None, ""])
 def test_a_conversation_without_a_template_is_its_messages(
     template: str | None, letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -98,6 +98,15 @@ def test_cells_are_separated_by_what_separates_the_header(name: str, separator: 
     assert read_texts(Data(path=name), tmp_path) == ("one", "two")
 
 
+def test_a_packed_file(tmp_path: Path) -> None:
+    """It is not read; the hint says what to do."""
+    (tmp_path / "a.jsonl.gz").write_bytes(b"\x1f\x8b")
+    assert refused(Data(path="a.jsonl.gz"), tmp_path) == (
+        "`a.jsonl.gz` is of an unknown kind, `.gz`",
+        "unpack it; known are `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`, `.txt`, `.text`, `.md`",
+    )
+
+
 def test_csv_without_a_header(tmp_path: Path) -> None:
     """The hint says where the names come from that it offers."""
     (tmp_path / "a.csv").write_text("import os,1\nreturn a,2\n", encoding="utf-8")
@@ -165,8 +174,9 @@ def test_parquet(tmp_path: Path) -> None:
         "set `field` to one that holds strings",
     )
     (tmp_path / "b.parquet").write_bytes(b"PAR1 but not really")
-    message, _ = refused(Data(path="b.parquet"), tmp_path)
-    assert message.startswith(f"{tmp_path / 'b.parquet'} is not a Parquet file: ")
+    message, hint = refused(Data(path="b.parquet"), tmp_path)
+    assert message.startswith(f"`{tmp_path / 'b.parquet'}` is not a Parquet file: ")
+    assert hint == "download or copy it again, or write it anew"
 
 
 def test_empty_files(tmp_path: Path) -> None:
