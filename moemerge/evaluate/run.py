@@ -25,6 +25,7 @@ from moemerge.evaluate.tasks import run_tasks
 from moemerge.evaluate.verdict import verdict
 from moemerge.mixture.baselines import LINEAR, Baselines
 from moemerge.mixture.folder import BuiltFolder, MoeFolder, open_moe
+from moemerge.mixture.losses import FEW
 from moemerge.mixture.placement import Placement
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import Offloaded
@@ -38,8 +39,6 @@ CONTEXT = 2048
 """Longest window in tokens, unless the options say otherwise or the model is shorter."""
 SHORTER = "`--limit N` reads fewer texts"
 """What makes losses take less time."""
-FEW = 30
-"""Documents of a domain below which its intervals are said to be rough."""
 
 
 class Evaluation:
