@@ -92,7 +92,7 @@ def answers(
             found[domain] = {**Answers(()).to_json(), "exact_match_note": why}
             continue
         total = len(rows) * (2 if base is not None else 1)
-        progress.stage(f"questions: {domain}", total, "questions", "`--without questions` leaves them out")
+        progress.stage(f"questions: {domain}", total, "replies", "`--without questions` leaves them out")
         ours = ask(model, tokenizer, asked.questions, rows, progress)
         theirs = ask(base(), tokenizer, asked.questions, rows, progress) if base is not None else None
         found[domain] = {**ours.to_json(theirs), "exact_match_note": None}

@@ -12,12 +12,11 @@ from typing import TypeVar
 
 from moemerge.errors import Problem, SourceError
 from moemerge.recipe import file_path
-from moemerge.recipe.paths import CSV, JSON, JSON_LINES, PARQUET
+from moemerge.recipe.paths import CSV, PLAIN, TEXTS
 from moemerge.recipe.schema import Data, Rows
 from moemerge.texts.forms import FIELDS, Conversation, NoField, columns_of, strings_of, text_of
 from moemerge.texts.rows import SAVE, Columns, Row, Unreadable, lines_of, rows_of
 
-PLAIN = (".txt", ".text", ".md")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _NAMED = 3
 """Rows that are named for a reason; the others are counted."""
@@ -218,7 +217,7 @@ def _cannot_read(path: Path, error: OSError) -> SourceError:
 
 
 def _is_hub(rows: Rows, path: Path) -> bool:
-    suffixed = path.suffix.lower() in JSON_LINES + JSON + CSV + PARQUET + PLAIN
+    suffixed = path.suffix.lower() in TEXTS
     return not os.path.exists(path) and not suffixed and HUB_ID.fullmatch(rows.path) is not None
 
 
