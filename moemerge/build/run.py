@@ -115,7 +115,7 @@ def build_plan(
         for text in remove_orphan(orphan, output):
             warn(text)
     unread: list[Problem] = []
-    texts = read_expert_texts(plan, root, unread)
+    texts = read_expert_texts(plan, root, unread, progress)
     dtype = _computing_dtype(plan, device, progress) if runs_models(plan) else None
     if dtype is not None:
         check_readable()
@@ -154,7 +154,9 @@ def build_plan(
     )
 
 
-def read_expert_texts(plan: Plan, root: Path, warnings: list[Problem] | None = None) -> tuple[ExpertTexts, ...]:
+def read_expert_texts(
+    plan: Plan, root: Path, warnings: list[Problem] | None = None, progress: Progress | None = None
+) -> tuple[ExpertTexts, ...]:
     """Each expert's prompts and documents, where the gate or the choice of a merge needs them; adds `warnings`.
 
     Raises:
@@ -174,6 +176,9 @@ def read_expert_texts(plan: Plan, root: Path, warnings: list[Problem] | None = N
     whose = "the base" if anchor == "base" else f"expert `{anchor}`"
     problems: list[Problem] = []
     texts = []
+    files = sum(expert.data is not None for expert in plan.recipe.experts)
+    if wanted and files and progress is not None:
+        progress.stage("Reading texts", files, "experts", "`limit` under `data` reads fewer")
     for planned, expert in zip(plan.experts, plan.recipe.experts, strict=True):
         prompts = expert.prompts
         documents: tuple[Document, ...] = ()
@@ -185,6 +190,9 @@ def read_expert_texts(plan: Plan, root: Path, warnings: list[Problem] | None = N
             except MoemergeError as error:
                 problems += error.problems
                 continue
+            finally:
+                if progress is not None:
+                    progress.advance()
             if warnings is not None:
                 warnings += [Problem(p.code, f"expert `{expert.name}`: {p.message}", p.hint) for p in said]
         chat = _chat_template(plan, planned.model) if wanted and plan.recipe.template == "chat" else None

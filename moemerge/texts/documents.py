@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from moemerge.errors import Problem, SourceError, TemplateError
 from moemerge.recipe.schema import Data
 from moemerge.texts.forms import Conversation
-from moemerge.texts.read import LeftOut, no_texts, read_texts
+from moemerge.texts.read import ENOUGH, LeftOut, no_texts, read_texts
 from moemerge.texts.rows import Unreadable
 from moemerge.texts.template import Template, messages_of
 
@@ -95,6 +95,8 @@ def read_documents(
         if not batch:
             break
         found += renderer.documents(batch)
+        if not found and left_out.count >= ENOUGH:
+            break
     if not found:
         raise no_texts(left_out)
     return tuple(found), tuple(said for said in (left_out.problem, *renderer.problems) if said is not None)

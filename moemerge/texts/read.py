@@ -20,7 +20,7 @@ from moemerge.texts.rows import SAVE, Columns, Row, Unreadable, lines_of, rows_o
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _NAMED = 3
 """Rows that are named for a reason; the others are counted."""
-_ENOUGH = 10_000
+ENOUGH = 10_000
 """Rows after which no more are read where none could be."""
 
 Found = TypeVar("Found")
@@ -203,7 +203,7 @@ def _kept(
                 found = what(row.fields)
             except Unreadable as why:
                 left_out.add(row.number, why)
-                if left_out.count == left_out.rows == _ENOUGH:
+                if left_out.count == left_out.rows == ENOUGH:
                     return
                 continue
             if found is not None:

@@ -126,6 +126,20 @@ def test_a_conversation_that_the_template_refuses_is_counted_and_named(
     ]
 
 
+def test_a_file_of_conversations_that_the_template_refuses_is_not_read_to_its_end(
+    letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where none of many can be read, the others are not tried."""
+    monkeypatch.setattr("moemerge.texts.documents.ENOUGH", 500)
+    monkeypatch.setattr(letters, "chat_template", "{{ raise_exception('no') }}")
+    with pytest.raises(SourceError) as caught:
+        documents(tmp_path, [TALK] * 2000, letters)
+    assert caught.value.message == (
+        "`a.jsonl` holds no text that can be read: the chat template of the base does not take it: no "
+        "(lines 1, 2, 3 and 509 more)"
+    )
+
+
 def test_a_file_is_refused_where_the_template_is_given_up(
     letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
