@@ -64,6 +64,9 @@ def render(
             much; or it has done so for others before and is given up.
     """
     chosen: Any
+    named = tokenizer.chat_template
+    if template is None and isinstance(named, dict) and "default" not in named:
+        raise TemplateError(f"none of its templates is called `default`: {', '.join(f'`{name}`' for name in named)}")
     try:
         chosen = tokenizer.get_chat_template(template)
     except ValueError as error:

@@ -56,6 +56,8 @@ def test_the_tokenizers_own_template(tokenizer: Any, monkeypatch: pytest.MonkeyP
     assert render(tokenizer, CHAT) == "system"
     monkeypatch.setattr(tokenizer, "chat_template", {"default": "D", "tool_use": "T"})
     assert render(tokenizer, CHAT) == "D"
+    monkeypatch.setattr(tokenizer, "chat_template", {"rag": "R", "tool_use": "T"})
+    assert reason(tokenizer, None) == "none of its templates is called `default`: `rag`, `tool_use`"
     monkeypatch.setattr(tokenizer, "chat_template", 7)
     assert reason(tokenizer, None) == "it is 7, not text"
 
