@@ -34,9 +34,12 @@ def plan(recipe: Recipe | Path | str, *, root: Path | None = None) -> Plan | Ref
     Raises:
         MoemergeError: the recipe cannot be read.
     """
-    from moemerge.plan import make_plan
+    from moemerge.build.rehearse import rehearsed
+    from moemerge.plan import Refused, make_plan
 
-    return make_plan(*_loaded(recipe, root))
+    loaded, where = _loaded(recipe, root)
+    made = make_plan(loaded, where)
+    return made if isinstance(made, Refused) else rehearsed(made, where)
 
 
 def _loaded(recipe: Recipe | Path | str, root: Path | None) -> tuple[Recipe, Path]:

@@ -315,4 +315,7 @@ def _say(text: str) -> None:
 
 
 def _amount(total: float, unit: str) -> str:
-    return size(total) if unit == "bytes" else f"{total:,.0f} {unit}".strip()
+    if unit == "bytes":
+        return size(total)
+    one = unit.removesuffix("ies") + "y" if unit.endswith("ies") else unit.removesuffix("s")
+    return f"{total:,.0f} {one if total == 1 else unit}".strip()

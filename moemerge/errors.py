@@ -95,13 +95,14 @@ class TemplateError(MoemergeError):
 
     Attributes:
         reason: why not, as a clause.
+        given_up: whether it is not even tried any more, as it has taken too much too often.
     """
 
     code = "template"
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, given_up: bool = False) -> None:
         super().__init__(f"The chat template cannot be rendered: {reason}")
-        self.reason = reason
+        self.reason, self.given_up = reason, given_up
 
 
 class PlanError(ManyProblems):

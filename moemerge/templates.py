@@ -27,8 +27,19 @@ MEMORY = 500_000_000
 ADDED = 100_000
 """Characters that a template may add to a conversation which it shows up to four times."""
 
+ENDS = 3
+"""Conversations over which a template may end the process apart, by time, memory or a crash, before it is given up."""
+
 _over: dict[str, float] = {}
 """Seconds that each template has taken beyond `EACH` for a conversation."""
+_ends: dict[str, list[str]] = {}
+"""Why each template has ended the process apart."""
+
+
+def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has a chat template; a blank one is none."""
+    found = tokenizer.chat_template
+    return bool(found.strip() if isinstance(found, str) else found)
 
 
 def render(
@@ -50,23 +61,30 @@ def render(
 
     Raises:
         TemplateError: there is no template; it raises something, takes too long, needs too much memory or writes too
-            much.
+            much; or it has done so for others before and is given up.
     """
     chosen: Any
+    named = tokenizer.chat_template
+    if template is None and isinstance(named, dict) and "default" not in named:
+        raise TemplateError(f"none of its templates is called `default`: {', '.join(f'`{name}`' for name in named)}")
     try:
         chosen = tokenizer.get_chat_template(template)
     except ValueError as error:
         raise TemplateError(str(error).splitlines()[0]) from error
     if not isinstance(chosen, str):
         raise TemplateError(f"it is {json.dumps(chosen, default=repr)[:80]}, not text")
+    ends = _ends.setdefault(chosen, [])
+    if len(ends) >= ENDS:
+        raise TemplateError(f"{ends[0]}, and it is given up after {ENDS} such conversations", given_up=True)
     chat = [{key: value for key, value in message.items() if value is not None} for message in messages]
     variables = {**tokenizer.special_tokens_map, **(special or {}), "add_generation_prompt": add_generation_prompt}
     longest = ADDED + 4 * len(json.dumps(chat, ensure_ascii=False))
     over = _over.get(chosen, 0.0)
+    seconds = max(SECONDS - over, EACH)
     try:
         text, took = ask(
             "template",
-            seconds=max(SECONDS - over, EACH),
+            seconds=seconds,
             memory=MEMORY,
             template=chosen,
             messages=chat,
@@ -74,6 +92,11 @@ def render(
             longest=longest,
         )
     except Fault as fault:
-        raise TemplateError(str(fault)) from fault
+        why = str(fault)
+        if fault.ended and fault.seconds >= seconds:
+            why = f"it takes longer than {SECONDS:.0f} seconds" + (" for all conversations together" if over else "")
+        ends += [why] if fault.ended else []
+        _over[chosen] = max(over + fault.seconds - EACH, 0.0)
+        raise TemplateError(why) from fault
     _over[chosen] = max(over + took - EACH, 0.0)
     return str(text)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from moemerge import templates
+
 settings.register_profile("ci", derandomize=True, deadline=None)  # what CI says must not hang on a draw
 if os.environ.get("CI"):
     settings.load_profile("ci")
@@ -42,6 +44,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path.relative_to(root).as_posix()
         if path.startswith(COMPUTING) and not path.startswith(SLOW_STARTS):
             item.add_marker(pytest.mark.computing)
+
+
+@pytest.fixture(autouse=True)
+def _every_template_is_new() -> None:
+    """What a template did in one test counts against it in no other."""
+    templates._ends.clear()
+    templates._over.clear()
 
 
 @pytest.fixture(scope="session")

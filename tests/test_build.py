@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from moemerge import device
 from moemerge.api import build
+from moemerge.console import Lines
 from moemerge.errors import WriteError
 from moemerge.families import DENSE_FAMILIES
 from moemerge.mixture.folder import open_moe
@@ -274,8 +275,11 @@ def test_a_specialists_own_chat_template_wraps_its_prompts(tiny: TinyMaker, tmp_
     build(recipe, tmp_path / "out", root=tmp_path)
 
 
-def test_chats_as_data_are_read_through_the_bases_template(tiny: TinyMaker, tmp_path: Path) -> None:
-    """The gate counts what was said and nothing of the template; a null row is a warning of the build."""
+def test_chats_as_data_are_read_through_the_bases_template(
+    tiny: TinyMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The gate counts what was said and nothing of the template; a null row is a warning of the build. Reading, which
+    may take long, is a stage."""
     base = tmp_path / "base"
     shutil.copytree(tiny("llama", 0), base)
     write_tokenizer(base, chat=True)
@@ -287,7 +291,10 @@ def test_chats_as_data_are_read_through_the_bases_template(tiny: TinyMaker, tmp_
         base, [tiny("llama", 1), tiny("llama", 2)], gate={"init": "centroid", "expand": "off"},
         expert_0={"prompts": (), "data": {"path": "e0.json"}}, expert_1={"prompts": (), "data": {"path": "e1.json"}},
     )  # fmt: skip
-    built = build(recipe, tmp_path / "out", root=tmp_path)
+    lines = Lines()
+    built = build(recipe, tmp_path / "out", root=tmp_path, progress=lines)
+    lines.close()
+    assert capsys.readouterr().err.startswith("Reading texts: 2 experts\nReading texts: done in ")
     assert [w.message for w in built.warnings if w.code == "rows-left-out"] == [
         f"expert `e{number}`: `e{number}.json`: one of 7 rows is left out: field `conversations` is null (row 7)"
         for number in range(2)

@@ -57,6 +57,16 @@ def lines(clock: Clock) -> Iterator[Lines]:
     made.close(finished=False)
 
 
+@pytest.mark.parametrize(
+    ("total", "unit", "said"),
+    [(1, "replies", "1 reply"), (2, "replies", "2 replies"), (1, "held-out tokens", "1 held-out token"), (3, "", "3")],
+)
+def test_one_is_no_plural(total: float, unit: str, said: str, lines: Lines, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stage of one thing says so."""
+    lines.stage("chat", total, unit)
+    assert capsys.readouterr().err == f"chat: {said}\n"
+
+
 def test_a_short_stage_has_two_lines(lines: Lines, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     """One when it begins and one when it ends."""
     lines.stage("write", 2e9, "bytes")

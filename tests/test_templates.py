@@ -56,6 +56,8 @@ def test_the_tokenizers_own_template(tokenizer: Any, monkeypatch: pytest.MonkeyP
     assert render(tokenizer, CHAT) == "system"
     monkeypatch.setattr(tokenizer, "chat_template", {"default": "D", "tool_use": "T"})
     assert render(tokenizer, CHAT) == "D"
+    monkeypatch.setattr(tokenizer, "chat_template", {"rag": "R", "tool_use": "T"})
+    assert reason(tokenizer, None) == "none of its templates is called `default`: `rag`, `tool_use`"
     monkeypatch.setattr(tokenizer, "chat_template", 7)
     assert reason(tokenizer, None) == "it is 7, not text"
 
@@ -100,6 +102,40 @@ def test_a_template_that_is_slow_each_time(tokenizer: Any, monkeypatch: pytest.M
     with pytest.raises(TemplateError, match="it takes longer than"):
         _ = [render(tokenizer, CHAT, template=slow) for _ in range(1000)]
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{{ 'b' * 10 ** 9 }}", "it needs more than 500 MB of memory"),
+        ("{% for i in range(99999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+         "it takes longer than 1 seconds"),
+    ],
+)  # fmt: skip
+def test_a_template_is_given_up(template: str, why: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends the process over three conversations is not tried on thousands; others are rendered all the same."""
+    monkeypatch.setattr(templates, "SECONDS", 1.0)
+    monkeypatch.setattr(templates, "EACH", 0.01)
+    found = [reason(tokenizer, template) for _ in range(templates.ENDS)]
+    together = " for all conversations together" if "longer" in why else ""
+    assert found == [why, why + together, why + together]
+    began = time.monotonic()
+    for _ in range(100):
+        assert reason(tokenizer, template) == f"{why}, and it is given up after 3 such conversations"
+    assert time.monotonic() - began < 1
+    assert render(tokenizer, CHAT, template="{{ messages[1].content }}") == "Hello\n"
+
+
+def test_time_before_a_template_raises_counts(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that raises late each time is given up too."""
+    monkeypatch.setattr(templates, "SECONDS", 0.6)
+    monkeypatch.setattr(templates, "EACH", 0.01)
+    late = "{% for i in range(9000) %}{% for j in range(100) %}{% endfor %}{% endfor %}{{ raise_exception('no') }}"
+    assert reason(tokenizer, late) == "no"
+    found = [reason(tokenizer, late) for _ in range(100)]
+    assert found[-1] == (
+        "it takes longer than 1 seconds for all conversations together, and it is given up after 3 such conversations"
+    )
 
 
 def test_a_folder_of_the_users_is_not_imported_from(

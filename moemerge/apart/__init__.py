@@ -21,10 +21,21 @@ _PATIENCE = 5.0
 """Seconds in which the process ends once it is told to."""
 _ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 """One thread, so that its memory is that of the work."""
+_LATE = (-signal.SIGPROF, -signal.SIGALRM)
+"""How the process ends where a job takes too long."""
 
 
 class Fault(Exception):
-    """What was asked could not be done; the text says why, as a clause."""
+    """What was asked could not be done; the text says why, as a clause.
+
+    Attributes:
+        seconds: of the processor that went into it, as far as that is known.
+        ended: whether the process ended over it, so that the next request waits for another one.
+    """
+
+    def __init__(self, why: str, seconds: float = 0.0, *, ended: bool = False) -> None:
+        super().__init__(why)
+        self.seconds, self.ended = seconds, ended
 
 
 def ask(job: str, *, seconds: float, memory: int, **values: Any) -> Any:
@@ -71,12 +82,14 @@ class _Process:
                 self.close()
                 raise
             if not reply.endswith(b"\n"):
-                raise Fault(_why(self.close(), request))
+                status = self.close()
+                late = request["seconds"] if status in _LATE else 0.0
+                raise Fault(_why(status, request), late, ended=True)
             found = json.loads(reply)
             if found.get("last"):
                 self.close()
         if "fault" in found:
-            raise Fault(found["fault"])
+            raise Fault(found["fault"], found["seconds"], ended=bool(found.get("last")))
         return found["value"]
 
     def _running(self) -> subprocess.Popen[bytes]:
@@ -116,7 +129,7 @@ class _Process:
 
 def _why(status: int, request: Mapping[str, Any]) -> str:
     """Why the process ended over a request."""
-    if status in (-signal.SIGPROF, -signal.SIGALRM):
+    if status in _LATE:
         return f"it takes longer than {request['seconds']:.0f} seconds"
     if status == -signal.SIGABRT:  # how Rust ends where it gets no memory
         return f"it crashes, or needs more than {request['memory'] // 1_000_000:,} MB of memory"

@@ -50,19 +50,21 @@ def _reply(request: Mapping[str, Any]) -> dict[str, Any]:
     # their signals end the process, whatever it is in; time of the processor, since a machine may be busy with others
     signal.setitimer(signal.ITIMER_PROF, request["seconds"])
     signal.setitimer(signal.ITIMER_REAL, PATIENCE + 4 * request["seconds"])
+    began = time.process_time()
     try:
         return {"value": job(**request["values"])}
     except MemoryError:
-        return {"fault": f"it needs more than {request['memory'] // 1_000_000:,} MB of memory", "last": True}
+        fault, last = f"it needs more than {request['memory'] // 1_000_000:,} MB of memory", True
     except _Said as error:
-        return {"fault": str(error)}
+        fault, last = str(error), False
     except BaseException as error:  # whatever Python and Rust can raise, whose panics are no `Exception`s
         said = _words(error)
         plain = type(error) in (Exception, OSError, ValueError) or said.startswith("TypeError: ")
-        return {"fault": said if plain else f"{type(error).__name__}: {said}"}
+        fault, last = said if plain else f"{type(error).__name__}: {said}", False
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
+    return {"fault": fault, "last": last, "seconds": time.process_time() - began}
 
 
 def _limit_memory(memory: int) -> None:

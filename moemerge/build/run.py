@@ -116,7 +116,7 @@ def build_plan(
         for text in remove_orphan(orphan, output):
             warn(text)
     found = idle_experts(plan)
-    texts = read_expert_texts(plan, root, found)
+    texts = read_expert_texts(plan, root, found, progress)
     dtype = _computing_dtype(plan, device, progress) if runs_models(plan) else None
     if dtype is not None:
         check_readable()
@@ -155,8 +155,14 @@ def build_plan(
     )
 
 
-def read_expert_texts(plan: Plan, root: Path, warnings: list[Problem] | None = None) -> tuple[ExpertTexts, ...]:
-    """Each expert's prompts and documents, where the gate or the choice of a merge needs them; adds `warnings`."""
+def read_expert_texts(
+    plan: Plan, root: Path, warnings: list[Problem] | None = None, progress: Progress | None = None
+) -> tuple[ExpertTexts, ...]:
+    """Each expert's prompts and documents, where the gate or the choice of a merge needs them; adds `warnings`.
+
+    Raises:
+        PlanError: what cannot be read, of all experts.
+    """
     from moemerge.gate.request import FITTED, MERGEKIT, ExpertTexts
     from moemerge.texts import Document, read_documents, read_prompts_file
 
@@ -167,18 +173,33 @@ def read_expert_texts(plan: Plan, root: Path, warnings: list[Problem] | None = N
         return load_tokenizer(plan)
 
     wanted = plan.recipe.gate.init in FITTED | MERGEKIT or plan.recipe.merge.shared == "auto"
+    anchor = plan.vocabulary.anchor
+    whose = "the base" if anchor == "base" else f"expert `{anchor}`"
+    problems: list[Problem] = []
     texts = []
+    files = sum(expert.data is not None for expert in plan.recipe.experts)
+    if wanted and files and progress is not None:
+        progress.stage("Reading texts", files, "experts", "`limit` under `data` reads fewer")
     for planned, expert in zip(plan.experts, plan.recipe.experts, strict=True):
         prompts = expert.prompts
         documents: tuple[Document, ...] = ()
         if wanted and expert.prompts_file is not None:
             prompts = read_prompts_file(file_path(root, expert.prompts_file))
         if wanted and expert.data is not None:
-            documents, said = read_documents(expert.data, root, tokenizer)
+            try:
+                documents, said = read_documents(expert.data, root, tokenizer, whose)
+            except MoemergeError as error:
+                problems += error.problems
+                continue
+            finally:
+                if progress is not None:
+                    progress.advance()
             if warnings is not None:
                 warnings += [Problem(p.code, f"expert `{expert.name}`: {p.message}", p.hint) for p in said]
         chat = _chat_template(plan, planned.model) if wanted and plan.recipe.template == "chat" else None
         texts.append(ExpertTexts(expert.name, prompts, expert.negative_prompts, documents, chat))
+    if problems:
+        raise PlanError(dict.fromkeys(problems))
     return tuple(texts)
 
 

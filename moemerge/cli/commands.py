@@ -48,10 +48,13 @@ def plan(
     verbose: Verbose = False,
 ) -> None:
     """Checks a recipe and says what a build would cost. Reads configs and headers, no weights."""
+    from moemerge.build.rehearse import rehearsed
     from moemerge.plan import Refused, make_plan, plan_json
 
     loaded = _load(recipe, overrides, gate, quiet=quiet or as_json)
     made = make_plan(loaded.recipe, loaded.root, configs_only=not deep)
+    if not isinstance(made, Refused):
+        made = rehearsed(made, loaded.root)
     divergence = None
     if deep and not isinstance(made, Refused):
         from moemerge.build.divergence import measure_divergence

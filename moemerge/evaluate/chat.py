@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.dense.generation import context_of, continuations, end_tokens
 from moemerge.errors import MoemergeError, TemplateError
-from moemerge.templates import render
+from moemerge.templates import has_template, render
 from moemerge.texts import Chat, Document, text_of
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
-    if not tokenizer.chat_template:
+    if not has_template(tokenizer):
         raise MoemergeError("The tokenizer has no chat template", hint="chat needs a `chat_template` in the tokenizer")
     try:
         return render(tokenizer, turns, add_generation_prompt=add_generation_prompt)

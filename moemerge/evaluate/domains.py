@@ -85,7 +85,7 @@ def read_domains(
         if limit is not None:
             data = data.model_copy(update={"limit": min(limit, data.limit or limit)})
         try:
-            texts, warnings = read_documents(data, root, lambda: tokenizer)
+            texts, warnings = read_documents(data, root, lambda: tokenizer, "the mixture")
         except MoemergeError as error:
             problems += [Problem(p.code, f"domain `{name}`: {p.message}", p.hint) for p in error.problems]
             continue

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moemerge.console import Progress, portion
+from moemerge.errors import MoemergeError
 from moemerge.evaluate.chat import LONGEST_REPLY, prompt_of, sample_reply
 from moemerge.evaluate.domains import Domain
 from moemerge.evaluate.questions import Answers, Asked, ask, read_questions
@@ -14,6 +15,7 @@ from moemerge.evaluate.speed import ROUNDS, measure_speed
 from moemerge.evaluate.trace import trace_text
 from moemerge.mixture.routers import Routers
 from moemerge.recipe.schema import Expert, Questions
+from moemerge.templates import has_template
 from moemerge.texts import Chat, text_of
 
 if TYPE_CHECKING:
@@ -54,19 +56,24 @@ def chat_replies(
     domains: Sequence[Domain],
     experts: Sequence[Expert],
     progress: Progress,
-) -> dict[str, Any]:
-    """The report's `chat`: a reply a domain through the chat template; nothing where there is none."""
-    if tokenizer.chat_template is None:
-        return {}
+) -> tuple[dict[str, Any], list[str]]:
+    """The report's `chat`: a reply a domain through the chat template; nothing where there is none. And notes of what
+    could not be asked: the losses that were measured before are not lost over it."""
+    if not has_template(tokenizer):
+        blank = tokenizer.chat_template is not None
+        return {}, ["chat is left out: the tokenizer's chat template is blank"] if blank else []
     progress.stage("chat", len(domains), "replies", "`--without chat` leaves it out")
     prompts = {expert.name: expert.prompts for expert in experts}
-    found = {}
+    found, notes = {}, []
     for domain in domains:
         prompt = prompt_of(prompts.get(domain.name, ()), domain.texts)
         if prompt is not None:
             with portion(progress, 1, LONGEST_REPLY) as step:
-                found[domain.name] = sample_reply(model, tokenizer, prompt, told=step).to_json()
-    return found
+                try:
+                    found[domain.name] = sample_reply(model, tokenizer, prompt, told=step).to_json()
+                except MoemergeError as error:
+                    notes.append(f"domain `{domain.name}`: there is no chat reply: {error.message}")
+    return found, notes
 
 
 def answers(
@@ -85,7 +92,7 @@ def answers(
             found[domain] = {**Answers(()).to_json(), "exact_match_note": why}
             continue
         total = len(rows) * (2 if base is not None else 1)
-        progress.stage(f"questions: {domain}", total, "questions", "`--without questions` leaves them out")
+        progress.stage(f"questions: {domain}", total, "replies", "`--without questions` leaves them out")
         ours = ask(model, tokenizer, asked.questions, rows, progress)
         theirs = ask(base(), tokenizer, asked.questions, rows, progress) if base is not None else None
         found[domain] = {**ours.to_json(theirs), "exact_match_note": None}

@@ -25,6 +25,7 @@ from moemerge.evaluate.tasks import run_tasks
 from moemerge.evaluate.verdict import verdict
 from moemerge.mixture.baselines import LINEAR, Baselines
 from moemerge.mixture.folder import BuiltFolder, MoeFolder, open_moe
+from moemerge.mixture.losses import FEW
 from moemerge.mixture.placement import Placement
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import Offloaded
@@ -38,8 +39,6 @@ CONTEXT = 2048
 """Longest window in tokens, unless the options say otherwise or the model is shorter."""
 SHORTER = "`--limit N` reads fewer texts"
 """What makes losses take less time."""
-FEW = 30
-"""Documents of a domain below which its intervals are said to be rough."""
 
 
 class Evaluation:
@@ -73,6 +72,8 @@ class Evaluation:
         self.others = {name: Compared(path, self.placement) for name, path in options.compare.items()}
         self.sums: dict[str, dict[str, Tensor]] = {domain.name: {} for domain in self.domains}
         """Sums of the documents' losses by domain and model."""
+        self.unasked: list[str] = []
+        """Why there is no chat, or not of all domains."""
 
     def _placement(self) -> Placement:
         """Where everything runs, with a dtype; the same in all processes. The base is in memory beside the mixture."""
@@ -190,7 +191,7 @@ class Evaluation:
         if "chat" in wanted:
             folder = self.folder
             experts = folder.record.recipe.experts if isinstance(folder, BuiltFolder) else ()
-            found["chat"] = chat_replies(model(), self.tokenizer, self.domains, experts, self.progress)
+            found["chat"], self.unasked = chat_replies(model(), self.tokenizer, self.domains, experts, self.progress)
         if "questions" in wanted and self.questions:
             found["questions"] = answers(model(), base, self.tokenizer, self.questions, self.progress)
         if "speed" in wanted:
@@ -260,6 +261,7 @@ class Evaluation:
         found += [
             f"questions `{name}`: {said.message}" for name, set_ in self.questions.items() for said in set_.warnings
         ]
+        found += self.unasked
         changed = self.baselines.other_config()
         if changed:
             found.append(f"the base's `config.json` is not the one that was built from: {'; '.join(changed)}")

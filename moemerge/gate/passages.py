@@ -15,7 +15,7 @@ import torch
 
 from moemerge.errors import GateError, Problem, TemplateError
 from moemerge.gate.request import ExpertTexts, GateRequest
-from moemerge.templates import render
+from moemerge.templates import has_template, render
 from moemerge.texts import Document, tokenise
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def check_ids(experts: Sequence[ExpertTexts], tokenizer: PreTrainedTokenizerBase
 
 
 def _encode_chat(text: str, texts: ExpertTexts, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
-    if texts.chat is None and tokenizer.chat_template is None:
+    if texts.chat is None and not has_template(tokenizer):
         raise GateError(
             f"`template: chat` needs a chat template, and neither expert `{texts.name}` nor the base has one",
             hint="set `template: none`",

@@ -20,6 +20,9 @@ which is twenty times as fast as 500 rows of a vocabulary of 49,152."""
 _ELEMENTS = 1 << 26
 """The same elsewhere."""
 
+FEW = 30
+"""Documents of a domain below which the intervals of its losses are said to be rough."""
+
 Before = Callable[[Batch], None]
 """Is told each batch before the model sees it."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from moemerge.errors import MoemergeError, Problem, SourceError
 from moemerge.families import DENSE_FAMILIES, DenseConfig
-from moemerge.plan.tokens import Kept, check_base_tokenizer, check_settings, check_tokenizer
+from moemerge.plan.tokens import Kept, blank_templates, check_base_tokenizer, check_settings, check_tokenizer
 from moemerge.recipe import Recipe, file_path
 from moemerge.recipe.schema import Data, Rows
 from moemerge.sources import Checkpoint
@@ -135,6 +135,15 @@ def check_special(checkpoint: Checkpoint, kept: Kept, key: str, label: str, warn
         check_settings(checkpoint, kept, key, label, warnings)
     except (SourceError, ValueError, KeyError):
         return  # what cannot be read is a problem already
+
+
+def check_templates(models: Mapping[str, Checkpoint], warnings: list[Problem]) -> None:
+    """Says which models have a chat template that is none."""
+    blank = blank_templates(models)
+    if blank:
+        listed = " and ".join(filter(None, [", ".join(map(label_of, blank[:-1])), label_of(blank[-1])]))
+        message = f"the chat template of {listed} is blank, which counts as none"
+        warnings.append(Problem("blank-template", message, "save the tokenizer with the template that it was tuned on"))
 
 
 def _show(value: Any) -> str:

@@ -26,6 +26,7 @@ from moemerge.plan.checks import (
     check_model,
     check_prompts,
     check_special,
+    check_templates,
     label_of,
 )
 from moemerge.plan.mapping import Layout, group_method, map_tensors
@@ -80,6 +81,7 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
         message = f"`{host.model_type}` does not hold `{dense.family}` exactly: {host.near}"
         found.warnings.append(Problem("near-miss", message, "measure the result with `moemerge eval`"))
     check_licences(models, found.warnings)
+    check_templates(models, found.warnings)
     check_prompts(recipe, root, found.problems, found.warnings)
     check_evaluation(recipe, root, found.warnings)
     dtype = _dtype(recipe, base)

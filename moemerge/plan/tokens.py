@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,19 @@ def check_settings(checkpoint: Checkpoint, kept: Kept, name: str, label: str, wa
         message = f"{label} has a chat template, {theirs_is}: the output keeps what {owner} has"
         hint = f"`tokenizer.chat_template: {name}` ships it; `template: chat` fits the gate with each specialist's own"
         warnings.append(Problem("chat-template-differs", message, hint))
+
+
+def blank_templates(models: Mapping[str, Checkpoint]) -> list[str]:
+    """The keys of models whose files hold a chat template that is blank; an adapter's may be its base's."""
+    found: list[str] = []
+    seen: list[Mapping[str, Path]] = []
+    for key, checkpoint in models.items():
+        if checkpoint.files in seen:
+            continue
+        seen.append(checkpoint.files)
+        with suppress(SourceError):  # what cannot be read is a problem already
+            found += [key] if tokenizer_config(checkpoint.files).blank else []
+    return found
 
 
 def _check_json(

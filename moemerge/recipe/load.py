@@ -10,7 +10,7 @@ from typing import Literal
 from moemerge.errors import RecipeError
 from moemerge.recipe.checks import check, without_blanks
 from moemerge.recipe.mergekit import is_mergekit, refuse_dense_merge, translate
-from moemerge.recipe.paths import CSV, JSON_LINES, PARQUET
+from moemerge.recipe.paths import CSV, JSON_LINES, PARQUET, TEXTS
 from moemerge.recipe.places import Source, nearest
 from moemerge.recipe.schema import Evaluation, Recipe
 from moemerge.recipe.tree import override, with_value
@@ -79,9 +79,29 @@ def load_evaluation(path: Path) -> tuple[Evaluation, Path]:
     inside = tree.get("eval")
     if isinstance(inside, Table) and inside.entries.keys() & Evaluation.model_fields.keys():
         tree = inside
-    if not tree.entries.keys() & Evaluation.model_fields.keys():
-        tree = Table({"domains": Entry(tree.place, tree)}, tree.place)
-    return validate_evaluation(tree), path.absolute().parent
+    return validate_evaluation(_with_domains(tree)), path.absolute().parent
+
+
+def _with_domains(tree: Table) -> Table:
+    """A file of domains alone as one that names them."""
+    if tree.entries.keys() & Evaluation.model_fields.keys():
+        return tree
+    return Table({"domains": Entry(tree.place, tree)}, tree.place)
+
+
+def _refuse_evaluation(tree: Table, name: str) -> None:
+    """Says of a file of texts by domain that it is no recipe, rather than all that it lacks for one."""
+    if tree.entries.keys() & Recipe.model_fields.keys():
+        return
+    try:
+        found = validate_evaluation(_with_domains(tree))
+    except RecipeError:
+        return
+    paths = [given if isinstance(given, str) else given.path for given in found.domains.values()]
+    if paths and all(Path(path).suffix.lower() in TEXTS for path in paths):
+        message = f"`{name}` is no recipe: it names texts by domain"
+        hint = "give it to `moemerge eval --domains` or `moemerge train-router --data`"
+        raise RecipeError(message, hint=hint, code="no-recipe")
 
 
 def _source(path: Path, what: str) -> Source:
@@ -124,6 +144,7 @@ def parse_recipe(
 def _read(source: Source, path: Path, root: Path, overrides: Sequence[str], gate: str | None) -> LoadedRecipe:
     tree = compose(source)
     refuse_dense_merge(tree)
+    _refuse_evaluation(tree, source.name)
     dialect: Literal["native", "mergekit"] = "native"
     notes: list[str] = []
     if is_mergekit(tree):

@@ -9,6 +9,10 @@ JSON = (".json",)
 CSV = (".csv", ".tsv")
 PARQUET = (".parquet",)
 """The suffixes of files of rows, with those above."""
+PLAIN = (".txt", ".text", ".md")
+"""Those of plain texts."""
+TEXTS = JSON_LINES + JSON + CSV + PARQUET + PLAIN
+"""Those of any files of texts."""
 
 
 def file_path(root: Path, text: str) -> Path:

@@ -25,13 +25,15 @@ class TokenizerConfig:
         special: `bos_token` and the like, as text; None where a file says that there is none.
         switches: `add_bos_token` and `add_eos_token`.
         added: ids of the tokens that `added_tokens.json` and `added_tokens_decoder` list.
-        template: the default chat template, or None.
+        template: the default chat template, or None; a blank one is none.
+        blank: whether there is one, and it is blank.
     """
 
     special: Mapping[str, str | None]
     switches: Mapping[str, bool]
     added: Mapping[str, int]
     template: str | None
+    blank: bool
 
 
 def tokenizer_config(files: Mapping[str, Path]) -> TokenizerConfig:
@@ -51,7 +53,11 @@ def tokenizer_config(files: Mapping[str, Path]) -> TokenizerConfig:
         )
     special = {key: _content(source[key]) for key in SPECIAL for source in (old, config) if key in source}
     switches = {key: config[key] for key in SWITCHES if isinstance(config.get(key), bool)}
-    return TokenizerConfig(special, switches, dict(_added(config, _object(files, _ADDED))), _template(files, config))
+    found = _template(files, config)
+    template = found if found is None or found.strip() else None
+    return TokenizerConfig(
+        special, switches, dict(_added(config, _object(files, _ADDED))), template, blank=template != found
+    )
 
 
 def _object(files: Mapping[str, Path], name: str) -> dict[str, Any]:
@@ -77,8 +83,10 @@ def _template(files: Mapping[str, Path], config: Mapping[str, Any]) -> str | Non
         path = files[_TEMPLATE]
         try:
             return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SourceError(f"`{path}` cannot be read: {error}") from error
+        except UnicodeDecodeError as error:
+            raise SourceError(f"`{path}` is not UTF-8 ({error.reason})", hint="save it as UTF-8") from error
+        except OSError as error:
+            raise SourceError(f"`{path}` cannot be read: {error.strerror or error}") from error
     found = _object(files, _OLD_TEMPLATE).get("chat_template", config.get("chat_template"))
     if isinstance(found, list):
         named = (item for item in found if isinstance(item, dict) and item.get("name") == "default")

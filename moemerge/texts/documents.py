@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moemerge.errors import Problem, TemplateError
+from moemerge.errors import Problem, SourceError, TemplateError
 from moemerge.recipe.schema import Data
 from moemerge.texts.forms import Conversation
-from moemerge.texts.read import LeftOut, no_texts, read_texts
+from moemerge.texts.read import ENOUGH, LeftOut, no_texts, read_texts
 from moemerge.texts.rows import Unreadable
 from moemerge.texts.template import Template, messages_of
 
@@ -26,6 +26,7 @@ Spans = tuple[tuple[int, int], ...]
 """Parts of a text, in order: where each begins and ends, in characters."""
 AT_A_TIME = 512
 """Conversations that are rendered together."""
+_MEND = "mend the chat template, or write such conversations as plain texts under `text`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Tokens:
 
 
 def read_documents(
-    data: Data, root: Path, tokenizer: Callable[[], PreTrainedTokenizerBase]
+    data: Data, root: Path, tokenizer: Callable[[], PreTrainedTokenizerBase], whose: str
 ) -> tuple[tuple[Document, ...], tuple[Problem, ...]]:
     """Reads the documents that `data` names, at most `data.limit`; blank ones are passed over.
 
@@ -75,15 +76,17 @@ def read_documents(
         data: a file, by its suffix, or the id of a hub data set.
         root: the folder that a relative path is relative to.
         tokenizer: gives the one whose chat template conversations are written with; asked only where there are some.
+        whose: this template is, for messages, such as `the base`.
 
     Returns:
         The documents, and warnings: rows that cannot be read, conversations of which all counts.
 
     Raises:
-        SourceError: the file is absent or of no known kind, or no row of it can be read.
+        SourceError: the file is absent or of no known kind, or no row of it can be read; or the chat template takes
+            too much too often to be tried on.
     """
     left_out = LeftOut(data.path)
-    renderer = _Renderer(data, tokenizer, left_out)
+    renderer = _Renderer(data, tokenizer, whose, left_out)
     found: list[Document] = []
     rows = read_texts(data, root, left_out)
     while data.limit is None or len(found) < data.limit:
@@ -92,9 +95,11 @@ def read_documents(
         if not batch:
             break
         found += renderer.documents(batch)
+        if not found and left_out.count >= ENOUGH:
+            break
     if not found:
         raise no_texts(left_out)
-    return tuple(found), tuple(said for said in (left_out.problem, renderer.problem) if said is not None)
+    return tuple(found), tuple(said for said in (left_out.problem, *renderer.problems) if said is not None)
 
 
 def text_of(document: Document) -> str:
@@ -139,17 +144,29 @@ class _Renderer:
     Args:
         data: says of which words losses are taken.
         tokenizer: gives the one with the template.
+        whose: it is.
         left_out: counts conversations that the template does not take.
     """
 
-    def __init__(self, data: Data, tokenizer: Callable[[], PreTrainedTokenizerBase], left_out: LeftOut) -> None:
-        self._data, self._give, self._left_out = data, tokenizer, left_out
+    def __init__(
+        self, data: Data, tokenizer: Callable[[], PreTrainedTokenizerBase], whose: str, left_out: LeftOut
+    ) -> None:
+        self._data, self._give, self._whose, self._left_out = data, tokenizer, whose, left_out
         self._template: Template | None = None
-        self._whole = 0
+        self._whole = self._calling = 0
 
     @property
-    def problem(self) -> Problem | None:
-        """Says of how many conversations the replies could not be told apart."""
+    def problems(self) -> tuple[Problem | None, ...]:
+        """Of how many conversations the replies could not be told apart, and how many call tools."""
+        calling = None
+        if self._calling:
+            are = "one conversation calls" if self._calling == 1 else f"{self._calling:,} conversations call"
+            message = f"`{self._data.path}`: {are} tools: what is said is read, and the calls are not"
+            calling = Problem("tool-calls", message)
+        return self._not_told_apart, calling
+
+    @property
+    def _not_told_apart(self) -> Problem | None:
         if not self._whole or self._template is None:
             return None
         are = "one conversation counts" if self._whole == 1 else f"{self._whole:,} conversations count"
@@ -166,14 +183,27 @@ class _Renderer:
         for number, found in batch:
             if isinstance(found, str):
                 yield found
-            elif template is None:
+                continue
+            self._calling += any(turn.calls for turn in found.turns)
+            if template is None:
                 yield "\n\n".join(turn.content.strip() for turn in found.turns if turn.content.strip())
             else:
                 text = next(rendered)
                 if isinstance(text, TemplateError):
-                    self._left_out.add(number, Unreadable(f"the chat template does not take it: {text.reason}"))
+                    self._refused(number, text)
+                elif not template.shows(found, text):
+                    why = f"the chat template of {self._whose} shows none of the words"
+                    self._left_out.add(number, Unreadable(why, _MEND))
                 else:
                     yield self._chat(found, text, template)
+
+    def _refused(self, number: int, error: TemplateError) -> None:
+        """Leaves a conversation out, or the whole file where the template is not tried any more."""
+        if error.given_up:
+            message = f"`{self._data.path}`: the chat template of {self._whose} cannot be rendered: {error.reason}"
+            raise SourceError(message, hint=_MEND)
+        why = f"the chat template of {self._whose} does not take it: {error.reason}"
+        self._left_out.add(number, Unreadable(why, _MEND))
 
     def _chat(self, found: Conversation, text: str, template: Template) -> Chat:
         prompt = next((turn.content for turn in found.turns if turn.role == "user"), "")
@@ -186,5 +216,7 @@ class _Renderer:
         if self._data.losses == "all" or not found.replies:
             return Chat(text, words, everything, prompt)
         pairs = zip(found.turns, spans, strict=True)
-        replies = (template.ended(text, span) for turn, span in pairs if turn.role == "assistant")
+        replies = (
+            template.ended(text, span) for turn, span in pairs if turn.role == "assistant" and turn.content.strip()
+        )
         return Chat(text, words, tuple(sorted(replies)), prompt)

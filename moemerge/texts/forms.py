@@ -34,16 +34,19 @@ ROLES: Mapping[str, str] = {
     "tool": "tool", "function": "tool", "observation": "tool",
 }  # fmt: skip
 """Who speaks, in the words of several tools and in a template's."""
+_CALLS = ("tool_calls", "function_call")
+"""Fields of a message that calls tools; it may then hold no text."""
 _SPEAKER, _SAID = ("role", "from"), ("content", "value")
 _HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A message: who speaks (a value of `ROLES`), and what is said."""
+    """A message: who speaks (a value of `ROLES`), and what is said; whether it calls tools, which is not read."""
 
     role: str
     content: str
+    calls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,10 @@ class Conversation:
     def replies(self) -> bool:
         """Whether there is a reply in it that says something."""
         return any(turn.role == "assistant" and turn.content.strip() for turn in self.turns)
+
+
+class NoField(Unreadable):
+    """A row without a field that is wanted."""
 
 
 def text_of(row: Mapping[str, Any], field: str | None) -> str | Conversation | None:
@@ -76,7 +83,7 @@ def text_of(row: Mapping[str, Any], field: str | None) -> str | Conversation | N
     forms: list[tuple[str, ...]] = [TEXTS[:1], *((name,) for name in CHATS), *PAIRS, TEXTS[1:]]
     fitting = [form for form in forms if row.keys() >= set(form)]
     if not fitting:
-        raise Unreadable("no field that is known to hold texts", one_of("field", row))
+        raise NoField("no field that is known to hold texts", one_of("field", row))
     whole = [form for form in fitting if all(row[name] is not None for name in form)]
     if not whole:
         null = next(name for name in fitting[0] if row[name] is None)
@@ -115,7 +122,7 @@ def one_of(key: str, names: Iterable[str]) -> str:
 
 def _value(row: Mapping[str, Any], key: str, field: str) -> Any:
     if field not in row:
-        raise Unreadable(f"no field `{field}`", one_of(key, row))
+        raise NoField(f"no field `{field}`", one_of(key, row))
     if row[field] is None:
         raise Unreadable(f"field `{field}` is null")
     return row[field]
@@ -188,7 +195,8 @@ def _turns(messages: list[Any]) -> Iterator[Turn]:
         role = ROLES.get(speaker.lower()) if isinstance(speaker, str) else None
         if role is None:
             raise Unreadable(f"message {number} is of nobody known: `{speaker}`", f"known are {', '.join(ROLES)}")
-        yield Turn(role, _whole(_content(said, number)))
+        calls = any(message.get(key) for key in _CALLS)
+        yield Turn(role, "" if said is None and calls else _whole(_content(said, number)), calls)
 
 
 def _content(said: Any, number: int) -> str:
@@ -196,5 +204,6 @@ def _content(said: Any, number: int) -> str:
     parts = said if isinstance(said, list) else [said]
     texts: list[Any] = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
     if not all(isinstance(text, str) for text in texts):
-        raise Unreadable(f"message {number} holds {'no text' if said is None else 'more than text'}")
+        what = "no text" if said is None else "more than text"
+        raise Unreadable(f"message {number} holds {what}", "take such messages out, or say in words what they hold")
     return "".join(texts)

@@ -12,16 +12,15 @@ from typing import TypeVar
 
 from moemerge.errors import Problem, SourceError
 from moemerge.recipe import file_path
-from moemerge.recipe.paths import CSV, JSON, JSON_LINES, PARQUET
+from moemerge.recipe.paths import CSV, PLAIN, TEXTS
 from moemerge.recipe.schema import Data, Rows
-from moemerge.texts.forms import FIELDS, Conversation, columns_of, strings_of, text_of
+from moemerge.texts.forms import FIELDS, Conversation, NoField, columns_of, strings_of, text_of
 from moemerge.texts.rows import SAVE, Columns, Row, Unreadable, lines_of, rows_of
 
-PLAIN = (".txt", ".text", ".md")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _NAMED = 3
 """Rows that are named for a reason; the others are counted."""
-_ENOUGH = 10_000
+ENOUGH = 10_000
 """Rows after which no more are read where none could be."""
 
 Found = TypeVar("Found")
@@ -35,7 +34,7 @@ class LeftOut:
     """
 
     def __init__(self, name: str) -> None:
-        self.name, self.unit, self.rows = name, "row", 0
+        self.name, self.unit, self.rows, self.headed = name, "row", 0, False
         self._first: Unreadable | None = None
         self._counts: dict[str, int] = {}
         self._numbers: dict[str, list[int]] = {}
@@ -70,7 +69,11 @@ class LeftOut:
 
     @property
     def _hint(self) -> str | None:
-        return self._first.hint if self._first is not None else None
+        if self._first is None:
+            return None
+        if self.headed and isinstance(self._first, NoField):
+            return f"{self._first.hint}; its first line is taken for the header: put one there if it has none"
+        return self._first.hint
 
     def _reasons(self) -> str:
         return "; ".join(f"{reason} ({self._places(reason)})" for reason in self._counts)
@@ -183,6 +186,7 @@ def _read(
     if not os.path.exists(path) and not _is_hub(rows, path):
         hint = "relative paths start at the folder of the file that names them"
         raise SourceError(f"`{path}` does not exist", hint=hint)
+    left_out.headed = path.suffix.lower() in CSV
     left_out.unit, found = rows_of(rows, path, columns, plain)
     return _kept(found, path, left_out, what)
 
@@ -199,7 +203,7 @@ def _kept(
                 found = what(row.fields)
             except Unreadable as why:
                 left_out.add(row.number, why)
-                if left_out.count == left_out.rows == _ENOUGH:
+                if left_out.count == left_out.rows == ENOUGH:
                     return
                 continue
             if found is not None:
@@ -213,7 +217,7 @@ def _cannot_read(path: Path, error: OSError) -> SourceError:
 
 
 def _is_hub(rows: Rows, path: Path) -> bool:
-    suffixed = path.suffix.lower() in JSON_LINES + JSON + CSV + PARQUET + PLAIN
+    suffixed = path.suffix.lower() in TEXTS
     return not os.path.exists(path) and not suffixed and HUB_ID.fullmatch(rows.path) is not None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import itertools
 import json
@@ -21,6 +22,14 @@ LONGEST_CELL = 1 << 30
 """Characters of a cell of a CSV file; Python's own limit is 131,072."""
 _WITHIN = ("data", "train", "rows", "examples", "instances")
 """Keys under which a JSON file may hold its rows."""
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}  # fmt: skip
+"""What files in other encodings begin with; the first that fits counts."""
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+_DELIMITERS = ",;\t"
+"""What separates the cells of a header, the likeliest first."""
 _LINE_HINT = "JSONL has one JSON object a line"
 
 
@@ -79,9 +88,10 @@ def rows_of(rows: Rows, path: Path, columns: Columns, plain: tuple[str, ...] = (
             return "line", _csv(path, "\t" if suffix == ".tsv" else ",")
         if suffix in PARQUET:
             return "row", _parquet(path, columns)
+        known_are = f"known are {', '.join(f'`{known}`' for known in suffixes)}"
         raise SourceError(
             f"`{rows.path}` is of an unknown kind, `{path.suffix}`",
-            hint=f"known are {', '.join(f'`{known}`' for known in suffixes)}",
+            hint=f"unpack it; {known_are}" if suffix in _PACKED else known_are,
         )
     if os.path.isdir(path):
         known = sorted(p.name for p in path.iterdir() if p.suffix.lower() in suffixes)
@@ -151,7 +161,10 @@ def _json_array(path: Path) -> Iterator[Row]:
         raise SourceError(f"`{path}`: {where}{_json_error(error)}", hint="a `.json` file holds an array") from error
     if isinstance(found, dict):
         inner = [found[key] for key in _WITHIN if isinstance(found.get(key), list)]
-        found = inner[0] if inner else [found]
+        found = inner[0] if inner else found if _by_columns(found) else [found]
+    if _by_columns(found):
+        message = f"`{path}` is written by columns: each of its fields holds the values of all rows"
+        raise SourceError(message, hint='write an array of objects, one a row (in pandas `to_json(orient="records")`)')
     if not isinstance(found, list):
         raise SourceError(f"`{path}` holds no array", hint="a `.json` file holds an array of objects")
     for number, item in enumerate(found, start=1):
@@ -159,14 +172,26 @@ def _json_array(path: Path) -> Iterator[Row]:
         yield Row(number, item if isinstance(item, dict) else Unreadable("not a JSON object"))
 
 
+def _by_columns(found: Any) -> bool:
+    """Whether an object holds a list of plain values a field, or an object of one each, as pandas writes by default."""
+    if not isinstance(found, dict) or not found:
+        return False
+    columns = list(found.values())
+    if all(isinstance(column, dict) for column in columns):
+        return all(column.keys() == columns[0].keys() for column in columns)
+    plain = all(isinstance(column, list) and not any(isinstance(v, dict) for v in column) for column in columns)
+    return plain and any(columns) and len({len(column) for column in columns}) == 1
+
+
 def _csv(path: Path, delimiter: str) -> Iterator[Row]:
     """Rows below a header. An empty cell is one without a value."""
+    _check_encoding(path)
     csv.field_size_limit(LONGEST_CELL)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         first = file.readline()
         file.seek(0)
-        if delimiter == "," and "," not in first and ";" in first:
-            delimiter = ";"
+        if delimiter not in first:
+            delimiter = next((other for other in _DELIMITERS if other in first), delimiter)
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         header: list[str] | None = None
         while True:
@@ -186,6 +211,16 @@ def _csv(path: Path, delimiter: str) -> Iterator[Row]:
                 yield Row(number, {name: cell or None for name, cell in itertools.zip_longest(header, cells)})
 
 
+def _check_encoding(path: Path) -> None:
+    """Refuses what some programs save as "Unicode", which could be read as CSV of other characters."""
+    with path.open("rb") as file:
+        begins = file.read(4)
+    kind = next((kind for mark, kind in _MARKS.items() if begins.startswith(mark)), None)
+    kind = "UTF-16" if kind is None and b"\0" in begins[:2] else kind
+    if kind is not None:
+        raise SourceError(f"`{path}` is {kind}, not UTF-8", hint="save it as UTF-8")
+
+
 def _parquet(path: Path, columns: Columns) -> Iterator[Row]:
     try:
         import pyarrow
@@ -201,7 +236,8 @@ def _parquet(path: Path, columns: Columns) -> Iterator[Row]:
                     number += 1
                     yield Row(number, row)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} is not a Parquet file: {_first_line(error)}") from error
+        message = f"`{path}` is not a Parquet file: {_first_line(error)}"
+        raise SourceError(message, hint="download or copy it again, or write it anew") from error
 
 
 def _hub(rows: Rows) -> Iterator[Row]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moemerge.errors import TemplateError
-from moemerge.templates import Messages, render
+from moemerge.templates import Messages, has_template, render
 from moemerge.texts.forms import Conversation, Turn
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ class Template:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        self.there, self.fast = bool(tokenizer.chat_template), tokenizer.is_fast
+        self.there, self.fast = has_template(tokenizer), tokenizer.is_fast
         self._added = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()} - {""}
         self._ends: dict[str, int] = {}
-        self._frames: dict[tuple[tuple[str, tuple[str, ...]], ...], _Frame | None] = {}
+        self._marked: dict[tuple[tuple[str, tuple[str, ...]], ...], tuple[str | None, _Frame | None]] = {}
 
     def render(self, chats: Iterable[Messages]) -> list[str | TemplateError]:
         """Whole conversations as texts."""
@@ -43,13 +43,22 @@ class Template:
                 found.append(error)
         return found
 
+    def shows(self, found: Conversation, text: str) -> bool:
+        """Whether the text depends on what is said in the conversation at all."""
+        return self._with_marks(found)[0] != text
+
     def spans(self, found: Conversation, text: str) -> list[tuple[int, int]] | None:
         """Where each message stands in the text; None where that cannot be told."""
-        if not self.fast:
+        _, frame = self._with_marks(found)
+        if not self.fast or frame is None:
             return None
+        return frame.spans(text, [_cut(turn.content)[1::2] for turn in found.turns])
+
+    def _with_marks(self, found: Conversation) -> tuple[str | None, _Frame | None]:
+        """What the template writes where marks stand for what is said, if it takes that; and that taken apart."""
         cut = [_cut(turn.content) for turn in found.turns]
         shape = tuple((turn.role, parts[::2]) for turn, parts in zip(found.turns, cut, strict=True))
-        if shape not in self._frames:
+        if shape not in self._marked:
             marked = [
                 [f"{MARK}{number}e{part}e" for part in range(len(parts) // 2)] for number, parts in enumerate(cut)
             ]
@@ -58,9 +67,11 @@ class Template:
                 for turn, parts, marks in zip(found.turns, cut, marked, strict=True)
             ]
             (framed,) = self.render([messages_of(Conversation(tuple(turns)))])
-            self._frames[shape] = None if isinstance(framed, TemplateError) else _Frame.of(framed, marked)
-        frame = self._frames[shape]
-        return None if frame is None else frame.spans(text, [parts[1::2] for parts in cut])
+            if isinstance(framed, TemplateError):
+                self._marked[shape] = None, None
+            else:
+                self._marked[shape] = framed, _Frame.of(framed, marked)
+        return self._marked[shape]
 
     def ended(self, text: str, span: tuple[int, int]) -> tuple[int, int]:
         """A reply with the token that ends it, where the template writes one after it."""

@@ -138,7 +138,7 @@ class _File:
         return file_path(self.root, self.data.path)
 
     def __call__(self) -> tuple[tuple[Document, ...], tuple[Problem, ...]]:
-        return read_documents(self.data, self.root, lambda: self.tokenizer)
+        return read_documents(self.data, self.root, lambda: self.tokenizer, "the mixture")
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _evaluation(folder: BuiltFolder, tokenizer: PreTrainedTokenizerBase) -> _Eva
         if path.is_file():
             paths.add(path.resolve())
             try:
-                found, _ = read_documents(data, folder.root, lambda: tokenizer)
+                found, _ = read_documents(data, folder.root, lambda: tokenizer, "the mixture")
                 documents |= {text_of(document).strip() for document in found}
             except MoemergeError:  # it cannot be evaluated on either
                 continue

@@ -149,6 +149,38 @@ def test_a_chat_template_that_cannot_be_rendered(template: str, why: str) -> Non
     )  # fmt: skip
 
 
+def test_a_plan_knows_what_a_build_would_refuse_over_a_template() -> None:
+    """The first prompt and the first conversation of each expert are tried in `plan` too, and all experts are named."""
+    Path("models/code/chat_template.jinja").write_text("{{ 1 / 0 }}", encoding="utf-8")
+    Path("models/base/chat_template.jinja").write_text("{{ raise_exception('no users') }}", encoding="utf-8")
+    Path("recipe.yaml").write_text(CHAT, encoding="utf-8")
+    planned = CliRunner().invoke(app, ["plan", "recipe.yaml"])
+    assert (planned.exit_code, planned.stdout) == (1, "2 problems: nothing can be built\n")
+    assert planned.stderr.startswith(
+        "error: The chat template of expert `code` cannot be rendered: ZeroDivisionError: division by zero\n"
+        "error: The chat template of the base cannot be rendered: no users\n"
+        "hint: mend it, or set `template: none`\n"
+        "warning: "
+    )
+    talk = json.dumps({"messages": [{"role": "user", "content": "def list"}, {"role": "assistant", "content": "def"}]})
+    recipe = CHAT.replace("\ntemplate: chat", "")
+    for name, prompts in {"code": "[def reverse list return print number]",
+                          "math": "[sum of two and three minus one equals four]"}.items():  # fmt: skip
+        Path(f"{name}.jsonl").write_text(f"{talk}\n" * 3, encoding="utf-8")
+        recipe = recipe.replace(f"prompts: {prompts}", f"data: {{path: {name}.jsonl}}")
+    Path("recipe.yaml").write_text(recipe, encoding="utf-8")
+    why = "the chat template of the base does not take it: no users (lines 1, 2 and 3)"
+    of_data = (
+        f"error: `code.jsonl` holds no text that can be read: {why}\n"
+        f"error: `math.jsonl` holds no text that can be read: {why}\n"
+        "hint: mend the chat template, or write such conversations as plain texts under `text`\n"
+    )
+    planned = CliRunner().invoke(app, ["plan", "recipe.yaml"])
+    assert (planned.exit_code, planned.stdout) == (1, "2 problems: nothing can be built\n")
+    assert planned.stderr.startswith(of_data)
+    assert refused(recipe=recipe) == of_data
+
+
 def test_a_shard_that_is_a_link_to_itself() -> None:
     """A loop of links is no file."""
     path = Path("models/code/model.safetensors")

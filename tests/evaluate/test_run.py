@@ -398,6 +398,26 @@ def test_rows_and_questions_that_are_left_out_are_noted(built: Path, tmp_path: P
     assert report["questions"]["all"]["exact_match_note"] == never
 
 
+@pytest.mark.parametrize(
+    ("template", "notes"),
+    [
+        ("", ["chat is left out: the tokenizer's chat template is blank"]),
+        ("{{ raise_exception('no users here') }}",
+         [f"domain `{name}`: there is no chat reply: The chat template does not take a user's message: no users here"
+          for name in ("code", "math", "french")]),
+    ],
+)  # fmt: skip
+def test_a_template_that_no_reply_comes_through_costs_the_chat_alone(
+    moe: Path, template: str, notes: list[str]
+) -> None:
+    """The losses that were measured before it stay, and a note says why there is no chat."""
+    (moe / "chat_template.jinja").write_text(template, encoding="utf-8")
+    report = measure(moe, without=("samples", "questions", "speed"), limit=2)
+    assert report["chat"] == {}
+    assert [note for note in report["notes"] if "chat" in note] == notes
+    assert math.isfinite(report["domains"]["code"]["moe"])
+
+
 def test_texts_that_cannot_be_read_are_all_named(built: Path, tmp_path: Path) -> None:
     """Every domain's problem at once, with its name."""
     (tmp_path / "empty.jsonl").write_text("\n", encoding="utf-8")

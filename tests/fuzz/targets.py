@@ -285,8 +285,8 @@ def _texts(work: Path, data: bytes) -> None:
     path = work / "fuzzed.jsonl"
     path.write_bytes(data)
     reads: tuple[Callable[[], Any], ...] = (
-        lambda: read_documents(Data(path=str(path), field="text"), work, _tokenizer),
-        lambda: read_documents(Data(path=str(path)), work, _tokenizer),
+        lambda: read_documents(Data(path=str(path), field="text"), work, _tokenizer, "the base"),
+        lambda: read_documents(Data(path=str(path)), work, _tokenizer, "the base"),
         lambda: read_rows(Rows(path=str(path)), work, {"question": "question", "answer": "answer"}, LeftOut(path.name)),
         lambda: read_prompts_file(path),
     )
@@ -308,7 +308,7 @@ def _tokenizer() -> Any:
 def _parquet(work: Path, data: bytes) -> None:
     path = work / "fuzzed.parquet"
     path.write_bytes(data)
-    read_documents(Data(path=str(path)), work, _tokenizer)
+    read_documents(Data(path=str(path)), work, _tokenizer, "the base")
 
 
 def _parquet_seeds(work: Path) -> list[bytes]:

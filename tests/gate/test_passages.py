@@ -70,8 +70,10 @@ def test_chat_template_counts_only_the_users_words(chat_tokenizer: Any) -> None:
     assert words == [False, False, False, True, True, False, False]
 
 
-def test_chat_template_missing(tokenizer: Any) -> None:
-    """A tokenizer without a template is refused."""
+@pytest.mark.parametrize("template", [None, "", " \n"])
+def test_chat_template_missing(template: str | None, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer without a template is refused, and so is one with a blank one."""
+    monkeypatch.setattr(tokenizer, "chat_template", template)
     with pytest.raises(GateError) as error:
         encode_prompt("hello", ExpertTexts("code"), tokenizer, "chat")
     assert error.value.message == (

@@ -308,7 +308,7 @@ def test_differing_licences_and_special_tokens_are_warned_of(tiny: TinyMaker, tm
         ("texts.tar", "a,b", "`texts.tar` is of an unknown kind, `.tar`"),
         ("texts.txt", "", "`texts.txt` holds no text"),
         ("texts.jsonl", '{"body": "x"}', "`texts.jsonl` holds no text that can be read: no field that"),
-        ("texts.parquet", "no", "ROOT/texts.parquet is not a Parquet file"),
+        ("texts.parquet", "no", "`ROOT/texts.parquet` is not a Parquet file"),
         (".", None, "`.` is a folder: name one of its files"),
     ],
 )

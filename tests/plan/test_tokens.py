@@ -162,6 +162,20 @@ def test_special_tokens_and_templates_are_a_warning(
     assert message in [w.message for w in plan.warnings]
 
 
+def test_a_template_in_another_encoding_is_named(tiny: TinyMaker, tmp_path: Path) -> None:
+    """With what to do."""
+    other = changed(tiny("llama", 1), tmp_path / "other")
+    path = other / "chat_template.jinja"
+    path.write_bytes("{# é #}{{ messages }}".encode("latin-1"))
+    plan = plan_of(tiny("llama"), ["base", other])
+    assert [(problem.message, problem.hint) for problem in plan.problems] == [
+        (
+            f"expert `e1` cannot be compared with the base: `{path}` is not UTF-8 (invalid continuation byte)",
+            "save it as UTF-8",
+        )
+    ]
+
+
 def test_the_same_settings_in_other_words_say_nothing(planned: Callable[..., Plan]) -> None:
     """A token as text or as an object, a key left out."""
 

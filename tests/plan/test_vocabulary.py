@@ -98,6 +98,24 @@ def test_a_chat_template_that_is_not_kept_names_the_key_that_keeps_it(tiny: Tiny
     ]
 
 
+def test_a_blank_chat_template_counts_as_none(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Wherever it is written; it is said once, for all models that have such a one."""
+    folders = [fine_tune(tiny("llama", i), tmp_path / str(i)) for i in range(3)]
+    (folders[0] / "chat_template.jinja").write_text("", encoding="utf-8")
+    write(folders[1] / "tokenizer_config.json", chat_template=" \n")
+    write(folders[2] / "tokenizer_config.json", chat_template="{{ messages }}")
+    plan = plan_of(folders[0], folders[1:])
+    assert warnings(plan, "blank-template") == [
+        (
+            "the chat template of `base_model` and expert `e0` is blank, which counts as none",
+            "save the tokenizer with the template that it was tuned on",
+        )
+    ]
+    assert [message for message, _ in warnings(plan, "chat-template-differs")] == [
+        "expert `e1` has a chat template, the base has none: the output keeps what the base has"
+    ]
+
+
 def test_a_base_without_tokenizer_json_cannot_take_tokens(tiny: TinyMaker, tmp_path: Path) -> None:
     """There is nothing to add them to; with the base's tokens alone it is built."""
     base, chat = fine_tune(tiny("llama"), tmp_path / "base"), fine_tune(tiny("llama", 1), tmp_path / "chat", CHAT)

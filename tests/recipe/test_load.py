@@ -268,6 +268,26 @@ def test_texts_are_no_file_of_domains(tmp_path: Path) -> None:
     assert caught.value.hint == "write one with lines such as `code: code.jsonl`"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "code: code.jsonl\nmath: {path: m.csv, losses: all}\n",
+        "domains: {code: code.jsonl}\nquestions: {math: {path: q.csv}}\n",
+    ],
+)
+def test_a_file_of_domains_is_no_recipe(text: str) -> None:
+    """It is called what it is, rather than missing all that a recipe needs."""
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, "d.yaml")
+    assert (caught.value.message, caught.value.hint) == (
+        "`d.yaml` is no recipe: it names texts by domain",
+        "give it to `moemerge eval --domains` or `moemerge train-router --data`",
+    )
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe("base_modle: models/base\n")
+    assert caught.value.message.startswith("`experts` is missing")
+
+
 def test_a_name_that_no_file_can_have_is_refused() -> None:
     """A NUL or a name too long is a user's mistake, not a crash."""
     assert refused_file(Path("a\0b"))[1].startswith("Recipe `a\0b` cannot be read: ")

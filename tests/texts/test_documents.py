@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from moemerge import templates
+from moemerge.errors import SourceError
 from moemerge.recipe.schema import Data
 from moemerge.texts import Chat, Document, read_documents, tokenise
 
@@ -59,7 +62,7 @@ def documents(
     folder: Path, chats: Sequence[Any], tokenizer: Any, **settings: Any
 ) -> tuple[tuple[Document, ...], list[str]]:
     (folder / "a.jsonl").write_text("\n".join(json.dumps({"messages": chat}) for chat in chats), encoding="utf-8")
-    found, warnings = read_documents(Data(path="a.jsonl", **settings), folder, lambda: tokenizer)
+    found, warnings = read_documents(Data(path="a.jsonl", **settings), folder, lambda: tokenizer, "the base")
     return found, [said.message for said in warnings]
 
 
@@ -119,8 +122,63 @@ def test_a_conversation_that_the_template_refuses_is_counted_and_named(
     assert len(found) == 2
     assert warnings == [
         "`a.jsonl`: 2 of 4 rows are left out: "
-        "the chat template does not take it: System role not supported (lines 1 and 3)"
+        "the chat template of the base does not take it: System role not supported (lines 1 and 3)"
     ]
+
+
+def test_a_file_of_conversations_that_the_template_refuses_is_not_read_to_its_end(
+    letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where none of many can be read, the others are not tried."""
+    monkeypatch.setattr("moemerge.texts.documents.ENOUGH", 500)
+    monkeypatch.setattr(letters, "chat_template", "{{ raise_exception('no') }}")
+    with pytest.raises(SourceError) as caught:
+        documents(tmp_path, [TALK] * 2000, letters)
+    assert caught.value.message == (
+        "`a.jsonl` holds no text that can be read: the chat template of the base does not take it: no "
+        "(lines 1, 2, 3 and 509 more)"
+    )
+
+
+def test_a_file_is_refused_where_the_template_is_given_up(
+    letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Forty conversations do not wait forty times."""
+    monkeypatch.setattr(templates, "SECONDS", 1.0)
+    monkeypatch.setattr(templates, "EACH", 0.1)
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{{ messages }}"
+    monkeypatch.setattr(letters, "chat_template", loop)
+    began = time.monotonic()
+    with pytest.raises(SourceError) as caught:
+        documents(tmp_path, [TALK] * 40, letters)
+    assert time.monotonic() - began < 15
+    assert (caught.value.message, caught.value.hint) == (
+        "`a.jsonl`: the chat template of the base cannot be rendered: it takes longer than 1 seconds, and it is given "
+        "up after 3 such conversations",
+        "mend the chat template, or write such conversations as plain texts under `text`",
+    )
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_conversation_of_which_the_template_shows_nothing_is_left_out(
+    fast: bool, letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever the template writes of its own, and even where a word of it happens to be among what is said."""
+    monkeypatch.setattr(type(letters), "is_fast", fast)
+    monkeypatch.setattr(letters, "chat_template", "user said hello")
+    with pytest.raises(SourceError) as caught:
+        documents(tmp_path, [TALK, SYSTEM], letters)
+    assert (caught.value.message, caught.value.hint) == (
+        "`a.jsonl` holds no text that can be read: the chat template of the base shows none of the words "
+        "(lines 1 and 2)",
+        "mend the chat template, or write such conversations as plain texts under `text`",
+    )
+    monkeypatch.setattr(letters, "chat_template", "{% if messages[0].role == 'system' %}{{ messages }}{% endif %}")
+    found, warnings = documents(tmp_path, [TALK, SYSTEM], letters)
+    assert len(found) == 1
+    assert warnings[0] == (
+        "`a.jsonl`: one of 2 rows is left out: the chat template of the base shows none of the words (line 1)"
+    )
 
 
 def test_a_conversation_that_the_template_changes_counts_whole(
@@ -135,9 +193,30 @@ def test_a_conversation_that_the_template_changes_counts_whole(
     ]
 
 
+def test_calls_of_tools_are_not_read(letters: Any, tmp_path: Path) -> None:
+    """A message that only calls is an empty one, of which no loss is taken; what the tool says is read. It is said."""
+    call = [{"id": "1", "function": {"name": "add", "arguments": "{}"}}]
+    chat = [
+        {"role": "user", "content": "one and two"},
+        {"role": "assistant", "content": None, "tool_calls": call},
+        {"role": "tool", "content": "3", "tool_call_id": "1"},
+        {"role": "assistant", "content": "three"},
+    ]
+    empty = [{"role": m["role"], "content": m["content"] or ""} for m in chat]
+    ((document,), warnings) = documents(tmp_path, [chat], letters)
+    assert isinstance(document, Chat)
+    assert document.text == letters.apply_chat_template(empty, tokenize=False)
+    assert [document.text[start:end].removesuffix("<|end|>") for start, end in document.scored] == ["three"]
+    assert "".join(document.text[start:end] for start, end in document.words) == "one and two3three"
+    assert warnings == ["`a.jsonl`: one conversation calls tools: what is said is read, and the calls are not"]
+    _, warnings = documents(tmp_path, [chat, TALK, chat], letters)
+    assert warnings == ["`a.jsonl`: 2 conversations call tools: what is said is read, and the calls are not"]
+
+
+@pytest.mark.parametrize("template", [None, ""])
 def test_a_conversation_without_a_template_is_its_messages(
-    letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    template: str | None, letters: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A blank line between two, as one plain text."""
-    monkeypatch.setattr(letters, "chat_template", None)
+    monkeypatch.setattr(letters, "chat_template", template)
     assert documents(tmp_path, [SYSTEM], letters) == (("Be brief.\n\nassistant\n\nuser\n\na\nb\n\nyo, user",), [])

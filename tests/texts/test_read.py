@@ -20,7 +20,7 @@ def no_tokenizer() -> Any:
 
 
 def read_texts(data: Data, root: Path) -> tuple[Any, ...]:
-    return read_documents(data, root, no_tokenizer)[0]
+    return read_documents(data, root, no_tokenizer, "the base")[0]
 
 
 def refused(data: Data, root: Path) -> tuple[str, str | None]:
@@ -70,7 +70,7 @@ def test_a_row_that_cannot_be_read_is_counted_and_named(
     """It is passed over with a warning; where no other is left, it is an error."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "fine"}\n' + line.encode("latin-1"))
-    documents, warnings = read_documents(Data(path="a.jsonl"), tmp_path, no_tokenizer)
+    documents, warnings = read_documents(Data(path="a.jsonl"), tmp_path, no_tokenizer, "the base")
     assert documents == ("fine",)
     assert warnings == (Problem("rows-left-out", f"`a.jsonl`: one of 2 rows is left out: {reason} (line 2)", hint),)
     path.write_bytes(b"\n" + line.encode("latin-1") if not line.startswith("[") else b"{\n" + line.encode())
@@ -79,11 +79,59 @@ def test_a_row_that_cannot_be_read_is_counted_and_named(
     assert f"{reason} (line 2)" in message
 
 
+@pytest.mark.parametrize(
+    ("encoding", "kind"),
+    [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("utf-16-be", "UTF-16"), ("utf-32", "UTF-32")],
+)
+def test_csv_in_another_encoding(encoding: str, kind: str, tmp_path: Path) -> None:
+    """As a spreadsheet saves "Unicode text": it is named, not read as other characters."""
+    (tmp_path / "a.csv").write_text("text,label\nhello,1\n", encoding=encoding)
+    path = tmp_path / "a.csv"
+    assert refused(Data(path="a.csv"), tmp_path) == (f"`{path}` is {kind}, not UTF-8", "save it as UTF-8")
+
+
+@pytest.mark.parametrize(("name", "separator"), [("a.csv", "\t"), ("a.csv", ";"), ("a.tsv", ","), ("a.tsv", "\t")])
+def test_cells_are_separated_by_what_separates_the_header(name: str, separator: str, tmp_path: Path) -> None:
+    """Whatever the file is called."""
+    rows = [("label", "text"), ("1", "one"), ("2", "two")]
+    (tmp_path / name).write_text("\n".join(separator.join(row) for row in rows), encoding="utf-8")
+    assert read_texts(Data(path=name), tmp_path) == ("one", "two")
+
+
+def test_a_packed_file(tmp_path: Path) -> None:
+    """It is not read; the hint says what to do."""
+    (tmp_path / "a.jsonl.gz").write_bytes(b"\x1f\x8b")
+    assert refused(Data(path="a.jsonl.gz"), tmp_path) == (
+        "`a.jsonl.gz` is of an unknown kind, `.gz`",
+        "unpack it; known are `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`, `.txt`, `.text`, `.md`",
+    )
+
+
+def test_csv_without_a_header(tmp_path: Path) -> None:
+    """The hint says where the names come from that it offers."""
+    (tmp_path / "a.csv").write_text("import os,1\nreturn a,2\n", encoding="utf-8")
+    assert refused(Data(path="a.csv"), tmp_path) == (
+        "`a.csv` holds no text that can be read: no field that is known to hold texts (line 2)",
+        "set `field` to one of those that it has: `import os`, `1`; its first line is taken for the header: put one "
+        "there if it has none",
+    )
+
+
+@pytest.mark.parametrize("columns", [{"text": ["a", "b"], "label": [1, 2]}, {"text": {"0": "a"}, "n": {"0": 1}}])
+def test_json_by_columns(columns: dict[str, Any], tmp_path: Path) -> None:
+    """As pandas writes it by default: it is said, with the way out."""
+    (tmp_path / "a.json").write_text(json.dumps(columns), encoding="utf-8")
+    assert refused(Data(path="a.json"), tmp_path) == (
+        f"`{tmp_path / 'a.json'}` is written by columns: each of its fields holds the values of all rows",
+        'write an array of objects, one a row (in pandas `to_json(orient="records")`)',
+    )
+
+
 def test_rows_that_cannot_be_read_are_named_by_reason(tmp_path: Path) -> None:
     """The first three of each, and how many more."""
     rows = ['{"text": null}'] * 5 + ['{"text": "fine"}', "oops", '{"text": "too"}', "[]"]
     (tmp_path / "a.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    documents, warnings = read_documents(Data(path="a.jsonl"), tmp_path, no_tokenizer)
+    documents, warnings = read_documents(Data(path="a.jsonl"), tmp_path, no_tokenizer, "the base")
     assert documents == ("fine", "too")
     assert [said.message for said in warnings] == [
         "`a.jsonl`: 7 of 9 rows are left out: field `text` is null (lines 1, 2, 3 and 2 more); "
@@ -126,8 +174,9 @@ def test_parquet(tmp_path: Path) -> None:
         "set `field` to one that holds strings",
     )
     (tmp_path / "b.parquet").write_bytes(b"PAR1 but not really")
-    message, _ = refused(Data(path="b.parquet"), tmp_path)
-    assert message.startswith(f"{tmp_path / 'b.parquet'} is not a Parquet file: ")
+    message, hint = refused(Data(path="b.parquet"), tmp_path)
+    assert message.startswith(f"`{tmp_path / 'b.parquet'}` is not a Parquet file: ")
+    assert hint == "download or copy it again, or write it anew"
 
 
 def test_empty_files(tmp_path: Path) -> None:
@@ -193,7 +242,7 @@ def test_hub_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Data(path="owner/texts", field="body", split="test", name="en", revision="abc", limit=2)
     assert read_texts(data, tmp_path) == ("one", "two")
     assert asked == {"path": "owner/texts", "name": "en", "split": "test", "revision": "abc", "streaming": True}
-    assert read_documents(Data(path="owner/texts", field="body"), tmp_path, no_tokenizer)[1] == (
+    assert read_documents(Data(path="owner/texts", field="body"), tmp_path, no_tokenizer, "the base")[1] == (
         Problem("rows-left-out", "`owner/texts`: one of 3 rows is left out: no field `body` (row 3)",
                 "set `field` to one of those that it has: `other`"),
     )  # fmt: skip

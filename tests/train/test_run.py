@@ -111,7 +111,9 @@ def test_nothing_better_gives_the_start(trained: Trainer, unrouted: Path) -> Non
     assert notes.said[-1].startswith(
         "training did not beat the start beyond doubt, so the output has the gate of the start"
     )
-    assert [warning.code for warning in result.warnings] == ["not-better"]
+    assert [warning.code for warning in result.warnings] == ["few-held-out", "not-better"]
+    held = ", ".join(f"`{name}` 16 with {int(found.sum())} tokens" for name, found in result.start.tokens.items())
+    assert notes.said[-2] == (f"few held-out documents ({held}): with fewer than 30 a domain the interval is rough")
     assert "so the start is kept" in (result.path / "README.md").read_text(encoding="utf-8")
     assert verify_folder(result.path).ok
 

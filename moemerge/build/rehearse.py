@@ -1,0 +1,49 @@
+"""Chat templates tried on the first text of each expert, so that `plan` knows what `build` would refuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from moemerge.build.run import read_expert_texts
+from moemerge.errors import MoemergeError, Problem
+from moemerge.plan import Plan, Refused
+from moemerge.recipe import file_path
+from moemerge.recipe.schema import Expert
+
+
+def rehearsed(plan: Plan, root: Path) -> Plan | Refused:
+    """The plan, or what the chat templates make impossible.
+
+    An expert's first prompt and the first conversation of its local file are rendered. A data set of the hub is left
+    alone. Where nothing goes through a template no tokenizer is loaded, and neither is torch.
+    """
+    experts = tuple(expert.model_copy(update=_first(expert, root)) for expert in plan.recipe.experts)
+    problems: list[Problem] = []
+    try:
+        texts = read_expert_texts(replace(plan, recipe=plan.recipe.model_copy(update={"experts": experts})), root)
+        if plan.recipe.template == "none" or not any(of_one.prompts for of_one in texts):
+            return plan
+        from moemerge.dense.models import load_tokenizer
+        from moemerge.gate.passages import encode_prompt
+
+        tokenizer = load_tokenizer(plan)
+        for of_one in texts:
+            try:
+                for prompt in of_one.prompts[:1]:
+                    encode_prompt(prompt, of_one, tokenizer, plan.recipe.template)
+            except MoemergeError as error:
+                problems += error.problems
+    except MoemergeError as error:
+        problems += error.problems
+    if not problems:
+        return plan
+    return Refused(plan.recipe, plan.models, tuple(dict.fromkeys(problems)), plan.warnings, plan.notes)
+
+
+def _first(expert: Expert, root: Path) -> dict[str, Any]:
+    """What is read of an expert's data: one document at most."""
+    data = expert.data
+    local = data is not None and file_path(root, data.path).is_file()
+    return {"data": data.model_copy(update={"limit": 1}) if data is not None and local else None}
