@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moemerge.families.anatomy import Anatomy
-from moemerge.families.dense_family import RECOMPUTED, DenseFamily, LayerTensor, norm, of_kind
+from moemerge.families.dense_family import ATTENTION, RECOMPUTED, DenseFamily, LayerTensor, norm, of_kind
 
 LINEAR, FULL = "linear_attention", "full_attention"
 _SIZES = ("linear_conv_kernel_dim", "linear_key_head_dim", "linear_value_head_dim", "linear_num_key_heads",
@@ -52,12 +52,7 @@ FAMILY = DenseFamily(
         *of_kind(FULL, (
             LayerTensor("self_attn.q_proj.weight", ("gated queries", "hidden"), "attention"),
             LayerTensor("self_attn.q_proj.bias", ("gated queries",), "attention", "qkv"),
-            LayerTensor("self_attn.k_proj.weight", ("keys", "hidden"), "attention"),
-            LayerTensor("self_attn.k_proj.bias", ("keys",), "attention", "qkv"),
-            LayerTensor("self_attn.v_proj.weight", ("keys", "hidden"), "attention"),
-            LayerTensor("self_attn.v_proj.bias", ("keys",), "attention", "qkv"),
-            LayerTensor("self_attn.o_proj.weight", ("hidden", "queries"), "attention"),
-            LayerTensor("self_attn.o_proj.bias", ("hidden",), "attention", "output"),
+            *ATTENTION[2:],  # k, v and the output as most families have them
             norm("self_attn.q_norm", "head"),
             norm("self_attn.k_norm", "head"),
         )),
