@@ -9,7 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Protocol
@@ -110,8 +110,6 @@ class Lines:
         self._stage: _Stage | None = None
         self._due = 0.0
         self._lock = Lock()
-        self._ended = Event()
-        self._teller: Thread | None = None
 
     def stage(self, name: str, total: float, unit: str = "", shorter: str = "") -> None:
         """See `Progress`."""
@@ -120,9 +118,6 @@ class Lines:
             now = self._clock()
             self._stage, self._due = _Stage(name, total, shorter, now), now + FIRST
             _say(f"{name}: {_amount(total, unit)}")
-        if self._teller is None:
-            self._teller = Thread(target=self._tell, name="moemerge-progress", daemon=True)
-            self._teller.start()
 
     def advance(self, amount: float = 1) -> None:
         """See `Progress`."""
@@ -156,13 +151,6 @@ class Lines:
             hint = stage.hint(left)
             _say(f"{stage.name}: {'; '.join(part for part in (text, stage.status, hint) if part)}")
 
-    def _tell(self) -> None:
-        while not self._ended.wait(0.5):
-            try:
-                self.tell()
-            except (OSError, ValueError):  # nobody reads stderr any more
-                return
-
     def _finish(self) -> None:
         with self._lock:
             if self._stage is not None:
@@ -171,9 +159,10 @@ class Lines:
 
     def close(self, *, finished: bool = True) -> None:
         """Ends the last stage; where it is not `finished`, without a word."""
-        self._ended.set()
         if finished:
             self._finish()
+        else:
+            self._stage = None
 
 
 class Bars:
@@ -256,14 +245,38 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
         from rich.console import Console
 
         shown: Lines | Bars = Bars(Console(stderr=True))
+        asked: AbstractContextManager[None] = nullcontext()
     else:
         shown = Lines()
+        asked = _told_now_and_then(shown)
+    with asked:
+        try:
+            yield shown
+        except BaseException:
+            shown.close(finished=False)
+            raise
+        shown.close()
+
+
+@contextmanager
+def _told_now_and_then(lines: Lines) -> Iterator[None]:
+    """A thread asks the lines whether one is due, until the block ends."""
+    ended = Event()
+
+    def ask() -> None:
+        while not ended.wait(0.5):
+            try:
+                lines.tell()
+            except (OSError, ValueError):  # nobody reads stderr any more
+                return
+
+    asking = Thread(target=ask, name="moemerge-progress", daemon=True)
+    asking.start()
     try:
-        yield shown
-    except BaseException:
-        shown.close(finished=False)
-        raise
-    shown.close()
+        yield
+    finally:
+        ended.set()
+        asking.join()
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
@@ -49,12 +49,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def lines(clock: Clock) -> Iterator[Lines]:
-    """Lines whose own thread keeps still, so that the test alone asks them."""
-    made = Lines(clock)
-    made._ended.set()
-    yield made
-    made.close(finished=False)
+def lines(clock: Clock) -> Lines:
+    """Lines that the test alone asks."""
+    return Lines(clock)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +127,7 @@ def test_lines_come_by_themselves(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         reporter.advance()
         time.sleep(1.2)
     said = capsys.readouterr().err.splitlines()
+    assert "moemerge-progress" not in [thread.name for thread in threading.enumerate()]
     assert said[0] == "speed: 4"
     assert said[1].startswith("speed: 25%, ")
     assert said[2].startswith("speed: done in 1.")
@@ -150,15 +148,16 @@ def test_an_error_ends_a_stage_without_a_word(capsys: pytest.CaptureFixture[str]
 
 def test_a_reader_who_is_gone_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """A closed stderr is no traceback of the thread."""
-    lines = Lines()
     monkeypatch.setattr("moemerge.console.FIRST", 0.0)
-    lines.stage("write", 1)
     closed = io.StringIO()
     closed.close()
-    monkeypatch.setattr(sys, "stderr", closed)
-    assert lines._teller is not None
-    lines._teller.join(timeout=10)
-    assert not lines._teller.is_alive()
+    with progress() as reporter:
+        reporter.stage("write", 1)
+        (asking,) = (thread for thread in threading.enumerate() if thread.name == "moemerge-progress")
+        with monkeypatch.context() as gone:
+            gone.setattr(sys, "stderr", closed)
+            asking.join(timeout=10)
+        assert not asking.is_alive()
 
 
 def test_a_terminal_is_told_how_it_would_be_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
