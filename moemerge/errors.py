@@ -38,6 +38,14 @@ class Difference:
     message: str
 
 
+def cause_of(error: BaseException) -> str:
+    """What a library's error says, in its first line; its kind where it says nothing."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 class MoemergeError(Exception):
     """A mistake or a circumstance that the user can mend.
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moemerge.apart import Fault, ask
-from moemerge.errors import TemplateError
+from moemerge.errors import TemplateError, cause_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,7 +70,7 @@ def render(
     try:
         chosen = tokenizer.get_chat_template(template)
     except ValueError as error:
-        raise TemplateError(str(error).splitlines()[0]) from error
+        raise TemplateError(cause_of(error)) from error
     if not isinstance(chosen, str):
         raise TemplateError(f"it is {json.dumps(chosen, default=repr)[:80]}, not text")
     ends = _ends.setdefault(chosen, [])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.console import Progress, Silent
 from moemerge.device import processor
-from moemerge.errors import GateError, MoemergeError, PlanError, Problem, RecipeError, VerifyError
+from moemerge.errors import GateError, MoemergeError, PlanError, Problem, RecipeError, VerifyError, cause_of
 from moemerge.plan import Plan
 from moemerge.plan.cost import gate_computing, runs_models
 from moemerge.recipe import Recipe, file_path
@@ -295,7 +295,7 @@ def fit_router(
     try:
         return fit_gate(request, LayerwiseModels(plan, device, dtype), load_tokenizer(plan), progress)
     except torch.OutOfMemoryError as error:
-        message = f"`--device {device}` has too little memory for the gate: {str(error).splitlines()[0]}"
+        message = f"`--device {device}` has too little memory for the gate: {cause_of(error)}"
         raise GateError(message, hint="leave `--device` out to use the CPU") from error
 
 

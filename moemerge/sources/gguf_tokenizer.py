@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from moemerge.errors import Problem, SourceError
+from moemerge.errors import Problem, SourceError, cause_of
 from moemerge.sources.gguf_header import GgufHeader
 
 LAYOUT = 1
@@ -114,9 +114,8 @@ def _convert(folder: Path, header: GgufHeader, config: Mapping[str, Any], spec: 
         direct.save_pretrained(folder)
     # transformers raises whatever a vocabulary that it does not know trips over
     except Exception as error:
-        cause = str(error).splitlines()[0] if str(error) else repr(error)
         raise SourceError(
-            f"The tokenizer of `{spec}` cannot be converted: {cause}",
+            f"The tokenizer of `{spec}` cannot be converted: {cause_of(error)}",
             hint="use the model's safetensors checkpoint with its own tokenizer",
         ) from error
     known = set(header.metadata["tokenizer.ggml.tokens"])

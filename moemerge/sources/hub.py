@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moemerge.errors import SourceError
+from moemerge.errors import SourceError, cause_of
 from moemerge.sources.beside import CARD, LICENCE_FILES, OTHER_FILES, PROCESSOR_FILES, TEMPLATE_FOLDER, TOKENIZER_FILES
 from moemerge.sources.checkpoint import ITEM_SIZE, ByteRange, TensorInfo
 from moemerge.sources.folder import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
@@ -160,33 +160,28 @@ def explain(error: Exception, hub: Hub, access: Access) -> SourceError | None:
         if isinstance(cause, errors.HfHubHTTPError):
             return _answered(name, cause)
         return SourceError(
-            f"{name} is {where}, and the hub cannot be reached: {_short(cause or error)}",
+            f"{name} is {where}, and the hub cannot be reached: {cause_of(cause or error)}",
             hint=local or "check the network, or name a local folder",
         )
     if isinstance(error, errors.HfHubHTTPError):
         return _answered(name, error)
     if isinstance(error, errors.HFValidationError):
-        return SourceError(f"{name} is not a valid hub id: {_short(error)}", hint=local)
+        return SourceError(f"{name} is not a valid hub id: {cause_of(error)}", hint=local)
     if type(error).__module__.startswith("httpx"):  # what the hub's library lets through
-        return SourceError(f"{name} cannot be downloaded: {_short(error)}", hint="check the network, then try again")
+        return SourceError(f"{name} cannot be downloaded: {cause_of(error)}", hint="check the network, then try again")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return SourceError(
             f"{name} cannot be downloaded: no space left for the hub's cache",
             hint="free some, or set `HF_HOME` to a larger disk; the download resumes where it stopped",
         )
     if isinstance(error, OSError):
-        return SourceError(f"{name} cannot be downloaded: {_short(error)}")
+        return SourceError(f"{name} cannot be downloaded: {cause_of(error)}")
     return None
 
 
 def _answered(name: str, error: Any) -> SourceError:
     status = getattr(error.response, "status_code", "an error")
     return SourceError(f"{name} cannot be downloaded: the hub answered {status}", hint="try again later")
-
-
-def _short(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _offline_by_environment() -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moemerge.errors import SourceError
+from moemerge.errors import SourceError, cause_of
 from moemerge.sources.checkpoint import ByteRange, TensorInfo
 from moemerge.sources.regular import HEAD, check_downloaded, regular_size
 from moemerge.sources.safetensors_file import read_bytes
@@ -109,9 +109,8 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     # torch raises whatever a corrupt file happens to trip over; all of it means the same here
     except Exception as error:
         check_downloaded(bytes(read_bytes(ByteRange(path, 0, min(regular_size(path), HEAD)))), str(path))
-        cause = str(error).splitlines()[0] if str(error) else repr(error)
         raise SourceError(
-            f"`{path}` cannot be unpickled as plain tensors: {cause}",
+            f"`{path}` cannot be unpickled as plain tensors: {cause_of(error)}",
             hint="convert the model to safetensors where it was made",
         ) from error
     if not isinstance(state, dict) or not all(

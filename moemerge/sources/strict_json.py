@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moemerge.errors import SourceError
+from moemerge.errors import SourceError, cause_of
 from moemerge.sources.regular import MAX_BYTES, check_downloaded, read_whole, regular_size
 
 _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -45,7 +45,7 @@ def parse_object(text: bytes, name: str) -> dict[str, Any]:
         raise SourceError(f"`{name}` is not valid: {error}", hint="remove all but one") from None
     except (ValueError, RecursionError) as error:
         check_downloaded(text, name)
-        raise SourceError(f"`{name}` is not valid JSON: {_first_line(error)}", hint=_AGAIN) from None
+        raise SourceError(f"`{name}` is not valid JSON: {cause_of(error)}", hint=_AGAIN) from None
     if not isinstance(value, dict):
         message = f"`{name}` is not valid: it holds {_kind(value)} where an object is expected"
         raise SourceError(message, hint=_AGAIN)
@@ -62,10 +62,6 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
     if size > MAX_BYTES:
         raise SourceError(f"`{name}` has {size} bytes, more than the {MAX_BYTES} that are read")
     return parse_object(read_whole(path), name)
-
-
-def _first_line(error: Exception) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
 
 
 def _kind(value: object) -> str:

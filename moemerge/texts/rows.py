@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moemerge.errors import MoemergeError, SourceError
+from moemerge.errors import MoemergeError, SourceError, cause_of
 from moemerge.recipe.paths import CSV, JSON, JSON_LINES, PARQUET
 from moemerge.recipe.schema import Rows
 
@@ -236,7 +236,7 @@ def _parquet(path: Path, columns: Columns) -> Iterator[Row]:
                     number += 1
                     yield Row(number, row)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        message = f"`{path}` is not a Parquet file: {_first_line(error)}"
+        message = f"`{path}` is not a Parquet file: {cause_of(error)}"
         raise SourceError(message, hint="download or copy it again, or write it anew") from error
 
 
@@ -257,11 +257,6 @@ def _hub(rows: Rows) -> Iterator[Row]:
         raise
     except Exception as error:  # datasets and its file systems raise many kinds; all mean that the texts cannot be had
         raise SourceError(
-            f"Data set `{rows.path}` cannot be read, and no such file exists: {_first_line(error)}",
+            f"Data set `{rows.path}` cannot be read, and no such file exists: {cause_of(error)}",
             hint="check the id, `name`, `split` and `revision`; offline, give a local file",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
