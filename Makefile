@@ -14,7 +14,7 @@ STAMP := $(VENV)/.moemerge-installed
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(PY) -m pip --disable-pip-version-check --no-input install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-train test test-avx2 test-slow test-families test-browser fuzz check lint types docs bench \
+.PHONY: help install demo demo-train demo-gguf test test-avx2 test-slow test-families test-browser fuzz check lint types docs bench \
         bench-growth \
         bench-rivals-build bench-rivals bench-training clean
 
@@ -47,6 +47,9 @@ demo: $(STAMP)  ## plans, builds, verifies and measures a real MoE from three sp
 
 demo-train: $(STAMP)  ## trains the demo's router and measures it again (after `make demo`)
 	@$(PY) examples/demo_train.py
+
+demo-gguf: $(STAMP)  ## exports the demo for llama.cpp and asks it three questions there (after `make demo`)
+	@$(PY) examples/demo_gguf.py
 
 test: $(STAMP)  ## the tests, but for those marked slow or browser
 	@$(PY) -m pytest

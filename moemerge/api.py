@@ -13,6 +13,7 @@ from moemerge.console import Progress, Silent
 if TYPE_CHECKING:
     from moemerge.build.run import Build
     from moemerge.evaluate.options import EvalOptions
+    from moemerge.export import Exported
     from moemerge.mixture.processes import Processes
     from moemerge.plan import Plan, Refused
     from moemerge.recipe import Recipe
@@ -129,6 +130,31 @@ def evaluate(
     from moemerge.mixture.processes import join_processes
 
     return evaluate_folder(Path(folder), options or EvalOptions(), progress or Silent(), join_processes())
+
+
+def export(
+    folder: Path | str,
+    gguf: Path | str,
+    *,
+    kind: str = "f16",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Exported:
+    """Writes a mixture as a GGUF file for llama.cpp and Ollama, as `moemerge export` does.
+
+    Args:
+        folder: the mixture's.
+        gguf: the file to write.
+        kind: the type of its matrices: `f32`, `f16`, `bf16` or `q8_0`.
+        overwrite: whether a file of that name that this wrote may be replaced.
+        progress: told of the bytes that are written.
+
+    Raises:
+        MoemergeError: the folder cannot be read, llama.cpp would compute something else, or the file cannot be written.
+    """
+    from moemerge.export import export_gguf
+
+    return export_gguf(Path(folder), Path(gguf), kind, progress or Silent(), overwrite=overwrite)
 
 
 def train_router(

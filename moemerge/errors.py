@@ -145,3 +145,9 @@ class TrainError(MoemergeError):
     """A router cannot be trained with what was given."""
 
     code = "train"
+
+
+class ExportError(MoemergeError):
+    """A mixture cannot be written in another form."""
+
+    code = "export"

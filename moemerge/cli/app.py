@@ -55,7 +55,9 @@ class _Group(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The way from a recipe to a trained mixture, in its order; then the rest."""
-        rest = [name for name in dict.fromkeys(("trace", "families", "schema", *self.commands)) if name not in WAY]
+        rest = [
+            name for name in dict.fromkeys(("trace", "export", "families", "schema", *self.commands)) if name not in WAY
+        ]
         width = max(map(len, self.commands))
         for title, names in (("Commands, in the order in which they are used", WAY), ("Beside these", rest)):
             with formatter.section(title):

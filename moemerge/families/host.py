@@ -11,6 +11,7 @@ from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense_family import Projection
+from moemerge.families.gguf_form import GgufForm
 from moemerge.families.routing import Routing
 
 ROUTED = re.compile(r"\.experts\.")
@@ -93,6 +94,7 @@ class Host:
         auto_class: the class of transformers that loads it.
         task: the hub's name of what it does.
         runtimes: what others than transformers 5 make of a folder, by their name: `right`, or what goes wrong.
+        gguf: how llama.cpp stores it; None where it is not exported.
         near: where it is a near miss, the law of its error in a sentence; None where it is exact.
     """
 
@@ -118,6 +120,7 @@ class Host:
     task: str = "text-generation"
     runtimes: Mapping[str, str] = field(default_factory=dict)
     near: str | None = None
+    gguf: GgufForm | None = None
 
     def layout(self, asked: str) -> Layout:
         """How the experts are stored where the recipe's `output.layout` asks for one."""

@@ -6,11 +6,13 @@ transformers 4 and 5, vLLM and llama.cpp know; in memory transformers 5 calls th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.gguf_form import GgufForm
 from moemerge.families.host import Host, bias_problems
 
 
@@ -27,6 +29,15 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
     return bias_problems(dense, "granitemoe", qkv=True, output=True)
 
 
+def _keys(config: Mapping[str, Any]) -> Mapping[str, float]:
+    return {
+        "attention.scale": float(config["attention_multiplier"]),
+        "embedding_scale": float(config["embedding_multiplier"]),
+        "residual_scale": float(config["residual_multiplier"]),
+        "logit_scale": float(config["logits_scaling"]),
+    }
+
+
 HOST = Host(
     model_type="granitemoe",
     architecture="GraniteMoeForCausalLM",
@@ -40,5 +51,6 @@ HOST = Host(
     },
     config=_config,
     refuse=_refuse,
+    gguf=GgufForm("granitemoe", paired=True, biased=True, keys=_keys),
     anatomy=Anatomy(block="block_sparse_moe", router="router", logits_divisor="logits_scaling"),
 )

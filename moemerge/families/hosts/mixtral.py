@@ -6,6 +6,7 @@ from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.gguf_form import GgufForm
 from moemerge.families.host import FUSED, Host, bias_problems
 
 
@@ -45,6 +46,7 @@ HOST = Host(
     fused=FUSED,
     config=_config,
     refuse=_refuse,
+    gguf=GgufForm("llama", paired=True, biased=True),
     runtimes={
         "transformers 4.57": "right",
         "llama.cpp": "right",

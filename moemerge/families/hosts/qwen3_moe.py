@@ -6,6 +6,7 @@ from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.gguf_form import GgufForm
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 
 
@@ -49,5 +50,6 @@ HOST = Host(
     fused=FUSED,
     config=_config,
     refuse=_refuse,
+    gguf=GgufForm("qwen3moe", paired=False, biased=False),
     runtimes={"transformers 4.57": "right", "llama.cpp": "right", "vLLM": "right", "mlx-lm": "right"},
 )

@@ -1,0 +1,34 @@
+"""Ollama's Modelfile for an exported file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from moemerge.export.vocabulary import Vocabulary
+
+_CHATML = """TEMPLATE \"\"\"{{- range .Messages }}<|im_start|>{{ .Role }}
+{{ .Content }}<|im_end|>
+{{ end }}<|im_start|>assistant
+\"\"\""""
+"""ChatML in Ollama's language of templates. It finds those of other well-known chat templates by itself."""
+
+
+def modelfile(path: Path, vocabulary: Vocabulary, context: int) -> str:
+    """What `ollama create NAME -f FILE` takes.
+
+    Args:
+        path: the GGUF file, in the same folder.
+        vocabulary: whose ends of replies stop Ollama, and whose chat template it is.
+        context: the longest context of the model, in tokens.
+    """
+    lines = [f"FROM ./{path.name}", f"PARAMETER num_ctx {min(context, 8192)}"]
+    ends = (vocabulary.special.get(key) for key in ("eos_token_id", "eot_token_id"))
+    lines += [
+        f"PARAMETER stop {json.dumps(vocabulary.tokens[end], ensure_ascii=False)}" for end in ends if end is not None
+    ]
+    if vocabulary.template is not None and "<|im_start|>" in vocabulary.template:
+        lines.append(_CHATML)
+    elif vocabulary.template is None:
+        lines.append('TEMPLATE "{{ .Prompt }}"')
+    return "\n".join(lines) + "\n"

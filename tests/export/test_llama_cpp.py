@@ -1,0 +1,113 @@
+"""llama.cpp itself, on what was exported: probabilities at several positions, and ids of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from moemerge.console import Silent
+from moemerge.export import Exported, export_gguf
+from tests.export.conftest import Ask, Mixture
+from tests.export.vocabularies import BYTE_LEVEL, ROWS, byte_level, sentencepiece
+from tests.moe import load, logits, some_tokens
+
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+FUSED = {"output": {"layout": "fused"}}
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "mixtral": ("llama", {}, {}),
+    "mixtral top-1, tied, llama3 rope": (
+        "llama", {"tie_word_embeddings": True, "head_dim": 24, "rope_parameters": LLAMA3}, {"experts_per_token": 1}),
+    "mixtral yarn, fused": ("mistral", {"sliding_window": None, "rope_parameters": YARN}, FUSED),
+    "mixtral linear rope": ("llama", {"rope_parameters": LINEAR}, {}),
+    "qwen2_moe": ("qwen2", {}, {}),
+    "qwen2_moe tied, fused": ("qwen2", {"tie_word_embeddings": True, "rope_parameters": YARN}, FUSED),
+    "qwen2_moe of llamas": ("llama", {"rope_parameters": LLAMA3}, {"architecture": "qwen2_moe"}),
+    "qwen3_moe": ("qwen3", {"head_dim": 24}, {}),
+    "qwen3_moe tied, top-1": ("qwen3", {"tie_word_embeddings": True}, {"experts_per_token": 1}),
+    "granitemoe": ("granite", {}, {}),
+    "granitemoe head_dim, biases, tied": (
+        "granite", {"head_dim": 24, "attention_bias": True, "tie_word_embeddings": True}, {}),
+}  # fmt: skip
+DEFAULT = ("mixtral top-1, tied, llama3 rope", "qwen2_moe", "qwen3_moe", "granitemoe head_dim, biases, tied")
+BAR = 2e-5
+"""Nats; what was measured is below 2e-6."""
+TEXTS = (
+    "def add(a, b):\n    return a + b  # 12 + 34567\n\n\n\tprint('x')",
+    "L’été à Noël; it's WE'LL they've 你好世界 Привет 😀",
+    " leading and trailing  spaces \r\n\r\n",
+    "</s>after an end<s>",
+)
+
+
+def largest_difference(folder: Path, file: Path, llama: Ask, lengths: tuple[int, ...] = (1, 3, 9, 20)) -> float:
+    """Of the logprobs of llama.cpp and of transformers, in nats, over the vocabulary and several positions."""
+    tokens = some_tokens(1, 20, ROWS)
+    expected = logits(load(folder), tokens)[0].log_softmax(-1)
+    rows = [tokens[0, :length].tolist() for length in lengths]
+    plain = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("a")
+    (said,) = llama([{"gguf": str(file), "rows": rows, "texts": [], "vocabulary": ROWS, "plain": plain}])
+    differences = []
+    for length, found in zip(lengths, said["logprobs"], strict=True):
+        assert len(found) == ROWS
+        mine = torch.tensor([found[str(token)] for token in range(ROWS)])
+        differences.append(float((mine - expected[length - 1]).abs().max()))
+    return max(differences)
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case in DEFAULT else pytest.mark.families) for case in CASES]
+)
+def test_llama_cpp_gives_the_same_probabilities(
+    case: str, mixture: Mixture, exported: Callable[..., Exported], llama: Ask
+) -> None:
+    """With a soft router, every weight in F32."""
+    family, config, fields = CASES[case]
+    folder = mixture(family, config, **fields)
+    assert largest_difference(folder, exported(folder).path, llama) <= BAR
+
+
+def test_the_comparison_can_fail(mixture: Mixture, exported: Callable[..., Exported], llama: Ask) -> None:
+    """Another mixture of the same shapes is far away."""
+    one, other = mixture("llama"), mixture("llama", experts_per_token=1)
+    assert largest_difference(one, exported(other).path, llama, (9,)) > 100 * BAR
+
+
+@pytest.mark.families
+@pytest.mark.parametrize(("kind", "bar"), [("f16", 2e-2), ("bf16", 1e-1), ("q8_0", 2e-1)])
+def test_smaller_types_are_near(
+    kind: str, bar: float, mixture: Mixture, exported: Callable[..., Exported], llama: Ask
+) -> None:
+    """By their precision."""
+    folder = mixture("llama")
+    assert 1e-5 < largest_difference(folder, exported(folder, kind).path, llama) < bar
+
+
+def test_llama_cpp_gives_texts_the_same_ids(mixture: Mixture, tmp_path: Path, llama: Ask) -> None:
+    """For each way to split text that is recognised, and SentencePiece's with and without a space before."""
+    folder = mixture("llama")
+    makers: dict[str, Callable[[], None]] = {
+        name: lambda splits=splits, whole=whole: byte_level(folder, splits(), ignore_merges=whole)
+        for name, (splits, whole) in BYTE_LEVEL.items()
+    }
+    makers |= {"begins": lambda: byte_level(folder, BYTE_LEVEL["qwen2"][0](), begins=True)}
+    makers |= {f"pieces {space}": lambda space=space: sentencepiece(folder, space=space) for space in (True, False)}
+    asked, expected = [], []
+    for name, make in makers.items():
+        make()
+        file = tmp_path / f"{name}.gguf"
+        export_gguf(folder, file, "f32", Silent())
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        expected.append([tokenizer(text)["input_ids"] for text in TEXTS])
+        asked.append({"gguf": str(file), "rows": [], "texts": TEXTS, "vocabulary": ROWS, "plain": 70})
+    found = [said["ids"] for said in llama(asked)]
+    assert dict(zip(makers, found, strict=True)) == dict(zip(makers, expected, strict=True))

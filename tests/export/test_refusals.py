@@ -1,0 +1,143 @@
+"""What llama.cpp would compute otherwise is refused before a byte is written, all of it at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Regex, pre_tokenizers
+
+from moemerge.console import Silent
+from moemerge.errors import ExportError, MoemergeError, WriteError
+from moemerge.export import Exported, export_gguf
+from tests.conftest import TinyMaker
+from tests.export.conftest import Mixture
+from tests.export.vocabularies import byte_level, gpt2, sentencepiece
+from tests.moe import build_tiny
+
+
+def refused(folder: Path, target: Path, **options: Any) -> dict[str, str]:
+    """The problems by their codes; nothing may have been written."""
+    before = sorted(os.listdir(target.parent))
+    with pytest.raises(MoemergeError) as caught:
+        export_gguf(folder, target, "f32", Silent(), **options)
+    assert sorted(os.listdir(target.parent)) == before
+    return {problem.code: problem.message for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "fields", "code", "words"),
+    [
+        ("llama", {"hidden_act": "gelu"}, {}, "activation", "`silu`, not `gelu`"),
+        ("mistral", {"sliding_window": 6}, {}, "window", "this one's is 6 tokens"),
+        ("qwen3", {"attention_bias": True}, {}, "biases", "no biases on q, k and v"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            {},
+            "rope",
+            "`dynamic` is not exported",
+        ),
+        ("qwen2", {}, {"shared_experts": [{"model": "base"}]}, "shared-expert", "always on"),
+        (
+            "llama",
+            {
+                "rope_parameters": {
+                    "rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "attention_factor": 1.2,
+                    "original_max_position_embeddings": 64,
+                }
+            },
+            {},
+            "rope",
+            "`attention_factor`",
+        ),
+    ],
+)  # fmt: skip
+def test_what_it_cannot_compute(
+    family: str, config: dict[str, Any], fields: dict[str, Any], code: str, words: str, mixture: Mixture, tmp_path: Path
+) -> None:
+    """By the reason."""
+    folder = mixture(family, config, merge={"shared": "base"}, **fields)
+    assert words in refused(folder, tmp_path / "m.gguf")[code]
+
+
+def test_all_at_once(mixture: Mixture, tmp_path: Path) -> None:
+    """A window, an activation and a tokenizer."""
+    folder = mixture("mistral", {"sliding_window": 6, "hidden_act": "relu"})
+    byte_level(folder, pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(r"\d"), "isolated"), gpt2()]))
+    assert refused(folder, tmp_path / "m.gguf").keys() == {"window", "activation", "export"}
+
+
+def test_a_host_that_it_does_not_know(tiny: TinyMaker, tmp_path: Path) -> None:
+    """In the words of the table of runtimes."""
+    source = tiny("olmo2")
+    folder = build_tiny(tmp_path / "out", source, [source, source])
+    assert "`flex_olmo` is not exported" in refused(folder, tmp_path / "m.gguf")["export"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        (lambda: pre_tokenizers.Whitespace(), "splits text in a way that has no name"),
+        (lambda: pre_tokenizers.ByteLevel(add_prefix_space=True), "splits text in a way that has no name"),
+    ],
+)
+def test_an_unknown_split(splits: Callable[[], Any], words: str, mixture: Mixture, tmp_path: Path) -> None:
+    """No name for it: other ids, in silence, were the price."""
+    folder = mixture("llama")
+    byte_level(folder, splits())
+    assert words in refused(folder, tmp_path / "m.gguf")["export"]
+
+
+def test_merges_that_are_not_sentencepieces(mixture: Mixture, tmp_path: Path) -> None:
+    """A pair is missing: llama.cpp would merge it all the same."""
+    folder = mixture("llama")
+    sentencepiece(folder)
+    path = folder / "tokenizer.json"
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    whole["model"]["merges"].pop()
+    path.write_text(json.dumps(whole), encoding="utf-8")
+    assert "not those of SentencePiece" in refused(folder, tmp_path / "m.gguf")["export"]
+
+
+def test_other_kinds_of_tokenizers(tiny: TinyMaker, tmp_path: Path) -> None:
+    """WordLevel, for one."""
+    folder = build_tiny(tmp_path / "out", tiny("llama"), [tiny("llama"), tiny("llama", 1)])
+    assert "`WordLevel`" in refused(folder, tmp_path / "m.gguf")["export"]
+
+
+def test_no_file_of_others_is_replaced(mixture: Mixture, exported: Callable[..., Exported], tmp_path: Path) -> None:
+    """Without `overwrite` none; with it those of ours."""
+    folder = mixture("llama")
+    strange = tmp_path / "theirs.gguf"
+    strange.write_bytes(b"GGUF of somebody else")
+    assert "exists" in refused(folder, strange)["output-exists"]
+    assert "was not made by moemerge" in refused(folder, strange, overwrite=True)["write"]
+    made = exported(folder)
+    assert "exists" in refused(folder, made.path)["output-exists"]
+    before = made.path.read_bytes()
+    assert exported(folder, overwrite=True).path.read_bytes() == before
+    with pytest.raises(WriteError, match="no folder"):
+        export_gguf(folder, tmp_path / "no" / "m.gguf", "f32", Silent())
+
+
+def test_a_number_that_f16_cannot_hold(mixture: Mixture, tmp_path: Path) -> None:
+    """The tensor is named, and nothing is left behind."""
+    from safetensors.torch import load_file, save_file
+
+    folder = mixture("llama")
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    kept = path.read_bytes()
+    state["model.layers.1.self_attn.v_proj.weight"][3, 2] = 1e5
+    save_file(state, path, metadata={"format": "pt"})
+    try:
+        with pytest.raises(ExportError, match=r"`blk\.1\.attn_v\.weight` has numbers that `f16` cannot hold"):
+            export_gguf(folder, tmp_path / "m.gguf", "f16", Silent())
+        assert os.listdir(tmp_path) == []
+    finally:
+        path.write_bytes(kept)
