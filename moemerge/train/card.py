@@ -10,6 +10,7 @@ from moemerge.train.judge import Judgement
 from moemerge.train.options import TrainOptions
 from moemerge.train.plot import NAME as PLOT
 from moemerge.train.snapshot import Run
+from moemerge.write.markdown import plain, table
 
 _HEADING = "## Training"
 _TITLE = re.compile(r"^# (.*)$", re.MULTILINE)
@@ -59,16 +60,12 @@ def trained_card(card: str, name: str, training: dict[str, Any]) -> str:
         name: what the trained one is called; it takes the place of the first heading.
         training: the record's entry.
     """
-    title = _TITLE.search(card)
-    old = title[1] if title else name
-    card = _TITLE.sub(lambda _: f"# {name}", card, count=1)
+    card = _TITLE.sub(lambda _: f"# {plain(name)}", card, count=1)
     before, heading, after = card.partition(f"{_HEADING}\n")
     if heading:
         rest = after.partition("\n## ")
         card = before + (f"## {rest[2]}" if rest[1] else "")
     first, run, last = card.partition("## Run\n")
-    for before, after in (('"', '"'), ("serve ", "\n"), (".py ", " "), (" ", ".gguf")):
-        last = last.replace(f"{before}{old}{after}", f"{before}{name}{after}")
     return f"{first.rstrip()}\n\n{_section(training)}\n" + (f"\n{run}{last}" if run else "")
 
 
@@ -92,7 +89,7 @@ def _section(training: dict[str, Any]) -> str:
     text += (
         f"Held-out loss, mean over the domains: {held['start']:.4f} at the start, {held['best']:.4f} at best "
         f"({change:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}, paired bootstrap over documents).\n\n"
-        "| domain | start | best |\n| --- | --- | --- |\n"
     )
-    text += "\n".join(f"| {name} | {one:.4f} | {other:.4f} |" for name, (one, other) in held["domains"].items())
+    rows = [(plain(name), f"{one:.4f}", f"{other:.4f}") for name, (one, other) in held["domains"].items()]
+    text += table(("domain", "start", "best"), rows)
     return f"{text}\n\n![Losses and load per expert]({PLOT})"

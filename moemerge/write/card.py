@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from moemerge.plan.cost import MERGEKIT, WITHOUT_ACTIVATIONS, groups
 from moemerge.plan.model import Plan
 from moemerge.sources import Checkpoint
 from moemerge.sources.spec import HUB_ID
+from moemerge.write.markdown import code, plain, table
 
 _NO_TEXT = ", which looks at no text."
 _BASE_ONLY = ", which reads the base model on the prompts. How well it separates is not measured."
@@ -31,13 +32,13 @@ def model_card(plan: Plan, gate: Mapping[str, Any], name: str) -> str:
     """
     front = yaml.safe_dump(_metadata(plan), sort_keys=False, allow_unicode=True)
     sections = [
-        f"---\n{front}---\n\n# {name}",
+        f"---\n{front}---\n\n# {plain(name)}",
         _intro(plan),
         _sources(plan),
         _licence(plan),
         _weights(plan),
         _gate(gate),
-        _run(name, plan.host, new=plan.host.expert is not None and plan.recipe.output.layout == "fused"),
+        _run(plan.host, new=plan.host.expert is not None and plan.recipe.output.layout == "fused"),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -84,12 +85,6 @@ def _intro(plan: Plan) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
 def _sources(plan: Plan) -> str:
     used = {"base": "base"} | {expert.name: expert.model for expert in plan.experts}
     if plan.shared_expert is not None:
@@ -97,8 +92,8 @@ def _sources(plan: Plan) -> str:
     rows = []
     for name, key in used.items():
         model = plan.models[key]
-        rows.append((name, f"`{model.spec}`", model.revision or "", model.licence or "not stated"))
-    return "## Sources\n\n" + _table(("expert", "model", "revision", "licence"), rows) + _vocabulary(plan)
+        rows.append((plain(name), code(model.spec), plain(model.revision or ""), plain(model.licence or "not stated")))
+    return "## Sources\n\n" + table(("expert", "model", "revision", "licence"), rows) + _vocabulary(plan)
 
 
 def _vocabulary(plan: Plan) -> str:
@@ -106,7 +101,7 @@ def _vocabulary(plan: Plan) -> str:
     anchor, added = plan.vocabulary.anchor, plan.vocabulary.added
     if anchor == "base" and not added:
         return ""
-    whose = "the base" if anchor == "base" else f"`{anchor}`"
+    whose = "the base" if anchor == "base" else code(anchor)
     more = f", with {len(added)} more token{'s' if len(added) > 1 else ''} of the others" if added else ""
     return f"\n\nTokenizer, chat template and special tokens are those of {whose}{more}."
 
@@ -117,16 +112,16 @@ def _licence(plan: Plan) -> str:
     if not licences:
         return "## Licence\n\nNo source states a licence: ask their authors before you share this model."
     if len(licences) == 1:
-        return f"## Licence\n\n`{licences[0]}`, as its sources.{silent}"
-    listed = ", ".join(f"`{licence}`" for licence in licences)
+        return f"## Licence\n\n{code(licences[0])}, as its sources.{silent}"
+    listed = ", ".join(map(code, licences))
     return (
         f"## Licence\n\nThe sources state different licences: {listed}. Read them before you share this model.{silent}"
     )
 
 
 def _weights(plan: Plan) -> str:
-    rows = [(g["group"], g["tensors"], size(g["bytes"]), "; ".join(g["from"])) for g in groups(plan)]
-    return "## Weights\n\n" + _table(("group", "tensors", "size", "from"), rows)
+    rows = [(g["group"], g["tensors"], size(g["bytes"]), plain("; ".join(g["from"]))) for g in groups(plan)]
+    return "## Weights\n\n" + table(("group", "tensors", "size", "from"), rows)
 
 
 def _gate(gate: Mapping[str, Any]) -> str:
@@ -138,27 +133,29 @@ def _gate(gate: Mapping[str, Any]) -> str:
         return text + (_NO_TEXT if init in WITHOUT_ACTIVATIONS else _BASE_ONLY if init in MERGEKIT else _NOT_HELD_OUT)
     mean = sum(value for _, value in known) / len(known)
     text += f". Tokens given to their own expert, cross-validated, over the layers: {mean:.3f} on average.\n\n"
-    return text + _table(("layer", "token accuracy"), [(layer, f"{value:.3f}") for layer, value in known])
+    return text + table(("layer", "token accuracy"), [(layer, f"{value:.3f}") for layer, value in known])
 
 
-def _run(name: str, host: Host, *, new: bool) -> str:
+def _run(host: Host, *, new: bool) -> str:
     """How to run it by its class of transformers; `new` where it is stored as transformers 5 alone reads it."""
     auto_class, more = host.auto_class, ""
     if host.wrapper is not None:
-        more = f'`AutoProcessor.from_pretrained("{name}")` makes its inputs of more than text. '
+        more = "`AutoProcessor.from_pretrained(model_id)` makes its inputs of more than text. "
     return (
-        f"## Run\n\n```python\nfrom transformers import {auto_class}, AutoTokenizer\n\n"
-        f'model = {auto_class}.from_pretrained("{name}", dtype="auto", device_map="auto")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
+        "## Run\n\nIn this folder, or with its id on the hub in the place of the `.`:\n\n"
+        f"```python\nfrom transformers import {auto_class}, AutoTokenizer\n\n"
+        'model_id = "."\n'
+        f'model = {auto_class}.from_pretrained(model_id, dtype="auto", device_map="auto")\n'
+        "tokenizer = AutoTokenizer.from_pretrained(model_id)\n"
         'inputs = tokenizer("Hello", return_tensors="pt").to(model.device)\n'
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))\n```\n\n"
         f"{more}"
-        "`device_map` needs `accelerate`; leave it out to run on the CPU. `moemerge verify` checks this folder against "
-        "`moemerge.yaml`, which also holds the recipe that made it.\n\n" + _fast(name, new=new)
+        "`device_map` needs `accelerate`; leave it out to run on the CPU. `moemerge verify .` checks this folder "
+        "against `moemerge.yaml`, which also holds the recipe that made it.\n\n" + _fast(host, new=new)
     )
 
 
-def _fast(name: str, *, new: bool) -> str:
+def _fast(host: Host, *, new: bool) -> str:
     text = (
         "What a token costs goes mostly with the active parameters. `experts_implementation` in `from_pretrained` says "
         "how transformers 5 computes the experts: `grouped_mm` (its default), `eager`, or `batched_mm`, which copies "
@@ -166,9 +163,19 @@ def _fast(name: str, *, new: bool) -> str:
         '`dtype="auto"` keeps the stored dtype; on a CPU without bfloat16 instructions try `dtype="float32"`. '
     )
     if new:
-        return text + "The experts are stored fused, which transformers 5 alone reads."
-    return text + (
-        "Other engines know this architecture; moemerge ran neither of these on this model:\n\n"
-        f"```sh\nvllm serve {name}\npython convert_hf_to_gguf.py {name} --outfile {name}.gguf   # of llama.cpp\n"
-        f"llama-cli -m {name}.gguf\n```"
-    )
+        text += (
+            "The experts are stored fused, which transformers 5 alone reads: transformers 4 loads them at random and "
+            "only warns. "
+        )
+    commands = [] if new or host.runtimes.get("vLLM") != "right" else ["vllm serve ."]
+    if host.gguf is not None:
+        commands += ["moemerge export . --gguf moe.gguf   # for llama.cpp and Ollama", "llama-cli -m moe.gguf"]
+    paragraphs = [text.rstrip()]
+    if commands:
+        listed = "\n".join(commands)
+        paragraphs.append(f"Other engines; none of them was run on this very model:\n\n```sh\n{listed}\n```")
+    wrong = [f"- {name}: {state}" for name, state in host.runtimes.items() if state != "right"]
+    if wrong and not new:
+        listed = "\n".join(wrong)
+        paragraphs.append(f"What some make of such a folder:\n\n{listed}")
+    return "\n\n".join(paragraphs)

@@ -54,7 +54,8 @@ HOST = Host(
     constants=silent,
     runtimes={
         "transformers 4.57": "right",
-        "llama.cpp": "silently wrong: weights are not divided by their sum; with tied embeddings a load error",
+        "llama.cpp": "right by `moemerge export`; silently wrong by its own converter: weights are not divided by "
+        "their sum; with tied embeddings a load error",
         "vLLM": "right",
         "mlx-lm": "silently wrong, for the same reason; with tied embeddings a load error",
     },
