@@ -58,7 +58,7 @@ def test_a_near_miss_is_said(plan: Plan) -> None:
 def test_the_class_that_loads_it_is_named(plan: Plan) -> None:
     """In the model card, and to whatever loads the folder."""
     card = model_card(plan, {"init": "random"}, "out")
-    assert 'AutoModelForImageTextToText.from_pretrained("out"' in card
+    assert "AutoModelForImageTextToText.from_pretrained(model_id" in card
     assert "AutoModelForCausalLM" not in card
     assert auto_class_of(plan.config) == "AutoModelForImageTextToText"
     assert auto_class_of({"model_type": "olmoe"}) == "AutoModelForCausalLM"

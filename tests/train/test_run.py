@@ -82,8 +82,8 @@ def test_the_record_and_the_card_tell_of_it(trained: Trainer, unrouted: Path, tm
     assert first["documents"]["code"] == {"trained": 64, "held_out": 16}
     card = (again.path / "README.md").read_text(encoding="utf-8")
     assert card.count("## Training\n") == card.count("## Run\n") == 1
-    assert f'from_pretrained("{again.path.name}"' in card
-    assert f"vllm serve {again.path.name}\n" in card
+    assert "from_pretrained(model_id" in card  # in the folder that the card lies in, whatever its name
+    assert "vllm serve .\n" in card
     assert unrouted.name not in card.partition("## Run\n")[2]
     assert card.count(f"\n# {again.path.name}\n") == len(re.findall("^# ", card, re.MULTILINE)) == 1
     assert "The routers alone were trained (LoRA of rank 8), from the gate `fitted`, for 6 steps" in card
