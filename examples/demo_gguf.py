@@ -26,16 +26,8 @@ def main() -> None:
     if not (OUT / "moemerge.yaml").is_file():
         sys.exit(f"demo-gguf: there is no {OUT.relative_to(ROOT)} yet\nhint: run `make demo` first")
     tool = str(Path(sys.executable).with_name("moemerge"))
-    run(
-        tool,
-        "export",
-        str(OUT.relative_to(ROOT)),
-        "--gguf",
-        str(FILE.relative_to(ROOT)),
-        "--type",
-        "q8_0",
-        "--overwrite",
-    )
+    out, file = str(OUT.relative_to(ROOT)), str(FILE.relative_to(ROOT))
+    run(tool, "export", out, "--gguf", file, "--type", "q8_0", "--overwrite")
     import xllamacpp as llama
 
     settings: Any = llama.CommonParams()

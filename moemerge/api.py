@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from moemerge.build.run import Build
     from moemerge.evaluate.options import EvalOptions
     from moemerge.export import Exported
+    from moemerge.families.gguf_form import GgufType
     from moemerge.mixture.processes import Processes
     from moemerge.plan import Plan, Refused
     from moemerge.recipe import Recipe
@@ -136,7 +137,7 @@ def export(
     folder: Path | str,
     gguf: Path | str,
     *,
-    kind: str = "f16",
+    kind: GgufType = "f16",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Exported:

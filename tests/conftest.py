@@ -28,8 +28,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
 TinyMaker = Callable[..., Path]
 
 COMPUTING = (
-    "bad_input/test_values.py", "evaluate", "gate", "test_build.py", "test_choose.py", "test_identity.py",
-    "test_layerwise.py", "train",
+    "bad_input/test_values.py", "evaluate", "export/test_llama_cpp.py", "gate", "test_build.py", "test_choose.py",
+    "test_identity.py", "test_layerwise.py", "train",
 )  # fmt: skip
 """Tests of what models compute, which depends on the CPU: `make test-avx2` runs them as on another one."""
 

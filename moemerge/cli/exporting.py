@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from moemerge.cli.app import AsJson, MoeFolder, Quiet, app
 from moemerge.console import progress, size
+from moemerge.families.gguf_form import GgufType
 
 
 @app.command(short_help="Writes a mixture as a GGUF file for llama.cpp and Ollama.")
 def export(
     folder: MoeFolder,
     gguf: Annotated[Path, typer.Option("--gguf", metavar="FILE", help="The file to write.", show_default=False)],
-    kind: Annotated[
-        Literal["f32", "f16", "bf16", "q8_0"], typer.Option("--type", help="How matrices are stored.")
-    ] = "f16",
+    kind: Annotated[GgufType, typer.Option("--type", help="How matrices are stored.")] = "f16",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replaces a file that this command wrote.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moemerge.errors import WriteError
+from moemerge.files import replacing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,13 +40,8 @@ def write_file(path: Path, text: str) -> None:
     Raises:
         WriteError: the system refuses.
     """
-    beside = path.with_name(f".{path.name}.moemerge")
-    try:
+    with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise WriteError(f"`{path}` cannot be written: {error.strerror or error}") from error
 
 
 def results() -> Console:

@@ -82,7 +82,8 @@ def misfits(config: Mapping[str, Any], form: GgufForm, *, biased: bool) -> Itera
     activation = config.get("hidden_act")
     if activation != "silu":
         yield Problem("activation", f"llama.cpp's experts have the activation `silu`, not `{activation}`", elsewhere)
-    kind, rope = config["rope_parameters"]["rope_type"], config["rope_parameters"]
+    rope = config["rope_parameters"]
+    kind = rope["rope_type"]
     if kind not in ROPES:
         yield Problem("rope", f"rope of the type `{kind}` is not exported", elsewhere)
     if kind == "yarn" and any(rope.get(key) not in (None, usual) for key, usual in _YARN.items()):
@@ -97,9 +98,3 @@ def misfits(config: Mapping[str, Any], form: GgufForm, *, biased: bool) -> Itera
         )
     if biased and not form.biased:
         yield Problem("biases", f"llama.cpp's `{form.architecture}` has no biases on q, k and v", elsewhere)
-    if form.whole_heads and head_dim(config) * config["num_attention_heads"] != config["hidden_size"]:
-        yield Problem(
-            "head-dim",
-            f"llama.cpp's `{form.architecture}` takes `hidden_size / num_attention_heads` for `head_dim`",
-            elsewhere,
-        )

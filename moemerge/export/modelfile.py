@@ -7,6 +7,8 @@ from pathlib import Path
 
 from moemerge.export.vocabulary import Vocabulary
 
+MARK = "# made by moemerge"
+"""Line by which a Modelfile is known as one of ours."""
 _CHATML = """TEMPLATE \"\"\"{{- range .Messages }}<|im_start|>{{ .Role }}
 {{ .Content }}<|im_end|>
 {{ end }}<|im_start|>assistant
@@ -31,4 +33,4 @@ def modelfile(path: Path, vocabulary: Vocabulary, context: int) -> str:
         lines.append(_CHATML)
     elif vocabulary.template is None:
         lines.append('TEMPLATE "{{ .Prompt }}"')
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, MARK]) + "\n"

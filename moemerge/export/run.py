@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +16,17 @@ from moemerge import __version__
 from moemerge.console import Progress
 from moemerge.errors import ExportError, ManyProblems, WriteError
 from moemerge.export.metadata import hyperparameters, misfits, rope_factors
-from moemerge.export.modelfile import modelfile
+from moemerge.export.modelfile import MARK, modelfile
 from moemerge.export.tensors import OutTensor, out_tensors
 from moemerge.export.vocabulary import Vocabulary, read_vocabulary
 from moemerge.families import Host, host_of
-from moemerge.families.gguf_form import GgufForm
-from moemerge.mixture.folder import MoeFolder, open_moe
+from moemerge.families.gguf_form import GgufForm, GgufType
+from moemerge.files import replacing
+from moemerge.mixture.folder import BuiltFolder, MoeFolder, open_moe
 
-GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
-"""Types that matrices can have."""
 MADE = "moemerge.version"
 """Key of a file's metadata by which it is known as one of ours."""
-_FILE_TYPES: Mapping[str, gguf.LlamaFileType] = {
+_FILE_TYPES: Mapping[GgufType, gguf.LlamaFileType] = {
     "f32": gguf.LlamaFileType.ALL_F32,
     "f16": gguf.LlamaFileType.MOSTLY_F16,
     "bf16": gguf.LlamaFileType.MOSTLY_BF16,
@@ -61,25 +58,26 @@ class Exported:
         }  # fmt: skip
 
 
-def export_gguf(folder: Path, path: Path, kind: str, progress: Progress, *, overwrite: bool = False) -> Exported:
+def export_gguf(folder: Path, path: Path, kind: GgufType, progress: Progress, *, overwrite: bool = False) -> Exported:
     """Writes a mixture as a GGUF file, and a Modelfile for Ollama beside it.
 
     Args:
         folder: the mixture's.
         path: the file.
-        kind: the type of its matrices: one of `GGUF_TYPES`.
+        kind: the type of its matrices: `f16` and the like.
         progress: told of the bytes that are written.
-        overwrite: whether a file of that name that this wrote may be replaced.
+        overwrite: whether files of these names that this wrote may be replaced.
 
     Raises:
-        ExportError: llama.cpp does not know such mixtures, or would give other ids to a text.
+        ExportError: moemerge did not build it, or llama.cpp does not know such mixtures, or gives texts other ids.
         ManyProblems: it would compute something else.
         WriteError: the file cannot be written, or is somebody else's.
         EvalError, SourceError: the folder cannot be read.
     """
     opened = open_moe(folder)
     beside = path.with_name(f"{path.name}.Modelfile")
-    _check_target(path, overwrite=overwrite)
+    _check_target(path, MADE, overwrite=overwrite)
+    _check_target(beside, MARK, overwrite=overwrite)
     host, form = _form(opened)
     config = opened.config
     tensors, problems = out_tensors(opened.checkpoint, config, host, form, kind)
@@ -94,11 +92,12 @@ def export_gguf(folder: Path, path: Path, kind: str, progress: Progress, *, over
         raise ManyProblems(problems)
     total = sum(tensor.nbytes for tensor in tensors)
     _check_space(path, total)
-    with _beside(path) as staged:
+    with replacing(path) as staged:
         writer = _writer(opened, form, vocabulary, kind)
+        progress.stage("write", total, "bytes")
         _write(writer, staged, tensors, rope_factors(config), progress)
     text = modelfile(path, vocabulary, config["max_position_embeddings"])
-    with _beside(beside) as staged:
+    with replacing(beside) as staged:
         staged.write_text(text, encoding="utf-8")
     return Exported(path, beside, form.architecture, path.stat().st_size)
 
@@ -106,6 +105,11 @@ def export_gguf(folder: Path, path: Path, kind: str, progress: Progress, *, over
 def _form(opened: MoeFolder) -> tuple[Host, GgufForm]:
     host = host_of(opened.checkpoint.config)
     kind = opened.checkpoint.config.get("model_type")
+    if not isinstance(opened, BuiltFolder):
+        raise ExportError(
+            f"`{opened.path}` was not built by moemerge, so it is not known what would have to hold",
+            hint="llama.cpp's own `convert_hf_to_gguf.py` takes other mixtures",
+        )
     if host is None or host.gguf is None:
         said = None if host is None else host.runtimes.get("llama.cpp")
         why = f": llama.cpp {said}" if said else ""
@@ -119,23 +123,23 @@ def _ends(config: Mapping[str, Any]) -> list[int]:
     return [] if found is None else list(found) if isinstance(found, list) else [found]
 
 
-def _check_target(path: Path, *, overwrite: bool) -> None:
-    """Refuses a file that cannot be written, before the work begins."""
-    if "\n" in path.name:
-        raise WriteError("the file's name has a line break")
+def _check_target(path: Path, mark: str, *, overwrite: bool) -> None:
+    """Refuses a file that cannot be written, before the work begins; one of ours holds `mark`."""
+    if not path.name.isprintable():
+        raise WriteError("the file's name has signs that cannot be printed", hint="name it otherwise")
     if not path.parent.is_dir():
         raise WriteError(f"`{path}` cannot be written: there is no folder `{path.parent}`", hint="make it first")
     if not os.path.lexists(path):
         return
     if not overwrite:
         raise WriteError(f"`{path}` exists", hint="name another file, or pass `--overwrite`", code="output-exists")
-    if path.is_symlink() or not path.is_file() or not _is_ours(path):
+    if path.is_symlink() or not path.is_file() or not _holds(path, mark):
         raise WriteError(f"`{path}` was not made by moemerge, so it is not overwritten", hint="name another file")
 
 
-def _is_ours(path: Path) -> bool:
+def _holds(path: Path, mark: str) -> bool:
     with path.open("rb") as file:
-        return MADE.encode() in file.read(1 << 16)
+        return mark.encode() in file.read(1 << 16)
 
 
 def _check_space(path: Path, needed: int) -> None:
@@ -144,32 +148,7 @@ def _check_space(path: Path, needed: int) -> None:
         raise WriteError(f"no space left for `{path}`: {needed:,} bytes are needed and {free:,} are free")
 
 
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """Gives a name beside `path`; the file of it takes the place of `path` when the block ends well, and goes else."""
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
-        os.close(descriptor)
-        staged = Path(name)
-        try:
-            os.chmod(staged, 0o666 & ~_umask())
-            yield staged
-            with staged.open("rb") as file:
-                os.fsync(file.fileno())
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
-    except OSError as error:
-        raise WriteError(f"`{path}` cannot be written: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _writer(opened: MoeFolder, form: GgufForm, vocabulary: Vocabulary, kind: str) -> gguf.GGUFWriter:
+def _writer(opened: MoeFolder, form: GgufForm, vocabulary: Vocabulary, kind: GgufType) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(None, form.architecture)
     writer.add_string(MADE, __version__)
     writer.add_name(opened.path.resolve().name)
@@ -197,14 +176,13 @@ def _writer(opened: MoeFolder, form: GgufForm, vocabulary: Vocabulary, kind: str
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: float | int | bool | str) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    else:
-        writer.add_string(key, value)
+    adders: Mapping[type, Callable[[str, Any], None]] = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+    }
+    adders[type(value)](key, value)
 
 
 def _write(
@@ -237,7 +215,6 @@ def _write_data(
     if factors is not None:
         file.write(np.asarray(factors, np.float32).tobytes())
         writer.write_padding(file, 4 * len(factors))
-    progress.stage("write", sum(tensor.nbytes for tensor in tensors), "bytes")
     for tensor in tensors:
         for block in tensor.blocks():
             file.write(block)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from moemerge.errors import ExportError, Problem
 from moemerge.families import PROJECTIONS, Host
-from moemerge.families.gguf_form import GgufForm
+from moemerge.families.gguf_form import GgufForm, GgufType
 from moemerge.families.host import expert_counts
 from moemerge.sources.checkpoint import ByteRange, Checkpoint, TensorInfo
 from moemerge.sources.safetensors_file import read_rows
@@ -28,7 +29,7 @@ BLOCK = 8 << 20
 
 Kind = gguf.GGMLQuantizationType
 
-TYPES: Mapping[str, Kind] = {"f32": Kind.F32, "f16": Kind.F16, "bf16": Kind.BF16, "q8_0": Kind.Q8_0}
+TYPES: Mapping[GgufType, Kind] = {"f32": Kind.F32, "f16": Kind.F16, "bf16": Kind.BF16, "q8_0": Kind.Q8_0}
 _STORED: Mapping[str, Kind] = {"F32": Kind.F32, "F16": Kind.F16, "BF16": Kind.BF16}
 _ROUTER = re.compile(r"blk\.\d+\.ffn_gate_inp")
 _PAIRED: Mapping[str, str] = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
@@ -48,6 +49,21 @@ class Piece:
     info: TensorInfo
     place: ByteRange
     rows: range
+
+    @property
+    def columns(self) -> int:
+        """Numbers a row."""
+        return math.prod(self.info.shape[1:])
+
+    def blocks(self, unit: int = 1) -> Iterator[bytearray]:
+        """Its bytes as they are stored, a few rows at a time, a multiple of `unit`."""
+        step = max(BLOCK // self.columns // unit, 1) * unit
+        for start in range(self.rows.start, self.rows.stop, step):
+            yield read_rows(self.place, self.info, slice(start, min(start + step, self.rows.stop)))
+
+    def numbers(self, unit: int = 1) -> Iterator[NDArray[np.float32]]:
+        """The same as matrices."""
+        return (_floats(data, self.info.dtype).reshape(-1, self.columns) for data in self.blocks(unit))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +90,21 @@ class OutTensor:
         block, size = gguf.GGML_QUANT_SIZES[self.kind]
         return math.prod(self.shape) // block * size
 
-    def blocks(self) -> Iterator[bytes]:
+    def blocks(self) -> Iterator[bytes | bytearray]:
         """Its bytes, block after block.
 
         Raises:
             ExportError: a number is too large for F16.
             SourceError: a file cannot be read.
         """
-        unit = 1 if self.heads is None else self.shape[0] // self.heads
         for piece in self.pieces:
-            columns = math.prod(piece.info.shape[1:])
-            step = max(BLOCK // columns // unit, 1) * unit
-            for start in range(piece.rows.start, piece.rows.stop, step):
-                rows = slice(start, min(start + step, piece.rows.stop))
-                data = read_rows(piece.place, piece.info, rows)
-                if self.heads is None and _STORED[piece.info.dtype] == self.kind:
-                    yield bytes(data)
-                    continue
-                values = _floats(data, piece.info.dtype).reshape(-1, columns)
-                yield self._packed(values if self.heads is None else _paired(values, unit))
+            if self.heads is not None:
+                size = self.shape[0] // self.heads
+                yield from (self._packed(_paired(rows, size)) for rows in piece.numbers(size))
+            elif _STORED[piece.info.dtype] == self.kind:
+                yield from piece.blocks()
+            else:
+                yield from map(self._packed, piece.numbers())
 
     def _packed(self, values: NDArray[np.float32]) -> bytes:
         if self.kind == Kind.F32:
@@ -107,7 +119,7 @@ class OutTensor:
 
 
 def out_tensors(
-    checkpoint: Checkpoint, config: Mapping[str, Any], host: Host, form: GgufForm, wanted: str
+    checkpoint: Checkpoint, config: Mapping[str, Any], host: Host, form: GgufForm, wanted: GgufType
 ) -> tuple[list[OutTensor], list[Problem]]:
     """Every tensor of the file, and what has no place in it.
 
@@ -150,8 +162,9 @@ def _architecture(form: GgufForm) -> gguf.MODEL_ARCH:
 
 def _layer(tensor: OutTensor) -> tuple[int, str]:
     """The embedding, the layers, the rest."""
-    found = re.match(r"blk\.(\d+)\.", tensor.name)
-    return (int(found[1]) if found else -1 if tensor.name.startswith("token_embd") else 1 << 30), tensor.name
+    if found := re.match(r"blk\.(\d+)\.", tensor.name):
+        return int(found[1]), tensor.name
+    return (-1 if tensor.name.startswith("token_embd") else sys.maxsize), tensor.name
 
 
 def _stacked(checkpoint: Checkpoint, config: Mapping[str, Any], host: Host) -> Iterator[tuple[str, tuple[Piece, ...]]]:
@@ -194,7 +207,8 @@ def _silent(checkpoint: Checkpoint, config: Mapping[str, Any], host: Host) -> tu
     templates = [*host.shared_expert.values(), *([] if host.shared_gate is None else [host.shared_gate])]
     layers = range(config["num_hidden_layers"])
     downs = [host.shared_expert["down"].format(layer=layer) for layer in layers]
-    if any(_says_something(_piece(checkpoint, name)) for name in downs if name in checkpoint.tensors):
+    pieces = (_piece(checkpoint, name) for name in downs if name in checkpoint.tensors)
+    if any(rows.any() for piece in pieces for rows in piece.numbers()):
         problem = Problem(
             "shared-expert",
             "it has an expert that is always on (`shared_experts`), and llama.cpp has no place for it in this form",
@@ -204,13 +218,7 @@ def _silent(checkpoint: Checkpoint, config: Mapping[str, Any], host: Host) -> tu
     return frozenset(template.format(layer=layer) for layer in layers for template in templates), []
 
 
-def _says_something(down: Piece) -> bool:
-    step = max(BLOCK // math.prod(down.info.shape[1:]), 1)
-    blocks = (slice(start, min(start + step, len(down.rows))) for start in range(0, len(down.rows), step))
-    return any(_floats(read_rows(down.place, down.info, rows), down.info.dtype).any() for rows in blocks)
-
-
-def _kind(columns: int, wanted: str) -> Kind:
+def _kind(columns: int, wanted: GgufType) -> Kind:
     """The type of a matrix; rows that are no whole blocks of a quantised one are F16."""
     block, _ = gguf.GGML_QUANT_SIZES[TYPES[wanted]]
     return TYPES[wanted] if columns % block == 0 else Kind.F16

@@ -19,25 +19,29 @@ from moemerge.sources.strict_json import read_object
 from moemerge.sources.tokenizer import FILE, try_file
 from moemerge.sources.tokenizer_config import tokenizer_config
 
-_LETTERS, _MARKED = r"[^\r\n\p{L}\p{N}]?\p{L}+", r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"
 _ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_UPPER = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
-_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_SPLITS: Mapping[str, str] = {
-    rf"{_ENDINGS}|{_LETTERS}|\p{{N}}{{1,3}}|{_REST}": "dbrx",
-    rf"{_ENDINGS}|{_LETTERS}|\p{{N}}|{_REST}": "qwen2",
-    rf"{_ENDINGS}|{_MARKED}|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen35",
-    rf"{_UPPER}*{_LOWER}+{_ENDINGS}?|{_UPPER}+{_LOWER}*{_ENDINGS}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+": "gpt-4o",
-    rf"{_UPPER}*{_LOWER}+|{_UPPER}+{_LOWER}*|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+": "tekken",
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+"
+_SIGNS = rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}"
+_CASED_SIGNS = rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
+_UPPER, _LOWER = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_LLAMA3 = rf"{_WORDS}|\p{{N}}{{1,3}}|{_SIGNS}"
+_QWEN2 = rf"{_WORDS}|\p{{N}}|{_SIGNS}"
+_QWEN35 = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
+_GPT4O = rf"{_UPPER}*{_LOWER}+{_ENDINGS}?|{_UPPER}+{_LOWER}*{_ENDINGS}?|\p{{N}}{{1,3}}|{_CASED_SIGNS}"
+_TEKKEN = rf"{_UPPER}*{_LOWER}+|{_UPPER}+{_LOWER}*|\p{{N}}|{_CASED_SIGNS}"
+_SPLITS: Mapping[tuple[str, bool], str] = {
+    (_LLAMA3, False): "dbrx",
+    (_LLAMA3, True): "llama-bpe",
+    (_QWEN2, False): "qwen2",
+    (_QWEN35, False): "qwen35",
+    (_GPT4O, False): "gpt-4o",
+    (_TEKKEN, True): "tekken",
 }
-"""llama.cpp's name of what splits text by one pattern."""
-_WHOLE: Mapping[str, str] = {"dbrx": "llama-bpe", "tekken": "tekken"}
-"""Its name where a word that is a token stays whole whatever the merges say (`ignore_merges`)."""
-
-
+"""llama.cpp's name of what splits text by one pattern, and whether a word that is a token then stays whole, whatever
+the merges say (`ignore_merges`)."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+"""A piece of SentencePiece's that stands for a byte."""
 
 
 class TokenKind(IntEnum):
@@ -134,9 +138,9 @@ def _tokens(whole: Mapping[str, Any], model: Mapping[str, Any], rows: int) -> tu
         if number < rows:
             kind = TokenKind.CONTROL if added.get("special") else TokenKind.USER_DEFINED
             tokens[number], kinds[number] = added["content"], kind
-    unknown = model.get("unk_token")
-    if bytewise and unknown in model["vocab"]:
-        kinds[model["vocab"][unknown]] = TokenKind.UNKNOWN
+    unknown = model["vocab"].get(model.get("unk_token"), rows)
+    if bytewise and unknown < rows:
+        kinds[unknown] = TokenKind.UNKNOWN
     return tokens, kinds
 
 
@@ -207,13 +211,8 @@ def _pre(whole: Mapping[str, Any], model: Mapping[str, Any]) -> str:
         return "smollm"
     if gpt2 or len(before) != 1 or before[0]["type"] != "Split" or before[0].get("behavior") != "Isolated":
         raise unknown
-    name = _SPLITS.get((before[0].get("pattern") or {}).get("Regex", ""))
-    if name is None:
-        raise unknown
-    if model.get("ignore_merges"):
-        name = _WHOLE.get(name)
-    elif name == "tekken":
-        name = None
+    pattern = (before[0].get("pattern") or {}).get("Regex", "")
+    name = _SPLITS.get((pattern, bool(model.get("ignore_merges"))))
     if name is None:
         raise unknown
     return name

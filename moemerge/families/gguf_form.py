@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+GgufType = Literal["f32", "f16", "bf16", "q8_0"]
+"""How matrices can be stored."""
 ROPES = frozenset({"default", "linear", "yarn", "llama3"})
 """Kinds of rope that a GGUF file can say and every architecture here computes."""
 
@@ -22,12 +24,10 @@ class GgufForm:
         architecture: llama.cpp's name of it.
         paired: whether each head's rotated rows of q and k are stored as neighbours, where transformers has halves.
         biased: whether q, k and v may have biases there.
-        whole_heads: whether it takes `hidden_size / heads` for the size of a head, whatever the file says.
         keys: further metadata, below the architecture's name, by the config.
     """
 
     architecture: str
     paired: bool
     biased: bool
-    whole_heads: bool = False
     keys: Callable[[Mapping[str, Any]], Mapping[str, float | int | bool]] = _no_keys

@@ -160,17 +160,17 @@ def _fast(host: Host, *, new: bool) -> str:
         "What a token costs goes mostly with the active parameters. `experts_implementation` in `from_pretrained` says "
         "how transformers 5 computes the experts: `grouped_mm` (its default), `eager`, or `batched_mm`, which copies "
         "an expert's weights for every token and is meant for few tokens on a GPU; try which is fastest. "
-        '`dtype="auto"` keeps the stored dtype; on a CPU without bfloat16 instructions try `dtype="float32"`. '
+        '`dtype="auto"` keeps the stored dtype; on a CPU without bfloat16 instructions try `dtype="float32"`.'
     )
     if new:
         text += (
-            "The experts are stored fused, which transformers 5 alone reads: transformers 4 loads them at random and "
-            "only warns. "
+            " The experts are stored fused, which transformers 5 alone reads: transformers 4 loads them at random and "
+            "only warns."
         )
     commands = [] if new or host.runtimes.get("vLLM") != "right" else ["vllm serve ."]
     if host.gguf is not None:
         commands += ["moemerge export . --gguf moe.gguf   # for llama.cpp and Ollama", "llama-cli -m moe.gguf"]
-    paragraphs = [text.rstrip()]
+    paragraphs = [text]
     if commands:
         listed = "\n".join(commands)
         paragraphs.append(f"Other engines; none of them was run on this very model:\n\n```sh\n{listed}\n```")

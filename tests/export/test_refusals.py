@@ -125,6 +125,23 @@ def test_no_file_of_others_is_replaced(mixture: Mixture, exported: Callable[...,
         export_gguf(folder, tmp_path / "no" / "m.gguf", "f32", Silent())
 
 
+def test_no_modelfile_of_others_is_replaced(mixture: Mixture, tmp_path: Path) -> None:
+    """It lies beside the file, whose name is free."""
+    theirs = tmp_path / "m.gguf.Modelfile"
+    theirs.write_text("FROM ./mine.gguf\n", encoding="utf-8")
+    folder = mixture("llama")
+    assert "exists" in refused(folder, tmp_path / "m.gguf")["output-exists"]
+    assert "was not made by moemerge" in refused(folder, tmp_path / "m.gguf", overwrite=True)["write"]
+    assert theirs.read_text(encoding="utf-8") == "FROM ./mine.gguf\n"
+
+
+def test_a_mixture_that_moemerge_did_not_build(mixture: Mixture, tmp_path: Path) -> None:
+    """Another may not divide its weights, or lack what every build writes into its config."""
+    folder = mixture("llama")
+    (folder / "moemerge.yaml").unlink()
+    assert "was not built by moemerge" in refused(folder, tmp_path / "m.gguf")["export"]
+
+
 def test_a_number_that_f16_cannot_hold(mixture: Mixture, tmp_path: Path) -> None:
     """The tensor is named, and nothing is left behind."""
     from safetensors.torch import load_file, save_file
