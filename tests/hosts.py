@@ -21,6 +21,7 @@ class HostCase:
         switch: whether its config says if weights are divided by their sum (`norm_topk_prob`); the others always are.
         always_on: whether it has an expert that every token passes through.
         recurrent: whether a layer carries a state along a row.
+        sinks: whether heads of attention have sinks, which torch's fused attention does not know.
     """
 
     dense: str
@@ -28,6 +29,7 @@ class HostCase:
     switch: bool = False
     always_on: bool = False
     recurrent: bool = False
+    sinks: bool = False
 
 
 _SHARED = {"moe_intermediate_size": 48, "shared_expert_intermediate_size": 24}
@@ -40,6 +42,13 @@ HOSTS: dict[str, HostCase] = {
         "qwen3", lambda e: {"num_experts": e, "moe_intermediate_size": 48, "head_dim": 8}, switch=True),
     "flex_olmo": HostCase("olmo2", lambda e: {"num_experts": e}, switch=True),
     "granitemoe": HostCase("granite", lambda e: {"num_local_experts": e, **OWN["granite"]}),
+    "cohere2_moe": HostCase("cohere2", lambda e: {
+        "num_experts": e, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 6,
+        "logit_scale": 0.7, "tie_word_embeddings": False}),
+    "granitemoe_swa": HostCase("smollm3", lambda e: {
+        "num_local_experts": e, "attention_multiplier": 8**-0.5, "layer_rope_theta": [2e6, 0.0],
+        "layer_types": ["full_attention"] * 2, "sliding_window": 256},
+        sinks=True),
     "qwen3_5_moe_text": HostCase("qwen3_5_text", lambda e: {
         "num_experts": e, **_SHARED, **_QWEN3_5, "layer_types": ["linear_attention", "full_attention"]},
         always_on=True, recurrent=True),

@@ -23,6 +23,8 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }  # fmt: skip
 LINEAR = {"rope_type": "linear", "rope_theta": 20000.0, "factor": 2.0}
+YARN = {"rope_type": "yarn", "rope_theta": 30000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 6.0}
 LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.1, 1.2, 1.3],
             "long_factor": [1.5, 2.0, 2.5, 3.0]}  # fmt: skip
 HALF_WINDOW = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
@@ -35,6 +37,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "llama linear rope": ("llama", {"rope_parameters": LINEAR}, {}),
     "llama fused": ("llama", {}, {"output": {"layout": "fused"}}),
     "llama in qwen2_moe": ("llama", {"head_dim": 12, "rope_parameters": LLAMA3}, {"architecture": "qwen2_moe"}),
+    "llama biases": ("llama", {"attention_bias": True, "head_dim": 12}, {}),
+    "llama in granitemoe": ("llama", {"tie_word_embeddings": True}, {"architecture": "granitemoe"}),
     "mistral window": ("mistral", {"sliding_window": 6}, {}),
     "mistral no window": ("mistral", {"sliding_window": None, "tie_word_embeddings": True}, {}),
     "mistral in qwen2_moe": ("mistral", {"sliding_window": 6}, {"architecture": "qwen2_moe"}),
@@ -42,6 +46,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "qwen2 tied": ("qwen2", {"tie_word_embeddings": True, "rope_parameters": LINEAR}, {}),
     "qwen2 window on some layers": ("qwen2", HALF_WINDOW, {}),
     "qwen2 fused": ("qwen2", {}, {"output": {"layout": "fused"}}),
+    "qwen2 in granitemoe": ("qwen2", {}, {"architecture": "granitemoe"}),
     "qwen3": ("qwen3", {"head_dim": 16}, {}),
     "qwen3 tied": ("qwen3", {"tie_word_embeddings": True, "rope_parameters": LLAMA3}, {}),
     "qwen3 biases": ("qwen3", {"attention_bias": True}, {}),
@@ -60,6 +65,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "qwen3_5_text biases": ("qwen3_5_text", {"attention_bias": True}, {"output": {"layout": "fused"}}),
     "seed_oss": ("seed_oss", {}, {}),
     "seed_oss tied": ("seed_oss", {"tie_word_embeddings": True, "attention_bias": False}, {}),
+    "seed_oss output bias": ("seed_oss", {"attention_bias": False, "attention_out_bias": True}, {}),
+    "seed_oss in granitemoe": ("seed_oss", {"head_dim": 12}, {"architecture": "granitemoe"}),
     "ministral": ("ministral", {}, {}),
     "ministral tied": ("ministral", {"tie_word_embeddings": True}, {"output": {"layout": "fused"}}),
     "ministral mixed": (
@@ -73,6 +80,40 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "granitemoehybrid tied": ("granitemoehybrid", {"tie_word_embeddings": True, "attention_bias": True}, {}),
     "hyperclovax": ("hyperclovax", {}, {}),
     "hyperclovax tied": ("hyperclovax", {"tie_word_embeddings": True, "attention_multiplier": None}, {}),
+    "gemma": ("gemma", {}, {}),
+    "gemma untied": ("gemma", {"tie_word_embeddings": False, "rope_parameters": LINEAR, "hidden_act": "gelu"}, {}),
+    "gemma biases": ("gemma", {"attention_bias": True, "head_dim": 12}, {}),
+    "cohere2": ("cohere2", {"num_hidden_layers": 4}, {}),
+    "cohere2 untied": (
+        "cohere2",
+        {"tie_word_embeddings": False, "attention_bias": True, "rope_parameters": LINEAR, "head_dim": 12},
+        {"output": {"layout": "fused"}},
+    ),
+    "cohere2 full": ("cohere2", {"layer_types": ["full_attention"] * 4, "num_hidden_layers": 4}, {}),
+    "cohere": ("cohere", {}, {}),
+    "cohere untied": ("cohere", {"tie_word_embeddings": False, "attention_bias": True, "rope_parameters": LLAMA3}, {}),
+    "smollm3": ("smollm3", {"num_hidden_layers": 4}, {}),
+    "smollm3 untied": (
+        "smollm3",
+        {"tie_word_embeddings": False, "rope_parameters": LLAMA3, "attention_bias": True},
+        {},
+    ),
+    "smollm3 yarn": ("smollm3", {"rope_parameters": YARN, "no_rope_layers": [0, 1, 1, 0]}, {}),
+    "smollm3 windows": ("smollm3", {"use_sliding_window": True, "sliding_window": 6, "head_dim": 12}, {}),
+    "granite_swa": ("granite_swa", {"num_hidden_layers": 4}, {}),
+    "granite_swa untied": (
+        "granite_swa",
+        {"tie_word_embeddings": False, "attention_bias": True, "layer_rope_theta": None, "rope_parameters": LINEAR},
+        {},
+    ),
+    "granite_swa full": ("granite_swa", {"layer_types": ["full_attention"] * 4, "num_hidden_layers": 4}, {}),
+    "olmo3": ("olmo3", {}, {}),
+    "olmo3 tied": ("olmo3", {"tie_word_embeddings": True, "rope_parameters": {"full_attention": LLAMA3}}, {}),
+    "olmo3 biases": ("olmo3", {"attention_bias": True}, {"output": {"layout": "fused"}}),
+    "internlm3": ("internlm3", {"max_position_embeddings": 16, "rope_parameters": DYNAMIC}, {}),
+    "internlm3 tied": ("internlm3", {"tie_word_embeddings": True}, {"architecture": "qwen2_moe"}),
+    "iquestcoder": ("iquestcoder", {}, {}),
+    "iquestcoder tied": ("iquestcoder", {"tie_word_embeddings": True, "rope_parameters": LLAMA3}, {}),
     "phi3": ("phi3", {}, {}),
     "phi3 window": ("phi3", {"sliding_window": 6, "tie_word_embeddings": True}, {"output": {"layout": "fused"}}),
     "phi3 longrope": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64}, {}),

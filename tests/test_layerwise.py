@@ -34,6 +34,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {}),
     "olmo2": ("olmo2", {}),
     "granite": ("granite", {}),
+    "cohere2": ("cohere2", {}),
+    "granite_swa": ("granite_swa", {}),
+    "smollm3": ("smollm3", {}),
     "qwen3_5_text": ("qwen3_5_text", {}),
     "phi3": ("phi3", {}),
 }  # fmt: skip

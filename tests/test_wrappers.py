@@ -14,21 +14,56 @@ from typer.testing import CliRunner
 
 from moemerge.api import verify
 from moemerge.cli import app
-from moemerge.families import HOSTS, WRAPPERS
+from moemerge.families import TRANSLATIONS, WRAPPERS, hosts_of
 from moemerge.plan import make_plan
 from tests.moe import build_tiny, forced, recipe_of, relative_error, some_tokens
 from tests.tiny import WORDS, tiny_model
-from tests.wrapped import IMAGE, LANGUAGES, load_wrapper, tiny_wrapper
+from tests.wrapped import CASES, IMAGE, load_wrapper, seen, tiny_wrapper
 
 BAR = 1e-6
-KINDS = [pytest.param(kind, marks=() if kind in ("llava", "qwen3_5") else pytest.mark.families) for kind in LANGUAGES]
+USUAL = ("llava", "qwen3_5", "qwen3_vl")
+"""Those that run by default; the others are behind the marker."""
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+def behind(kind: str, default: bool, *values: Any) -> Any:
+    """A wrapper's case, behind the marker unless it is run by default."""
+    return pytest.param(kind, *values, marks=() if default else pytest.mark.families)
+
+
+KINDS = [behind(kind, kind in USUAL) for kind in CASES]
+
+
+def identities() -> list[Any]:
+    """Every wrapper with each of its language models, tied and not, in both layouts."""
+    return [
+        behind(
+            kind, kind in USUAL and language == CASES[kind].language and (tied, layout) in both, language, tied, layout
+        )
+        for kind, case in CASES.items()
+        for language in (case.language, *case.others)
+        for tied in (False, True)
+        for layout in ("per_expert", "fused")
+        for both in [[(False, "per_expert"), (True, "fused")]]
+    ]
 
 
 @torch.inference_mode()
 def logits(model: Any, **inputs: Tensor) -> Tensor:
-    """`[batch, length, vocabulary]`."""
+    """`[batch, length, vocabulary]`. What draws as it listens draws the same each time."""
+    torch.manual_seed(0)
     return model(**inputs).logits  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def greedy(model: Any, **inputs: Tensor) -> Tensor:
+    """24 greedy tokens with cache after `inputs`, ends of text ignored."""
+    torch.manual_seed(0)
+    mask = torch.ones_like(inputs["input_ids"])
+    result: Tensor = model.generate(
+        **inputs, attention_mask=mask, max_new_tokens=24, min_new_tokens=24, do_sample=False
+    )
+    return result
 
 
 def texts() -> dict[str, Tensor]:
@@ -42,19 +77,35 @@ def path_of(kind: str) -> str:
 
 
 def test_every_wrapper_is_run_here() -> None:
-    """And each language model that one names is a host."""
-    assert set(LANGUAGES) == set(WRAPPERS)
-    assert {host for wrapper in WRAPPERS.values() for host in wrapper.languages} <= set(HOSTS)
+    """And each language model that one names is a host, and run."""
+    assert set(CASES) == set(WRAPPERS)
+    for kind, wrapper in WRAPPERS.items():
+        families = (TRANSLATIONS[name].becomes if name in TRANSLATIONS else name for name in languages_of(kind))
+        run = {hosts_of(family, wrapper)[0].model_type for family in families}
+        assert run == set(wrapper.languages), kind
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("layout", ["per_expert", "fused"])
-def test_identical_experts_are_the_wrapper(kind: str, tied: bool, layout: str, tmp_path: Path) -> None:
-    """Logits equal, no key missing or over, and `verify` derives the same; the processor is there byte for byte."""
-    base = tiny_wrapper(kind, tmp_path / "base", tied=tied)
+def languages_of(kind: str) -> tuple[str, ...]:
+    """The language models that it is run with."""
+    return CASES[kind].language, *CASES[kind].others
+
+
+@pytest.mark.parametrize(("kind", "language", "tied", "layout"), identities())
+def test_identical_experts_are_the_wrapper(kind: str, language: str, tied: bool, layout: str, tmp_path: Path) -> None:
+    """On texts, and on a picture or a sound among the tokens: logits and greedy tokens with cache are equal.
+
+    No key is missing or over, the mixture lies where the language model was, `verify` derives the same, and the
+    processor is there byte for byte.
+    """
+    base = tiny_wrapper(kind, tmp_path / "base", tied=tied, language=language)
     out = build_tiny(tmp_path / "out", base, [base] * 3, experts_per_token=2, output={"layout": layout})
-    assert relative_error(logits(load_wrapper(out), **texts()), logits(load_wrapper(base), **texts())) <= BAR
+    sparse, dense, inputs = load_wrapper(out), load_wrapper(base), seen(kind)
+    assert sparse.get_submodule(path_of(kind)).config.model_type in WRAPPERS[kind].languages
+    assert relative_error(logits(sparse, **texts()), logits(dense, **texts())) <= BAR
+    wanted = logits(dense, **inputs)
+    assert relative_error(logits(sparse, **inputs), wanted) <= BAR
+    assert relative_error(logits(sparse, **seen(kind, 2)), wanted) > 1000 * BAR  # another one makes a difference
+    assert torch.equal(greedy(sparse, **inputs), greedy(dense, **inputs))
     assert verify(out).differences == ()
     name = "preprocessor_config.json"
     assert (out / name).read_bytes() == (base / name).read_bytes()
@@ -64,35 +115,22 @@ def test_identical_experts_are_the_wrapper(kind: str, tied: bool, layout: str, t
     assert "`AutoProcessor.from_pretrained(" in card
 
 
-@pytest.mark.parametrize("language", ["llama", pytest.param("qwen3", marks=pytest.mark.families)])
-def test_an_image_is_seen_as_the_base_sees_it(language: str, tmp_path: Path) -> None:
-    """Four patches of an image among the tokens."""
-    base = tiny_wrapper("llava", tmp_path / "base", language=language)
-    out = build_tiny(tmp_path / "out", base, [base] * 2)
-    generator = torch.Generator().manual_seed(1)
-    inputs = {
-        "input_ids": torch.tensor([[5, *[IMAGE] * 4, 9, 17, 33]]),
-        "pixel_values": torch.randn(1, 3, 28, 28, generator=generator),
-    }
-    seen, blind = logits(load_wrapper(out), **inputs), {**inputs, "pixel_values": torch.zeros(1, 3, 28, 28)}
-    assert relative_error(seen, logits(load_wrapper(base), **inputs)) <= BAR
-    assert relative_error(logits(load_wrapper(out), **blind), seen) > 100 * BAR
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_expert_is_a_whole_model_an_adapter_or_a_language_model(kind: str, tmp_path: Path) -> None:
     """Forced to expert i, the mixture is the base with i's FFNs, as transformers or peft has them."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    base = tiny_wrapper(kind, tmp_path / "base")
+    base, case = tiny_wrapper(kind, tmp_path / "base"), CASES[kind]
     whole = tiny_wrapper(kind, tmp_path / "whole", seed=1)
     inner = path_of(kind)
     pattern = rf"{inner}.*(q_proj|gate_proj|up_proj|down_proj)"
     torch.manual_seed(3)
     tuned = get_peft_model(load_wrapper(base), LoraConfig(r=4, target_modules=pattern, init_lora_weights=False))
     tuned.save_pretrained(tmp_path / "adapter")
-    text = tiny_model(LANGUAGES[kind], tmp_path / "text", seed=5, scale=4.0, num_hidden_layers=2)
+    own = {key: value for key, value in case.inner.items() if case.text is None or key != "rope_parameters"}
+    family = case.text or case.language
+    text = tiny_model(family, tmp_path / "text", seed=5, scale=4.0, **{"num_hidden_layers": 2, **own})
     experts = [whole, tmp_path / "adapter", text]
     out = build_tiny(tmp_path / "out", base, experts, experts_per_token=1, merge={"shared": "base"})
     assert verify(out).differences == ()
@@ -108,7 +146,8 @@ def test_an_expert_is_a_whole_model_an_adapter_or_a_language_model(kind: str, tm
         assert ffn
         reference.load_state_dict({**reference.state_dict(), **ffn})
         with forced(sparse, index):
-            assert relative_error(logits(sparse, **texts()), logits(reference, **texts())) <= BAR
+            for inputs in (texts(), seen(kind)):
+                assert relative_error(logits(sparse, **inputs), logits(reference, **inputs)) <= BAR
 
 
 def test_what_sees_stays_the_base_s(tmp_path: Path) -> None:
@@ -161,9 +200,7 @@ def test_a_config_that_was_changed(change: Any, message: str, tmp_path: Path) ->
     assert message in [difference.message for difference in verify(out).differences]
 
 
-@pytest.mark.parametrize(
-    "kind", [KINDS[0], *(pytest.param(k, marks=pytest.mark.families) for k in list(LANGUAGES)[1:])]
-)
+@pytest.mark.parametrize("kind", [behind(kind, kind == "llava") for kind in CASES])
 def test_it_is_evaluated_traced_and_trained(kind: str, tmp_path: Path) -> None:
     """By the commands, on texts; attention and experts beside the router; the result verifies and loads."""
     import random

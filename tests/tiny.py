@@ -60,6 +60,17 @@ OWN: dict[str, dict[str, Any]] = {
         "rope_type": "llama3", "rope_theta": 1e6, "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64}},
     "ministral": {"head_dim": 8, "sliding_window": 6},
+    "gemma": {"head_dim": 8},
+    "cohere": {"logit_scale": 0.7},
+    "cohere2": {"sliding_window": 6, "sliding_window_pattern": 2, "logit_scale": 0.7},
+    "smollm3": {"no_rope_layer_interval": 2},
+    "granite_swa": {
+        "sliding_window": 6, "layer_rope_theta": [20000.0, 0, 500.0, 0] * 2, "embedding_multiplier": 6.0,
+        "attention_multiplier": 0.25, "residual_multiplier": 0.7, "logits_scaling": 1.5,
+    },
+    "internlm3": {"head_dim": 8},
+    "iquestcoder": {"head_dim": 8},
+    "olmo3": {"layer_types": ["full_attention"] * 8},
     "hyperclovax": {"use_post_norm": False, "embedding_multiplier": 6.0, "attention_multiplier": 0.25,
                     "residual_multiplier": 0.7, "logits_scaling": 0.7},
     "granitemoehybrid": {
@@ -93,8 +104,9 @@ def tiny_model(
 ) -> Path:
     """Saves a tiny model with seeded random weights and a tokenizer; returns `folder`.
 
-    Norm weights and biases are made random too, so that a tensor in the wrong place shows in the logits. `scale`
-    multiplies every weight matrix (1.0 keeps transformers' initialisation, which gives nearly flat logits).
+    Norm weights, biases and what begins as zeros are made random too, so that a tensor in the wrong place shows in the
+    logits. `scale` multiplies every weight matrix (1.0 keeps transformers' initialisation, which gives nearly flat
+    logits).
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -107,6 +119,8 @@ def tiny_model(
                 parameter.normal_(0.0, 0.1)
             elif "norm" in name:
                 parameter.normal_(1.0, 0.1)
+            elif not parameter.any():
+                parameter.normal_(0.0, 0.5)
             else:
                 parameter.mul_(scale)
     model = model.to(getattr(torch, dtype))

@@ -99,6 +99,7 @@ def _print_plan(made: Plan | Refused, divergence: dict[str, float] | None, *, ve
         names = ", ".join(expert.name for expert in made.experts)
         rows = [
             ("architecture", f"{made.dense.family} -> {made.host.model_type}, {made.dense.layers} layers"),
+            *([("host", made.because)] if made.because else []),
             ("experts", f"{len(made.experts)} ({names}), {made.recipe.experts_per_token} a token"),
             ("parameters", f"{count(made.parameters.total)} total, {count(made.parameters.active)} active a token"),
             ("size", f"{size(made.bytes.total)} in {made.dtype}: {size(made.bytes.copied)} copied, "

@@ -20,6 +20,7 @@ from moemerge.plan.model import OutputTensor, Plan
 from moemerge.plan.output_files import output_files
 from moemerge.sources import Checkpoint
 from moemerge.sources.tokenizer import TOKENIZERS, put_tokenizer, read_tokenizer
+from moemerge.sources.wrapped import running_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -135,7 +136,9 @@ class PlannedModels:
     def __init__(self, plan: Plan, device: str = "cpu", dtype: torch.dtype | None = None) -> None:
         self._plan = plan
         self._tensors = MergedTensors(plan)
-        self._module = DenseModule(plan.models["base"].config, plan.dense, dtype or TORCH_DTYPES[plan.dtype], device)
+        base = plan.models["base"]
+        config = running_config(base.config, base)
+        self._module = DenseModule(config, plan.dense, dtype or TORCH_DTYPES[plan.dtype], device)
         self._loaded: dict[str, Any] = {}
 
     def merged(self, expert: int) -> PreTrainedModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,12 @@ from moemerge.evaluate.domains import Domain, find_evaluation, read_domains
 from moemerge.evaluate.extras import answers, chat_replies, read_all_questions, sample_routes, speed
 from moemerge.evaluate.measures import DomainLosses, Measures, domain_account, gain_account
 from moemerge.evaluate.options import PARTS, EvalOptions
+from moemerge.evaluate.pictures import Eyes
 from moemerge.evaluate.scorer import Scorer
 from moemerge.evaluate.subjects import Compared, Mixture
 from moemerge.evaluate.tasks import run_tasks
 from moemerge.evaluate.verdict import verdict
+from moemerge.families import language_config
 from moemerge.mixture.baselines import LINEAR, Baselines
 from moemerge.mixture.folder import BuiltFolder, MoeFolder, open_moe
 from moemerge.mixture.losses import FEW
@@ -30,7 +32,8 @@ from moemerge.mixture.placement import Placement
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import Offloaded
 from moemerge.mixture.routing import RouteCounts, routing_account
-from moemerge.mixture.windows import encode
+from moemerge.mixture.whole import WholeBaselines
+from moemerge.mixture.windows import Scorable, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,10 +58,15 @@ class Evaluation:
         self.questions = read_all_questions(asked.questions, root) if "questions" not in options.without else {}
         self.tokenizer: PreTrainedTokenizerBase = self.folder.tokenizer()
         self.domains: tuple[Domain, ...] = read_domains(
-            asked.domains, root, self.folder.experts, options.limit, self.tokenizer
+            asked.domains, root, self.folder.experts, options.limit, self.tokenizer, self._eyes()
         )
+        self.texts = tuple(domain for domain in self.domains if domain.pictures is None)
+        """The domains of texts alone."""
         context, stride = self._windows(self.folder.config, self.tokenizer)
-        encoded = {domain.name: encode(domain.texts, self.tokenizer, context, stride) for domain in self.domains}
+        encoded: dict[str, Scorable] = {
+            domain.name: domain.pictures or encode(domain.texts, self.tokenizer, context, stride)
+            for domain in self.domains
+        }
         silent = [f"`{name}`" for name, texts in encoded.items() if not sum(texts.tokens)]
         if silent:
             raise EvalError(f"no token can be predicted in the texts of {', '.join(silent)}: they are too short")
@@ -72,8 +80,16 @@ class Evaluation:
         self.others = {name: Compared(path, self.placement) for name, path in options.compare.items()}
         self.sums: dict[str, dict[str, Tensor]] = {domain.name: {} for domain in self.domains}
         """Sums of the documents' losses by domain and model."""
+        self.unseen: dict[str, str] = {}
+        """Why a dense model was not measured on pictures, by its name."""
         self.unasked: list[str] = []
         """Why there is no chat, or not of all domains."""
+
+    def _eyes(self) -> Callable[[], Eyes] | None:
+        """What reads pictures, made when there are some; None where the mixture sees nothing."""
+        if language_config(self.folder.checkpoint.config) is self.folder.checkpoint.config:
+            return None
+        return cache(lambda: Eyes(self.folder.path, self.tokenizer))
 
     def _placement(self) -> Placement:
         """Where everything runs, with a dtype; the same in all processes. The base is in memory beside the mixture."""
@@ -152,12 +168,20 @@ class Evaluation:
         content = self.processes.from_first(lambda: self.baselines.content(source))
         held: list[Any] = []
 
-        def once() -> Any:
-            held.extend([] if held else [load()])
-            return held[0]
-
-        for domain in self.domains:
+        once = partial(_once, held, load)
+        for domain in self.texts:
             self.sums[domain.name][key] = self.scorer.losses(domain.name, content, once)
+        seen = [domain for domain in self.domains if domain.pictures is not None]
+        if not seen:
+            return
+        held.clear()  # the language model alone, which sees nothing
+        whole = WholeBaselines(self.baselines, self.placement)
+        if (why := whole.why_not(source)) is not None:
+            self.unseen[source] = why
+            return
+        for domain in seen:
+            load = partial(_once, held, partial(whole.load, source))
+            self.sums[domain.name][key] = self.scorer.losses(domain.name, f"{content} whole", load)
 
     def measure_others(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """The report's `compared`, by domain: each with its own tokens, so that bits per byte compare."""
@@ -165,7 +189,7 @@ class Evaluation:
         for name, other in self.others.items():
             tokenizer = other.tokenizer()
             context, stride = self._windows(other.config, tokenizer)
-            encoded = {domain.name: encode(domain.texts, tokenizer, context, stride) for domain in self.domains}
+            encoded = {domain.name: encode(domain.texts, tokenizer, context, stride) for domain in self.texts}
             total = sum(sum(texts.tokens) for texts in encoded.values())
             self.progress.stage(f"losses of {name}", total, "tokens", SHORTER)
             setting = self._setting(context, stride)
@@ -187,11 +211,11 @@ class Evaluation:
         wanted = set(PARTS) - set(self.options.without) if self.processes.first else set()
         found: dict[str, Any] = {"samples": {}, "chat": {}, "questions": {}, "tokens_per_second": None}
         if "samples" in wanted:
-            found["samples"] = sample_routes(model(), self.tokenizer, routers(), self.domains, names)
+            found["samples"] = sample_routes(model(), self.tokenizer, routers(), self.texts, names)
         if "chat" in wanted:
             folder = self.folder
             experts = folder.record.recipe.experts if isinstance(folder, BuiltFolder) else ()
-            found["chat"], self.unasked = chat_replies(model(), self.tokenizer, self.domains, experts, self.progress)
+            found["chat"], self.unasked = chat_replies(model(), self.tokenizer, self.texts, experts, self.progress)
         if "questions" in wanted and self.questions:
             found["questions"] = answers(model(), base, self.tokenizer, self.questions, self.progress)
         if "speed" in wanted:
@@ -253,7 +277,7 @@ class Evaluation:
         }
 
     def _notes(self) -> list[str]:
-        few = [f"`{domain.name}` {len(domain.texts)}" for domain in self.domains if len(domain.texts) < FEW]
+        few = [f"`{domain.name}` {domain.documents}" for domain in self.domains if domain.documents < FEW]
         found = []
         if few:
             found.append(f"few documents ({', '.join(few)}): with fewer than {FEW} a domain the intervals are rough")
@@ -262,6 +286,7 @@ class Evaluation:
             f"questions `{name}`: {said.message}" for name, set_ in self.questions.items() for said in set_.warnings
         ]
         found += self.unasked
+        found += [f"no loss on pictures of {_named(name)}: {why}" for name, why in self.unseen.items()]
         changed = self.baselines.other_config()
         if changed:
             found.append(f"the base's `config.json` is not the one that was built from: {'; '.join(changed)}")
@@ -273,6 +298,16 @@ class Evaluation:
                 "the source was measured as it is now; `moemerge verify` says which tensors differ"
             )
         return found
+
+
+def _named(source: str) -> str:
+    return f"the {source}" if source in ("base", LINEAR) else f"the specialist of `{source}`"
+
+
+def _once(held: list[Any], load: Callable[[], Any]) -> Any:
+    """What is held, or what is loaded and held from now on."""
+    held.extend([] if held else [load()])
+    return held[0]
 
 
 def evaluate_folder(path: Path, options: EvalOptions, progress: Progress, processes: Processes) -> dict[str, Any]:

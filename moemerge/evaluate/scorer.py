@@ -14,7 +14,7 @@ from moemerge.mixture.losses import document_losses
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import Routers
 from moemerge.mixture.routing import RouteCounter, RouteCounts
-from moemerge.mixture.windows import Encoded
+from moemerge.mixture.windows import Scorable
 
 Loader = Callable[[], Any]
 """Gives a model of transformers; only called where something must be computed."""
@@ -31,7 +31,7 @@ class Scorer:
     """
 
     def __init__(
-        self, encoded: Mapping[str, Encoded], cache: LossCache, progress: Progress, processes: Processes
+        self, encoded: Mapping[str, Scorable], cache: LossCache, progress: Progress, processes: Processes
     ) -> None:
         self.encoded, self.cache = encoded, cache
         self._progress, self._processes = progress, processes

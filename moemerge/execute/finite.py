@@ -23,8 +23,10 @@ def has_only_finite(data: memoryview, dtype: str) -> bool:
 
     Args:
         data: whole elements.
-        dtype: safetensors' name of a floating-point dtype.
+        dtype: safetensors' name of a dtype; whole numbers always are.
     """
+    if dtype not in _FORMATS:
+        return True
     signed, unsigned, exponent = _FORMATS[dtype]
     values = np.frombuffer(data, dtype=signed)
     sign = 1 << (8 * values.itemsize - 1)

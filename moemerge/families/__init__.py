@@ -8,6 +8,7 @@ from typing import Any
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.choice import choose_host, hosts_of, why_host
 from moemerge.families.dense_family import PROJECTIONS, DenseFamily, Group, Projection
 from moemerge.families.host import Constant, Host
 from moemerge.families.registry import DENSE_FAMILIES, HOSTS, TRANSLATIONS, WRAPPED, WRAPPERS
@@ -15,11 +16,10 @@ from moemerge.families.routing import Routing
 from moemerge.families.translation import Part, Translation
 from moemerge.families.wrapper import Wrapper
 
-_MORE_THAN_TEXT = "a model of more than text is not built yet; its language model, saved alone, is"
+_OWN = "its class holds a language model of its own, and a mixture cannot stand in its place"
 
 NO_HOST: Mapping[str, str] = {
     "gemma2": "norms after attention and FFN are part of its residual path",
-    "gemma3": "norms after attention and FFN are part of its residual path",
     "gemma3_text": "norms after attention and FFN are part of its residual path",
     "olmo": "its layer norms have no weights",
     "gpt2": "its FFN has no gate projection",
@@ -29,40 +29,9 @@ NO_HOST: Mapping[str, str] = {
     "opt": "its FFN has no gate projection",
     "bloom": "its FFN has no gate projection",
     "starcoder2": "its FFN has no gate projection",
-    **dict.fromkeys(
-        ("qwen3_vl", "qwen2_vl", "qwen2_5_vl", "idefics2", "granite_speech", "aya_vision"), _MORE_THAN_TEXT
-    ),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "gemma3"), _OWN),
 }
 """Why some well-known families are refused, in one clause."""
-
-
-def hosts_of(family: str) -> list[Host]:
-    """The hosts that a dense family may go into, the preferred one first."""
-    return sorted((host for host in HOSTS.values() if family in host.fits), key=lambda host: host.fits.index(family))
-
-
-def choose_host(dense: DenseConfig, architecture: str) -> tuple[Host | None, list[Problem]]:
-    """Picks the host for a dense model, or says why there is none.
-
-    Args:
-        dense: the base model.
-        architecture: the recipe's `architecture`: `auto` or a host's `model_type`.
-
-    Returns:
-        The host (also when it refuses, so that planning can go on and find more) and the problems.
-    """
-    if architecture != "auto":
-        host = HOSTS.get(architecture)
-        if host is None:
-            known = ", ".join(f"`{name}`" for name in HOSTS)
-            return None, [Problem("unknown-host", f"`architecture: {architecture}` is no host", f"one of {known}")]
-        if dense.family not in host.fits:
-            able = ", ".join(f"`{name}`" for name, h in HOSTS.items() if dense.family in h.fits)
-            message = f"`architecture: {architecture}` cannot hold `{dense.family}`"
-            return None, [Problem("host-family", message, f"set `architecture: auto`, or one of {able}")]
-        return host, host.refuse(dense)
-    refusals = [(host, host.refuse(dense)) for host in hosts_of(dense.family)]
-    return next(((host, problems) for host, problems in refusals if not problems), refusals[0])
 
 
 def family_problem(model_type: object) -> Problem:
@@ -149,4 +118,5 @@ __all__ = [
     "hosts_of",
     "language_config",
     "routing_of",
+    "why_host",
 ]

@@ -18,6 +18,7 @@ class Anatomy:
         layers: from the model to its layers.
         head: from the model to the output head.
         logits_divisor: key of the config's number that the head's output is divided by, where there is one.
+        logits_multiplier: key of the one that it is multiplied by, likewise.
         block: from a layer to its FFN or MoE block, whose input the router reads.
         attention: from a layer to its attention.
         projections: from the attention to its linear maps, in peft's order.
@@ -35,6 +36,7 @@ class Anatomy:
     layers: str = "model.layers"
     head: str = "lm_head"
     logits_divisor: str | None = None
+    logits_multiplier: str | None = None
     block: str = "mlp"
     attention: str = "self_attn"
     projections: tuple[str, ...] = ("k_proj", "o_proj", "q_proj", "v_proj")
@@ -57,8 +59,10 @@ class Anatomy:
 
     def logits_of(self, model: Any, states: Any) -> Any:
         """The vocabulary's logits `[..., V]` of last hidden states `[..., d]`, as the whole model gives them."""
-        logits = _at(model, self.head)(states)
-        return logits if self.logits_divisor is None else logits / getattr(model.config, self.logits_divisor)
+        logits, config = _at(model, self.head)(states), model.config.get_text_config()
+        if self.logits_divisor is not None:
+            logits = logits / getattr(config, self.logits_divisor)
+        return logits if self.logits_multiplier is None else logits * getattr(config, self.logits_multiplier)
 
     def block_of(self, layer: Any) -> Any:
         """A layer's FFN or MoE block."""

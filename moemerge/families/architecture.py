@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moemerge.families.dense_family import PROJECTIONS, Bias, DenseFamily, Extent, Group, Projection
-from moemerge.families.values import KINDS, check, check_held, check_rope, is_number, is_size
+from moemerge.families.values import FRACTION, KINDS, check, check_held, check_rope, is_number, is_size
 
 COMMON: Mapping[str, Any] = {
     "num_key_value_heads": None,
@@ -37,8 +37,10 @@ class DenseConfig:
 
     Attributes:
         row: the family.
+        norm_eps: what norms add to the mean square (or variance) below their root.
         head_dim: size of one attention head; `hidden_size / heads` unless the config says otherwise.
         rope: transformers 5's `rope_parameters`: always with `rope_type` and `rope_theta` inside.
+        thetas: base of each layer's rope, 0 where a layer has none (NoPE); all else of `rope` is every layer's.
         windows: sliding window of each layer in tokens, None for full attention.
         kinds: what each layer has in the place of attention; empty where all have attention.
         qkv_bias: whether q, k and v projections have biases.
@@ -57,9 +59,10 @@ class DenseConfig:
     kv_heads: int
     head_dim: int
     hidden_act: str
-    rms_norm_eps: float
+    norm_eps: float
     max_position_embeddings: int
     rope: Mapping[str, Any]
+    thetas: tuple[float, ...]
     windows: tuple[int | None, ...]
     kinds: tuple[str, ...]
     qkv_bias: bool
@@ -96,10 +99,12 @@ class DenseConfig:
         for key, (fits, kind) in KINDS.items():
             if key in values:
                 check(key, values[key], fits(values[key]), kind)
+        check(row.norm_eps, values[row.norm_eps], FRACTION[0](values[row.norm_eps]), FRACTION[1])
         check_held(raw)
         for key in row.extra:
             check(key, values[key], is_number(values[key]) and values[key] > 0, "a number above 0")
         heads = values["num_attention_heads"]
+        rope = _rope(raw, values, row.defaults.get("rope_parameters"))
         return cls(
             row=row,
             vocab_size=values["vocab_size"],
@@ -110,9 +115,10 @@ class DenseConfig:
             kv_heads=values["num_key_value_heads"] or heads,
             head_dim=_head_dim(row, raw, values),
             hidden_act=values["hidden_act"],
-            rms_norm_eps=values["rms_norm_eps"],
+            norm_eps=values[row.norm_eps],
             max_position_embeddings=values["max_position_embeddings"],
-            rope=_rope(raw, values, row.defaults.get("rope_parameters")),
+            rope=rope,
+            thetas=_thetas(row, values, rope["rope_theta"]),
             windows=_windows(row, values),
             kinds=_kinds(row, values),
             qkv_bias=_has(row.qkv_bias, values),
@@ -144,6 +150,16 @@ class DenseConfig:
         }
         known = {**self.extra, **sizes}
         return {**sizes, **{name: size(known) for name, size in self.row.extents.items()}}
+
+    @property
+    def window(self) -> int | None:
+        """The sliding window of the layers that have one; None where none has."""
+        return next((window for window in self.windows if window is not None), None)
+
+    @property
+    def attention_types(self) -> list[str]:
+        """Each layer's attention in transformers' words (`layer_types`)."""
+        return ["full_attention" if window is None else "sliding_attention" for window in self.windows]
 
     def windows_in_words(self) -> str:
         """The sliding windows as a reader would say them, such as `128`, `none` or `128 in 2 of 4 layers`."""
@@ -185,10 +201,13 @@ class DenseConfig:
         """The part of `shared_tensors` that belongs to one layer."""
         prefix = self.row.names.layer.format(layer=layer)
         extents = self.extents
-        there = {None: True, "qkv": self.qkv_bias, "output": self.output_bias}
         for tensor in self.row.layer:
-            if there[tensor.bias] and tensor.kind in (None, *self.kinds[layer : layer + 1]):
+            if self.has_bias(tensor.bias) and tensor.kind in (None, *self.kinds[layer : layer + 1]):
                 yield f"{prefix}.{tensor.name}", tuple(extents[extent] for extent in tensor.shape), tensor.group
+
+    def has_bias(self, which: str | None) -> bool:
+        """Whether a tensor of a layer is there, by which of the biases it is; any that is none is."""
+        return {None: True, "qkv": self.qkv_bias, "output": self.output_bias}[which]
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name and shape of every tensor that a checkpoint of this config holds (MLP biases included)."""
@@ -233,6 +252,18 @@ def _rope(raw: Mapping[str, Any], values: Mapping[str, Any], usual: Mapping[str,
         rope.setdefault("original_max_position_embeddings", values["max_position_embeddings"])
     check_rope(rope)
     return rope
+
+
+def _thetas(row: DenseFamily, values: Mapping[str, Any], usual: float) -> tuple[float, ...]:
+    layers: int = values["num_hidden_layers"]
+    if row.thetas is None:
+        return (usual,) * layers
+    if row.thetas.key is not None:
+        given = values.get(row.thetas.key)
+        numbers = isinstance(given, list) and len(given) >= layers and all(map(is_number, given[:layers]))
+        fits = given is None or numbers
+        check(row.thetas.key, given, fits, f"a list of a number for each of the {layers} layers")
+    return tuple(row.thetas.read(values, usual)[:layers])
 
 
 def _has(bias: Bias, values: Mapping[str, Any]) -> bool:

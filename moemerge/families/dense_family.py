@@ -71,6 +71,19 @@ PRE_NORM = (norm("input_layernorm"), *ATTENTION, norm("post_attention_layernorm"
 
 
 @dataclass(frozen=True, slots=True)
+class Thetas:
+    """How a config says which base its layers' ropes have, where they are not all alike.
+
+    Attributes:
+        key: of the list that may say so, with a number of 0 or more for each layer; None where none does.
+        read: gives each layer's base, 0 for no rope, by the config with its defaults and the base of the config's rope.
+    """
+
+    key: str | None
+    read: Callable[[Values, float], Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Names:
     """On-disk names.
 
@@ -104,11 +117,13 @@ class DenseFamily:
         mlp_bias: whether the FFN's projections have biases.
         windows: which layers have a sliding window: none, every one, those that `layer_types` names as Qwen has it, or
             those that it names, and where it is absent those that a function of the config and its defaults names.
+        thetas: the base of each layer's rope, where layers may differ or have none; None where all have the config's.
         extra: keys of further numbers of `config.json` above 0 that base and experts must share, such as multipliers.
             Each has its value for a missing key in `defaults`. A host that has them writes `**dense.extra` in `config`.
         kinds: what each layer has in the place of attention, by the config with its defaults, in transformers' words
             (`layer_types`); None where all have attention.
         extents: further extents of shapes, by those that every family has and the values of `extra`.
+        norm_eps: the config's key of the norms' epsilon.
         whole_heads: whether transformers asks for a hidden size that is a multiple of the number of heads.
         ignored: names of stored tensors that no class reads.
         anatomy: where its parts lie in memory. The dense model's and the host's are two: both say what differs.
@@ -123,9 +138,11 @@ class DenseFamily:
     output_bias: Bias = False
     mlp_bias: Bias = False
     windows: Literal["none", "every", "named"] | Callable[[Values], Sequence[str]] = "none"
+    thetas: Thetas | None = None
     extra: tuple[str, ...] = ()
     kinds: Callable[[Values], Sequence[str]] | None = None
     extents: Mapping[Extent, Callable[[Values], int]] = field(default_factory=dict)
+    norm_eps: str = "rms_norm_eps"
     whole_heads: bool = False
     ignored: re.Pattern[str] = RECOMPUTED
     anatomy: Anatomy = field(default_factory=Anatomy)

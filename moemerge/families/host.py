@@ -10,7 +10,7 @@ from typing import Any, Literal
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
-from moemerge.families.dense_family import Projection
+from moemerge.families.dense_family import Group, Projection
 from moemerge.families.gguf_form import GgufForm
 from moemerge.families.routing import Routing
 
@@ -49,16 +49,22 @@ FUSED: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A tensor that the host needs and no source has: every element is `value`.
+    """A tensor that the host needs and no source has.
 
-    `dtype` is safetensors' name of its own one, for a class that keeps it so (a router's correction in `F32`); None
-    is the output's.
+    Attributes:
+        name: on disk.
+        shape: its shape.
+        value: of every element.
+        dtype: safetensors' name of its own one, for a class that keeps it so (a router's correction in `F32`); None is
+            the output's.
+        group: what it belongs to.
     """
 
     name: str
     shape: tuple[int, ...]
     value: float
     dtype: str | None = None
+    group: Group = "shared_expert"
 
 
 def _nothing(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constant]:
@@ -84,14 +90,16 @@ class Host:
         shared_expert: on-disk names of the always-on expert's matrices, or None where there is no place for one.
         shared_gate: on-disk name of the shared expert's `[1, hidden]` gate.
         shared_width: config key of the shared expert's width.
-        constants: tensors that silence what the host has and the dense model has not, given the dense model, E and
-            the layer.
+        silent: tensors that silence its always-on expert where the recipe names none, given the dense model, E and the
+            layer.
+        constants: likewise tensors that silence whatever else the host has and the dense model has not.
         attention: on-disk name of one of the attention's weights, with `{layer}` and `{projection}`.
         wrapper: the `model_type` of the wrapper that it lies within, if it does.
         stored: the name on disk of a tensor that has this name in the dense model; the same, but within a wrapper.
         anatomy: where its parts lie in memory.
         routing: its rule.
         auto_class: the class of transformers that loads it.
+        alone: whether it is a model by itself; a class that is only the language model within a wrapper is none.
         task: the hub's name of what it does.
         runtimes: what others than transformers 5 make of a folder, by their name: `right`, or what goes wrong.
         gguf: how llama.cpp stores it; None where it is not exported.
@@ -110,6 +118,7 @@ class Host:
     shared_expert: Mapping[Projection, str] | None = None
     shared_gate: str | None = None
     shared_width: str | None = None
+    silent: Callable[[DenseConfig, int, int], Iterator[Constant]] = _nothing
     constants: Callable[[DenseConfig, int, int], Iterator[Constant]] = _nothing
     attention: str = "model.layers.{layer}.self_attn.{projection}.weight"
     wrapper: str | None = None
@@ -117,6 +126,7 @@ class Host:
     anatomy: Anatomy = field(default_factory=Anatomy)
     routing: Routing = field(default_factory=Routing)
     auto_class: str = "AutoModelForCausalLM"
+    alone: bool = True
     task: str = "text-generation"
     runtimes: Mapping[str, str] = field(default_factory=dict)
     near: str | None = None
@@ -125,6 +135,11 @@ class Host:
     def layout(self, asked: str) -> Layout:
         """How the experts are stored where the recipe's `output.layout` asks for one."""
         return "per_expert" if asked == "per_expert" and self.expert is not None else "fused"
+
+    @property
+    def right_in(self) -> tuple[str, ...]:
+        """The runtimes that hold it rightly, as far as they were tried, without a but."""
+        return tuple(name for name, state in self.runtimes.items() if state == "right")
 
     @property
     def fused_endings(self) -> tuple[str, ...]:
@@ -163,7 +178,7 @@ class Host:
             "num_hidden_layers": dense.layers,
             "num_key_value_heads": dense.kv_heads,
             "output_router_logits": False,
-            "rms_norm_eps": dense.rms_norm_eps,
+            "rms_norm_eps": dense.norm_eps,
             "rope_parameters": rope,
             "rope_theta": rope["rope_theta"],
             "rope_scaling": legacy if legacy != {"rope_type": "default"} else None,
@@ -191,5 +206,13 @@ def _bias(dense: DenseConfig, host: str, where: str) -> Problem:
     return Problem(
         "host-bias",
         f"`{dense.family}` has biases in the {where}, and `{host}` has no place for them",
-        "dropping them would change the model; no host of moemerge holds them yet",
+        "dropping them would change the model, and no host of moemerge holds them",
     )
+
+
+def window_problems(dense: DenseConfig, host: str) -> list[Problem]:
+    """Sliding windows, where the host has full attention in all layers."""
+    if not any(dense.windows):
+        return []
+    message = f"`{host}` has full attention in all layers, and the base a sliding window: {dense.windows_in_words()}"
+    return [Problem("host-window", message, "dropping it would change the model, and no host of moemerge holds it")]

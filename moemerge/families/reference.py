@@ -21,6 +21,8 @@ def markdown() -> str:
     lines = ["# Families", ""]
     lines += [
         "Which dense models become which mixture-of-experts class of transformers. `make docs` writes this page.",
+        "`architecture: auto` takes the first host that holds the model: exact ones before near ones, then the one",
+        "that is right in the most other runtimes (below). Any other that fits can be named.",
         "",
     ]
     lines += ["| models | `model_type` | become, the preferred first |", "| --- | --- | --- |"]

@@ -26,6 +26,9 @@ ROPES: Mapping[str, tuple[str, ...]] = {
 }
 """transformers' kinds of rope that a host has too, and the numbers that each needs beside theta."""
 
+PLACES = ("mrope_section", "mrope_interleaved")
+"""What a rope says of places in pictures, which are nothing to text."""
+
 UNHELD: Mapping[str, str] = {
     "transformers_weights": "transformers reads the weights from the file that it names",
     "configuration_files": "transformers reads the config from the files that it names",
@@ -66,6 +69,7 @@ def _is_token(value: Any) -> bool:
 
 Kind = tuple[Callable[[Any], bool], str]
 _FLAG: Kind = (lambda value: isinstance(value, bool), "true or false")
+FRACTION: Kind = (_is_fraction, "a number of 0 or more with a decimal point")
 _DTYPES = frozenset({
     "float64", "double", "float32", "float", "float16", "half", "bfloat16", "float8_e4m3fn", "float8_e5m2",
 })  # fmt: skip
@@ -76,9 +80,7 @@ _DTYPE: Kind = (
 
 KINDS: Mapping[str, Kind] = {
     "hidden_act": (lambda value: isinstance(value, str) and value in ACTIVATIONS, "an activation that is known here"),
-    **dict.fromkeys(
-        ("rms_norm_eps", "initializer_range"), (_is_fraction, "a number of 0 or more with a decimal point")
-    ),
+    "initializer_range": FRACTION,
     "attention_dropout": (is_number, "a number of 0 or more"),
     **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "use_cache"), _FLAG),
     "is_causal": (lambda value: value is True, "true: no host lets a token see those after it"),
@@ -136,3 +138,9 @@ def check_rope(rope: Mapping[str, Any]) -> None:
             check(key, value, isinstance(value, bool) or is_number(value), "a number of 0 or more")
     theta = rope["rope_theta"]
     check("rope_theta", theta, is_number(theta) and theta > 0, "a number above 0")
+
+
+def same_rope(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two ropes are one. A model of text alone need not say where in a picture a token lies."""
+    silent = {key for key in PLACES if key not in one or key not in other}
+    return {**one, **dict.fromkeys(silent)} == {**other, **dict.fromkeys(silent)}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from moemerge.families.dense_family import Names
+from moemerge.errors import Problem
+from moemerge.families.dense_family import Names, Values
 from moemerge.families.host import Host
 
 _DROPPED = ("auto_map", "quantization_config", "transformers_version", "torch_dtype")
@@ -25,9 +26,18 @@ APART: Mapping[str, str] = {
 }
 """How most wrappers are stored: what the names in memory begin with, and those on disk in its place."""
 
-
 TILED: Mapping[str, str] = {**APART, "model.image_newline": "image_newline"}
 """Those that read images in tiles, with a tensor between rows of them."""
+
+HEARING: Mapping[str, str] = {**APART, "model.audio_tower.": "audio_tower."}
+"""Those with a tower for sounds."""
+
+COUNTED = re.compile(r"\.num_batches_tracked$")
+"""The names of whole numbers that a class reads: how often its batch norms were trained. Others are made anew by it."""
+
+
+def _nothing(config: Values) -> list[Problem]:
+    return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,7 @@ class Wrapper:
         ignored: names in memory of stored tensors that its class does not read.
         auto_class: the class of transformers that loads it.
         task: the hub's name of what it does.
+        refuse: what in the config of a base no mixture can hold.
     """
 
     model_type: str
@@ -63,6 +74,7 @@ class Wrapper:
     ignored: re.Pattern[str] | None = None
     auto_class: str = "AutoModelForImageTextToText"
     task: str = "image-text-to-text"
+    refuse: Callable[[Values], list[Problem]] = _nothing
 
     @property
     def mixture(self) -> str:
@@ -89,7 +101,7 @@ class Wrapper:
         return self.on_disk(f"{self.path}.{name.removeprefix('model.')}" if own else name)
 
     def around(self, host: Host) -> Host:
-        """The host as it lies within this wrapper."""
+        """The host as it lies within this wrapper, whose class scales no logits, whatever the language model's does."""
         put = self.stored
 
         def all_of(names: Mapping[Any, str] | None) -> Any:
@@ -103,14 +115,22 @@ class Wrapper:
             fused=all_of(host.fused),
             shared_expert=all_of(host.shared_expert),
             shared_gate=None if host.shared_gate is None else put(host.shared_gate),
+            silent=lambda *of: (replace(one, name=put(one.name)) for one in host.silent(*of)),
             constants=lambda *of: (replace(one, name=put(one.name)) for one in host.constants(*of)),
             attention=put(host.attention),
             wrapper=self.mixture,
             stored=put,
-            anatomy=replace(host.anatomy, decoder=self.path, layers=f"{self.path}.layers"),
+            anatomy=replace(
+                host.anatomy,
+                decoder=self.path,
+                layers=f"{self.path}.layers",
+                logits_divisor=None,
+                logits_multiplier=None,
+            ),
             auto_class=self.auto_class,
             task=self.task,
             runtimes={},
+            gguf=None,
         )
 
     def config(self, base: Mapping[str, Any], language: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,9 +61,11 @@ def _attention(
     runs: Runs,
     scaling: float,
     sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers calls it: `[1, H, S, D]`, keys and values `[1, H_kv, S, D]`; gives `[1, S, H, D]`."""
+    """As transformers calls it: `[1, H, S, D]`, keys and values `[1, H_kv, S, D]`, sinks `[H]` where there are such;
+    gives `[1, S, H, D]`."""
     found = []
     start = 0
     for texts, length in runs:
@@ -72,6 +74,9 @@ def _attention(
             one[0, :, here].unflatten(1, (texts, length)).transpose(0, 1) for one in (query, key, value)
         )
         mask = None if sliding_window is None or length <= sliding_window else _band(length, sliding_window, query)
+        if s_aux is not None:
+            mask = _with_sinks(_band(length, length, query) if mask is None else mask, s_aux, query.dtype)
+            keys, values = (torch.nn.functional.pad(one, (0, 0, 0, 1)) for one in (keys, values))
         given = torch.nn.functional.scaled_dot_product_attention(
             asked, keys, values, mask, is_causal=mask is None, scale=scaling, enable_gqa=True
         )  # [texts, H, length, D]
@@ -83,3 +88,10 @@ def _band(length: int, window: int, like: Tensor) -> Tensor:
     """Which keys a query sees, `[S, S]`: itself and the `window - 1` before it."""
     seen = torch.ones(length, length, dtype=torch.bool, device=like.device).tril()
     return seen.triu(1 - window)
+
+
+def _with_sinks(seen: Tensor, sinks: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores, `[H, S, S + 1]`: the last key is all zeros, so that its score is the head's sink."""
+    barred = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, float("-inf"))
+    own = sinks.to(dtype)[:, None, None].expand(-1, len(seen), -1)
+    return torch.cat([barred.expand(len(sinks), -1, -1), own], dim=-1)

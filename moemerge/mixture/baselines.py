@@ -14,12 +14,13 @@ from torch import Tensor
 
 from moemerge.dense.models import DenseModule
 from moemerge.errors import EvalError
-from moemerge.families import DENSE_FAMILIES, PROJECTIONS, DenseConfig, Projection
+from moemerge.families import DENSE_FAMILIES, PROJECTIONS, DenseConfig, Projection, language_config
 from moemerge.mixture.content import checkpoint_content, joined
 from moemerge.mixture.folder import BuiltFolder, MoeFolder, load_pretrained
 from moemerge.mixture.placement import Placement
 from moemerge.record.schema import Record
-from moemerge.sources import Checkpoint
+from moemerge.sources import Checkpoint, stored
+from moemerge.sources.wrapped import is_wrapper, running_config
 from moemerge.verify.config import check_config
 from moemerge.verify.origins import Origins, as_mixed, open_origins
 from moemerge.verify.vocabulary import Aligned, align
@@ -102,6 +103,19 @@ class Baselines:
         """Whether an expert's model is at hand."""
         return self._keys.get(name) in self._origins.models
 
+    @property
+    def aligned(self) -> bool:
+        """Whether a source has other rows of tokens than the mixture."""
+        return any(isinstance(model, Aligned) for model in self._origins.models.values())
+
+    def source(self, key: str) -> Checkpoint | None:
+        """`base`, or an expert's model, where it is at hand."""
+        return self._origins.models.get("base" if key == "base" else self._keys.get(key, ""))
+
+    def averaged(self) -> list[Checkpoint]:
+        """The distinct models listed as experts, as the linear merge has them."""
+        return [self._together.models[key] for key in dict.fromkeys(self._keys.values())]
+
     def base(self) -> Any:
         """The base model."""
         return self._load("base")
@@ -112,7 +126,7 @@ class Baselines:
 
     def linear_merge(self) -> Any:
         """The dense mean of the distinct models listed as experts, FFNs too."""
-        models = self._averaged()
+        models = self.averaged()
         module = self._module_for(max(models, key=_width))
         self._loaded = None
         return module.load_mean(models)
@@ -126,7 +140,7 @@ class Baselines:
     def content(self, key: str) -> str:
         """The content digest of `base`, of the specialist of an expert, or of the linear merge."""
         if key == LINEAR:
-            return joined(["mean", *map(self._content, self._averaged())])
+            return joined(["mean", *map(self._content, self.averaged())])
         return self._content(self._origins.models["base" if key == "base" else self._keys[key]])
 
     def _content(self, checkpoint: Checkpoint) -> str:
@@ -134,15 +148,13 @@ class Baselines:
             return checkpoint_content(checkpoint, self._digests)
         return joined([checkpoint.table(), *(checkpoint_content(m, self._digests) for m in checkpoint.made_of())])
 
-    def _averaged(self) -> list[Checkpoint]:
-        return [self._together.models[key] for key in dict.fromkeys(self._keys.values())]
-
     def _load(self, key: str) -> Any:
         checkpoint = self._origins.models[key]
-        stored = checkpoint.kind in ("folder", "hub") and not isinstance(checkpoint, Aligned)
+        whole = checkpoint.kind in ("folder", "hub") and not isinstance(checkpoint, Aligned)
+        whole = whole and not is_wrapper(stored(checkpoint))
         # transformers would quantise plain weights anew whose config speaks of it
         plain = all(warning.code != "quantisation-left-behind" for warning in checkpoint.warnings)
-        if self._placement.device_map is not None and stored and plain:
+        if self._placement.device_map is not None and whole and plain:
             return load_pretrained(checkpoint.location, self._placement)
         module = self._module_for(checkpoint)
         if self._loaded != key:
@@ -153,7 +165,8 @@ class Baselines:
 
     def _module_for(self, checkpoint: Checkpoint) -> DenseModule:
         """A module of this model's architecture; the last one where it is the same."""
-        config = dict(checkpoint.config)
+        model = checkpoint.source if isinstance(checkpoint, Aligned) else checkpoint
+        config = running_config(checkpoint.config, model)
         if self._module is None or config != self._config:
             self._module = self._loaded = None  # the old one's memory goes first
             if config.get("model_type") not in DENSE_FAMILIES:
@@ -185,7 +198,9 @@ class Baselines:
         folder = self._folder
         if not isinstance(folder, BuiltFolder) or not self.has_base:
             return []
-        found = check_config(folder.checkpoint.config, folder.record, self._together.config(), self._unsure)
+        found = check_config(
+            language_config(folder.checkpoint.config), folder.record, self._together.config(), self._unsure
+        )
         return [difference.message for difference in found]
 
     def _same(self, folder: BuiltFolder, expert: int, key: str) -> bool:

@@ -12,7 +12,7 @@ from moemerge.console import Progress
 from moemerge.dense.generation import device_of
 from moemerge.errors import EvalError
 from moemerge.mixture.processes import Processes
-from moemerge.mixture.windows import LOGITS, Batch, Encoded, batches
+from moemerge.mixture.windows import LOGITS, Batch, Scorable
 
 ELEMENTS = {"cpu": 1 << 22}
 """Elements of the logits that are held in fp32 at once, by kind of device: on a CPU so few that its cache holds them,
@@ -35,7 +35,7 @@ def slice_rows(vocabulary: int, device: torch.device) -> int:
 @torch.inference_mode()
 def document_losses(
     model: Any,
-    encoded: Encoded,
+    encoded: Scorable,
     progress: Progress,
     processes: Processes | None = None,
     before: Before | None = None,
@@ -59,11 +59,12 @@ def document_losses(
     sums = torch.zeros(len(encoded.texts), dtype=torch.float64)
     device = device_of(model)
     positions = LOGITS // model.config.get_text_config().vocab_size
-    for batch in processes.share(batches(encoded.windows, positions)):
+    for batch in processes.share(encoded.batches(positions)):
         batch = batch.to(device)
         if before is not None:
             before(batch)
-        logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+        more = {name: value.to(device) for name, value in batch.more().items()}
+        logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **more).logits
         wanted = batch.scored[:, 1:]  # [B, S - 1]: the logits at s predict the token at s + 1
         rows = wanted.nonzero()[:, 0].cpu()
         losses = _losses(logits[:, :-1], batch.ids[:, 1:], wanted)

@@ -6,9 +6,9 @@ and only the tokens that no earlier window has seen are scored, each with at lea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import xxhash
@@ -47,6 +47,19 @@ class Window:
         return tuple(wanted and place >= max(self.new, 1) for place, wanted in enumerate(self.wanted))
 
 
+class Scorable(Protocol):
+    """Documents of a domain, ready to be scored; see `Encoded` for what its attributes are."""
+
+    @property
+    def tokens(self) -> Sequence[int]: ...
+    @property
+    def bytes(self) -> Sequence[int]: ...
+    @property
+    def texts(self) -> Sequence[object]: ...
+    def digest(self) -> str: ...
+    def batches(self, positions: int) -> Sequence[Batch]: ...
+
+
 @dataclass(frozen=True)
 class Encoded:
     """The documents of a domain, ready to be scored by a model with this tokenizer.
@@ -69,6 +82,10 @@ class Encoded:
         for window in self.windows:
             state.update(f"{window.document} {window.new} {window.ids} {window.own} {window.wanted}\n".encode())
         return state.hexdigest()
+
+    def batches(self, positions: int) -> Sequence[Batch]:
+        """Batches of at most `positions` positions, or of one window; the same whatever process asks."""
+        return batches(self.windows, positions)
 
 
 def encode(texts: Sequence[Document], tokenizer: PreTrainedTokenizerBase, context: int, stride: int) -> Encoded:
@@ -113,6 +130,7 @@ class Batch:
         scored: which tokens are predicted.
         new: which tokens are the text's own and in no earlier window: those whose routes count.
         follows: which of these come after a token of the text.
+        more: makes what else a model is given, such as a picture.
     """
 
     documents: tuple[int, ...]
@@ -121,6 +139,7 @@ class Batch:
     scored: Tensor
     new: Tensor
     follows: Tensor
+    more: Callable[[], Mapping[str, Tensor]] = dict
 
     @property
     def mask(self) -> Tensor | None:
@@ -129,8 +148,10 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        parts = (self.ids, self.real, self.scored, self.new, self.follows)
-        return Batch(self.documents, *(part.to(device) for part in parts))
+        ids, real, scored, new, follows = (
+            part.to(device) for part in (self.ids, self.real, self.scored, self.new, self.follows)
+        )
+        return Batch(self.documents, ids, real, scored, new, follows, self.more)
 
 
 def batches(windows: Sequence[Window], positions: int) -> list[Batch]:

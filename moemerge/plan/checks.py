@@ -9,6 +9,7 @@ from typing import Any
 
 from moemerge.errors import MoemergeError, Problem, SourceError
 from moemerge.families import DENSE_FAMILIES, DenseConfig
+from moemerge.families.values import same_rope
 from moemerge.plan.tokens import Kept, blank_templates, check_base_tokenizer, check_settings, check_tokenizer
 from moemerge.recipe import Recipe, file_path
 from moemerge.recipe.schema import Data, Rows
@@ -26,8 +27,9 @@ _SAME: Mapping[str, str] = {
     "kv_heads": "number of key-value heads",
     "head_dim": "head dimension",
     "hidden_act": "activation",
-    "rms_norm_eps": "norm epsilon (`rms_norm_eps`)",
+    "norm_eps": "norm epsilon (`{norm_eps}`)",
     "rope": "rope (`rope_parameters`)",
+    "thetas": "rope of each layer (its base, 0 for none)",
     "windows": "sliding window",
     "kinds": "kinds of layers (`layer_types`)",
     "qkv_bias": "attention bias",
@@ -106,14 +108,22 @@ def _check_config(
 ) -> None:
     for field, words in _SAME.items():
         mine, theirs = getattr(own, field), getattr(dense, field)
-        if mine == theirs or (field == "windows" and own.layers != dense.layers):
+        by_layer = field in ("thetas", "windows")
+        if (
+            mine == theirs
+            or (by_layer and own.layers != dense.layers)
+            or (field == "thetas" and own.rope != dense.rope)
+        ):
+            continue
+        if field == "rope" and same_rope(mine, theirs):
             continue
         hint = "experts must be fine-tunes of the base"
         if field == "windows":
             mine, theirs = own.windows_in_words(), dense.windows_in_words()
             hint = "if that is the only difference, `sliding_window: base` or an expert's name says whose holds"
         code = f"{field.replace('_', '-')}-differs"
-        message = f"{label} does not fit the base: {words} is {_show(mine)}, the base's is {_show(theirs)}"
+        named = words.format(norm_eps=dense.row.norm_eps)
+        message = f"{label} does not fit the base: {named} is {_show(mine)}, the base's is {_show(theirs)}"
         problems.append(Problem(code, message, hint))
     if own.max_position_embeddings != dense.max_position_embeddings:
         mine, theirs = own.max_position_embeddings, dense.max_position_embeddings

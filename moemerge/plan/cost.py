@@ -175,6 +175,7 @@ def plan_json(plan: Plan | Refused) -> dict[str, Any]:
 def _cost_json(plan: Plan) -> dict[str, Any]:
     return {
         "architecture": plan.host.model_type,
+        "because": plan.because,
         "dtype": plan.dtype,
         "parameters": {"total": plan.parameters.total, "active": plan.parameters.active},
         "bytes": {"total": plan.bytes.total, "copied": plan.bytes.copied, "computed": plan.bytes.computed},

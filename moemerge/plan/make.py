@@ -262,11 +262,13 @@ def _architecture(recipe: Recipe, base: Checkpoint, found: _Findings) -> tuple[D
     except ValueError as error:
         found.problems.append(bad_config(base, "`base_model`", error))
         return None, None
-    host, problems = choose_host(dense, recipe.architecture)
-    found.problems += problems
     wrapper = WRAPPERS.get(str(stored(base).config.get("model_type")))
+    host, problems = choose_host(dense, recipe.architecture, wrapper)
+    found.problems += problems
     if wrapper is None or host is None:
         return dense, host
+    refused = wrapper.refuse(stored(base).config)
+    found.problems += [Problem(one.code, f"`base_model`: {one.message}", one.hint) for one in refused]
     if host.model_type not in wrapper.languages:
         message = f"`base_model`: a `{wrapper.model_type}` around a `{host.model_type}` was never run"
         known = ", ".join(f"`{name}`" for name in wrapper.languages)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from moemerge.families import PROJECTIONS, DenseConfig, Group, Host, Projection
+from moemerge.families import PROJECTIONS, Constant, DenseConfig, Group, Host, Projection
+from moemerge.families.wrapper import COUNTED
 from moemerge.plan.model import (
     Compute,
     Copy,
@@ -60,6 +61,7 @@ def map_tensors(build: Layout) -> Iterator[OutputTensor]:
     yield from shared(build.dense.first_tensors())
     for layer in range(build.dense.layers):
         yield from shared(build.dense.layer_shared_tensors(layer))
+        yield from _filled(build, build.host.constants(build.dense, len(build.experts), layer))
         yield _router(build, layer)
         yield from _shared_expert(build, layer)
         fused = build.host.layout(build.recipe.output.layout) == "fused"
@@ -76,13 +78,15 @@ def with_merge(plan: Plan, merge: Merge) -> Plan:
 
 
 def _beside(build: Layout) -> Iterator[OutputTensor]:
-    """What sees or hears: the base's. Numbers that are no weights are a module's own, and made anew by its class."""
+    """What sees or hears: the base's. Whole numbers are copied where its class reads them."""
     base = build.models["base"]
-    for name in base.tensors:
-        info = base.tensors[name]
+    for name, info in base.tensors.items():
+        source = TensorSource("base", name)
         if name in base.beside and info.dtype in FLOATS:
-            part = _one(build, TensorSource("base", name), info.shape)
+            part = _one(build, source, info.shape)
             yield OutputTensor(build.host.stored(name), build.dtype, info.shape, "beside", (part,))
+        elif name in base.beside and COUNTED.search(name) and base.bytes_of(name) is not None:
+            yield OutputTensor(build.host.stored(name), info.dtype, info.shape, "beside", (Copy(source),))
 
 
 def _router(build: Layout, layer: int) -> OutputTensor:
@@ -158,13 +162,17 @@ def _fused(build: Layout, layer: int) -> Iterator[OutputTensor]:
     yield OutputTensor(names["down"], build.dtype, (count, *wide[::-1]), "expert", down)
 
 
+def _filled(build: Layout, constants: Iterator[Constant]) -> Iterator[OutputTensor]:
+    for constant in constants:
+        fill, dtype = Fill(constant.shape, constant.value), constant.dtype or build.dtype
+        yield OutputTensor(constant.name, dtype, constant.shape, constant.group, (fill,))
+
+
 def _shared_expert(build: Layout, layer: int) -> Iterator[OutputTensor]:
     """The host's always-on expert: the recipe's, behind a gate of exactly one half, or a silent one."""
     host = build.host
     if build.shared_expert is None or host.shared_expert is None or host.shared_gate is None:
-        for constant in host.constants(build.dense, len(build.experts), layer):
-            fill, dtype = Fill(constant.shape, constant.value), constant.dtype or build.dtype
-            yield OutputTensor(constant.name, dtype, constant.shape, "shared_expert", (fill,))
+        yield from _filled(build, host.silent(build.dense, len(build.experts), layer))
         return
     gate = (1, build.dense.hidden_size)
     scale = build.recipe.shared_experts[0].residual_scale

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from moemerge.errors import Problem
-from moemerge.families import DenseConfig, Group, Host
+from moemerge.families import DenseConfig, Group, Host, why_host
 from moemerge.plan.tokenizer_json import AddedToken
 from moemerge.recipe.schema import MergeMethod, Recipe
 from moemerge.sources.checkpoint import ITEM_SIZE, Checkpoint
@@ -228,6 +228,11 @@ class Plan:
     shared_expert: str | None = None
     warnings: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def because(self) -> str | None:
+        """Why it is this host, where there was a choice."""
+        return why_host(self.dense, self.recipe.architecture) if self.host.wrapper is None else None
 
     @cached_property
     def parameters(self) -> Parameters:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moemerge.families import WRAPPERS, Wrapper
+from moemerge.families import DENSE_FAMILIES, WRAPPERS, Wrapper
 from moemerge.families.dense_family import Names
 from moemerge.sources.checkpoint import Checkpoint
-from moemerge.sources.view import Piece, View
+from moemerge.sources.view import Piece, View, stored
 
 _HEAD = Names().head
 
@@ -42,6 +42,21 @@ def language_of(checkpoint: Checkpoint) -> Checkpoint:
     view = View(checkpoint, _language_config(wrapper, checkpoint), pieces, own.keys() - beside)
     view.beside = frozenset(beside)
     return view
+
+
+def running_config(config: Mapping[str, Any], model: Checkpoint) -> dict[str, Any]:
+    """The config of a dense model as it runs where it lies: the class of a wrapper scales no logits.
+
+    Args:
+        config: that of the dense model.
+        model: the checkpoint that it is seen in.
+    """
+    family = DENSE_FAMILIES.get(str(config.get("model_type")))
+    if family is None or not is_wrapper(stored(model)):
+        return dict(config)
+    anatomy = family.anatomy
+    scales = (key for key in (anatomy.logits_divisor, anatomy.logits_multiplier) if key is not None)
+    return {**config, **dict.fromkeys(scales, 1.0)}
 
 
 def _language_config(wrapper: Wrapper, checkpoint: Checkpoint) -> Mapping[str, Any]:

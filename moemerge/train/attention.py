@@ -33,6 +33,10 @@ def use_blocked_attention(model: Any, context: int) -> bool:
 
     if model.device.type != "cpu" or model.dtype != torch.bfloat16 or context > LONGEST:
         return False
+    if (
+        not model._supports_sdpa
+    ):  # attention that torch's own cannot compute, such as with sinks, is not this one's either
+        return False
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, eager_mask)
     model.set_attn_implementation(NAME)

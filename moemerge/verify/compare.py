@@ -13,8 +13,8 @@ from moemerge.errors import Difference, SourceError
 from moemerge.sources import ByteRange, Checkpoint
 from moemerge.verify.block import Block, ExpectedBytes
 from moemerge.verify.expected import AnyFinite, Constant, Merge, One, Part, Wanted, sources_of
+from moemerge.verify.hosts import Shape
 from moemerge.verify.layout import ITEM_BYTES, Place
-from moemerge.verify.names import Shape
 from moemerge.verify.numbers import FORMATS, decode, first_not_finite, unit
 from moemerge.verify.reading import OpenFiles
 from moemerge.verify.recompute import Recomputation

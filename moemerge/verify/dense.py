@@ -25,16 +25,20 @@ class Dense:
         values: the whole config, defaults written out.
         fields: the values of `REPEATED`.
         rope: rope values, always with `rope_type` and `rope_theta`.
+        thetas: base of each layer's rope, 0 where it has none.
         windows: sliding window of each layer, None for full attention.
         bias: whether q, k and v have biases.
+        output_bias: whether the attention's output has one.
     """
 
     row: DenseRow
     values: Values
     fields: Mapping[str, Any]
     rope: Mapping[str, Any]
+    thetas: list[float]
     windows: tuple[int | None, ...]
     bias: bool
+    output_bias: bool
 
     @property
     def layers(self) -> int:
@@ -72,13 +76,16 @@ class Dense:
         values = row.values(config)
         values["num_key_value_heads"] = values["num_key_value_heads"] or values["num_attention_heads"]
         values["head_dim"] = values["head_dim"] or values["hidden_size"] // values["num_attention_heads"]
+        rope = _rope(values)
         return cls(
             row=row,
             values=values,
             fields={key: values[key] for key in REPEATED},
-            rope=_rope(values),
+            rope=rope,
+            thetas=row.thetas(values, rope["rope_theta"]),
             windows=row.windows(values),
             bias=row.bias(values),
+            output_bias=row.output_bias(values),
         )
 
 

@@ -16,8 +16,8 @@ from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint
 from moemerge.verify.dense import Dense
 from moemerge.verify.families import DenseRow
-from moemerge.verify.hosts import AlwaysOn, HostRow
-from moemerge.verify.names import Shape, is_recomputed
+from moemerge.verify.hosts import AlwaysOn, HostRow, Shape
+from moemerge.verify.names import is_recomputed
 from moemerge.verify.vocabulary import ENDS
 from moemerge.verify.wrapped import host_of
 
@@ -105,6 +105,8 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
         if "experts" in record.trained:
             experts = {name: _single(AnyFinite(own.shape)) for name, own in experts.items()}
         wanted |= experts
+        added = host.added(dense, layer)
+        wanted |= {name: _single(Constant(shape, value)) for name, (shape, value) in added.items()}
         if host.always_on is not None:
             wanted |= _always_on(record, host.always_on, row, layer, width, hidden)
     return wanted

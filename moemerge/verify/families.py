@@ -25,6 +25,21 @@ _ALIKE: Values = {
 """What most families take where a key is absent; a row's own come on top."""
 
 
+def has_biases(config: Values) -> bool:
+    """Always."""
+    return True
+
+
+def has_no_biases(config: Values) -> bool:
+    """Never."""
+    return False
+
+
+def asks_for_biases(config: Values) -> bool:
+    """Where `attention_bias` says so."""
+    return bool(config["attention_bias"])
+
+
 @dataclass(frozen=True, slots=True)
 class DenseRow:
     """A dense family.
@@ -35,6 +50,8 @@ class DenseRow:
             (`_ALIKE`); a key that is there and null is null.
         bias: whether the q, k and v projections have biases, by the config.
         windows: the sliding window of each layer in tokens, None for full attention, by the config.
+        thetas: the base of each layer's rope, 0 for none, by the config and the base of its rope.
+        output_bias: whether the attention's output projection has one.
         norms: the norms within a layer, norms of queries and keys among them; each has a `weight`.
         attention: the attention's projections within a layer; each has a `weight`, and may have a `bias`.
         instead: tensors of what some layers have in the place of attention, which merge as attention does.
@@ -46,6 +63,8 @@ class DenseRow:
     missing: Values
     bias: Callable[[Values], bool]
     windows: Callable[[Values], tuple[int | None, ...]]
+    output_bias: Callable[[Values], bool] = asks_for_biases
+    thetas: Callable[[Values, float], list[float]] = lambda config, theta: [theta] * int(config["num_hidden_layers"])
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     attention: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
     instead: tuple[str, ...] = ()
@@ -102,21 +121,6 @@ _ONCE: Mapping[str, Group] = {
 """What every family has once."""
 
 
-def has_biases(config: Values) -> bool:
-    """Always."""
-    return True
-
-
-def has_no_biases(config: Values) -> bool:
-    """Never."""
-    return False
-
-
-def asks_for_biases(config: Values) -> bool:
-    """Where `attention_bias` says so."""
-    return bool(config["attention_bias"])
-
-
 def no_windows(config: Values) -> tuple[int | None, ...]:
     """Full attention everywhere, whatever the config says."""
     return (None,) * int(config["num_hidden_layers"])
@@ -154,6 +158,32 @@ def windows_by_types(usual: Callable[[int, int | None], bool]) -> Callable[[Valu
     return windows
 
 
+def _smollm3_thetas(config: Values, theta: float) -> list[float]:
+    """A list of flags where there is one, 1 for rope; else every n-th layer has none."""
+    layers, flags = int(config["num_hidden_layers"]), config.get("no_rope_layers")
+    if flags is None:
+        flags = [layer % config["no_rope_layer_interval"] for layer in range(1, layers + 1)]
+    return [theta if flag else 0.0 for flag in flags[:layers]]
+
+
+def _smollm3_windows(config: Values) -> tuple[int | None, ...]:
+    """The layers of `layer_types`, or where `use_sliding_window` says so those without rope."""
+    bare = [not theta for theta in _smollm3_thetas(config, 1.0)]
+    windows = windows_by_types(lambda layer, window: bool(config["use_sliding_window"]) and bare[layer])
+    return windows(config)
+
+
+def _granite_thetas(config: Values, theta: float) -> list[float]:
+    layers, own = int(config["num_hidden_layers"]), config.get("layer_rope_theta")
+    return [theta] * layers if own is None else list(own[:layers])
+
+
+def _cohere_windows(config: Values) -> tuple[int | None, ...]:
+    """All layers but every n-th, where none are named."""
+    every = config["sliding_window_pattern"]
+    return windows_by_types(lambda layer, window: (layer + 1) % every != 0)(config)
+
+
 _QWEN: Values = {
     "vocab_size": 151936, "max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
     "use_sliding_window": False, "max_window_layers": 28,
@@ -173,9 +203,10 @@ _ROWS = (
             "num_key_value_heads": 8, "sliding_window": 4096,
         },
         bias=has_no_biases,
+        output_bias=has_no_biases,
         windows=one_window,
     ),
-    DenseRow("qwen2", _QWEN, bias=has_biases, windows=windows_by_layer),
+    DenseRow("qwen2", _QWEN, bias=has_biases, windows=windows_by_layer, output_bias=has_no_biases),
     DenseRow(
         "qwen3",
         {**_QWEN, "head_dim": 128},
@@ -192,6 +223,7 @@ _ROWS = (
         },
         bias=asks_for_biases,
         windows=no_windows,
+        output_bias=lambda config: bool(config.get("attention_out_bias", False)),
     ),
     DenseRow(
         "ministral",
@@ -200,6 +232,7 @@ _ROWS = (
             "num_key_value_heads": 8, "sliding_window": 4096,
         },
         bias=has_no_biases,
+        output_bias=has_no_biases,
         windows=windows_by_types(lambda layer, window: window is not None),
     ),
     DenseRow(
@@ -214,6 +247,7 @@ _ROWS = (
             },
         },
         bias=has_no_biases,
+        output_bias=has_no_biases,
         windows=windows_by_types(lambda layer, window: layer % 4 != 0),
     ),
     DenseRow(
@@ -234,6 +268,44 @@ _ROWS = (
         },
         bias=asks_for_biases,
         windows=no_windows,
+    ),
+    DenseRow(
+        "granite_swa",
+        {
+            "vocab_size": 100352, "hidden_size": 2560, "num_hidden_layers": 24, "num_attention_heads": 20,
+            "num_key_value_heads": 4, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "bos_token_id": 100257,
+            "eos_token_id": 100257, "tie_word_embeddings": True, "embedding_multiplier": 1.0,
+            "attention_multiplier": 1.0, "residual_multiplier": 1.0, "logits_scaling": 1.0, "sliding_window": 128,
+        },
+        bias=asks_for_biases,
+        windows=windows_by_types(lambda layer, window: layer % 4 != 0),
+        thetas=_granite_thetas,
+        instead=("self_attn.sinks",),
+    ),
+    DenseRow(
+        "smollm3",
+        {
+            "vocab_size": 128256, "hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16,
+            "num_key_value_heads": 4, "max_position_embeddings": 32768, "bos_token_id": 128000,
+            "eos_token_id": 128001, "pad_token_id": 128004, "tie_word_embeddings": True, "rope_theta": 2e6,
+            "no_rope_layer_interval": 4, "use_sliding_window": False, "sliding_window": None,
+        },
+        bias=asks_for_biases,
+        windows=_smollm3_windows,
+        thetas=_smollm3_thetas,
+    ),
+    DenseRow(
+        "cohere2",
+        {
+            "vocab_size": 256000, "hidden_size": 8192, "num_hidden_layers": 40, "num_attention_heads": 64,
+            "max_position_embeddings": 8192, "rms_norm_eps": None, "layer_norm_eps": 1e-5, "logit_scale": 0.0625,
+            "tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": 5, "eos_token_id": 255001,
+            "sliding_window": 4096, "sliding_window_pattern": 4,
+        },
+        bias=asks_for_biases,
+        windows=_cohere_windows,
+        thetas=lambda config, theta: [theta if window else 0.0 for window in _cohere_windows(config)],
+        norms=("input_layernorm",),
     ),
     DenseRow(
         "qwen3_5_text",

@@ -173,7 +173,7 @@ class _Verifier:
 
     def _check_names(self, weights: Weights, wanted: Mapping[str, Wanted]) -> None:
         """No tensor missing, none over, each with its dtype and shape."""
-        names = dict.fromkeys([*wanted, *self.record.tensors])
+        host, names = host_of(self.record), dict.fromkeys([*wanted, *self.record.tensors])
         for name in names:
             if wanted and name not in wanted:
                 self._say(name, "is in the record, and no tensor of this model")
@@ -185,7 +185,10 @@ class _Verifier:
             if name not in names:
                 self._say(name, "is no tensor of this model")
                 continue
-            if place.dtype != self.record.dtype:
+            own = host.own_dtype(name)
+            if own is not None and place.dtype != own:
+                self._say(name, f"is {place.dtype}, and `{host.model_type}` keeps it in {own}")
+            elif own is None and place.dtype != self.record.dtype:
                 self._say(name, f"is {place.dtype}, the record says {self.record.dtype}")
             if name in wanted and place.shape != wanted[name].shape:
                 self._say(name, f"has the shape {place.shape}, not {wanted[name].shape}")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import Difference
 from moemerge.verify.config import NAME
-from moemerge.verify.hosts import HostRow
-from moemerge.verify.names import Shape, in_memory
+from moemerge.verify.hosts import HostRow, Shape
+from moemerge.verify.names import in_memory
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -12,6 +12,10 @@ from typing import Any
 
 from moemerge.verify.dense import Dense
 
+Shape = tuple[int, ...]
+COUNTED = ".num_batches_tracked"
+"""What the names of batch norms' counts end in."""
+
 FromBase = Callable[[Dense], Any]
 """The value of a config's key, by the base's architecture."""
 
@@ -54,6 +58,8 @@ class HostRow:
         repeated: keys that repeat the base's value, beside those that every host repeats.
         from_base: keys that follow from the base in another way, beside those that every host has.
         always_on: the FFN beside the experts, where the class has one.
+        added: tensors of a layer that the class has and no source: shape and the one value of all elements, by the
+            name on disk, given the base and the layer.
         auto_class: the Auto class of transformers that loads it.
         router_in_memory: the router's weight in the class, with `{layer}`.
         fused: the experts on disk in the fused layout, with `{layer}`: `[E, 2I, hidden]` (gate rows before up rows) and
@@ -73,6 +79,7 @@ class HostRow:
     repeated: tuple[str, ...] = ()
     from_base: Mapping[str, FromBase] = field(default_factory=dict)
     always_on: AlwaysOn | None = None
+    added: Callable[[Dense, int], Mapping[str, tuple[Shape, float]]] = lambda dense, layer: {}
     auto_class: str = "AutoModelForCausalLM"
     router_in_memory: str = "model.layers.{layer}.mlp.gate.weight"
     fused: tuple[str, str] = (
@@ -83,6 +90,10 @@ class HostRow:
     fused_in_memory: tuple[str, str] | None = None
     on_disk: Callable[[str], str] = str
     in_memory: Callable[[str], str] = str
+
+    def own_dtype(self, name: str) -> str | None:
+        """The dtype of a tensor on disk, where the class keeps it in one of its own: a batch norm's count."""
+        return "I64" if name.endswith(COUNTED) else None
 
     def router_of(self, layer: int) -> str:
         """One layer's router."""
@@ -123,6 +134,40 @@ def _full_every(dense: Dense) -> list[str]:
     every = dense.values["full_attention_interval"]
     usual = ["linear_attention" if number % every else "full_attention" for number in range(1, dense.layers + 1)]
     return list(dense.values.get("layer_types") or usual)
+
+
+def _own(key: str, usual: FromBase) -> FromBase:
+    """The base's value of a key that its family has, and else the one at which it does nothing."""
+    return lambda dense: dense.values[key] if key in dense.row.missing else usual(dense)
+
+
+_GRANITE: Mapping[str, FromBase] = {
+    "attention_multiplier": _own("attention_multiplier", lambda dense: dense.fields["head_dim"] ** -0.5),
+    "embedding_multiplier": _own("embedding_multiplier", lambda dense: 1.0),
+    "logits_scaling": _own("logits_scaling", lambda dense: 1.0),
+    "residual_multiplier": _own("residual_multiplier", lambda dense: 1.0),
+    "attention_bias": lambda dense: dense.bias or dense.output_bias,
+}
+"""What Granite's mixtures compute on top of a Llama."""
+
+
+def _all_biases_or_none(dense: Dense, layer: int) -> dict[str, tuple[Shape, float]]:
+    """Zeros for those of q, k, v and the output that the base has none for, where it has some."""
+    sizes = {"q": "num_attention_heads", "k": "num_key_value_heads", "v": "num_key_value_heads"}
+    wide = {name: dense.fields[key] * dense.fields["head_dim"] for name, key in sizes.items()}
+    missing: dict[str, int] = {}
+    if dense.bias and not dense.output_bias:
+        missing = {"o": dense.hidden_size}
+    if dense.output_bias and not dense.bias:
+        missing = wide
+    return {f"model.layers.{layer}.self_attn.{name}_proj.bias": ((size,), 0.0) for name, size in missing.items()}
+
+
+def _low_sinks(dense: Dense, layer: int) -> dict[str, tuple[Shape, float]]:
+    """A logit that takes no weight from the others, in each head of a base that has none of its own."""
+    name = "self_attn.sinks"
+    heads = (dense.fields["num_attention_heads"],)
+    return {} if name in dense.row.instead else {f"model.layers.{layer}.{name}": (heads, -(2.0**15))}
 
 
 _ROWS = (
@@ -173,6 +218,16 @@ _ROWS = (
         },
     ),
     HostRow(
+        "qwen3_vl_moe_text",
+        "Qwen3VLMoeForConditionalGeneration",
+        router="model.layers.{layer}.mlp.gate.weight",
+        expert=None,
+        fixed={"decoder_sparse_step": 1, "mlp_only_layers": []},
+        counts=("num_experts", "num_local_experts"),
+        widths=("intermediate_size", "moe_intermediate_size"),
+        from_base={"attention_bias": lambda dense: dense.bias},
+    ),
+    HostRow(
         "qwen3_5_moe_text",
         "Qwen3_5MoeForCausalLM",
         router="model.layers.{layer}.mlp.gate.weight",
@@ -205,8 +260,8 @@ _ROWS = (
         fixed={},
         counts=("num_local_experts",),
         widths=("intermediate_size",),
-        repeated=("attention_multiplier", "embedding_multiplier", "logits_scaling", "residual_multiplier"),
-        from_base={"attention_bias": lambda dense: dense.bias},
+        from_base=_GRANITE,
+        added=_all_biases_or_none,
         router_in_memory="model.layers.{layer}.block_sparse_moe.router.weight",
         fused=(
             "model.layers.{layer}.block_sparse_moe.input_linear.weight",
@@ -216,6 +271,46 @@ _ROWS = (
             "model.layers.{layer}.block_sparse_moe.experts.gate_up_proj",
             "model.layers.{layer}.block_sparse_moe.experts.down_proj",
         ),
+    ),
+    HostRow(
+        "granitemoe_swa",
+        "GraniteMoeSWAForCausalLM",
+        router="model.layers.{layer}.block_sparse_moe.router.weight",
+        expert=None,
+        fixed={"shared_intermediate_size": 0},
+        counts=("num_local_experts",),
+        widths=("intermediate_size",),
+        from_base={
+            **_GRANITE,
+            "sliding_window": lambda dense: dense.window or dense.fields["max_position_embeddings"],
+            "layer_types": lambda dense: dense.layer_types,
+            "layer_rope_theta": lambda dense: dense.thetas,
+        },
+        added=_low_sinks,
+        router_in_memory="model.layers.{layer}.block_sparse_moe.router.weight",
+        fused=(
+            "model.layers.{layer}.block_sparse_moe.experts.gate_up_proj",
+            "model.layers.{layer}.block_sparse_moe.experts.down_proj",
+        ),
+    ),
+    HostRow(
+        "cohere2_moe",
+        "Cohere2MoeForCausalLM",
+        router="model.layers.{layer}.mlp.gate.weight",
+        expert=_QWEN_EXPERT,
+        fixed={
+            "expert_selection_fn": "softmax", "norm_topk_prob": True, "num_shared_experts": 0,
+        },
+        counts=("num_experts",),
+        widths=("intermediate_size",),
+        repeated=("layer_norm_eps", "logit_scale"),
+        from_base={
+            "attention_bias": lambda dense: dense.bias,
+            "rms_norm_eps": lambda dense: None,
+            "layer_types": lambda dense: dense.layer_types,
+            "mlp_layer_types": lambda dense: ["sparse"] * dense.layers,
+            "sliding_window": lambda dense: dense.window or dense.fields["max_position_embeddings"],
+        },
     ),
 )  # fmt: skip
 

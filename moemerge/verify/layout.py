@@ -22,8 +22,8 @@ from moemerge.errors import Difference
 from moemerge.verify.reading import open_regular, read_regular, resolved
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-ITEM_BYTES: Mapping[str, int] = {"F32": 4, "BF16": 2, "F16": 2}
-"""Bytes an element of the dtypes that a build writes."""
+ITEM_BYTES: Mapping[str, int] = {"F32": 4, "BF16": 2, "F16": 2, "I64": 8}
+"""Bytes an element of the dtypes that a build writes; whole numbers are those of what sees or hears."""
 MAX_HEADER = 100_000_000
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from moemerge.verify.hosts import HostRow
-
-Shape = tuple[int, ...]
+from moemerge.verify.hosts import HostRow, Shape
 
 _RECOMPUTED = re.compile(r".*rotary_emb\.(inv_freq|cos_cached|sin_cached)")
 

@@ -39,9 +39,11 @@ _CHUNK = 1 << 16
 
 
 def first_not_finite(data: bytes | memoryview, dtype: str) -> int | None:
-    """The index of the first NaN or Inf among the numbers in `data`, or None."""
+    """The index of the first NaN or Inf among the numbers in `data`, or None. Whole numbers are none."""
     import numpy as np
 
+    if dtype not in FORMATS:
+        return None
     form = FORMATS[dtype]
     values = np.frombuffer(data, dtype=form.integer)
     mask = values.dtype.type(form.exponent)

@@ -6,7 +6,7 @@ It is written apart from `families` on purpose, as the other rows are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from moemerge.sources import Checkpoint, Piece, View, stored
@@ -25,11 +25,13 @@ class StoredRow:
         model_type: its `model_type`.
         config: makes the raw config of the family that it equals.
         pieces: where the tensors of one layer come from that are not stored as they are, below the layer.
+        once: the same for those outside the layers.
     """
 
     model_type: str
     config: Callable[[Config], Config]
     pieces: Callable[[Dense], Mapping[str, Piece]]
+    once: Mapping[str, Piece] = field(default_factory=dict)
 
 
 def as_dense(model: Checkpoint) -> Checkpoint:
@@ -44,6 +46,7 @@ def as_dense(model: Checkpoint) -> Checkpoint:
 
 
 def _everywhere(row: StoredRow, dense: Dense) -> Iterator[tuple[str, Piece]]:
+    yield from row.once.items()
     for name, piece in row.pieces(dense).items():
         for layer in range(dense.layers):
             prefix = _LAYER.format(layer=layer)
@@ -136,6 +139,75 @@ def _hyperclovax_config(raw: Config) -> Config:
     return {**raw, "logits_scaling": 1.0 / raw.get("logits_scaling", 1.0), "model_type": "granite"}
 
 
+def _qwen3_vl_config(raw: Config) -> Config:
+    """On text it is a Qwen3 without windows."""
+    absent = {"max_position_embeddings": 128000, "rope_theta": 500000.0}
+    return {**absent, **raw, "use_sliding_window": False, "layer_types": None, "model_type": "qwen3"}
+
+
+def _gemma_config(raw: Config) -> Config:
+    """Embeddings times the root of their size, attention scaled as usual; its tied head is the bare embedding."""
+    absent = {
+        "vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28,
+        "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
+        "max_position_embeddings": 8192, "tie_word_embeddings": True, "pad_token_id": 0, "eos_token_id": 1,
+        "bos_token_id": 2,
+    }  # fmt: skip
+    full = {**absent, **raw, "model_type": "granite"}
+    full["hidden_act"] = {"gelu": "gelu_pytorch_tanh"}.get(full["hidden_act"], full["hidden_act"])
+    return {
+        **full,
+        "embedding_multiplier": full["hidden_size"] ** 0.5,
+        "attention_multiplier": full["head_dim"] ** -0.5,
+    }
+
+
+_ADDED = ("input_layernorm.weight", "post_attention_layernorm.weight")
+"""Gemma's norms within a layer, which it multiplies by one more than what is stored."""
+
+
+def _gemma_pieces(dense: Dense) -> Mapping[str, Piece]:
+    return {name: Piece(name, plus=1.0) for name in _ADDED}
+
+
+def _olmo3_config(raw: Config) -> Config:
+    """Each type of layers has its rope; where all are full, theirs holds."""
+    rope = dict((raw.get("rope_parameters") or {}).get("full_attention") or {"rope_type": "default"})
+    rope.update(raw.pop("rope_scaling", None) or {})
+    absent = {"rope_theta": 500000.0}
+    return {**absent, **raw, "rope_parameters": rope, "layer_types": None, "model_type": "olmo2"}
+
+
+def _internlm3_config(raw: Config) -> Config:
+    """Biases have other names too: one for the attention, one for the rest."""
+    absent = {
+        "vocab_size": 128512, "num_hidden_layers": 48, "num_key_value_heads": 2, "head_dim": 128,
+        "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2,
+        "pad_token_id": 2, "intermediate_size": 10240,
+    }  # fmt: skip
+    full = {**absent, **raw, "model_type": "llama"}
+    if "qkv_bias" in raw:
+        full["attention_bias"] = raw["qkv_bias"]
+    return full
+
+
+def _iquestcoder_config(raw: Config) -> Config:
+    absent = {
+        "vocab_size": 76800, "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 80,
+        "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+    }  # fmt: skip
+    return {**absent, **raw, "model_type": "llama"}
+
+
+def _cohere_config(raw: Config) -> Config:
+    """Rope in every layer is what the second Cohere has where there is a window: one of 2^24 tokens bars nothing."""
+    layers = raw.get("num_hidden_layers", 40)
+    absent = {"rope_theta": 500000.0}
+    windows = {"layer_types": ["sliding_attention"] * layers, "sliding_window": 2**24}
+    return {**absent, **raw, **windows, "model_type": "cohere2"}
+
+
 def _no_pieces(dense: Dense) -> Mapping[str, Piece]:
     return {}
 
@@ -148,6 +220,12 @@ STORED: Mapping[str, StoredRow] = {
         StoredRow("helium", _helium_config, _helium_pieces),
         StoredRow("granitemoehybrid", _granite_config, _granite_pieces),
         StoredRow("hyperclovax", _hyperclovax_config, _no_pieces),
+        StoredRow("qwen3_vl_text", _qwen3_vl_config, _no_pieces),
+        StoredRow("gemma", _gemma_config, _gemma_pieces, {"model.norm.weight": Piece("model.norm.weight", plus=1.0)}),
+        StoredRow("cohere", _cohere_config, _no_pieces),
+        StoredRow("olmo3", _olmo3_config, _no_pieces),
+        StoredRow("internlm3", _internlm3_config, _no_pieces),
+        StoredRow("iquestcoder", _iquestcoder_config, _no_pieces),
     )
 }
 """Every family that is stored otherwise, by its `model_type`."""

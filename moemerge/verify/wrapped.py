@@ -13,7 +13,7 @@ from typing import Any
 from moemerge.errors import Difference
 from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint, Piece, View
-from moemerge.verify.hosts import HOSTS, HostRow
+from moemerge.verify.hosts import COUNTED, HOSTS, HostRow
 
 _SPLIT: Mapping[str, str] = {
     "language_model.model.": "model.language_model.",
@@ -23,6 +23,8 @@ _SPLIT: Mapping[str, str] = {
 }
 """What names on disk begin with in most wrappers, and in memory."""
 _TILES = {**_SPLIT, "image_newline": "model.image_newline"}
+_HEARS = {**_SPLIT, "audio_tower.": "model.audio_tower."}
+_CONFORMER = {**_SPLIT, "encoder.": "model.encoder.", "projector.": "model.projector."}
 _LEFT_OUT = ("auto_map", "quantization_config", "transformers_version", "torch_dtype")
 _WEIGHTS = ("F64", "F32", "F16", "BF16")
 _OWN = re.compile(r"model\.(embed_tokens|layers|norm)\.")
@@ -87,6 +89,7 @@ class WrapperRow:
             fused=(first, second),
             fused_in_memory=(gate_up, down),
             always_on=always,
+            added=lambda dense, layer: {disk(name): own for name, own in host.added(dense, layer).items()},
             auto_class=self.auto_class,
             on_disk=disk,
             in_memory=self.to_memory,
@@ -118,7 +121,7 @@ _ROWS = (
     WrapperRow("idefics3", "idefics3", "Idefics3ForConditionalGeneration", "llama", "model.text_model.", {}),
     WrapperRow(
         "voxtral", "voxtral", "VoxtralForConditionalGeneration", "llama",
-        memory={**_SPLIT, "audio_tower.": "model.audio_tower."}, auto_class="AutoModelForSpeechSeq2Seq",
+        memory=_HEARS, auto_class="AutoModelForSpeechSeq2Seq",
         absent={
             "vocab_size": 131072, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 30,
             "head_dim": 128, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
@@ -130,6 +133,63 @@ _ROWS = (
     WrapperRow("smolvlm", "smolvlm", "SmolVLMForConditionalGeneration", "llama", "model.text_model.", {}),
     WrapperRow(
         "qwen3_5", "qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", "qwen3_5_text", memory={}, unread=r"mtp\."
+    ),
+    WrapperRow("aya_vision", "aya_vision", "AyaVisionForConditionalGeneration", "cohere2"),
+    WrapperRow("cohere2_vision", "cohere2_vision", "Cohere2VisionForConditionalGeneration", "cohere2", memory={}),
+    WrapperRow("qwen3_vl", "qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", "qwen3_vl_text", memory={}),
+    WrapperRow(
+        "granite_speech", "granite_speech", "GraniteSpeechForConditionalGeneration", "granite", memory=_CONFORMER,
+        auto_class="AutoModelForSpeechSeq2Seq",
+    ),
+    WrapperRow(
+        "granite_speech_plus", "granite_speech_plus", "GraniteSpeechPlusForConditionalGeneration", "granite",
+        memory=_CONFORMER, auto_class="AutoModelForSpeechSeq2Seq",
+    ),
+    WrapperRow(
+        "audioflamingo3", "audioflamingo3", "AudioFlamingo3ForConditionalGeneration", "qwen2", memory=_HEARS,
+        auto_class="AutoModelForSeq2SeqLM",
+    ),
+    WrapperRow(
+        "glmasr", "glmasr", "GlmAsrForConditionalGeneration", "llama", memory=_HEARS,
+        auto_class="AutoModelForMultimodalLM",
+        absent={
+            "vocab_size": 59264, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28,
+            "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+            "eos_token_id": [59246, 59253, 59255],
+        },
+    ),
+    WrapperRow("got_ocr2", "got_ocr2", "GotOcr2ForConditionalGeneration", "qwen2"),
+    WrapperRow("idefics2", "idefics2", "Idefics2ForConditionalGeneration", "mistral", "model.text_model.", {}),
+    WrapperRow(
+        "llava_next_video", "llava_next_video", "LlavaNextVideoForConditionalGeneration", "llama", memory=_TILES
+    ),
+    WrapperRow("ovis2", "ovis2", "Ovis2ForConditionalGeneration", "qwen2", memory={}),
+    WrapperRow(
+        "qwen2_audio", "qwen2_audio", "Qwen2AudioForConditionalGeneration", "qwen2", memory=_HEARS,
+        auto_class="AutoModelForMultimodalLM",
+    ),
+    WrapperRow(
+        "qwen3_asr", "qwen3_asr", "Qwen3ASRForConditionalGeneration", "qwen3", memory={},
+        auto_class="AutoModelForSpeechSeq2Seq",
+    ),
+    WrapperRow(
+        "video_llava", "video_llava", "VideoLlavaForConditionalGeneration", "llama",
+        memory={**_SPLIT, "image_tower.": "model.image_tower.", "video_tower.": "model.video_tower."},
+    ),
+    WrapperRow("vipllava", "vipllava", "VipLlavaForConditionalGeneration", "llama"),
+    WrapperRow("minicpmv4_6", "minicpmv4_6", "MiniCPMV4_6ForConditionalGeneration", "qwen3_5_text", memory={}),
+    WrapperRow("lighton_ocr", "lighton_ocr", "LightOnOcrForConditionalGeneration", "qwen3", memory={}),
+    WrapperRow("deepseek_vl", "deepseek_vl", "DeepseekVLForConditionalGeneration", "llama", memory={}),
+    WrapperRow("video_llama_3", "video_llama_3", "VideoLlama3ForConditionalGeneration", "qwen2", memory={}),
+    WrapperRow("fast_vlm", "fast_vlm", "FastVlmForConditionalGeneration", "qwen2", memory={}),
+    WrapperRow("perception_lm", "perception_lm", "PerceptionLMForConditionalGeneration", "llama", memory={}),
+    WrapperRow(
+        "vibevoice_asr", "vibevoice_asr", "VibeVoiceAsrForConditionalGeneration", "qwen2",
+        memory={
+            **_SPLIT, "acoustic_tokenizer_encoder.": "model.acoustic_tokenizer_encoder.",
+            "semantic_tokenizer_encoder.": "model.semantic_tokenizer_encoder.",
+        },
+        auto_class="AutoModelForSpeechSeq2Seq",
     ),
 )  # fmt: skip
 WRAPPED: Mapping[str, WrapperRow] = {row.model_type: row for row in _ROWS}
@@ -154,12 +214,17 @@ def as_language(model: Checkpoint) -> Checkpoint:
         memory = row.to_memory(name)
         if memory.startswith(row.inside):
             pieces["model." + memory[len(row.inside) :]] = Piece(name)
-        elif memory.startswith("lm_head.") or (info.dtype in _WEIGHTS and not re.match(row.unread, memory)):
+        elif memory.startswith("lm_head.") or (_is_read(memory, info.dtype) and not re.match(row.unread, memory)):
             pieces[memory] = Piece(name)
     inner = {**row.absent, **(model.config.get("text_config") or {})}
     inner.setdefault("model_type", row.language)
     inner["tie_word_embeddings"] = "lm_head.weight" not in pieces
     return View(model, inner, pieces, frozenset(model.tensors))
+
+
+def _is_read(name: str, dtype: str) -> bool:
+    """Whether a class reads a tensor of what sees or hears: weights, and the counts of batch norms."""
+    return dtype in _WEIGHTS or name.endswith(COUNTED)
 
 
 def check_outside(config: Mapping[str, Any], record: Record, base: Checkpoint | None, name: str) -> list[Difference]:

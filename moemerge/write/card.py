@@ -162,6 +162,8 @@ def _fast(host: Host, *, new: bool) -> str:
         "an expert's weights for every token and is meant for few tokens on a GPU; try which is fastest. "
         '`dtype="auto"` keeps the stored dtype; on a CPU without bfloat16 instructions try `dtype="float32"`.'
     )
+    if host.wrapper is not None:
+        return text + "Whether engines other than transformers 5 read it was not tried."
     if new:
         text += (
             " The experts are stored fused, which transformers 5 alone reads: transformers 4 loads them at random and "

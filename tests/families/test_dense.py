@@ -56,15 +56,42 @@ def test_config_is_read_as_transformers_reads_it(
     """Every field that a host needs equals the one of the family's own config class."""
     if family == "cwm" and extra == {"sliding_window": None}:
         pytest.skip("its class takes none")
-    raw = {"model_type": family, **BOUNDS, **rope, **extra}
-    own, theirs = DenseConfig.resolve(raw), resolved_by_transformers(raw, tmp_path)
+    check_reading(family, {**rope, **extra}, tmp_path)
+
+
+@pytest.mark.parametrize("rope", ROPES[:4])
+@pytest.mark.parametrize(("family", "config"), [
+    ("smollm3", {"no_rope_layers": [0, 1, 1, 0, 1]}),
+    ("smollm3", {"no_rope_layer_interval": 2, "use_sliding_window": True, "sliding_window": 9}),
+    ("granite_swa", {"layer_rope_theta": [1e4, 0, 5.0, 1e6]}),
+    ("cohere2", {"sliding_window_pattern": 3}),
+])  # fmt: skip
+def test_each_layers_rope_is_read_as_transformers_reads_it(
+    family: str, config: dict[str, Any], rope: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its base, or that there is none, however the family says it."""
+    check_reading(family, {**rope, **config}, tmp_path)
+
+
+def check_reading(family: str, config: dict[str, Any], folder: Path) -> None:
+    """Reads a config, and has transformers read it."""
+    raw = {"model_type": family, **BOUNDS, **config}
+    own, theirs = DenseConfig.resolve(raw), resolved_by_transformers(raw, folder)
     assert own.head_dim == (getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads)
     assert own.kv_heads == theirs.num_key_value_heads
     assert dict(own.rope) == {k: v for k, v in theirs.rope_parameters.items() if k != "type"}
     assert own.tied == theirs.tie_word_embeddings
     assert own.max_position_embeddings == theirs.max_position_embeddings
-    assert own.rms_norm_eps == theirs.rms_norm_eps
+    assert own.norm_eps == getattr(theirs, DENSE_FAMILIES[family].norm_eps)
     assert (own.bos_token_id, own.eos_token_id) == (theirs.bos_token_id, theirs.eos_token_id)
+    if family == "granite_swa":
+        assert list(own.thetas) == theirs.layer_rope_theta
+    elif family == "smollm3":
+        assert [bool(theta) for theta in own.thetas] == [bool(flag) for flag in theirs.no_rope_layers[: own.layers]]
+    elif family == "cohere2":
+        assert [bool(theta) for theta in own.thetas] == [window is not None for window in own.windows]
+    else:
+        assert set(own.thetas) == {theirs.rope_parameters["rope_theta"]}
     types = getattr(theirs, "layer_types", None)
     window = getattr(theirs, "sliding_window", None)
     if family == "mistral":
@@ -150,6 +177,14 @@ def test_a_value_of_another_type_is_refused(field: str, value: object, message: 
         DenseConfig.resolve({"model_type": "qwen2", **BOUNDS, field: value})
 
 
+@pytest.mark.parametrize("given", [[1, 1, 0], [1, 1, 0, "0"], [1, 0, 1, -1], 3])
+def test_flags_that_are_none_are_refused(given: object) -> None:
+    """Of the layers' ropes: there must be a number for each."""
+    message = f"`no_rope_layers` is `{given!r}`, not a list of a number for each of the 4 layers"
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        DenseConfig.resolve({"model_type": "smollm3", **BOUNDS, "no_rope_layers": given})
+
+
 def test_what_is_known_here_is_known_to_transformers() -> None:
     """Every activation without weights of its own, and kinds of rope; what transformers adds shows here."""
     from torch import nn
@@ -174,7 +209,8 @@ FIELDS = (
     "num_key_value_heads", "max_position_embeddings", "sliding_window", "use_sliding_window", "max_window_layers",
     "layer_types", "rope_scaling", "rope_parameters", "rope_theta", "partial_rotary_factor", "hidden_act",
     "original_max_position_embeddings", "rms_norm_eps", "initializer_range", "tie_word_embeddings", "attention_bias",
-    "attention_dropout", "mlp_bias", "bos_token_id", "eos_token_id", "pad_token_id", "model_type",
+    "attention_dropout", "mlp_bias", "bos_token_id", "eos_token_id", "pad_token_id", "model_type", "no_rope_layers",
+    "no_rope_layer_interval", "layer_rope_theta", "layer_norm_eps", "sliding_window_pattern", "logit_scale",
 )  # fmt: skip
 
 

@@ -33,7 +33,9 @@ def plan(tiny: TinyMaker, monkeypatch: pytest.MonkeyPatch) -> Plan:
     other = replace(HOSTS["mixtral"], constants=_corrected, near="about 1e-6", auto_class="AutoModelForImageTextToText")
     monkeypatch.setitem(HOSTS, "mixtral", other)  # type: ignore[arg-type]
     base = tiny("llama", 0, dtype="bfloat16")
-    plan = make_plan(recipe_of(base, [base, tiny("llama", 1, dtype="bfloat16"), base]), base.parent)
+    plan = make_plan(
+        recipe_of(base, [base, tiny("llama", 1, dtype="bfloat16"), base], architecture="mixtral"), base.parent
+    )
     assert isinstance(plan, Plan), plan.problems
     return plan
 

@@ -20,7 +20,10 @@ from tests.moe import build_tiny, forced, load, logits, recipe_of, relative_erro
 from tests.sources.conftest import make_adapter, merged_by_peft
 from tests.tiny import tiny_model
 
-STORED = ("phi3", "arcee", "helium", "granitemoehybrid", "hyperclovax")
+STORED = (
+    "phi3", "arcee", "helium", "granitemoehybrid", "hyperclovax", "cohere", "gemma", "olmo3", "internlm3",
+    "iquestcoder",
+)  # fmt: skip
 QKV, LAYER = "model.layers.1.self_attn.qkv_proj.weight", "model.layers.1.self_attn"
 
 
@@ -130,6 +133,17 @@ MEND = "mend it in its `config.json`, or take the original model's"
     ("hyperclovax", {"use_post_norm": True},
      "a `hyperclovax` with norms after its blocks (`use_post_norm`) has no mixture-of-experts class",
      "those with `use_post_norm: false` build"),
+    ("cohere", {"use_qk_norm": True},
+     "a `cohere` that normalises queries and keys (`use_qk_norm`) has no mixture-of-experts class",
+     "Command R (35B) does not and builds; Command R+ does"),
+    ("gemma", {"use_bidirectional_attention": True},
+     "a `gemma` whose tokens see those after them (`use_bidirectional_attention`) has no host",
+     "those that write text have it not"),
+    ("gemma", {"head_dim": "x"}, "in its config `head_dim` is `'x'`, not a positive integer", MEND),
+    ("olmo3", {"layer_types": None},
+     "an `olmo3` with sliding windows has no host: the mixture of its kind (`flex_olmo`) has full attention",
+     "one whose `layer_types` are all `full_attention` builds, and OLMo 2 does"),
+    ("olmo3", {"rope_parameters": [1]}, "in its config `rope_parameters` is `[1]`, not a map", MEND),
 ])  # fmt: skip
 def test_what_the_other_family_cannot_compute_is_refused(
     family: str, values: dict[str, Any], message: str, hint: str | None, tmp_path: Path
@@ -175,3 +189,43 @@ def test_the_old_name_of_longrope_is_read(tmp_path: Path) -> None:
     ours = dict(DenseConfig.resolve(seen(base).config).rope)
     kept = {key: value for key, value in theirs.items() if key not in ("type", "partial_rotary_factor")}
     assert ours == kept
+
+
+@pytest.mark.parametrize("values", [
+    {}, {"rope_theta": 1e4}, {"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}},
+    {"rope_theta": 1e4, "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32}},
+    {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0}}},
+    {"rope_scaling": {"type": "linear", "factor": 4.0}},
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_rope_of_full_layers_is_read_as_transformers_reads_it(values: dict[str, Any], tmp_path: Path) -> None:
+    """OLMo 3 keeps one for each type of layers; what stands beside the types counts for nothing."""
+    from transformers import AutoConfig
+
+    base = changed_config(tiny_model("olmo3", tmp_path / "base"), **{"rope_parameters": None, **values})
+    theirs = AutoConfig.from_pretrained(base).rope_parameters["full_attention"]
+    ours = dict(DenseConfig.resolve(seen(base).config).rope)
+    assert {k: v for k, v in ours.items() if k != "type"} == {k: v for k, v in theirs.items() if k != "type"}
+
+
+def test_a_norm_without_its_one_is_exact_in_fp32_and_told_of(tmp_path: Path) -> None:
+    """Gemma's norms in bf16: one more than what is stored has fewer digits there, and the plan says so."""
+    base = tiny_model("gemma", tmp_path / "base", dtype="bfloat16", scale=4.0)
+    (warning,) = (warning for warning in planned(base).warnings if warning.code == "norms-rounded")
+    assert warning.message == (
+        "`base_model`: `gemma` adds one to the weights of its norms in fp32, and its host has them with the one: "
+        "loaded in bf16 they are rounded, by up to 0.4 % each"
+    )
+    tokens, errors = some_tokens(), {}
+    for dtype in ("bfloat16", "float32"):
+        sparse = load(build_tiny(tmp_path / dtype, base, [base, base], dtype=dtype))
+        errors[dtype] = relative_error(logits(sparse, tokens), logits(load(base), tokens))
+    assert errors["float32"] <= 1e-6
+    assert 1e-5 < errors["bfloat16"] < 1e-2
+
+
+def test_other_names_of_biases_are_read(tmp_path: Path) -> None:
+    """InternLM3 calls them otherwise on the hub than its class does in memory."""
+    base = changed_config(tiny_model("internlm3", tmp_path / "base"), qkv_bias=True, bias=True)
+    (problem,) = {problem.message for problem in planned(base).problems if "FFN" in problem.message}
+    assert problem == "`llama` has biases in the FFN (`mlp_bias`), and `granitemoe` has no place for them"

@@ -28,6 +28,8 @@ def documents(expert: int, lengths: tuple[int, ...]) -> list[Tokens]:
 def test_packed_logits_are_those_of_the_documents_alone(host: str, attention: str, mixture: Any) -> None:
     """A document in a row gives what it gives by itself, padding and neighbours or not."""
     model = mixture(host)
+    if HOSTS[host].sinks and attention == "sdpa":
+        pytest.skip("torch's attention knows no sinks")
     model.set_attn_implementation(attention)
     draw = torch.Generator().manual_seed(0)
     texts = [tuple(torch.randint(4, 128, (n,), generator=draw).tolist()) for n in (5, 12, 7)]

@@ -33,12 +33,17 @@ CASES: list[dict[str, Any]] = [
     {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2, "num_hidden_layers": 4},
     {"use_sliding_window": True, "sliding_window": 7, "num_hidden_layers": 2,
      "layer_types": ["sliding_attention", "full_attention"]},
+    {"no_rope_layers": [0, 1, 1, 0, 1], "num_hidden_layers": 4},
+    {"no_rope_layer_interval": 2, "layer_rope_theta": [1e4, 0, 5.0, 1e6], "num_hidden_layers": 4},
+    {"sliding_window_pattern": 3},
 ]  # fmt: skip
 
 
 def applies(family: str, config: dict[str, Any]) -> bool:
-    """Llama knows no window, and Mistral one for all layers."""
-    if "sliding_window" not in config or family in ("qwen2", "qwen3"):
+    """Llama knows no window, and Mistral one for all layers; few know a rope of each layer's own."""
+    if not {"no_rope_layers", "no_rope_layer_interval", "sliding_window_pattern"}.isdisjoint(config):
+        return family in ("smollm3", "granite_swa", "cohere2")
+    if "sliding_window" not in config or family in ("qwen2", "qwen3", "smollm3", "granite_swa", "cohere2"):
         return True
     return family == "mistral" and "use_sliding_window" not in config
 
@@ -54,12 +59,13 @@ def test_configs_are_read_as_transformers_reads_them(family: str, config: dict[s
 
     theirs = AutoConfig.for_model(family, **{key: _copy(value) for key, value in config.items()})
     ours = Dense.of({"model_type": family, **config})
-    assert {key: ours.fields[key] for key in FIELDS} == {key: getattr(theirs, key) for key in FIELDS}
+    assert {key: ours.fields[key] for key in FIELDS} == {key: getattr(theirs, key, None) for key in FIELDS}
     default = theirs.hidden_size // theirs.num_attention_heads
     assert ours.fields["head_dim"] == (getattr(theirs, "head_dim", None) or default)
     # transformers keeps the old name `type` beside `rope_type`
     assert dict(ours.rope) == {key: value for key, value in theirs.rope_parameters.items() if key != "type"}
     assert ours.windows == _windows(theirs)
+    assert ours.thetas == _thetas(family, theirs)
 
 
 def _copy(value: Any) -> Any:
@@ -72,3 +78,15 @@ def _windows(config: Any) -> tuple[int | None, ...]:
     if kinds is None:
         return (window,) * int(config.num_hidden_layers)
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def _thetas(family: str, config: Any) -> list[float]:
+    theta, layers = config.rope_parameters["rope_theta"], int(config.num_hidden_layers)
+    if family == "granite_swa":
+        return list(config.layer_rope_theta)
+    rotated = [True] * layers
+    if family == "smollm3":
+        rotated = config.no_rope_layers[:layers]
+    if family == "cohere2":
+        rotated = [window is not None for window in _windows(config)]
+    return [theta if there else 0.0 for there in rotated]

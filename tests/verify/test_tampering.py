@@ -46,6 +46,21 @@ def test_one_bit_in_the_fused_layout(tampered: Tamper) -> None:
     ]
 
 
+@pytest.mark.parametrize(("host", "fields", "name", "value"), [
+    ("granitemoe_swa", {}, "model.layers.1.self_attn.sinks", -32768.0),
+    ("qwen2_moe", {"architecture": "granitemoe"}, "model.layers.0.self_attn.o_proj.bias", 0.0),
+])  # fmt: skip
+def test_one_bit_of_what_no_source_has(
+    host: str, fields: dict[str, Any], name: str, value: float, tampered: Tamper
+) -> None:
+    """A sink that would take weight, a bias that would add: each must be what does nothing."""
+    folder = tampered(host, **fields)
+    folder.flip(name, byte=4 * 3 + 2, bit=6)
+    (found,) = folder.differences()
+    assert found.startswith(f"{name}: 1 of ")
+    assert f"should be {value:g}" in found
+
+
 def test_one_bit_of_a_merged_tensor(tampered: Tamper) -> None:
     """The highest bit of the fraction changes the value; expected and found are both shown."""
     folder = tampered()

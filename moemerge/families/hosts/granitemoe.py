@@ -1,5 +1,8 @@
 """Granite into `granitemoe`: softmax over the k chosen logits, which is that over all, divided by the chosen's sum.
 
+Llama, Qwen2 and Seed-OSS too, with multipliers that do nothing. Its biases are on all four of the attention's maps:
+those that the dense model has not are zero.
+
 On disk the experts are fused and have the names that IBM's own mixtures have (`input_linear`, `output_linear`), which
 transformers 4 and 5, vLLM and llama.cpp know; in memory transformers 5 calls them otherwise (`conversion_mapping.py`).
 """
@@ -13,20 +16,22 @@ from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.gguf_form import GgufForm
-from moemerge.families.host import Host, bias_problems
+from moemerge.families.host import Host, bias_problems, window_problems
+from moemerge.families.neutral import plain_multipliers, zero_biases
 
 
 def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
     return {
-        "attention_bias": dense.qkv_bias,
+        "attention_bias": dense.qkv_bias or dense.output_bias,
         "intermediate_size": dense.intermediate_size,
         "num_local_experts": experts,
+        **plain_multipliers(dense),
         **dense.extra,
     }
 
 
 def _refuse(dense: DenseConfig) -> list[Problem]:
-    return bias_problems(dense, "granitemoe", qkv=True, output=True)
+    return bias_problems(dense, "granitemoe", qkv=True, output=True) + window_problems(dense, "granitemoe")
 
 
 def _keys(config: Mapping[str, Any]) -> Mapping[str, float]:
@@ -42,7 +47,7 @@ HOST = Host(
     model_type="granitemoe",
     architecture="GraniteMoeForCausalLM",
     holds="Granite's multipliers, rope, attention biases, tied embeddings",
-    fits=("granite",),
+    fits=("granite", "llama", "qwen2", "seed_oss"),
     gate="model.layers.{layer}.block_sparse_moe.router.layer.weight",
     expert=None,
     fused={
@@ -51,6 +56,7 @@ HOST = Host(
     },
     config=_config,
     refuse=_refuse,
+    constants=zero_biases,
     gguf=GgufForm("granitemoe", paired=True, biased=True, keys=_keys),
     anatomy=Anatomy(block="block_sparse_moe", router="router", logits_divisor="logits_scaling"),
 )

@@ -26,7 +26,7 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
             Problem(
                 "host-window",
                 "`mixtral` has one sliding window for all layers, and the base's layers differ",
-                "set `architecture: qwen2_moe`, whose layers may differ",
+                "no host of moemerge holds such a one",
             )
         )
     return problems

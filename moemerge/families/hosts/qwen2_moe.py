@@ -15,20 +15,20 @@ from moemerge.families.shared_expert import SHARED, SHARED_GATE, silent, silent_
 
 
 def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
-    windows = {window for window in dense.windows if window is not None}
+    window = dense.window
     return {
         "decoder_sparse_step": 1,
         "intermediate_size": dense.intermediate_size,
-        "layer_types": ["full_attention" if w is None else "sliding_attention" for w in dense.windows],
-        "max_window_layers": dense.windows.index(next(iter(windows))) if windows else dense.layers,
+        "layer_types": dense.attention_types,
+        "max_window_layers": dense.layers if window is None else dense.windows.index(window),
         "mlp_only_layers": [],
         "moe_intermediate_size": dense.intermediate_size,
         "norm_topk_prob": True,
         "num_experts": experts,
         "qkv_bias": dense.qkv_bias,
         "shared_expert_intermediate_size": silent_width(dense),
-        "sliding_window": next(iter(windows), None),
-        "use_sliding_window": bool(windows),
+        "sliding_window": window,
+        "use_sliding_window": window is not None,
     }
 
 
@@ -51,7 +51,7 @@ HOST = Host(
     shared_expert=SHARED,
     shared_gate=SHARED_GATE,
     shared_width="shared_expert_intermediate_size",
-    constants=silent,
+    silent=silent,
     runtimes={
         "transformers 4.57": "right",
         "llama.cpp": "right by `moemerge export`; silently wrong by its own converter: weights are not divided by "

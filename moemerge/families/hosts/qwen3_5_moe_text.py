@@ -43,6 +43,6 @@ HOST = Host(
     shared_expert=SHARED,
     shared_gate=SHARED_GATE,
     shared_width="shared_expert_intermediate_size",
-    constants=silent,
+    silent=silent,
     anatomy=Anatomy(recurrent="linear_attn"),
 )

@@ -1,0 +1,87 @@
+"""Which host a dense model goes into: of those that hold it, the one that the most other runtimes hold rightly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from moemerge.errors import Problem
+from moemerge.families.architecture import DenseConfig
+from moemerge.families.host import Host
+from moemerge.families.registry import HOSTS
+from moemerge.families.wrapper import Wrapper
+
+
+def hosts_of(family: str, within: Wrapper | None = None) -> list[Host]:
+    """The hosts that a dense family may go into, alone or within a wrapper, the preferred one first.
+
+    An exact one comes before a near miss; then the one comes first that is right in the most other runtimes, as far as
+    they were tried; of equals the one that was made for the family before others.
+    """
+
+    def rank(host: Host) -> tuple[bool, int, int]:
+        return host.near is not None, -len(host.right_in), host.fits.index(family)
+
+    able = (host for host in HOSTS.values() if family in host.fits)
+    return sorted((host for host in able if _stands(host, within)), key=rank)
+
+
+def _stands(host: Host, within: Wrapper | None) -> bool:
+    """Whether it is a model by itself, or was run within this wrapper."""
+    return host.alone if within is None else host.model_type in within.languages
+
+
+def choose_host(
+    dense: DenseConfig, architecture: str, within: Wrapper | None = None
+) -> tuple[Host | None, list[Problem]]:
+    """Picks the host for a dense model, or says why there is none.
+
+    Args:
+        dense: the base model.
+        architecture: the recipe's `architecture`: `auto` or a host's `model_type`.
+        within: the wrapper that it lies within, if it does.
+
+    Returns:
+        The host (also when it refuses, so that planning can go on and find more) and the problems.
+    """
+    alone = hosts_of(dense.family)
+    able = hosts_of(dense.family, within) or alone  # of these none was run within, which is said where it is planned
+    holding = list(_holding(dense, within))
+    if architecture == "auto":
+        if holding:
+            return holding[0], []
+        refusals = [(host, host.refuse(dense)) for host in able]
+        return min(refusals, key=lambda refusal: len(refusal[1]))  # the host that lacks the least
+    host = HOSTS.get(architecture)
+    if host is None:
+        known = ", ".join(f"`{name}`" for name in HOSTS)
+        return None, [Problem("unknown-host", f"`architecture: {architecture}` is no host", f"one of {known}")]
+    if host not in (*able, *alone):
+        names = ", ".join(f"`{other.model_type}`" for other in able)
+        message = f"`architecture: {architecture}` cannot hold `{dense.family}`"
+        return None, [Problem("host-family", message, f"set `architecture: auto`, or one of {names}")]
+    problems = host.refuse(dense)
+    if holding:
+        hint = f"set `architecture: auto`, which takes `{holding[0].model_type}`"
+        problems = [replace(problem, hint=hint) for problem in problems]
+    return host, problems
+
+
+def why_host(dense: DenseConfig, architecture: str) -> str | None:
+    """Why `auto` took the host that it did; None where there was no choice, or the recipe made it."""
+    able = list(_holding(dense))
+    if architecture != "auto" or len(able) < 2:
+        return None
+    others = ", ".join(f"{host.model_type} ({_standing(host)})" for host in able[1:])
+    return f"right in {len(able[0].right_in)} other runtimes; could also be {others}"
+
+
+def _holding(dense: DenseConfig, within: Wrapper | None = None) -> Iterator[Host]:
+    """The hosts that hold this very model."""
+    return (host for host in hosts_of(dense.family, within) if not host.refuse(dense))
+
+
+def _standing(host: Host) -> str:
+    if host.near is not None:
+        return "near"
+    return str(len(host.right_in)) if host.runtimes else "not tried"

@@ -1,0 +1,52 @@
+"""Cohere 2 into `cohere2_moe`: softmax over the k chosen logits, which is that over all, divided by the chosen's sum.
+
+Attention and experts stand side by side behind one norm, which is a LayerNorm where `rms_norm_eps` is null: the router
+reads what the dense FFN reads. Layers with a window have rope, and the others none, as in the dense model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moemerge.errors import Problem
+from moemerge.families.anatomy import Anatomy
+from moemerge.families.architecture import DenseConfig
+from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
+
+
+def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
+    return {
+        "attention_bias": dense.qkv_bias,
+        "expert_selection_fn": "softmax",
+        "intermediate_size": dense.intermediate_size,
+        "layer_norm_eps": dense.norm_eps,
+        "layer_types": dense.attention_types,
+        "mlp_layer_types": ["sparse"] * dense.layers,
+        "norm_topk_prob": True,
+        "num_experts": experts,
+        "num_shared_experts": 0,
+        "rms_norm_eps": None,
+        "sliding_window": next(
+            (window for window in dense.windows if window is not None), dense.max_position_embeddings
+        ),
+        **dense.extra,
+    }
+
+
+def _refuse(dense: DenseConfig) -> list[Problem]:
+    return bias_problems(dense, "cohere2_moe", qkv=True, output=True)
+
+
+HOST = Host(
+    model_type="cohere2_moe",
+    architecture="Cohere2MoeForCausalLM",
+    holds="LayerNorm, attention beside the FFN, windows with rope and full attention without, attention biases, a "
+    "factor on the logits, tied embeddings",
+    fits=("cohere2",),
+    gate="model.layers.{layer}.mlp.gate.weight",
+    expert=EXPERT,
+    fused=FUSED,
+    config=_config,
+    refuse=_refuse,
+    anatomy=Anatomy(logits_multiplier="logit_scale"),
+)

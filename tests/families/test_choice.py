@@ -1,0 +1,92 @@
+"""`architecture: auto` takes the host that the most runtimes hold rightly, and says so; any that fits can be named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from moemerge.families import DENSE_FAMILIES, HOSTS, DenseConfig, choose_host, hosts_of, why_host
+from tests.families.test_dense import BOUNDS
+
+
+def dense(family: str, **config: Any) -> DenseConfig:
+    """A small model of a family."""
+    return DenseConfig.resolve({"model_type": family, **BOUNDS, **config})
+
+
+@pytest.mark.parametrize(("family", "host"), [
+    ("llama", "mixtral"), ("mistral", "mixtral"), ("qwen2", "qwen2_moe"), ("qwen3", "qwen3_moe"),
+    ("seed_oss", "qwen2_moe"), ("granite", "granitemoe"), ("olmo2", "flex_olmo"),
+])  # fmt: skip
+def test_the_rule_gives_the_usual_hosts(family: str, host: str) -> None:
+    """Which no list orders: it follows from what other runtimes were seen to make of each host."""
+    assert hosts_of(family)[0].model_type == host
+
+
+@pytest.mark.parametrize("family", DENSE_FAMILIES)
+def test_the_first_is_the_one_that_most_runtimes_hold(family: str) -> None:
+    """Exact ones first; of those none is right in more runtimes than the one before it."""
+    ranks = [(host.near is None, len(host.right_in)) for host in hosts_of(family)]
+    assert ranks == sorted(ranks, reverse=True)
+
+
+def test_right_with_a_but_is_not_right() -> None:
+    """mlx-lm takes Mixtral, and not with every rope."""
+    assert HOSTS["mixtral"].right_in == ("transformers 4.57", "llama.cpp", "vLLM")
+
+
+def test_a_near_host_comes_after_an_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many runtimes hold it."""
+    near = replace(HOSTS["mixtral"], near="about 1e-6")
+    monkeypatch.setitem(HOSTS, "mixtral", near)  # type: ignore[arg-type]
+    assert hosts_of("llama")[0].model_type == "qwen2_moe"
+    assert why_host(dense("llama"), "auto") == (
+        "right in 2 other runtimes; could also be granitemoe (not tried), mixtral (near)"
+    )
+
+
+def test_a_host_that_lacks_something_is_passed_over() -> None:
+    """A Llama with biases on its attention goes where the output's has a place."""
+    host, problems = choose_host(dense("llama", attention_bias=True), "auto")
+    assert host is not None
+    assert (host.model_type, problems) == ("granitemoe", [])
+    assert why_host(dense("llama", attention_bias=True), "auto") is None
+
+
+def test_a_named_host_that_lacks_something_points_to_one_that_does_not() -> None:
+    """Every problem's hint is the way out."""
+    host, problems = choose_host(dense("llama", attention_bias=True), "mixtral")
+    assert host is HOSTS["mixtral"]
+    assert [problem.message for problem in problems] == [
+        "`llama` has biases in the q, k and v projections, and `mixtral` has no place for them",
+        "`llama` has biases in the attention output projection, and `mixtral` has no place for them",
+    ]
+    assert {problem.hint for problem in problems} == {"set `architecture: auto`, which takes `granitemoe`"}
+
+
+def test_where_none_holds_it_the_one_that_lacks_the_least_is_told_of() -> None:
+    """FFN biases have no place anywhere; those of the attention have."""
+    (problem,) = choose_host(dense("llama", attention_bias=True, mlp_bias=True), "auto")[1]
+    assert problem.message == "`llama` has biases in the FFN (`mlp_bias`), and `granitemoe` has no place for them"
+    assert problem.hint == "dropping them would change the model, and no host of moemerge holds them"
+
+
+def test_windows_have_no_place_in_granitemoe() -> None:
+    """Said with how many there are."""
+    config = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+    (problem,) = choose_host(dense("qwen2", **config), "granitemoe")[1]
+    assert problem.message == (
+        "`granitemoe` has full attention in all layers, and the base a sliding window: 8 in 3 of 4 layers"
+    )
+    assert problem.hint == "set `architecture: auto`, which takes `qwen2_moe`"
+
+
+def test_it_says_why_only_where_there_was_a_choice() -> None:
+    """Not where one host fits, nor where the recipe names it."""
+    assert why_host(dense("llama"), "auto") == (
+        "right in 3 other runtimes; could also be qwen2_moe (2), granitemoe (not tried)"
+    )
+    assert why_host(dense("llama"), "granitemoe") is None
+    assert why_host(dense("granite"), "auto") is None
