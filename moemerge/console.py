@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
@@ -321,6 +321,11 @@ def count(number: float) -> str:
         if number >= factor:
             return f"{number / factor:.3g} {unit}"
     return f"{number:.0f}"
+
+
+def few(names: Sequence[str], most: int = 8) -> list[str]:
+    """Names to list: where they are many, the first of them and how many others there are."""
+    return list(names) if len(names) <= most + 1 else [*names[:most], f"{len(names) - most} others"]
 
 
 def _say(text: str) -> None:

@@ -10,7 +10,7 @@ import time
 import pytest
 from rich.console import Console
 
-from moemerge.console import Bars, Lines, duration, portion, progress
+from moemerge.console import Bars, Lines, duration, few, portion, progress
 
 
 class Clock:
@@ -52,6 +52,14 @@ def clock() -> Clock:
 def lines(clock: Clock) -> Lines:
     """Lines that the test alone asks."""
     return Lines(clock)
+
+
+def test_many_names_are_counted() -> None:
+    """All of nine, eight of ten: one other would take no less room than its name."""
+    names = [f"e{number}" for number in range(10)]
+    assert few(names[:9]) == names[:9]
+    assert few(names) == [*names[:8], "2 others"]
+    assert few([]) == []
 
 
 @pytest.mark.parametrize(

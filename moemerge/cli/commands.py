@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moemerge.cli.app import AllowPickle, AsJson, Quiet, Verbose, app, print_problems
-from moemerge.console import count, progress, size
+from moemerge.console import count, few, progress, size
 from moemerge.errors import Problem
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _print_plan(made: Plan | Refused, divergence: dict[str, float] | None, *, ve
     print_problems(made.problems)
     print_problems(made.warnings, word="warning")
     if not isinstance(made, Refused):
-        names = ", ".join(expert.name for expert in made.experts)
+        names = ", ".join(few([expert.name for expert in made.experts]))
         rows = [
             ("architecture", f"{made.dense.family} -> {made.host.model_type}, {made.dense.layers} layers"),
             *([("host", made.because)] if made.because else []),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from moemerge.console import few
+
 Report = Mapping[str, Any]
 
 WORSE = 0.01
@@ -91,7 +93,7 @@ def _percent(share: float) -> str:
 
 
 def _named(names: list[str]) -> str:
-    return f"expert{'s' if len(names) > 1 else ''} {_listed([f'`{name}`' for name in names])}"
+    return f"expert{'s' if len(names) > 1 else ''} {_listed(few([f'`{name}`' for name in names]))}"
 
 
 def _listed(words: list[str]) -> str:

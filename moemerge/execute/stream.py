@@ -18,6 +18,7 @@ from torch import Tensor
 
 from moemerge.execute.blocks import Blocks
 from moemerge.execute.merge import along_arc, angle_between, drop, elect, mean, task_arithmetic, trim, trim_threshold
+from moemerge.execute.redraw import redrawn
 from moemerge.plan.model import Compute, Copy, Merged, OutputTensor, Part, Plan, TensorSource
 from moemerge.sources.adapter import TALL
 from moemerge.sources.files import SourceFiles
@@ -147,7 +148,12 @@ class Values:
         stored = self.plan.models[part.source.model].tensors[part.source.name].shape
         generator = torch.Generator().manual_seed(tensor_seed(part.seed, part.source)) if part.noise else None
         rows = self._folded_rows if self._is_folded(part.source) else self._rows
-        for block in rows(part.source, stored):
+        blocks: Iterator[Tensor] = rows(part.source, stored)
+        if part.redraw is not None:
+            seeds = (tensor_seed(part.seed, TensorSource(part.source.model, part.redraw.choice)),
+                     tensor_seed(part.seed, part.source))  # fmt: skip
+            blocks = redrawn(part.redraw, stored, seeds, lambda: rows(part.source, stored))
+        for block in blocks:
             if generator is not None:
                 block = block.float() + part.noise * torch.randn(block.shape, generator=generator)
             if part.scale != 1.0:
@@ -291,7 +297,7 @@ def _tall_blocks(shape: tuple[int, ...], elements: int) -> Iterator[tuple[slice,
 
 
 def tensor_seed(seed: int, source: TensorSource) -> int:
-    """The seed of one source tensor's noise or drop mask: xxh3-64 of `seed:model:name`, without its top bit.
+    """The seed of what is drawn for one source tensor: xxh3-64 of `seed:model:name`, without its top bit.
 
     It depends on names alone, so that the order of writing and the number of threads change nothing.
     """

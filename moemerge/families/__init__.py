@@ -11,38 +11,28 @@ from moemerge.families.architecture import DenseConfig
 from moemerge.families.choice import choose_host, hosts_of, why_host
 from moemerge.families.dense_family import PROJECTIONS, DenseFamily, Group, Projection
 from moemerge.families.host import Constant, Host
-from moemerge.families.registry import DENSE_FAMILIES, HOSTS, TRANSLATIONS, WRAPPED, WRAPPERS
+from moemerge.families.refusal import Refusal
+from moemerge.families.registry import (
+    DENSE_FAMILIES,
+    HOSTS,
+    REFUSALS,
+    REFUSED,
+    TRANSLATIONS,
+    WRAPPED,
+    WRAPPERS,
+)
 from moemerge.families.routing import Routing
 from moemerge.families.translation import Part, Translation
 from moemerge.families.wrapper import Wrapper
 
-_OWN = "its class holds a language model of its own, and a mixture cannot stand in its place"
-
-NO_HOST: Mapping[str, str] = {
-    "gemma2": "norms after attention and FFN are part of its residual path",
-    "gemma3_text": "norms after attention and FFN are part of its residual path",
-    "olmo": "its layer norms have no weights",
-    "gpt2": "its FFN has no gate projection",
-    "gpt_neox": "its FFN has no gate projection",
-    "phi": "its FFN has no gate projection",
-    "falcon": "its FFN has no gate projection",
-    "opt": "its FFN has no gate projection",
-    "bloom": "its FFN has no gate projection",
-    "starcoder2": "its FFN has no gate projection",
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "gemma3"), _OWN),
-}
-"""Why some well-known families are refused, in one clause."""
-
 
 def family_problem(model_type: object) -> Problem:
     """The refusal of a `model_type` that is not a known dense family."""
-    known = ", ".join(f"`{name}`" for name in (*DENSE_FAMILIES, *TRANSLATIONS, *WRAPPERS))
-    reason = NO_HOST.get(str(model_type))
-    if model_type in HOSTS:
-        return Problem("is-moe", f"`{model_type}` is a mixture of experts already", f"moemerge starts from {known}")
-    because = f": {reason}" if reason else ""
-    message = f"model type `{model_type}` has no exact mixture-of-experts class here{because}"
-    return Problem("no-host", message, f"families that build today: {known}")
+    refusal = REFUSED.get(str(model_type))
+    why = refusal.why if refusal is not None else "moemerge does not know it"
+    hint = refusal.instead if refusal is not None else "`moemerge families` lists those that do"
+    code = refusal.code if refusal is not None else "no-host"
+    return Problem(code, f"model type `{model_type}` does not become a mixture of experts: {why}", hint)
 
 
 def anatomy_of(model: Any) -> Anatomy:
@@ -94,8 +84,9 @@ def _row(model: Any) -> DenseFamily | Host | None:
 __all__ = [
     "DENSE_FAMILIES",
     "HOSTS",
-    "NO_HOST",
     "PROJECTIONS",
+    "REFUSALS",
+    "REFUSED",
     "TRANSLATIONS",
     "WRAPPED",
     "WRAPPERS",
@@ -107,6 +98,7 @@ __all__ = [
     "Host",
     "Part",
     "Projection",
+    "Refusal",
     "Routing",
     "Translation",
     "Wrapper",

@@ -1,4 +1,4 @@
-"""Every family in `dense/`, `translations/`, `hosts/` and `wrappers/` beside this file: a file is found by itself."""
+"""All that is in `dense/`, `translations/`, `hosts/`, `wrappers/` and `refused/`: a file there is found by itself."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
-from moemerge.families import dense, hosts, translations, wrappers
+from moemerge.families import dense, hosts, refused, translations, wrappers
 from moemerge.families.dense_family import DenseFamily
 from moemerge.families.host import Host
+from moemerge.families.refusal import Refusal
 from moemerge.families.translation import Translation
 from moemerge.families.wrapper import Wrapper
 
@@ -33,3 +34,9 @@ WRAPPERS: Mapping[str, Wrapper] = {wrapper.model_type: wrapper for wrapper in _m
 
 WRAPPED: Mapping[str, Wrapper] = {wrapper.mixture: wrapper for wrapper in WRAPPERS.values()}
 """Every wrapper by the `model_type` that it has around a mixture."""
+
+REFUSALS: tuple[Refusal, ...] = tuple(refusal for found in _members(refused, "REFUSALS") for refusal in found)
+"""Every reason why a model type is refused."""
+
+REFUSED: Mapping[str, Refusal] = {name: refusal for refusal in REFUSALS for name in refusal.types.split()}
+"""The reason by `model_type`."""

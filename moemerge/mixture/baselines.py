@@ -188,7 +188,7 @@ class Baselines:
             return []
         record, found = folder.record, []
         for number, (built, asked) in enumerate(zip(record.experts, record.recipe.experts, strict=True)):
-            changed = asked.noise_scale or asked.residual_scale != 1.0
+            changed = asked.noise_scale or asked.reinitialise or asked.residual_scale != 1.0
             if not changed and self.has_specialist(built.name) and not self._same(folder, number, built.source):
                 found.append(built.name)
         return found

@@ -7,7 +7,7 @@ from typing import Any
 
 from moemerge.device import BYTES, Computing, computing
 from moemerge.families import PROJECTIONS, DenseConfig
-from moemerge.plan.model import Compute, Copy, Fill, Merged, OutputTensor, Part, Plan, Refused, Router
+from moemerge.plan.model import Compute, Copy, Fill, Merged, OutputTensor, Part, Plan, Redraw, Refused, Router
 from moemerge.plan.plain import needs_torch
 from moemerge.recipe.schema import MergeMethod
 from moemerge.sources.store import TORCH_NAMES
@@ -202,6 +202,8 @@ def _way(plan: Plan, part: Part) -> str:
     match part:
         case Copy(source):
             return f"copied from {source.model}"
+        case Compute(source, redraw=Redraw()):
+            return f"from {source.model}, drawn anew in part"
         case Compute(source):
             info = plan.models[source.model].tensors.get(source.name)
             origin = info.origin if info is not None and info.origin != "stored" else "converted"

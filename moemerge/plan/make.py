@@ -32,6 +32,7 @@ from moemerge.plan.checks import (
 from moemerge.plan.mapping import Layout, group_method, map_tensors
 from moemerge.plan.model import OutputVocabulary, Plan, PlannedExpert, Refused
 from moemerge.plan.tokens import Kept
+from moemerge.plan.upcycled import upcycling_notes
 from moemerge.plan.vocabulary import anchor_of, unite
 from moemerge.recipe.schema import Recipe
 from moemerge.sources import Checkpoint, open_checkpoint, stored
@@ -80,6 +81,8 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
     if dense is not None and host is not None and host.near is not None:
         message = f"`{host.model_type}` does not hold `{dense.family}` exactly: {host.near}"
         found.warnings.append(Problem("near-miss", message, "measure the result with `moemerge eval`"))
+    if len(planned) == len(recipe.experts):
+        found.notes += upcycling_notes(recipe, planned)
     check_licences(models, found.warnings)
     check_templates(models, found.warnings)
     check_prompts(recipe, root, found.problems, found.warnings)

@@ -16,6 +16,7 @@ from moemerge.plan.model import (
     Part,
     Plan,
     PlannedExpert,
+    Redraw,
     Router,
     TensorSource,
 )
@@ -137,8 +138,10 @@ def _expert_part(build: Layout, index: int, layer: int, projection: Projection) 
     source = TensorSource(planned.model, build.dense.ffn(layer, projection))
     shape = build.dense.ffn_shape(projection)
     scale = asked.residual_scale if projection == "down" else 1.0
-    if asked.noise_scale:
-        return Compute(source, shape, scale, asked.noise_scale, build.recipe.seed + index)
+    channels = round(asked.reinitialise * planned.width)
+    redraw = Redraw(channels, f"channels of layer {layer}", int(projection == "down")) if channels else None
+    if asked.noise_scale or redraw is not None:
+        return Compute(source, shape, scale, asked.noise_scale, build.recipe.seed + index, redraw)
     if planned.width != build.dense.intermediate_size:
         return Compute(source, shape, scale)
     return _one(build, source, shape, scale=scale)

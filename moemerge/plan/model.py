@@ -58,15 +58,31 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
+class Redraw:
+    """Some of an FFN's channels, drawn anew in one of its matrices; see `moemerge.execute.redraw`.
+
+    Attributes:
+        channels: how many.
+        choice: names what decides which ones: the same for the three matrices of an expert's layer.
+        axis: the matrix's dimension that counts channels: 0 in gate and up, 1 in down.
+    """
+
+    channels: int
+    choice: str
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
 class Compute:
-    """One source, read through torch: folded, dequantised, converted, padded, scaled or with noise.
+    """One source, read through torch: folded, dequantised, converted, padded, drawn anew, scaled or with noise.
 
     Attributes:
         source: what is read.
         shape: the shape after zero-padding at the end of each dimension.
         scale: factor on the values.
         noise: standard deviation of Gaussian noise that is added before scaling.
-        seed: seeds the noise.
+        seed: seeds the noise and what is drawn anew.
+        redraw: what is drawn anew, before noise is added.
     """
 
     source: TensorSource
@@ -74,6 +90,7 @@ class Compute:
     scale: float = 1.0
     noise: float = 0.0
     seed: int = 0
+    redraw: Redraw | None = None
 
 
 @dataclass(frozen=True, slots=True)

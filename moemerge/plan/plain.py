@@ -15,7 +15,8 @@ def made_of_bytes(plan: Plan, part: Part) -> bool:
             return False
         case Compute(source, shape):
             own = plan.models[source.model].tensors.get(source.name)
-            return own is not None and own.shape == shape and not part.noise and _is_stored(plan, source)
+            random = part.noise or part.redraw is not None
+            return own is not None and own.shape == shape and not random and _is_stored(plan, source)
         case Merged():
             return part.method == "mean" and all(_is_stored(plan, source) for source in part.sources)
     return True

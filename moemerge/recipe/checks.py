@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from moemerge.errors import Problem
+from moemerge.recipe.copies import same_expert
 from moemerge.recipe.places import RecipeProblems, listed, nearest, problem, quoted
 from moemerge.recipe.schema import Data, Expert, Recipe, Rows
 from moemerge.recipe.tree import key_place, node_at
@@ -114,6 +115,13 @@ def _texts(recipe: Recipe, tree: Table) -> Iterator[Problem]:
             place = key_place(tree, ("experts", index, given[1]))
             yield problem(place, "several-texts", message, "leave out all but one")
         if not needed:
+            continue
+        copies = [other for other in (index - 1, index + 1) if same_expert(tree, index, other)]
+        if copies:
+            if copies[0] > index:
+                message = f"Copies such as `{expert.name}` answer the same, so no gate can tell them apart"
+                hint = "take a gate that is not fitted with `--gate uniform`, and train the result"
+                yield problem(key_place(tree, ("experts", index)), "copies", message, hint)
             continue
         if not given:
             blank = "prompts" in expert.model_fields_set

@@ -9,6 +9,7 @@ from typing import Literal
 
 from moemerge.errors import RecipeError
 from moemerge.recipe.checks import check, without_blanks
+from moemerge.recipe.copies import spread_out
 from moemerge.recipe.mergekit import is_mergekit, refuse_dense_merge, translate
 from moemerge.recipe.paths import CSV, JSON_LINES, PARQUET, TEXTS
 from moemerge.recipe.places import Source, nearest
@@ -156,7 +157,7 @@ def _read(source: Source, path: Path, root: Path, overrides: Sequence[str], gate
     if gate is not None:
         tree = with_value(tree, ("gate", "init"), "--gate", gate)
     recipe, dropped = without_blanks(validate(tree))
-    check(recipe, tree)
+    check(recipe, spread_out(tree))
     return LoadedRecipe(recipe, path, root, (*notes, *dropped), dialect)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 GateInit = Literal[
     "discriminant", "lda", "centroid", "centred", "random", "uniform",
@@ -13,6 +14,9 @@ GateInit = Literal[
 MergeMethod = Literal["mean", "base", "weighted", "task_arithmetic", "slerp", "ties", "dare_ties"]
 SharedMerge = Literal["mean", "base", "weighted", "task_arithmetic", "slerp", "ties", "dare_ties", "auto"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+MOST_EXPERTS = 1024
+"""Experts that a recipe may have, copies counted."""
 
 
 class Strict(BaseModel):
@@ -92,10 +96,22 @@ class Expert(Strict):
     """Share of this model in a `weighted` merge, and factor of its delta in the other methods."""
     pad: bool = False
     """Zero-pads a narrower FFN to the widest expert's width, which is exact. Without it another width is refused."""
+    copies: int = Field(default=1, ge=1, le=256)
+    """Makes so many experts of it, named `NAME-1`, `NAME-2` and so on: for training from there."""
+    reinitialise: Fraction = 0.0
+    """Share of the FFN's channels that are drawn anew, others in each expert: in each matrix from a normal distribution
+    with the mean and the standard deviation of what it has there (drop-upcycling, arXiv 2502.19261)."""
     noise_scale: float = Field(default=0.0, ge=0.0)
     """Standard deviation of Gaussian noise added to the expert's FFN weights (mergekit's `noise_scale`)."""
     residual_scale: float = 1.0
     """Factor on the expert's down projection (mergekit's `residual_scale`)."""
+
+    def spread_out(self) -> tuple[Expert, ...]:
+        """The experts that it stands for; itself where that is one."""
+        if self.copies == 1:
+            return (self,)
+        names = (f"{self.name}-{number}" for number in range(1, self.copies + 1))
+        return tuple(self.model_copy(update={"name": name, "copies": 1}) for name in names)
 
 
 class SharedExpert(Strict):
@@ -221,6 +237,16 @@ class Recipe(Strict):
     """Reads `.bin` checkpoints, with `weights_only=True`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seeds everything that is random."""
+
+    @field_validator("experts")
+    @classmethod
+    def _spread_out(cls, experts: tuple[Expert, ...]) -> tuple[Expert, ...]:
+        """An expert for each copy."""
+        count = sum(expert.copies for expert in experts)
+        if count > MOST_EXPERTS:
+            text = "{count} with all copies, and a recipe may have {most}"
+            raise PydanticCustomError("too_many", text, {"count": count, "most": MOST_EXPERTS})
+        return tuple(copy for expert in experts for copy in expert.spread_out())
 
     def dump(self) -> dict[str, Any]:
         """The recipe as plain data, with every default written out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from moemerge.console import few
 from moemerge.report.grids import Cell, Grid, grid
 from moemerge.report.reading import Report, at, domains, experts, items, mapping, number, numbers, printable
 from moemerge.report.words import NONE, percent, plain
@@ -63,7 +64,7 @@ def figures(report: Report) -> list[tuple[str, str, str]]:
     measured += [(name, plain(number(report, "routing", key)), about) for name, key, about in ratios]
     shown = [row for row in measured if row[1] != NONE]
     if idle or number_idle is not None:
-        value = ", ".join(idle) or plain(number_idle, 0)
+        value = ", ".join(few(idle)) or plain(number_idle, 0)
         shown.append(("idle experts", "none" if value == "0" else value, "below a tenth of their fair share"))
     return shown
 

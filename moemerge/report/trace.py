@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -41,12 +42,12 @@ def print_trace(trace: Trace, console: Console, layer: int | None = None) -> Non
     if console.color_system in ("256", "truecolor") and not console.no_color:
         console.print(_coloured(trace, layer), overflow="fold")
         console.print()
-        console.print(_legend(trace, shares))
+        console.print(_legend(trace, shares, layer))
     else:
         console.print(_runs(trace, layer), soft_wrap=True)
         console.print()
-        parts = [f"{name} {share:.0%}" for name, share in zip(trace.experts, shares, strict=True)]
-        console.print(", ".join(map(visible, parts)), soft_wrap=True, markup=False, highlight=False)
+        parts = [f"{visible(trace.experts[expert])} {shares[expert]:.0%}" for expert in _met(trace, layer)]
+        console.print(", ".join((*parts, *_unmet(trace, layer))), soft_wrap=True, markup=False, highlight=False)
     console.print()
     console.print(_shares(trace))
 
@@ -110,14 +111,29 @@ def _coloured(trace: Trace, layer: int | None) -> Text:
     return result
 
 
-def _legend(trace: Trace, shares: tuple[float, ...]) -> Text:
+def _legend(trace: Trace, shares: tuple[float, ...], layer: int | None) -> Text:
     from rich.text import Text
 
     result = Text()
-    for expert, (name, share) in enumerate(zip(trace.experts, shares, strict=True)):
-        result.append(f" {visible(name)} ", f"{ink(expert)} on {colour(expert)}")
-        result.append(f" {share:.0%}   ")
+    for expert in _met(trace, layer):
+        result.append(f" {visible(trace.experts[expert])} ", f"{ink(expert)} on {colour(expert)}")
+        result.append(f" {shares[expert]:.0%}   ")
+    result.append(" ".join(_unmet(trace, layer)))
     return result
+
+
+def _met(trace: Trace, layer: int | None) -> list[int]:
+    """The experts that are listed: all, or of many those that most tokens go to first."""
+    if len(trace.experts) <= 2 * _COLUMNS:
+        return list(range(len(trace.experts)))
+    met = Counter(trace.top(layer)).most_common(2 * _COLUMNS)
+    return sorted(expert for expert, _ in met)
+
+
+def _unmet(trace: Trace, layer: int | None) -> list[str]:
+    """What stands for the others."""
+    left = len(trace.experts) - len(_met(trace, layer))
+    return [f"{left} others"] if left else []
 
 
 def _runs(trace: Trace, layer: int | None) -> Text:

@@ -30,7 +30,8 @@ class Judgement:
         losses: sums of each domain's documents, nats, fp64.
         tokens: scored tokens of each domain's documents.
         load: each expert's share of the assignments, mean over layers and domains, `[E]`.
-        accuracy: share of the tokens whose top-1 expert is their domain's, mean over layers and domains.
+        accuracy: share of the tokens whose top-1 expert is their domain's, mean over layers and domains; 0 where no
+            domain has an expert.
     """
 
     losses: Mapping[str, Tensor]
@@ -81,7 +82,7 @@ class Judge:
         model: the mixture.
         routers: its routers.
         encoded: the held-out documents by domain.
-        own: the number of each domain's own expert.
+        own: the number of each domain's own expert, below 0 where it has none.
         stored: the dtype in which the folder holds its weights.
         processes: those that share the work.
     """
@@ -133,7 +134,8 @@ class Judge:
                 counts = RouteCounts.from_sums(counter.sums(self._processes))
                 loads.append((counts.routed / counts.routed.sum(dim=1, keepdim=True)).mean(dim=0))
                 first = counts.first / counts.first.sum(dim=1, keepdim=True)
-                right.append(float(first[:, self._own[name]].mean()))
+                own = self._own[name]
+                right.append(float(first[:, own].mean()) if own >= 0 else 0.0)
         return Judgement(
             losses,
             {name: torch.tensor(encoded.tokens, dtype=torch.float64) for name, encoded in self._encoded.items()},

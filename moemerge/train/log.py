@@ -12,6 +12,8 @@ from moemerge.train.snapshot import Run
 from moemerge.train.step import Losses
 from moemerge.train.tracking import Trackers
 
+MOST_LOADS = 16
+"""Of more experts the busiest are named, and the idle ones counted."""
 TERMS = ("next_token", "balance", "z", "domain", "first", "distil")
 
 
@@ -77,7 +79,12 @@ class TrainingLog:
             self._trackers.finish()
 
     def _load(self, shares: Sequence[float]) -> str:
-        return " ".join(f"{name} {100 * share:.0f}" for name, share in zip(self._names, shares, strict=True)) + " %"
+        named = [f"{name} {100 * share:.0f}" for name, share in zip(self._names, shares, strict=True)]
+        if len(named) <= MOST_LOADS:
+            return " ".join(named) + " %"
+        busiest = sorted(range(len(shares)), key=lambda expert: -shares[expert])[:3]
+        idle = sum(share < 0.1 / len(shares) for share in shares)
+        return f"{' '.join(named[expert] for expert in busiest)} % at most, {idle} idle"
 
 
 def _left(run: Run) -> str:

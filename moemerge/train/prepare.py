@@ -21,7 +21,7 @@ from moemerge.train.sharding import check_sharding, wants_sharding
 from moemerge.train.space import training_bytes
 from moemerge.train.state import check_state, state_path
 from moemerge.train.teacher import Teacher
-from moemerge.train.texts import Texts, find_texts
+from moemerge.train.texts import Texts, are_copies, find_texts
 from moemerge.train.tracking import check_track_dir, check_trackers, track_dir
 from moemerge.write import check_output, remove_orphan
 
@@ -92,10 +92,16 @@ class Prepared:
             self.warn(said.message, said.code)
         self.rows: list[list[Tokens]] = [tokenise(t.train, t.expert, self.tokenizer) for t in self.texts]
         self.held = {t.name: _held(t, self.tokenizer, options) for t in self.texts}
-        silent = [t.name for t in self.texts if not self.rows[t.expert] or not sum(self.held[t.name].tokens)]
+        silent = [
+            t.name
+            for t, rows in zip(self.texts, self.rows, strict=True)
+            if not rows or not sum(self.held[t.name].tokens)
+        ]
         if silent:
             listed = ", ".join(f"`{name}`" for name in silent)
             raise TrainError(f"no token can be predicted in the texts of {listed}: they are too short")
+        if are_copies(self.folder):
+            _check_copies(options)
         self.teacher = None
         if options.distil_weight:
             baselines = Baselines(
@@ -119,6 +125,19 @@ def _open(path: Path) -> BuiltFolder:
     if len(folder.experts) < 2:
         raise TrainError(f"`{path}` has one expert: there is nothing to route")
     return folder
+
+
+def _check_copies(options: TrainOptions) -> None:
+    """What asks for each expert's own domain cannot be done where no expert has one."""
+    asked = {
+        f"--start {options.start}": options.start != "fitted",
+        "--calibrate": options.calibrate,
+        "--distil-weight": bool(options.distil_weight),
+    }
+    for option, given in asked.items():
+        if given:
+            message = f"`{option}` asks for each expert's own domain, and these experts are copies of one model"
+            raise TrainError(message, hint=f"leave `{option.partition(' ')[0]}` out")
 
 
 def _held(texts: Texts, tokenizer: Any, options: TrainOptions) -> Encoded:

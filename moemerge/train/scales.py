@@ -82,6 +82,9 @@ def scales(model: Any, routers: Routers, weights: Sequence[Tensor], batches: Seq
 
 
 def _factor(logits: Tensor, labels: Tensor) -> float:
+    logits, labels = logits[labels >= 0], labels[labels >= 0]
+    if not len(labels):  # copies of one model: no expert is a token's own
+        return 1.0
     size = spread(logits, labels)
     if size == 0.0:
         return 1.0

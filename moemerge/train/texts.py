@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moemerge.console import few
 from moemerge.errors import ManyProblems, MoemergeError, Problem, TrainError
 from moemerge.mixture.folder import BuiltFolder
 from moemerge.recipe import file_path, load_evaluation
@@ -22,6 +23,8 @@ SAMPLES = "gate_samples.jsonl"
 """Texts that the specialists wrote when the gate was fitted."""
 HELD_OUT = 0.2
 """Share of each domain's documents that is held out."""
+NOBODY = -1
+"""The expert of a domain that is nobody's own."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Texts:
     """One domain's documents.
 
     Attributes:
-        name: the domain's, which is its expert's.
-        expert: the expert's number.
+        name: the domain's, which is its expert's where it has one.
+        expert: the expert's number; `NOBODY` where experts are copies and have no domains.
         train: documents to train on.
         held: documents that decide what is kept.
     """
@@ -53,7 +56,7 @@ def find_texts(
     seed: int,
     held_out: Path | None = None,
 ) -> tuple[tuple[Texts, ...], list[Problem]]:
-    """Every expert's texts, in the order of the experts.
+    """Every expert's texts, in the order of the experts; of copies of one model, those of any domains.
 
     Args:
         folder: the mixture, with its record.
@@ -70,6 +73,10 @@ def find_texts(
         TrainError: all domains that have no texts, too few, the evaluation's, or the same ones twice.
         RecipeError: a file cannot be read.
     """
+    copies = are_copies(folder)
+    if file is None and copies:
+        message = "its experts are copies of one model, and the recipe has no texts for them"
+        raise TrainError(message, hint="pass `--data FILE.yaml` with texts of any domains")
     if file is not None:
         found: Mapping[str, _File | _Own] = _by_domain(folder, tokenizer, file, limit)
     else:
@@ -79,7 +86,14 @@ def find_texts(
     texts: list[Texts] = []
     problems: list[Problem] = []
     warnings: list[Problem] = []
+    if kept_apart is not None and copies:
+        problems += [
+            Problem("no-data", f"`{held_out}` has no texts for the domain `{name}`, which is trained on")
+            for name in found.keys() - kept_apart.keys()
+        ]
+        found = {name: source for name, source in found.items() if name in kept_apart}
     for number, (name, source) in enumerate(found.items()):
+        number = NOBODY if copies else number
         try:
             documents, said = _documents(source, evaluation)
             documents = documents[:limit]
@@ -97,6 +111,11 @@ def find_texts(
     return tuple(texts), warnings
 
 
+def are_copies(folder: BuiltFolder) -> bool:
+    """Whether the experts were made of one model, so that no domain is any one's own."""
+    return len({expert.source for expert in folder.record.experts}) == 1
+
+
 def _of_domain(name: str, problems: Iterable[Problem]) -> list[Problem]:
     return [Problem(p.code, f"domain `{name}`: {p.message}", p.hint) for p in problems]
 
@@ -105,14 +124,17 @@ def _by_domain(
     folder: BuiltFolder, tokenizer: PreTrainedTokenizerBase, file: Path, limit: int | None
 ) -> dict[str, _File]:
     asked, root = load_evaluation(file)
-    _check_names(folder, file, asked.domains)
-    return {name: _reading(asked.domains[name], root, tokenizer, limit) for name in folder.experts}
+    names = tuple(asked.domains) if are_copies(folder) else folder.experts
+    _check_names(names, file, asked.domains)
+    return {name: _reading(asked.domains[name], root, tokenizer, limit) for name in names}
 
 
-def _check_names(folder: BuiltFolder, file: Path, sources: Mapping[str, Data | str]) -> None:
-    listed = ", ".join(f"`{name}`" for name in folder.experts)
-    missing = [name for name in folder.experts if name not in sources]
-    unknown = [name for name in sources if name not in folder.experts]
+def _check_names(names: Sequence[str], file: Path, sources: Mapping[str, Data | str]) -> None:
+    if not sources:
+        raise TrainError(f"`{file}` names no texts", hint="name some by domain, such as `code: texts/code.jsonl`")
+    listed = ", ".join(few([f"`{name}`" for name in names]))
+    missing = [name for name in names if name not in sources]
+    unknown = [name for name in sources if name not in names]
     problems = [
         Problem("no-data", f"`{file}` has no texts for the expert `{name}`", "every expert needs texts of its domain")
         for name in missing

@@ -283,9 +283,11 @@ def _words(part: One | Merge | Constant) -> str:
         case Constant():
             return f"{part.value:g}"
         case One():
-            extras = (f", with noise of {part.noise:g}" if part.noise else "") + (
-                f", times {part.scale:g}" if part.scale != 1.0 else ""
+            extras = (
+                f", with {part.anew.share:.0%} of its channels drawn anew" if part.anew is not None else "",
+                f", with noise of {part.noise:g}" if part.noise else "",
+                f", times {part.scale:g}" if part.scale != 1.0 else "",
             )
-            return f"`{part.name}` of `{part.source}`{extras}"
+            return f"`{part.name}` of `{part.source}`{''.join(extras)}"
         case Merge():
             return f"the {part.method} of {', '.join(f'`{key}`' for key in part.sources)}"

@@ -14,6 +14,7 @@ from moemerge.recipe.schema import MergeMethod
 from moemerge.record.read import source_of
 from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint
+from moemerge.verify.anew import Anew
 from moemerge.verify.dense import Dense
 from moemerge.verify.families import DenseRow
 from moemerge.verify.hosts import AlwaysOn, HostRow, Shape
@@ -24,7 +25,8 @@ from moemerge.verify.wrapped import host_of
 
 @dataclass(frozen=True, slots=True)
 class One:
-    """One source's tensor, zero-padded to `shape`; noise is added first, then all is scaled."""
+    """One source's tensor, zero-padded to `shape`; channels are drawn anew first, then noise is added, then all is
+    scaled. `seed` is that of noise and of the drawn values."""
 
     source: str
     name: str
@@ -32,11 +34,12 @@ class One:
     scale: float = 1.0
     noise: float = 0.0
     seed: int = 0
+    anew: Anew | None = None
 
     @property
     def plain(self) -> bool:
         """Whether the values are the source's as they are."""
-        return self.scale == 1.0 and self.noise == 0.0
+        return self.scale == 1.0 and self.noise == 0.0 and self.anew is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,7 @@ def _one_place(name: str, keys: set[str], models: Mapping[str, Checkpoint]) -> b
 
 def _experts(record: Record, host: HostRow, row: DenseRow, layer: int, width: int, hidden: int) -> dict[str, Wanted]:
     names = row.ffn_of(layer)
-    triples = [_expert(record, index, names, width, hidden) for index in range(len(record.experts))]
+    triples = [_expert(record, index, layer, names, width, hidden) for index in range(len(record.experts))]
     if host.expert is None or record.recipe.output.layout == "fused":
         gate_up, down = host.fused_of(layer)
         wide = tuple(part for gate, up, _ in triples for part in (gate, up))
@@ -173,18 +176,22 @@ def _experts(record: Record, host: HostRow, row: DenseRow, layer: int, width: in
     }
 
 
-def _expert(record: Record, index: int, names: tuple[str, str, str], width: int, hidden: int) -> tuple[One, One, One]:
+def _expert(
+    record: Record, index: int, layer: int, names: tuple[str, str, str], width: int, hidden: int
+) -> tuple[One, One, One]:
     asked, source = record.recipe.experts[index], record.experts[index].source
 
-    def one(name: str, shape: Shape, scale: float) -> One:
-        seed = random_seed(record.recipe.seed + index, source, name)
-        return One(source, name, shape, scale, asked.noise_scale, seed)
+    def one(name: str, shape: Shape, scale: float, axis: int) -> One:
+        values, share = random_seed(seed, source, name), asked.reinitialise
+        anew = Anew(share, axis, random_seed(seed, source, f"channels of layer {layer}"), values) if share else None
+        return One(source, name, shape, scale, asked.noise_scale, values, anew)
 
+    seed = record.recipe.seed + index
     gate, up, down = names
     return (
-        one(gate, (width, hidden), 1.0),
-        one(up, (width, hidden), 1.0),
-        one(down, (hidden, width), asked.residual_scale),
+        one(gate, (width, hidden), 1.0, axis=0),
+        one(up, (width, hidden), 1.0, axis=0),
+        one(down, (hidden, width), asked.residual_scale, axis=1),
     )
 
 
@@ -219,7 +226,7 @@ def _always_on(
 
 
 def random_seed(seed: int, source: str, name: str) -> int:
-    """The seed of one source tensor's noise or drop mask: the upper 63 bits of xxh3-64 of `seed:source:name`."""
+    """The seed of what is drawn for one source tensor: the upper 63 bits of xxh3-64 of `seed:source:name`."""
     return xxhash.xxh3_64_intdigest(f"{seed}:{source}:{name}".encode()) >> 1
 
 

@@ -131,10 +131,12 @@ class Recomputation:
             yield from self._as_folded(part, stored, dtype)
             return
         noise = _noise(part)
-        blocks = (
-            self._folded_once(part, stored) if folded else self._plain(part, stored, BLOCK if noise else SMALL_BLOCK)
-        )
-        for source in blocks:
+
+        def read() -> Iterator[NDArray[np.float64]]:
+            small = SMALL_BLOCK if noise is None else BLOCK
+            return self._folded_once(part, stored) if folded else self._plain(part, stored, small)
+
+        for source in read() if part.anew is None else part.anew.replaced(stored, read(), read()):
             values = source
             if noise is not None:  # in fp32, as documented, because a rounding of the sum is part of it
                 values = (source.astype(np.float32) + noise(source.shape)).astype(np.float64)

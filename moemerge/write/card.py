@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from moemerge import __version__
-from moemerge.console import count, size
+from moemerge.console import count, few, size
 from moemerge.families import Host
 from moemerge.plan.cost import MERGEKIT, WITHOUT_ACTIVATIONS, groups
 from moemerge.plan.model import Plan
@@ -86,11 +86,14 @@ def _intro(plan: Plan) -> str:
 
 
 def _sources(plan: Plan) -> str:
-    used = {"base": "base"} | {expert.name: expert.model for expert in plan.experts}
+    used: dict[str, list[str]] = {}
+    for expert in plan.experts:
+        used.setdefault(expert.model, []).append(expert.name)
+    named = [("base", "base"), *((", ".join(few(names)), key) for key, names in used.items())]
     if plan.shared_expert is not None:
-        used["always-on expert"] = plan.shared_expert
+        named.append(("always-on expert", plan.shared_expert))
     rows = []
-    for name, key in used.items():
+    for name, key in named:
         model = plan.models[key]
         rows.append((plain(name), code(model.spec), plain(model.revision or ""), plain(model.licence or "not stated")))
     return "## Sources\n\n" + table(("expert", "model", "revision", "licence"), rows) + _vocabulary(plan)

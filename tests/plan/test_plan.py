@@ -254,8 +254,11 @@ def test_no_host_says_why(tmp_path: Path) -> None:
     base = config_folder(tmp_path / "gpt2", {"model_type": "gpt2"})
     (problem,) = plan_of(base, [base, base]).problems
     assert problem.message == (
-        "`base_model`: model type `gpt2` has no exact mixture-of-experts class here: its FFN has no gate projection"
+        "`base_model`: model type `gpt2` does not become a mixture of experts: its FFN has no gate projection, and its "
+        "norms are layer norms with biases"
     )
+    assert problem.hint is not None
+    assert problem.hint.startswith("a fine-tune of a family with a gated FFN")
 
 
 def test_a_mixture_as_a_source_is_refused(tmp_path: Path) -> None:

@@ -46,6 +46,16 @@ def test_in_colour(trace: Trace, snapshot: SnapshotAssertion) -> None:
     assert told(made) == snapshot
 
 
+def test_of_many_experts_those_are_listed_that_tokens_go_to(trace: Trace) -> None:
+    """In words and in colour; the others are counted."""
+    many = replace(trace, experts=(*trace.experts, *(f"x{number}" for number in range(62))))
+    for made in (console(), coloured()):
+        print_trace(many, made)
+        assert "62 others" in told(made)
+        assert "code" in told(made)
+        assert "x9" not in told(made)
+
+
 def test_no_color_gives_words(trace: Trace) -> None:
     """On a terminal too; and where there are too few colours to tell experts apart."""
     for made in (coloured(no_color=True), console(force_terminal=True, color_system="standard")):
