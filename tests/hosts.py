@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from tests.tiny import DEFAULTS, OWN
 
@@ -18,18 +20,40 @@ class HostCase:
     Attributes:
         dense: a dense family that goes into it.
         sizes: what its config has beside `tests.tiny.DEFAULTS`, given E.
+        settings: what a dense model of that family has beside, so that it goes there and nowhere else.
         switch: whether its config says if weights are divided by their sum (`norm_topk_prob`); the others always are.
         always_on: whether it has an expert that every token passes through.
         recurrent: whether a layer carries a state along a row.
         sinks: whether heads of attention have sinks, which torch's fused attention does not know.
+        tied: whether its head may be the embedding.
+        layers: the numbers of the layers that route.
+        sigmoid: whether scores are sigmoids of the logits, and no softmax.
+        added: from a router to what it adds to the scores for the choice.
     """
 
     dense: str
     sizes: Callable[[int], dict[str, Any]]
+    settings: dict[str, Any] = field(default_factory=dict)
     switch: bool = False
     always_on: bool = False
     recurrent: bool = False
     sinks: bool = False
+    tied: bool = True
+    layers: tuple[int, ...] = (0, 1)
+    sigmoid: bool = False
+    added: str | None = None
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Of all experts, as transformers' class has them."""
+        return logits.float().sigmoid() if self.sigmoid else logits.float().softmax(dim=-1)
+
+    def chosen(self, logits: Tensor, router: Any, k: int, *, divided: bool = True) -> tuple[Tensor, Tensor]:
+        """Weights and indices of k experts, likewise."""
+        scores = self.scores(logits)
+        added = attrgetter(self.added)(router).detach().flatten() if self.added is not None else 0.0
+        indices = (scores + added).topk(k, dim=-1).indices
+        weights = scores.gather(-1, indices)
+        return weights / weights.sum(dim=-1, keepdim=True) if divided else weights, indices
 
 
 _SHARED = {"moe_intermediate_size": 48, "shared_expert_intermediate_size": 24}
@@ -49,9 +73,32 @@ HOSTS: dict[str, HostCase] = {
         "num_local_experts": e, "attention_multiplier": 8**-0.5, "layer_rope_theta": [2e6, 0.0],
         "layer_types": ["full_attention"] * 2, "sliding_window": 256},
         sinks=True),
+    "granitemoehybrid": HostCase("granitemoehybrid", lambda e: {
+        **OWN["granitemoehybrid"], "num_local_experts": e, "shared_intermediate_size": 24,
+        "layer_types": ["linear_attention", "full_attention"]}, recurrent=True),
+    "deepseek_v3": HostCase("deepseek_v3", lambda e: {
+        **OWN["deepseek_v3"], "first_k_dense_replace": 0, "n_routed_experts": e, "moe_intermediate_size": 48,
+        "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0}, switch=True, always_on=True,
+        sigmoid=True, added="e_score_correction_bias"),
+    "nemotron_h": HostCase("nemotron_h", lambda e: {
+        **OWN["nemotron_h"], "n_routed_experts": e, "moe_intermediate_size": 48,
+        "moe_shared_expert_intermediate_size": 24,
+        "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]}, switch=True, always_on=True,
+        recurrent=True, tied=False, layers=(1, 3), sigmoid=True, added="e_score_correction_bias"),
     "qwen3_5_moe_text": HostCase("qwen3_5_text", lambda e: {
         "num_experts": e, **_SHARED, **_QWEN3_5, "layer_types": ["linear_attention", "full_attention"]},
         always_on=True, recurrent=True),
+    "glm4_moe": HostCase("glm4_moe", lambda e: {
+        "n_routed_experts": e, "moe_intermediate_size": 48, "first_k_dense_replace": 0, "partial_rotary_factor": 0.5},
+        switch=True, always_on=True, sigmoid=True, added="e_score_correction_bias"),
+    "ernie4_5_moe": HostCase("ernie4_5", lambda e: {
+        "moe_num_experts": e, "moe_intermediate_size": 48, "moe_num_shared_experts": 0, "moe_layer_start_index": 0,
+        "head_dim": 8, "tie_word_embeddings": False}, added="moe_statics.e_score_correction_bias"),
+    "hunyuan_v1_moe": HostCase("hunyuan_v1_dense", lambda e: {"num_experts": e, "head_dim": 8}, always_on=True),
+    "mellum": HostCase("qwen3", lambda e: {
+        "num_experts": e, "moe_intermediate_size": 48, "head_dim": 8, "sliding_window": 6,
+        "layer_types": ["full_attention", "sliding_attention"]}, switch=True,
+        settings={"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}),
 }  # fmt: skip
 
 DIVIDED: dict[str, dict[str, Any]] = {

@@ -76,7 +76,8 @@ def relative_error(one: Tensor, other: Tensor) -> float:
 
 def routers(model: Any) -> list[nn.Module]:
     """The router of every layer: the one module that gives weights and indices, whatever it is called."""
-    return [module for module in model.modules() if hasattr(module, "top_k") and hasattr(module, "weight")]
+    found = [module for module in model.modules() if hasattr(module, "top_k") and hasattr(module, "num_experts")]
+    return [module for module in found if not hasattr(module, "experts")]
 
 
 @contextmanager

@@ -84,13 +84,17 @@ def moved(tiny: TinyMaker, tmp_path: Path) -> dict[str, Any]:
     return {"base_model": str(base), "experts": experts, "merge": {"shared": "auto"}, "gate": {"init": "centroid"}}
 
 
-def test_auto_takes_what_is_better_for_sure(moved: dict[str, Any], tmp_path: Path) -> None:
-    """Where the mean of the attention hurts every domain, the base's is taken, and said."""
+@pytest.mark.parametrize("layers", [{}, pytest.param({"1": "dense"}, marks=pytest.mark.families)])
+def test_auto_takes_what_is_better_for_sure(layers: dict[str, str], moved: dict[str, Any], tmp_path: Path) -> None:
+    """Where the mean of the attention hurts every domain, the base's is taken, and said; of a dense layer's FFN too."""
     lines = Lines()
-    out = build(Recipe.model_validate(moved), tmp_path / "out", root=tmp_path, progress=lines).path
+    out = build(
+        Recipe.model_validate({**moved, "layers": layers}), tmp_path / "out", root=tmp_path, progress=lines
+    ).path
     record = read_fields(out)
     assert record is not None
     assert record["merge"]["attention"] == "base"
+    assert record["merge"].get("ffn") == ("base" if layers else None)
     assert record["recipe"]["merge"]["shared"] == "base"
     assert "shared weights: base" in lines.notes
 

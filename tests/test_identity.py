@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from moemerge.api import build
+from moemerge.recipe.layers import numbered
 from tests.conftest import TinyMaker
 from tests.hosts import HOSTS, USUAL
 from tests.moe import build_tiny, forced, greedy, load, logits, recipe_of, relative_error, some_tokens
+from tests.tiny import FFN
 
 BAR = 1e-6
 LLAMA3 = {
@@ -27,6 +29,11 @@ YARN = {"rope_type": "yarn", "rope_theta": 30000.0, "factor": 4.0, "original_max
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 6.0}
 LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.1, 1.2, 1.3],
             "long_factor": [1.5, 2.0, 2.5, 3.0]}  # fmt: skip
+DEEPSEEK = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.7,
+            "beta_fast": 32, "beta_slow": 1, "original_max_position_embeddings": 64}  # fmt: skip
+ATTENTION = {"layer_types": ["full_attention"] * 3, "position_embedding_type": "rope"}
+THREE = {"num_hidden_layers": 3}
+ALPHA = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 1.0, "alpha": 8.0}
 HALF_WINDOW = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -60,6 +67,10 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "granite biases": ("granite", {"attention_bias": True, "rope_parameters": LINEAR}, {}),
     "granite head_dim": ("granite", {"head_dim": 12}, {}),
     "granite fused": ("granite", {}, {"output": {"layout": "fused"}}),
+    "qwen2 first layer dense": ("qwen2", THREE, {"layers": {"0": "dense"}}),
+    "qwen2 last layers dense": ("qwen2", THREE, {"layers": {"1-2": "dense"}, "output": {"layout": "fused"}}),
+    "qwen3 middle layer dense": ("qwen3", THREE, {"layers": {"1": "dense"}}),
+    "llama last layer dense": ("llama", THREE, {"layers": {"2": "dense"}}),
     "qwen3_5_text": ("qwen3_5_text", {}, {}),
     "qwen3_5_text tied": ("qwen3_5_text", {"tie_word_embeddings": True}, {}),
     "qwen3_5_text biases": ("qwen3_5_text", {"attention_bias": True}, {"output": {"layout": "fused"}}),
@@ -77,7 +88,43 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "cwm": ("cwm", {}, {}),
     "cwm tied": ("cwm", {"tie_word_embeddings": True, "rope_parameters": LINEAR}, {}),
     "granitemoehybrid": ("granitemoehybrid", {}, {}),
-    "granitemoehybrid tied": ("granitemoehybrid", {"tie_word_embeddings": True, "attention_bias": True}, {}),
+    "granitemoehybrid tied": (
+        "granitemoehybrid",
+        {"tie_word_embeddings": True, "attention_bias": True, "mamba_proj_bias": True},
+        {},
+    ),
+    "granitemoehybrid rope": (
+        "granitemoehybrid",
+        {"position_embedding_type": "rope", "rope_parameters": LLAMA3, "mamba_conv_bias": False},
+        {},
+    ),
+    "granitemoehybrid attention without rope": ("granitemoehybrid", {"layer_types": ["full_attention"] * 3}, {}),
+    "granitemoehybrid in granitemoe": ("granitemoehybrid", ATTENTION, {}),
+    "granitemoehybrid in granitemoe, tied": (
+        "granitemoehybrid",
+        {**ATTENTION, "tie_word_embeddings": True, "attention_bias": True},
+        {},
+    ),
+    "granitemoehybrid in its own": ("granitemoehybrid", ATTENTION, {"architecture": "granitemoehybrid"}),
+    "deepseek_v3": ("deepseek_v3", {}, {}),
+    "deepseek_v3 tied": ("deepseek_v3", {"tie_word_embeddings": True, "attention_bias": True}, {}),
+    "deepseek_v3 queries at once": ("deepseek_v3", {"q_lora_rank": None, "rope_parameters": DEEPSEEK}, {}),
+    "deepseek_v3 halves": ("deepseek_v3", {"rope_interleave": False}, {"output": {"layout": "fused"}}),
+    "nemotron_h": ("nemotron_h", {}, {}),
+    "nemotron_h fused": (
+        "nemotron_h",
+        {"use_bias": True, "use_conv_bias": False, "time_step_min": 0.1},
+        {"output": {"layout": "fused"}},
+    ),
+    "nemotron_h, one layer dense": (
+        "nemotron_h",
+        {"layers_block_type": ["mlp", "mlp", "linear_attention", "full_attention", "mlp"]},
+        {"layers": {"1": "dense"}},
+    ),
+    "youtu": ("youtu", {}, {}),
+    "youtu tied": ("youtu", {"tie_word_embeddings": True, "q_lora_rank": None}, {}),
+    "bamba": ("bamba", {}, {}),
+    "bamba tied": ("bamba", {"tie_word_embeddings": True, "attention_bias": True, "mamba_proj_bias": True}, {}),
     "hyperclovax": ("hyperclovax", {}, {}),
     "hyperclovax tied": ("hyperclovax", {"tie_word_embeddings": True, "attention_multiplier": None}, {}),
     "gemma": ("gemma", {}, {}),
@@ -120,6 +167,40 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "arcee": ("arcee", {}, {}),
     "arcee tied": ("arcee", {"tie_word_embeddings": True, "head_dim": 12}, {"output": {"layout": "fused"}}),
     "helium": ("helium", {}, {}),
+    "glm": ("glm", {}, {}),
+    "glm tied": ("glm", {"tie_word_embeddings": True, "rope_parameters": LINEAR}, {"output": {"layout": "fused"}}),
+    "glm whole heads": ("glm", {"partial_rotary_factor": 1.0, "attention_bias": False}, {}),
+    "glm4_moe": ("glm4_moe", {}, {}),
+    "phi3 partial": ("phi3", {"partial_rotary_factor": 0.75, "sliding_window": 512}, {}),
+    "phi3 partial longrope": (
+        "phi3",
+        {
+            "partial_rotary_factor": 0.75,
+            "tie_word_embeddings": True,
+            "original_max_position_embeddings": 64,
+            "rope_parameters": {**LONGROPE, "short_factor": [1.0, 1.1, 1.2], "long_factor": [1.5, 2.0, 2.5]},
+        },
+        {},
+    ),
+    "llama in glm4_moe": ("llama", {"head_dim": 12, "rope_parameters": LLAMA3}, {"architecture": "glm4_moe"}),
+    "qwen2 in glm4_moe": ("qwen2", {"tie_word_embeddings": True}, {"architecture": "glm4_moe"}),
+    "qwen3 in glm4_moe": ("qwen3", {"head_dim": 16}, {"architecture": "glm4_moe"}),
+    "seed_oss in glm4_moe": ("seed_oss", {}, {"architecture": "glm4_moe"}),
+    "ernie4_5": ("ernie4_5", {"tie_word_embeddings": False}, {}),
+    "ernie4_5 tied": ("ernie4_5", {"head_dim": 12, "rope_parameters": LINEAR}, {"output": {"layout": "fused"}}),
+    "hunyuan": ("hunyuan_v1_dense", {}, {}),
+    "hunyuan tied": (
+        "hunyuan_v1_dense",
+        {"tie_word_embeddings": True, "attention_bias": True, "head_dim": 12, "rope_parameters": ALPHA},
+        {"output": {"layout": "fused"}},
+    ),
+    "qwen3 windows": ("qwen3", {"head_dim": 16, **HALF_WINDOW}, {}),
+    "qwen3 windows tied": (
+        "qwen3",
+        {**HALF_WINDOW, "tie_word_embeddings": True, "attention_bias": True, "rope_parameters": LLAMA3},
+        {"output": {"layout": "fused"}},
+    ),
+    "qwen3 in mellum": ("qwen3", {"rope_parameters": LINEAR}, {"architecture": "mellum"}),
     "helium linear rope": ("helium", {"rope_parameters": LINEAR}, {"output": {"layout": "fused"}}),
 }
 FIRST = {case[0]: name for name, case in reversed(CASES.items())}
@@ -160,11 +241,12 @@ def test_a_forced_router_gives_the_specialist_on_the_merged_rest(
     sparse, models = load(out), [load(path) for path in specialists]
     reference = load(base)
     tokens = some_tokens()
+    kept = tuple(f"model.layers.{layer}." for layer in numbered(fields.get("layers", {})))
     for index, own in enumerate(models):
         state = {}
         for name in own.state_dict():
             rest = torch.stack([model.state_dict()[name].double() for model in models]).mean(0).float()
-            state[name] = own.state_dict()[name] if "mlp." in name else rest
+            state[name] = own.state_dict()[name] if FFN.search(name) and not name.startswith(kept) else rest
         reference.load_state_dict(state)
         with forced(sparse, index):
             assert relative_error(logits(sparse, tokens), logits(reference, tokens)) <= BAR
@@ -194,14 +276,22 @@ class WithSharedExpert(nn.Module):
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.5])
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize(
+    ("family", "architecture"),
+    [
+        ("llama", "qwen2_moe"),
+        ("qwen2", "qwen2_moe"),
+        ("llama", "glm4_moe"),
+        pytest.param("hunyuan_v1_dense", "hunyuan_v1_moe", marks=pytest.mark.families),
+    ],
+)
 def test_an_always_on_expert_is_added_to_the_routed_ones(
-    family: str, factor: float, tiny: TinyMaker, tmp_path: Path
+    family: str, architecture: str, factor: float, tiny: TinyMaker, tmp_path: Path
 ) -> None:
     """The MoE forced to expert i is the dense model whose FFN is i's plus `residual_scale` times the shared one's."""
     base, *specialists = (tiny(family, seed, scale=4.0) for seed in range(3))
     fields: dict[str, Any] = {"shared_experts": [{"model": "base", "residual_scale": factor}]}
-    fields |= {"architecture": "qwen2_moe", "merge": {"shared": "base"}}
+    fields |= {"architecture": architecture, "merge": {"shared": "base"}}
     sparse = load(build_tiny(tmp_path / "out", base, specialists, **fields))
     tokens = some_tokens()
     for index, specialist in enumerate(specialists):

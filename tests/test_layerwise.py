@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor
 from moemerge.dense import layerwise
 from moemerge.dense.layerwise import LayerwiseModels
 from moemerge.dense.models import PlannedModels
+from moemerge.families import anatomy_of
 from moemerge.gate.packed import packed_attention
 from moemerge.gate.walk import Batch, Walk
 from moemerge.plan import Plan, make_plan
@@ -38,7 +41,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "granite_swa": ("granite_swa", {}),
     "smollm3": ("smollm3", {}),
     "qwen3_5_text": ("qwen3_5_text", {}),
+    "granitemoehybrid": ("granitemoehybrid", {}),
+    "deepseek_v3": ("deepseek_v3", {}),
+    "nemotron_h": ("nemotron_h", {}),
     "phi3": ("phi3", {}),
+    "glm4_moe": ("glm4_moe", {}),
+    "ernie4_5": ("ernie4_5", {}),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", {"rope_parameters": {
+        "rope_type": "dynamic", "rope_theta": 1e4, "factor": 1.0, "alpha": 8.0}}),
 }  # fmt: skip
 
 
@@ -50,12 +60,13 @@ def plan(request: pytest.FixtureRequest, tiny: TinyMaker, tmp_path: Path) -> Pla
     return make_plan(recipe_of(base, [one, other]), tmp_path)
 
 
-def whole(model: Any, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
-    """What enters each MoE block and each layer, by transformers' own forward of the whole model and hooks."""
+def whole(model: Any, batch: Batch, layers: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """What enters each of the MoE blocks and each layer, by transformers' own forward of the whole model and hooks."""
     entered: list[Tensor] = []
     states: list[Tensor] = []
     hooks = [
-        layer.mlp.register_forward_pre_hook(lambda _, args: entered.append(args[0])) for layer in model.model.layers
+        anatomy_of(model).block_of(layer).register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+        for layer in (model.model.layers[number] for number in layers)
     ]
     hooks += [layer.register_forward_pre_hook(lambda _, args: states.append(args[0])) for layer in model.model.layers]
     with torch.inference_mode():
@@ -63,6 +74,11 @@ def whole(model: Any, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
     for hook in hooks:
         hook.remove()
     return entered, states
+
+
+def note(found: dict[tuple[int, int], Tensor], number: int, place: int, entered: Tensor) -> None:
+    """What a walk tells, by model and batch."""
+    found[number, place] = entered
 
 
 def padded_on_the_left() -> Batch:
@@ -86,12 +102,14 @@ def test_a_walk_is_the_whole_forward_bit_for_bit(plan: Plan, large: int, monkeyp
     for layer in range(plan.dense.layers):
         streams.append([list(walk.states(number)) for number in range(2)])
         found.append({})
-        walk.advance(layer, lambda number, place, entered: found[-1].update({(number, place): entered}))
+        keep = partial(note, found[-1])
+        walk.advance(layer, keep if layer in plan.dense.ffn_layers else None)
     for number, batches in enumerate(own):
         for place, batch in enumerate(batches):
-            entered, states = whole(models.merged(number), batch)
+            entered, states = whole(models.merged(number), batch, plan.dense.ffn_layers)
+            for layer, own_input in zip(plan.dense.ffn_layers, entered, strict=True):
+                assert torch.equal(found[layer][number, place], own_input)
             for layer in range(plan.dense.layers):
-                assert torch.equal(found[layer][number, place], entered[layer])
                 assert torch.equal(streams[layer][number][place], states[layer])
 
 
@@ -113,7 +131,7 @@ def test_texts_in_a_packed_row_see_themselves_alone(plan: Plan) -> None:
 def final(model: Any, text: Tensor) -> Tensor:
     """What leaves the last layer for one text alone, `[S, d]`."""
     kept: list[Tensor] = []
-    hook = model.model.norm.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
+    hook = model.model.layers[-1].register_forward_hook(lambda _, __, output: kept.append(output))
     with torch.inference_mode():
         model.model(input_ids=text[None], use_cache=False)
     hook.remove()
@@ -128,7 +146,7 @@ def test_the_base_layer_by_layer(plan: Plan) -> None:
     walk = Walk(lambda _: layerwise.base(), [[batch]])
     walk.advance(0)
     layerwise.merged(0)
-    _, states = whole(PlannedModels(plan).base(), batch)
+    _, states = whole(PlannedModels(plan).base(), batch, ())
     assert torch.equal(walk.states(0)[0], states[1])
 
 
@@ -145,7 +163,7 @@ def test_what_is_read_is_what_is_written(settings: dict[str, Any], tiny: TinyMak
     layerwise.expect(batch.ids.flatten())
     walk = Walk(layerwise.merged, [[], [batch]])
     walk.advance(0)
-    _, states = whole(PlannedModels(plan).merged(1), batch)
+    _, states = whole(PlannedModels(plan).merged(1), batch, ())
     assert torch.equal(walk.states(1)[0], states[1])
 
 
@@ -241,7 +259,7 @@ def test_a_gate_is_fitted_in_less_memory_than_one_source(large: list[Path], tmp_
     from moemerge.gate import GateRequest, fit_gate
 
     plan = make_plan(recipe, Path.cwd())
-    request = GateRequest("discriminant", read_expert_texts(plan, Path.cwd()), 16, 1024, expand="off")
+    request = GateRequest("discriminant", read_expert_texts(plan, Path.cwd()), range(16), 1024, expand="off")
     reference = fit_gate(request, Whole(plan), load_tokenizer(plan))
     torch.testing.assert_close(torch.load(tmp_path / "gate.pt"), reference.weights, rtol=1e-4, atol=1e-6)
 

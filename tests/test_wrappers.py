@@ -115,6 +115,16 @@ def test_identical_experts_are_the_wrapper(kind: str, language: str, tied: bool,
     assert "`AutoProcessor.from_pretrained(" in card
 
 
+def test_a_layer_within_stays_dense(tmp_path: Path) -> None:
+    """Identical experts give the wrapper; its config says so within that of the language model."""
+    base = tiny_wrapper("llava_onevision", tmp_path / "base")
+    out = build_tiny(tmp_path / "out", base, [base] * 3, layers={"0": "dense"})
+    sparse = load_wrapper(out)
+    assert sparse.config.text_config.mlp_only_layers == [0]
+    assert relative_error(logits(sparse, **texts()), logits(load_wrapper(base), **texts())) <= BAR
+    assert verify(out).differences == ()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_expert_is_a_whole_model_an_adapter_or_a_language_model(kind: str, tmp_path: Path) -> None:
     """Forced to expert i, the mixture is the base with i's FFNs, as transformers or peft has them."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,14 @@ def write_tokenizer(folder: Path, *, extra: tuple[str, ...] = (), chat: bool = F
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
+FFN = re.compile(r"mlp\.|feed_forward\.|mixer\.(up|down)_proj")
+"""What is in the names of FFN matrices, whatever the family."""
+
+_MAMBA = {"mamba_n_heads": 4, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_chunk_size": 8}
+
+_LATENT = {"num_key_value_heads": 4, "q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+           "qk_nope_head_dim": 12, "v_head_dim": 10}  # fmt: skip
+
 OWN: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 8},
     "helium": {"head_dim": 8},
@@ -74,14 +84,26 @@ OWN: dict[str, dict[str, Any]] = {
     "hyperclovax": {"use_post_norm": False, "embedding_multiplier": 6.0, "attention_multiplier": 0.25,
                     "residual_multiplier": 0.7, "logits_scaling": 0.7},
     "granitemoehybrid": {
-        "layer_types": ["full_attention"] * 8, "num_local_experts": 0, "position_embedding_type": "rope",
+        "layer_types": ["linear_attention", "full_attention"] * 4, "num_local_experts": 0,
         "shared_intermediate_size": 48, "embedding_multiplier": 6.0, "attention_multiplier": 0.25,
-        "residual_multiplier": 0.7, "logits_scaling": 1.5, "mamba_n_heads": 4,
+        "residual_multiplier": 0.7, "logits_scaling": 1.5, **_MAMBA,
     },
+    "nemotron_h": {
+        "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"],
+        "head_dim": 8, "ssm_state_size": 8, "mamba_num_heads": 4, "mamba_head_dim": 8, "n_groups": 2, "chunk_size": 8,
+    },
+    "deepseek_v3": {**_LATENT, "first_k_dense_replace": 10, "num_nextn_predict_layers": 0},
+    "youtu": {**_LATENT, "initializer_range": 0.02, "tie_word_embeddings": False},
+    "bamba": {"attn_layer_indices": [1], "rope_parameters": {
+        "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0}, **_MAMBA},
     "qwen3_5_text": {
         "head_dim": 16, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
         "linear_value_head_dim": 8, "full_attention_interval": 2,
     },
+    "glm4_moe": {"first_k_dense_replace": 99, "partial_rotary_factor": 0.5, "attention_bias": True},
+    "ernie4_5": {"head_dim": 8},
+    "hunyuan_v1_dense": {"head_dim": 8},
+    "glm": {"head_dim": 8},
     "granite": {
         "embedding_multiplier": 6.0, "attention_multiplier": 0.25, "residual_multiplier": 0.7, "logits_scaling": 1.5,
     },
@@ -93,10 +115,18 @@ def tiny_config(family: str, **config: Any) -> Any:
     """The transformers config of a tiny dense model of `family`, its `model_type`."""
     from transformers import AutoConfig
 
-    settings = DEFAULTS | OWN.get(family, {}) | config
-    if "layer_types" in settings and "layer_types" not in config:
+    settings = copy.deepcopy(DEFAULTS | OWN.get(family, {}) | config)  # a config writes into its rope
+    if "layer_types" in settings:
         settings["layer_types"] = settings["layer_types"][: settings["num_hidden_layers"]]
     return AutoConfig.for_model(family, **settings)
+
+
+def as_read(raw: dict[str, Any]) -> dict[str, Any]:
+    """A raw config as a source's is read: by the keys of the dense family that it counts as."""
+    from moemerge.families import TRANSLATIONS
+
+    row = TRANSLATIONS.get(raw["model_type"])
+    return raw if row is None else {**row.config({**row.defaults, **raw}), "model_type": row.family_of(raw)}
 
 
 def tiny_model(
@@ -121,6 +151,8 @@ def tiny_model(
                 parameter.normal_(1.0, 0.1)
             elif not parameter.any():
                 parameter.normal_(0.0, 0.5)
+            elif parameter.dim() == 1:  # what a recurrent layer starts at is the same whatever the seed
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
             else:
                 parameter.mul_(scale)
     model = model.to(getattr(torch, dtype))

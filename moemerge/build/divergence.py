@@ -8,7 +8,6 @@ from moemerge.build.idle import adds_nothing
 from moemerge.console import Progress
 from moemerge.errors import Problem
 from moemerge.execute.stream import row_blocks
-from moemerge.families import PROJECTIONS
 from moemerge.plan import Plan
 from moemerge.sources import Checkpoint
 
@@ -31,12 +30,12 @@ def measure_divergence(plan: Plan, progress: Progress) -> tuple[dict[str, float]
     Returns:
         The distance by expert name, and warnings about experts that are the base or far from it.
     """
-    progress.stage("divergence", plan.dense.layers, "layers")
+    progress.stage("divergence", len(plan.dense.routed_layers), "layers")
     base = plan.models["base"]
     changed = {e.model: 0.0 for e in plan.experts}
     total = 0.0
-    for layer in range(plan.dense.layers):
-        for projection in PROJECTIONS:
+    for layer in plan.dense.routed_layers:
+        for projection in plan.dense.projections:
             name = plan.dense.ffn(layer, projection)
             shapes = [plan.models[key].tensors[name].shape for key in ("base", *changed)]
             widest = tuple(map(max, *shapes)) if len(shapes) > 1 else shapes[0]

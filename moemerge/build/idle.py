@@ -7,11 +7,11 @@ it is (folded, dequantised, of another dtype or width), which is passed over her
 from __future__ import annotations
 
 from moemerge.errors import Problem
-from moemerge.families import PROJECTIONS
 from moemerge.plan import Plan
 from moemerge.sources import Checkpoint
 from moemerge.sources.checkpoint import ITEM_SIZE
-from moemerge.sources.zero import blocks, is_zero
+from moemerge.sources.same import same_bytes
+from moemerge.sources.zero import is_zero
 
 
 def idle_experts(plan: Plan) -> list[Problem]:
@@ -23,9 +23,10 @@ def idle_experts(plan: Plan) -> list[Problem]:
     Raises:
         SourceError: a file is shorter than its header says.
     """
-    names = [plan.dense.ffn(layer, matrix) for layer in range(plan.dense.layers) for matrix in PROJECTIONS]
+    names = [plan.dense.ffn(layer, matrix) for layer in plan.dense.routed_layers for matrix in plan.dense.projections]
     base = plan.models["base"]
-    same = {key: _same(model, base, names) for key, model in plan.models.items() if key != "base"}
+    others = {key: model for key, model in plan.models.items() if key != "base"}
+    same = {key: all(same_bytes(model, base, name) for name in names) for key, model in others.items()}
     zero = {key: _zero(model, names) for key, model in plan.models.items()}
     problems = []
     for expert in plan.experts:
@@ -41,19 +42,6 @@ def adds_nothing(name: str) -> Problem:
     """The warning for an expert whose FFNs are the base's."""
     hint = "is it the right folder, and did its training reach the FFNs? If the base is meant, write `model: base`"
     return Problem("expert-is-base", f"expert `{name}` has the base's FFNs: it adds nothing", hint)
-
-
-def _same(model: Checkpoint, base: Checkpoint, names: list[str]) -> bool:
-    for name in names:
-        ours, theirs = model.bytes_of(name), base.bytes_of(name)
-        alike = (model.tensors[name].dtype, model.tensors[name].shape) == (
-            base.tensors[name].dtype, base.tensors[name].shape,
-        )  # fmt: skip
-        if ours is None or theirs is None or not alike:
-            return False
-        if ours != theirs and any(a != b for a, b in zip(blocks(ours), blocks(theirs), strict=True)):
-            return False
-    return True
 
 
 def _zero(model: Checkpoint, names: list[str]) -> bool:

@@ -50,6 +50,7 @@ def make_record(
         "root": Path(os.path.relpath(root.resolve(), output.resolve())).as_posix(),
         "sources": {key: _source(checkpoint) for key, checkpoint in plan.models.items()},
         "experts": [{"name": e.name, "source": e.model, "width": e.width} for e in plan.experts],
+        "dense_layers": sorted(plan.dense.kept),
         "experts_per_token": plan.recipe.experts_per_token,
         "merge": {group: group_method(plan.recipe.merge, group) for group in _groups(plan)},
         "vocabulary": plan.vocabulary.summary(),
@@ -62,7 +63,7 @@ def make_record(
 
 def _groups(plan: Plan) -> list[Any]:
     present = {tensor.group for tensor in plan.tensors}
-    return [group for group in ("embeddings", "attention", "norms", "lm_head") if group in present]
+    return [group for group in ("embeddings", "attention", "norms", "ffn", "lm_head") if group in present]
 
 
 def _source(checkpoint: Checkpoint) -> dict[str, Any]:

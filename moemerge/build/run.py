@@ -272,9 +272,10 @@ def fit_router(
     request = GateRequest(
         init=recipe.gate.init,
         experts=texts,
-        layers=plan.dense.layers,
+        layers=plan.dense.routed_layers,
         hidden_size=plan.dense.hidden_size,
         experts_per_token=recipe.experts_per_token,
+        rule=plan.host.routing,
         seed=recipe.seed,
         ridge=recipe.gate.ridge,
         expand=recipe.gate.expand,

@@ -92,6 +92,7 @@ def _print_plan(made: Plan | Refused, divergence: dict[str, float] | None, *, ve
     """Prints problems, warnings, sizes and origins; all to stderr with `err`, where the plan is not the result."""
     from moemerge.plan import Refused
     from moemerge.plan.cost import gate_computing, groups, peak_memory, runs_models
+    from moemerge.recipe.layers import as_ranges
 
     print_problems(made.problems)
     print_problems(made.warnings, word="warning")
@@ -100,6 +101,7 @@ def _print_plan(made: Plan | Refused, divergence: dict[str, float] | None, *, ve
         rows = [
             ("architecture", f"{made.dense.family} -> {made.host.model_type}, {made.dense.layers} layers"),
             *([("host", made.because)] if made.because else []),
+            *([("dense layers", as_ranges(made.dense.kept))] if made.dense.kept else []),
             ("experts", f"{len(made.experts)} ({names}), {made.recipe.experts_per_token} a token"),
             ("parameters", f"{count(made.parameters.total)} total, {count(made.parameters.active)} active a token"),
             ("size", f"{size(made.bytes.total)} in {made.dtype}: {size(made.bytes.copied)} copied, "
@@ -165,6 +167,7 @@ def _build_json(done: Build) -> dict[str, Any]:
         "gate": {
             "init": done.plan.recipe.gate.init,
             "ridge": gate.ridge,
+            "layers": list(done.plan.dense.routed_layers),
             "separation": list(gate.separation),
             "tokens": {e.name: n for e, n in zip(done.plan.experts, gate.tokens, strict=True)},
             "confusion": gate.confusion,
@@ -176,7 +179,8 @@ def _build_json(done: Build) -> dict[str, Any]:
 
 
 def _print_build(done: Build) -> None:
-    known = [(layer, value) for layer, value in enumerate(done.gate.separation) if value is not None]
+    separation = zip(done.plan.dense.routed_layers, done.gate.separation, strict=True)
+    known = [(layer, value) for layer, value in separation if value is not None]
     if known:
         mean = sum(value for _, value in known) / len(known)
         typer.echo(f"gate: {mean:.1%} of held-out tokens go to their own expert, by layer:")

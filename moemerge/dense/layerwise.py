@@ -83,7 +83,7 @@ class LayerwiseModels:
         if self._module is None:
             config = self._plan.models["base"].config
             empty = empty_module(config, self._plan.dense, self._dtype, self._device)
-            self._module = _Layerwise(empty, self._device, self._ids)
+            self._module = _Layerwise(empty, self._device, self._ids, self._plan.dense.held_by)
         self._module.show(key, read, rows)
         model: PreTrainedModel = self._module.model
         return model
@@ -96,10 +96,11 @@ class _Layerwise:
         model: its parameters are on the meta device, its buffers on `device`.
         device: where it runs.
         ids: the token ids `[n]`, ascending, that will be looked up; None for all.
+        held_by: the dense names of what a parameter holds.
     """
 
-    def __init__(self, model: Any, device: str, ids: Tensor | None) -> None:
-        self.model, self._device, self._ids = model, device, ids
+    def __init__(self, model: Any, device: str, ids: Tensor | None, held_by: Callable[[str], tuple[str, ...]]) -> None:
+        self.model, self._device, self._ids, self._held_by = model, device, ids, held_by
         self._dtype: torch.dtype = model.dtype
         self._layer: nn.Module | None = None
         self._held: dict[str, object] = {}
@@ -133,8 +134,9 @@ class _Layerwise:
         """
         self._key, self._read = key, read
         self._fill(self._outside)
-        if self._held.get(self._embedding) != key(self._embedding):
-            whole = read(self._embedding) if self._ids is None else rows(self._embedding, self._ids)
+        if self._held.get(self._embedding) != self._key_of(self._embedding):
+            (name,) = self._held_by(self._embedding)
+            whole = read(name) if self._ids is None else rows(name, self._ids)
             self._put(self._embedding, whole)
 
     def _look_up(self, forward: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
@@ -149,10 +151,10 @@ class _Layerwise:
         return forward(*inputs, **others)
 
     def _fill(self, names: Iterable[str]) -> None:
-        wanted = [name for name in names if self._held.get(name) != self._key(name)]
+        wanted = [name for name in names if self._held.get(name) != self._key_of(name)]
         for name in wanted:
             self._put(name, torch.empty(0))  # the old ones go before the new ones come
-        for name, value in zip(wanted, self._readers.map(self._read, wanted), strict=True):
+        for name, value in zip(wanted, self._readers.map(self._whole, wanted), strict=True):
             self._put(name, value)
 
     def _drop(self) -> None:
@@ -167,4 +169,11 @@ class _Layerwise:
         owner, _, leaf = name.rpartition(".")
         value = value.to(self._dtype).to(self._device)
         setattr(self.model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
-        self._held[name] = self._key(name)
+        self._held[name] = self._key_of(name)
+
+    def _key_of(self, parameter: str) -> object:
+        return self._key(self._held_by(parameter)[0])
+
+    def _whole(self, parameter: str) -> Tensor:
+        parts = [self._read(name) for name in self._held_by(parameter)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

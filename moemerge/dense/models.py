@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from moemerge.dense.generation import refuse_unknown_ids
 from moemerge.errors import SourceError
 from moemerge.execute.stream import BLOCK_ELEMENTS, TORCH_DTYPES, Values
-from moemerge.families import PROJECTIONS, DenseConfig
+from moemerge.families import DenseConfig
 from moemerge.plan.model import OutputTensor, Plan
 from moemerge.plan.output_files import output_files
 from moemerge.sources import Checkpoint
@@ -40,7 +40,7 @@ class DenseModule:
         self._config, self._dense, self._dtype, self._device = config, dense, dtype, device
         self._shapes = dict(dense.tensors())
         self._module: PreTrainedModel | None = None
-        self._parameters: dict[str, nn.Parameter] = {}
+        self._parts: dict[str, Tensor] = {}  # the rows of the module's parameters that each tensor goes into
 
     def model(self) -> PreTrainedModel:
         """The module, in eval mode; its parameters are undefined until something is put into them."""
@@ -52,14 +52,20 @@ class DenseModule:
                     setattr(parent, name, nn.Parameter(empty, requires_grad=False))
             module.tie_weights()
             refuse_unknown_ids(module)
-            self._module, self._parameters = module, dict(module.named_parameters())
+            self._module = module
+            for name, parameter in module.named_parameters():
+                held, start = self._dense.held_by(name), 0
+                for part in held:
+                    rows = self._shapes[part][0] if len(held) > 1 else len(parameter)
+                    self._parts[part] = parameter[start : start + rows]
+                    start += rows
         return self._module
 
     def put(self, name: str, value: Tensor) -> None:
         """Puts one tensor in, rounded to the module's dtype."""
         self.model()
         with torch.no_grad():
-            self._parameters[name].copy_(value.to(self._dtype))
+            self._parts[name].copy_(value.to(self._dtype))
 
     def load(self, checkpoint: Checkpoint) -> PreTrainedModel:
         """Puts all tensors of one model in."""
@@ -98,7 +104,8 @@ class MergedTensors:
         self._values = Values(plan, BLOCK_ELEMENTS)
         self._tensors: dict[str, OutputTensor] = {tensor.name: tensor for tensor in plan.tensors}
         self._fused = plan.host.layout(plan.recipe.output.layout) == "fused"
-        self._ffn = {dense.ffn(layer, p): (layer, p) for layer in range(dense.layers) for p in PROJECTIONS}
+        *self._wide, _ = dense.projections
+        self._ffn = {dense.ffn(layer, p): (layer, p) for layer in dense.routed_layers for p in dense.projections}
         self._stored = {name: plan.host.stored(name) for name, _, _ in dense.shared_tensors()}
         self.shared = tuple(name for name, stored in self._stored.items() if stored in self._tensors)
         """Names of all that is not FFN."""
@@ -114,7 +121,7 @@ class MergedTensors:
         if not self._fused:
             return self._values.whole(self._tensors[self._host.expert_name(layer, expert, projection)])
         owner = self._tensors[self._host.fused["down" if projection == "down" else "gate_up"].format(layer=layer)]
-        place = expert if projection == "down" else 2 * expert + PROJECTIONS.index(projection)
+        place = expert if projection == "down" else len(self._wide) * expert + self._wide.index(projection)
         return torch.cat(list(self._values.blocks(owner, owner.parts[place])))
 
     def rows(self, name: str, rows: Tensor) -> Tensor:
@@ -190,7 +197,7 @@ def empty_module(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     raw = {key: value for key, value in config.items() if key != "auto_map"}
-    raw["intermediate_size"] = dense.intermediate_size
+    raw |= dict.fromkeys(dense.row.widths, dense.intermediate_size)
     if isinstance(raw.get("pad_token_id"), int) and raw["pad_token_id"] >= dense.vocab_size:
         raw["pad_token_id"] = None  # it makes a difference to gradients alone, and must lie within the rows
     with torch.device("meta"):

@@ -188,10 +188,13 @@ def _block(model: nn.Module, router: nn.Module, layer: int, anatomy: Anatomy) ->
             f"layer {layer} is offloaded, so that its experts cannot be read",
             hint="load the model whole, on a device with enough memory",
         )
-    (_, twice, hidden), (_, out, width) = gate_up.shape, down.shape
-    if not gate_up.is_floating_point() or (twice, hidden) != (2 * width, out):
-        shapes = f"{tuple(gate_up.shape)} and {tuple(down.shape)}"
-        raise EvalError(f"the experts of layer {layer} have shapes {shapes}, which are not (E, 2I, H) and (E, H, I)")
+    (_, rows, hidden), (_, out, width) = gate_up.shape, down.shape
+    times = 2 if anatomy.gated else 1
+    if not gate_up.is_floating_point() or (rows, hidden) != (times * width, out):
+        shapes, wanted = f"{tuple(gate_up.shape)} and {tuple(down.shape)}", "2I" if anatomy.gated else "I"
+        raise EvalError(
+            f"the experts of layer {layer} have shapes {shapes}, which are not (E, {wanted}, H) and (E, H, I)"
+        )
     return block
 
 
@@ -212,8 +215,8 @@ def _kept(block: Any, router: nn.Module, anatomy: Anatomy) -> Iterator[dict[str,
         router.register_forward_hook(keep("router")),
     ]
     for key, name in (("shared", anatomy.shared), ("shared gate", anatomy.shared_gate)):
-        if hasattr(block, name):
-            handles.append(getattr(block, name).register_forward_hook(keep(key)))
+        if (part := getattr(block, name, None)) is not None:
+            handles.append(part.register_forward_hook(keep(key)))
     try:
         yield kept
     finally:
@@ -223,10 +226,10 @@ def _kept(block: Any, router: nn.Module, anatomy: Anatomy) -> Iterator[dict[str,
 
 @torch.inference_mode()
 def _expert(block: Any, anatomy: Anatomy, expert: int, given: Tensor) -> Tensor:
-    """One expert's output `[H]` for an input `[H]`: down(act(gate x) ⊙ up x)."""
+    """One expert's output `[H]` for an input `[H]`: down(act(gate x) ⊙ up x), or down(act(up x))."""
     experts = getattr(block, anatomy.experts)
-    gate, up = nn.functional.linear(given, getattr(experts, anatomy.gate_up)[expert]).chunk(2)
-    return nn.functional.linear(experts.act_fn(gate) * up, getattr(experts, anatomy.down)[expert])
+    wide = nn.functional.linear(given, getattr(experts, anatomy.gate_up)[expert])
+    return nn.functional.linear(anatomy.inner(experts, wide), getattr(experts, anatomy.down)[expert])
 
 
 def _shared(kept: dict[str, Any], row: int) -> tuple[Tensor | None, float | None]:

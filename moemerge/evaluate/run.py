@@ -250,7 +250,8 @@ class Evaluation:
             for domain in self.domains
         }
         measures = Measures(measured, options.seed)
-        routing = routing_account(counts, experts, {domain.name: domain.expert for domain in self.domains})
+        own, layers = {domain.name: domain.expert for domain in self.domains}, self.folder.moe_layers
+        routing = routing_account(counts, layers, experts, own)
         total, active = self.folder.parameters()
         config = self.folder.config
         return {

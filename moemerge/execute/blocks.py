@@ -127,8 +127,8 @@ class Blocks:
                 return math.prod(self.plan.models[first.model].tensors[first.name].shape)
             case Compute() | Fill():
                 return math.prod(part.shape)
-            case Router(layer):
-                return self._rows(layer).size
+            case Router(place):
+                return self._rows(place).size
         raise AssertionError(part)
 
     def _put(self, part: Part, dtype: str) -> Put:
@@ -142,15 +142,15 @@ class Blocks:
                 return partial(self._mean, sources)
             case Fill(_, value):
                 return lambda made, start, stop: made.fill(value)
-            case Router(layer):
-                rows = self._rows(layer)
+            case Router(place):
+                rows = self._rows(place)
                 return lambda made, start, stop: np.copyto(made, rows[start:stop], casting="unsafe")
         raise AssertionError(part)
 
-    def _rows(self, layer: int) -> NDArray[np.float32]:
+    def _rows(self, place: int) -> NDArray[np.float32]:
         if self.gates is None:
             raise ValueError("the gate is not fitted yet")
-        return np.ascontiguousarray(np.asarray(self.gates[layer]), np.float32).ravel()
+        return np.ascontiguousarray(np.asarray(self.gates[place]), np.float32).ravel()
 
     def _scaled(self, source: _Stored, scale: float, made: Values, start: int, stop: int) -> None:
         """The product in fp32."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,9 +18,10 @@ from gguf.quants import quantize
 from numpy.typing import NDArray
 
 from moemerge.errors import ExportError, Problem
-from moemerge.families import PROJECTIONS, Host
+from moemerge.families import Host, routed_layers
 from moemerge.families.gguf_form import GgufForm, GgufType
 from moemerge.families.host import expert_counts
+from moemerge.recipe.layers import as_ranges
 from moemerge.sources.checkpoint import ByteRange, Checkpoint, TensorInfo
 from moemerge.sources.safetensors_file import read_rows
 
@@ -133,9 +134,14 @@ def out_tensors(
     Raises:
         ExportError: a tensor is stored in a dtype that no build writes.
     """
+    routed = routed_layers(checkpoint.tensors, config, host)
+    if dense := set(range(config["num_hidden_layers"])) - set(routed):
+        message = f"layers {as_ranges(dense)} are dense, and llama.cpp's `{form.architecture}` routes in every layer"
+        hint = "build it without `layers`, or run it with transformers"
+        return [], [Problem("dense-layers", message, hint)]
     table = gguf.get_tensor_name_map(_architecture(form), config["num_hidden_layers"])
     silent, problems = _silent(checkpoint, config, host)
-    stacked = dict(_stacked(checkpoint, config, host))
+    stacked = dict(_stacked(checkpoint, config, host, routed))
     used = {piece.info.name for pieces in stacked.values() for piece in pieces}
     found = []
     for name, info in checkpoint.tensors.items():
@@ -167,12 +173,14 @@ def _layer(tensor: OutTensor) -> tuple[int, str]:
     return (-1 if tensor.name.startswith("token_embd") else sys.maxsize), tensor.name
 
 
-def _stacked(checkpoint: Checkpoint, config: Mapping[str, Any], host: Host) -> Iterator[tuple[str, tuple[Piece, ...]]]:
+def _stacked(
+    checkpoint: Checkpoint, config: Mapping[str, Any], host: Host, layers: Sequence[int]
+) -> Iterator[tuple[str, tuple[Piece, ...]]]:
     """llama.cpp's name of each layer's experts by projection, and the experts' matrices in their order."""
     experts, _ = expert_counts(config)
-    for layer in range(config["num_hidden_layers"]):
+    for layer in layers:
         fused = {part: name.format(layer=layer) for part, name in host.fused.items()}
-        for projection in PROJECTIONS:
+        for projection in host.projections:
             if fused["down"] in checkpoint.tensors:
                 pieces = _slices(checkpoint, fused, projection)
             else:

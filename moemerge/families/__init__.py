@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from dataclasses import replace
 from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.choice import choose_host, hosts_of, why_host
-from moemerge.families.dense_family import PROJECTIONS, DenseFamily, Group, Projection
+from moemerge.families.dense_family import DenseFamily, Group, Projection
 from moemerge.families.host import Constant, Host
 from moemerge.families.refusal import Refusal
 from moemerge.families.registry import (
@@ -42,11 +43,15 @@ def anatomy_of(model: Any) -> Anatomy:
 
 
 def routing_of(model: Any) -> Routing:
-    """The rule of a mixture's routers; of one that is not ours what its config says, and else what most do."""
+    """The rule of a mixture's routers: its host's, with what its config says where moemerge did not write it."""
     family = _row(model)
-    if isinstance(family, Host):
-        return family.routing
-    return Routing(divided=bool(getattr(getattr(model, "config", None), "norm_topk_prob", True)))
+    rule = family.routing if isinstance(family, Host) else Routing()
+    config = _language_of(getattr(model, "config", None))
+    return replace(
+        rule,
+        divided=bool(getattr(config, "norm_topk_prob", rule.divided)),
+        factor=float(getattr(config, "routed_scaling_factor", None) or rule.factor),
+    )
 
 
 def auto_class_of(config: Mapping[str, Any]) -> str:
@@ -62,11 +67,28 @@ def host_of(config: Mapping[str, Any]) -> Host | None:
     return host if wrapper is None or host is None else wrapper.around(host)
 
 
+def routed_layers(names: Container[str], config: Mapping[str, Any], host: Host) -> tuple[int, ...]:
+    """The numbers of a mixture's layers that have a router.
+
+    Args:
+        names: of its tensors on disk.
+        config: its language model's.
+        host: its class.
+    """
+    return tuple(layer for layer in range(config["num_hidden_layers"]) if host.gate.format(layer=layer) in names)
+
+
 def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a `config.json` says of the language model: a wrapper's has a map of its own for that."""
     wrapper = WRAPPED.get(str(config.get("model_type")))
     inner = config.get(wrapper.key) if wrapper is not None else None
     return inner if isinstance(inner, Mapping) else config
+
+
+def _language_of(config: Any) -> Any:
+    """What `language_config` gives of a config object of transformers."""
+    wrapper = WRAPPED.get(str(getattr(config, "model_type", None)))
+    return config if wrapper is None else getattr(config, wrapper.key, config)
 
 
 def _row(model: Any) -> DenseFamily | Host | None:
@@ -78,13 +100,13 @@ def _row(model: Any) -> DenseFamily | Host | None:
         inner = getattr(config, WRAPPED[kind].key, None)
         host = HOSTS.get(str(getattr(inner, "model_type", None)))
         return None if host is None else WRAPPED[kind].around(host)
-    return HOSTS.get(kind) or DENSE_FAMILIES.get(kind)
+    family = DENSE_FAMILIES.get(kind)
+    return family if family is not None and (kind not in HOSTS or family.is_dense(vars(config))) else HOSTS.get(kind)
 
 
 __all__ = [
     "DENSE_FAMILIES",
     "HOSTS",
-    "PROJECTIONS",
     "REFUSALS",
     "REFUSED",
     "TRANSLATIONS",
@@ -109,6 +131,7 @@ __all__ = [
     "host_of",
     "hosts_of",
     "language_config",
+    "routed_layers",
     "routing_of",
     "why_host",
 ]

@@ -21,13 +21,18 @@ class Anatomy:
         logits_multiplier: key of the one that it is multiplied by, likewise.
         block: from a layer to its FFN or MoE block, whose input the router reads.
         attention: from a layer to its attention.
-        projections: from the attention to its linear maps, in peft's order.
+        projections: from the attention to its linear maps, in peft's order; not every model has all of them.
         recurrent: from a layer to what it may have in the place of attention, which carries a state from token to
             token; None where no layer has such a thing.
-        router: from a MoE block to its router.
+        kind: attribute of a layer that says what it has, where attention, what carries a state, and the FFN all lie at
+            one place and no layer has two of them.
+        router: from a MoE block to its router, which gives logits, weights and indices.
+        router_matrix: from the router to its weight `[E, d]`.
         experts: from a MoE block to the module that holds all experts.
-        gate_up: their gates and ups, `[E, 2 I, d]`, gate rows first, as an attribute of that module.
+        gate_up: their gates and ups, `[E, 2 I, d]`, gate rows first, as an attribute of that module; of experts without
+            a gate their ups, `[E, I, d]`.
         down: likewise `[E, d, I]`.
+        gated: whether experts have a gate.
         shared: from a MoE block to its always-on expert, where it has one.
         shared_gate: from a MoE block to what weighs that, where there is one: the sigmoid of its output.
     """
@@ -41,10 +46,13 @@ class Anatomy:
     attention: str = "self_attn"
     projections: tuple[str, ...] = ("k_proj", "o_proj", "q_proj", "v_proj")
     recurrent: str | None = None
+    kind: str | None = None
     router: str = "gate"
+    router_matrix: str = "weight"
     experts: str = "experts"
     gate_up: str = "gate_up_proj"
     down: str = "down_proj"
+    gated: bool = True
     shared: str = "shared_expert"
     shared_gate: str = "shared_expert_gate"
 
@@ -70,15 +78,26 @@ class Anatomy:
 
     def attention_of(self, layer: Any) -> Any:
         """A layer's attention; None where it has none."""
-        return getattr(layer, self.attention, None)
+        return getattr(layer, self.attention, None) if self._is(layer, "full_attention") else None
 
     def recurrent_of(self, layer: Any) -> Any:
         """What a layer has in the place of attention, where it carries a state; else None."""
-        return getattr(layer, self.recurrent, None) if self.recurrent is not None else None
+        there = self.recurrent is not None and self._is(layer, "linear_attention")
+        return getattr(layer, str(self.recurrent), None) if there else None
+
+    def _is(self, layer: Any, kind: str) -> bool:
+        return self.kind is None or getattr(layer, self.kind) == kind
 
     def experts_of(self, layer: Any) -> Any:
         """The module that holds a layer's experts."""
         return _at(self.block_of(layer), self.experts)
+
+    def inner(self, experts: Any, wide: Any) -> Any:
+        """What an expert's down is given, `[..., I]`, by what its gate and up, or its up alone, give."""
+        if not self.gated:
+            return experts.act_fn(wide)
+        gate, up = wide.chunk(2, dim=-1)
+        return experts.act_fn(gate) * up
 
     @property
     def projection_modules(self) -> list[str] | str:
@@ -91,7 +110,11 @@ class Anatomy:
     @property
     def router_weight(self) -> str:
         """From a layer to its router's weight: what peft calls the parameter."""
-        return f"{self.block}.{self.router}.weight"
+        return f"{self.block}.{self.router}.{self.router_matrix}"
+
+    def router_matrix_of(self, router: Any) -> Any:
+        """A router's weight `[E, d]`; None where the module has no such thing."""
+        return reduce(lambda inside, name: getattr(inside, name, None), self.router_matrix.split("."), router)
 
     @property
     def expert_weights(self) -> tuple[str, str]:

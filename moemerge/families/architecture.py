@@ -7,11 +7,12 @@ importing transformers; a test holds the two equal. Every trap of a family is a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moemerge.families.dense_family import PROJECTIONS, Bias, DenseFamily, Extent, Group, Projection
+from moemerge.families.dense_family import Bias, DenseFamily, Extent, Group, Projection
 from moemerge.families.values import FRACTION, KINDS, check, check_held, check_rope, is_number, is_size
 
 COMMON: Mapping[str, Any] = {
@@ -47,7 +48,8 @@ class DenseConfig:
         output_bias: whether the attention's output projection has one.
         mlp_bias: whether the FFN's projections have biases.
         tied: whether the output head is the input embedding.
-        extra: the values of the family's `extra` keys.
+        extra: the values of the family's `extra` and `settings` keys.
+        kept: layers that keep their FFN in the mixture, and have no router there.
     """
 
     row: DenseFamily
@@ -74,7 +76,8 @@ class DenseConfig:
     bos_token_id: int | None
     eos_token_id: int | list[int] | None
     pad_token_id: int | None
-    extra: Mapping[str, float]
+    extra: Mapping[str, Any]
+    kept: frozenset[int] = frozenset()
 
     @classmethod
     def resolve(cls, raw: Mapping[str, Any]) -> DenseConfig:
@@ -94,7 +97,7 @@ class DenseConfig:
         for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                     "max_position_embeddings"):  # fmt: skip
             check(key, values[key], values[key] is not None and is_size(values[key]), "a positive integer")
-        for key in ("num_key_value_heads", "head_dim", "sliding_window"):
+        for key in ("num_key_value_heads", "head_dim", row.head, "sliding_window"):
             check(key, values.get(key), is_size(values.get(key)), "a positive integer")
         for key, (fits, kind) in KINDS.items():
             if key in values:
@@ -103,6 +106,10 @@ class DenseConfig:
         check_held(raw)
         for key in row.extra:
             check(key, values[key], is_number(values[key]) and values[key] > 0, "a number above 0")
+        for key, (fits, kind) in row.settings.items():
+            check(key, values[key], fits(values[key]), kind)
+        for key, (holds, words) in row.must.items():
+            check(key, values.get(key), holds(values), words)
         heads = values["num_attention_heads"]
         rope = _rope(raw, values, row.defaults.get("rope_parameters"))
         return cls(
@@ -130,7 +137,7 @@ class DenseConfig:
             bos_token_id=values["bos_token_id"],
             eos_token_id=values["eos_token_id"],
             pad_token_id=values["pad_token_id"],
-            extra={key: values[key] for key in row.extra},
+            extra={key: values[key] for key in (*row.extra, *row.settings)},
         )
 
     @property
@@ -139,10 +146,16 @@ class DenseConfig:
         return self.row.model_type
 
     @property
+    def projections(self) -> tuple[Projection, ...]:
+        """The matrices of an FFN, `down` last."""
+        return self.row.projections
+
+    @property
     def extents(self) -> Mapping[Extent, int]:
         """Sizes by their names in the family."""
         sizes = {
             "hidden": self.hidden_size,
+            "heads": self.heads,
             "queries": self.heads * self.head_dim,
             "keys": self.kv_heads * self.head_dim,
             "head": self.head_dim,
@@ -160,6 +173,32 @@ class DenseConfig:
     def attention_types(self) -> list[str]:
         """Each layer's attention in transformers' words (`layer_types`)."""
         return ["full_attention" if window is None else "sliding_attention" for window in self.windows]
+
+    @property
+    def ffn_layers(self) -> tuple[int, ...]:
+        """The numbers of the layers that have an FFN."""
+        kinds = self.row.ffn_kinds
+        return tuple(n for n in range(self.layers) if kinds is None or self.kinds[n] in kinds)
+
+    @property
+    def routed_layers(self) -> tuple[int, ...]:
+        """The numbers of the layers that have a router in the mixture."""
+        return tuple(layer for layer in self.ffn_layers if layer not in self.kept)
+
+    @property
+    def rotated_share(self) -> float:
+        """What part of each head rope rotates."""
+        return float(self.rope.get("partial_rotary_factor", 1.0)) if self.row.partial else 1.0
+
+    @property
+    def rotated(self) -> int:
+        """How many of a head's dimensions that is, as transformers counts them."""
+        return -(-int(self.head_dim * self.rotated_share) // 2) * 2
+
+    @property
+    def normalises_heads(self) -> bool:
+        """Whether queries and keys have a norm."""
+        return any(tensor.group == "norms" and tensor.shape == ("head",) for tensor in self.row.layer)
 
     def windows_in_words(self) -> str:
         """The sliding windows as a reader would say them, such as `128`, `none` or `128 in 2 of 4 layers`."""
@@ -181,7 +220,7 @@ class DenseConfig:
         return wide if projection != "down" else wide[::-1]
 
     def shared_tensors(self) -> Iterator[tuple[str, tuple[int, ...], Group]]:
-        """Name, shape and group of every tensor that is not FFN, in layer order (embedding first, head last)."""
+        """Name, shape and group of every tensor that is no expert's, in layer order (embedding first, head last)."""
         yield from self.first_tensors()
         for layer in range(self.layers):
             yield from self.layer_shared_tensors(layer)
@@ -198,32 +237,54 @@ class DenseConfig:
             yield self.row.names.head, (self.vocab_size, self.hidden_size), "lm_head"
 
     def layer_shared_tensors(self, layer: int) -> Iterator[tuple[str, tuple[int, ...], Group]]:
-        """The part of `shared_tensors` that belongs to one layer."""
+        """The part of `shared_tensors` that belongs to one layer: its FFN too, where it keeps that."""
         prefix = self.row.names.layer.format(layer=layer)
         extents = self.extents
         for tensor in self.row.layer:
-            if self.has_bias(tensor.bias) and tensor.kind in (None, *self.kinds[layer : layer + 1]):
-                yield f"{prefix}.{tensor.name}", tuple(extents[extent] for extent in tensor.shape), tensor.group
+            shape = tuple(extents[extent] for extent in tensor.shape)
+            if all(shape) and self.has_bias(tensor.bias) and tensor.kind in (None, *self.kinds[layer : layer + 1]):
+                yield f"{prefix}.{tensor.name}", shape, tensor.group
+        if layer in self.kept:
+            yield from ((name, shape, "ffn") for name, shape in self.ffn_tensors(layer))
+
+    def ffn_tensors(self, layer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and shape of every tensor of a layer's FFN, biases included."""
+        for projection in self.projections:
+            shape = self.ffn_shape(projection)
+            yield self.ffn(layer, projection), shape
+            if self.mlp_bias:
+                yield self.ffn(layer, projection).replace(".weight", ".bias"), shape[:1]
+
+    def held_by(self, parameter: str) -> tuple[str, ...]:
+        """The tensors that a parameter of transformers' class holds, one after the other: most hold the one of their
+        name, a class with gate and up in one matrix has those two in it."""
+        from moemerge.families.registry import TRANSLATIONS
+
+        row = TRANSLATIONS.get(self.family)
+        if row is not None and parameter in row.once:
+            return tuple(part.name for part in row.once[parameter])
+        found = re.fullmatch(re.escape(self.row.names.layer).replace(r"\{layer\}", r"\d+") + r"\.(.+)", parameter)
+        if row is None or found is None or found[1] not in row.layer:
+            return (parameter,)
+        prefix = parameter.removesuffix(found[1])
+        return tuple(prefix + part.name for part in row.layer[found[1]])
 
     def has_bias(self, which: str | None) -> bool:
         """Whether a tensor of a layer is there, by which of the biases it is; any that is none is."""
-        return {None: True, "qkv": self.qkv_bias, "output": self.output_bias}[which]
+        biases: Mapping[str, Any] = {"qkv": self.qkv_bias, "output": self.output_bias, **self.extra}
+        return which is None or bool(biases[which])
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name and shape of every tensor that a checkpoint of this config holds (MLP biases included)."""
         for name, shape, _ in self.shared_tensors():
             yield name, shape
-        for layer in range(self.layers):
-            for projection in PROJECTIONS:
-                shape = self.ffn_shape(projection)
-                yield self.ffn(layer, projection), shape
-                if self.mlp_bias:
-                    yield self.ffn(layer, projection).replace(".weight", ".bias"), shape[:1]
+        for layer in self.routed_layers:
+            yield from self.ffn_tensors(layer)
 
 
 def _head_dim(row: DenseFamily, raw: Mapping[str, Any], values: Mapping[str, Any]) -> int:
     hidden, heads = values["hidden_size"], values["num_attention_heads"]
-    size: int = values["head_dim"] or hidden // heads
+    size: int = values["head_dim"] or values[row.head] or hidden // heads
     check("num_attention_heads", heads, size >= 1, f"at most `hidden_size` {hidden}")
     check("num_attention_heads", heads, not row.whole_heads or hidden % heads == 0, f"a divisor of {hidden}")
     kv_heads = raw.get("num_key_value_heads") or heads
@@ -251,6 +312,8 @@ def _rope(raw: Mapping[str, Any], values: Mapping[str, Any], usual: Mapping[str,
             rope["original_max_position_embeddings"] = original
         rope.setdefault("original_max_position_embeddings", values["max_position_embeddings"])
     check_rope(rope)
+    share = rope.get("partial_rotary_factor")
+    check("partial_rotary_factor", share, share is None or 0 < share <= 1, "a number above 0 and up to 1")
     return rope
 
 
@@ -273,7 +336,7 @@ def _has(bias: Bias, values: Mapping[str, Any]) -> bool:
 def _kinds(row: DenseFamily, values: Mapping[str, Any]) -> tuple[str, ...]:
     if row.kinds is None:
         return ()
-    known = {tensor.kind for tensor in row.layer if tensor.kind is not None}
+    known = {*(tensor.kind for tensor in row.layer if tensor.kind is not None), *(row.ffn_kinds or ())}
     kinds, layers = tuple(row.kinds(values)), values["num_hidden_layers"]
     fits = len(kinds) == layers and set(kinds) <= known
     check("layer_types", values.get("layer_types"), fits, f"{_or(known)} for each of the {layers} layers")

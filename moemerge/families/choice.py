@@ -37,7 +37,7 @@ def choose_host(
     """Picks the host for a dense model, or says why there is none.
 
     Args:
-        dense: the base model.
+        dense: the base model; `kept` has the layers that are to stay dense.
         architecture: the recipe's `architecture`: `auto` or a host's `model_type`.
         within: the wrapper that it lies within, if it does.
 
@@ -50,8 +50,9 @@ def choose_host(
     if architecture == "auto":
         if holding:
             return holding[0], []
-        refusals = [(host, host.refuse(dense)) for host in able]
-        return min(refusals, key=lambda refusal: len(refusal[1]))  # the host that lacks the least
+        refusals = [(host, host.problems(dense)) for host in able]
+        first, problems = min(refusals, key=lambda refusal: len(refusal[1]))  # the one that lacks the least
+        return first, _without_dense_layers(dense, problems)
     host = HOSTS.get(architecture)
     if host is None:
         known = ", ".join(f"`{name}`" for name in HOSTS)
@@ -60,11 +61,17 @@ def choose_host(
         names = ", ".join(f"`{other.model_type}`" for other in able)
         message = f"`architecture: {architecture}` cannot hold `{dense.family}`"
         return None, [Problem("host-family", message, f"set `architecture: auto`, or one of {names}")]
-    problems = host.refuse(dense)
+    problems = host.problems(dense)
     if holding:
         hint = f"set `architecture: auto`, which takes `{holding[0].model_type}`"
-        problems = [replace(problem, hint=hint) for problem in problems]
-    return host, problems
+        return host, [replace(problem, hint=hint) for problem in problems]
+    return host, _without_dense_layers(dense, problems)
+
+
+def _without_dense_layers(dense: DenseConfig, problems: list[Problem]) -> list[Problem]:
+    """What helps where no host holds the layers that are to stay dense."""
+    hint = f"leave it out: no host of `{dense.family}` can keep them"
+    return [replace(one, hint=hint) if one.code == "dense-layers" and one.hint is None else one for one in problems]
 
 
 def why_host(dense: DenseConfig, architecture: str) -> str | None:
@@ -78,7 +85,7 @@ def why_host(dense: DenseConfig, architecture: str) -> str | None:
 
 def _holding(dense: DenseConfig, within: Wrapper | None = None) -> Iterator[Host]:
     """The hosts that hold this very model."""
-    return (host for host in hosts_of(dense.family, within) if not host.refuse(dense))
+    return (host for host in hosts_of(dense.family, within) if not host.problems(dense))
 
 
 def _standing(host: Host) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from moemerge.families.anatomy import Anatomy
+from moemerge.families.values import Kind
 
 Projection = Literal["gate", "up", "down"]
-Group = Literal["embeddings", "attention", "norms", "lm_head", "expert", "router", "shared_expert", "beside"]
+Group = Literal["embeddings", "attention", "norms", "ffn", "lm_head", "expert", "router", "shared_expert", "beside"]
 Extent = str
 """An extent of a shape: `hidden` size, all heads' `queries`, all heads' `keys`, one `head`, the `ffn`'s width, or one
 of the family's own `extents`."""
@@ -20,6 +21,10 @@ Values = Mapping[str, Any]
 """A config with its defaults."""
 
 PROJECTIONS: tuple[Projection, ...] = ("gate", "up", "down")
+"""The matrices of most FFNs."""
+
+GATELESS: tuple[Projection, ...] = ("up", "down")
+"""Those of one that is down(act(up x))."""
 
 RECOMPUTED = re.compile(r"(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
 """Buffers that old checkpoints store and no current class reads: they are recomputed from the config."""
@@ -31,17 +36,22 @@ class LayerTensor:
 
     Attributes:
         name: on disk, below the layer's own prefix.
-        shape: its extents.
+        shape: its extents. Where one of them is 0 there is no such tensor.
         group: what it belongs to.
-        bias: of which biases it is one; it is there where the family's config says so.
+        bias: of which biases it is one: `qkv`, `output`, or the key among the family's `settings` that asks for it. It
+            is there where the config says so.
         kind: of which layers it is one (see `DenseFamily.kinds`); None for all.
     """
 
     name: str
     shape: tuple[Extent, ...]
     group: Group
-    bias: Literal["qkv", "output"] | None = None
+    bias: str | None = None
     kind: str | None = None
+
+    def at(self, place: str, other: str) -> LayerTensor:
+        """The same tensor of a family that has another name for where it lies."""
+        return replace(self, name=self.name.replace(place, other, 1))
 
 
 def norm(name: str, extent: Extent = "hidden", kind: str | None = None) -> LayerTensor:
@@ -102,6 +112,11 @@ class Names:
     head: str = "lm_head.weight"
 
 
+def exchanged(name: str, beginnings: Mapping[str, str]) -> str:
+    """A name with the first of these beginnings that it has exchanged for another."""
+    return next((new + name.removeprefix(old) for old, new in beginnings.items() if name.startswith(old)), name)
+
+
 @dataclass(frozen=True, slots=True)
 class DenseFamily:
     """Everything that taking such a model apart needs to know.
@@ -112,6 +127,7 @@ class DenseFamily:
         defaults: what transformers 5 fills in for a missing key of `config.json`, where `architecture.COMMON` does not.
         layer: the tensors of a layer that are no FFN matrices, in the order of the files.
         names: of the others.
+        projections: the FFN's matrices, `down` last.
         qkv_bias: whether q, k and v projections have biases.
         output_bias: whether the attention's output projection has one.
         mlp_bias: whether the FFN's projections have biases.
@@ -120,10 +136,19 @@ class DenseFamily:
         thetas: the base of each layer's rope, where layers may differ or have none; None where all have the config's.
         extra: keys of further numbers of `config.json` above 0 that base and experts must share, such as multipliers.
             Each has its value for a missing key in `defaults`. A host that has them writes `**dense.extra` in `config`.
+        settings: likewise keys whose values are no such numbers, each with what they must be.
         kinds: what each layer has in the place of attention, by the config with its defaults, in transformers' words
             (`layer_types`); None where all have attention.
-        extents: further extents of shapes, by those that every family has and the values of `extra`.
+        extents: further extents of shapes, by those that every family has and the values of `extra` and `settings`.
         norm_eps: the config's key of the norms' epsilon.
+        ffn_kinds: kinds of layers that have an FFN; None for all. The others pass through the mixture as they are.
+        disk: what names in memory begin with, and what those on disk begin with in its place; others are the same.
+        head: the key of a head's size, as far as rope goes, where there is no `head_dim`.
+        widths: the keys from which its class takes the FFN's width. It is read from `intermediate_size`.
+        partial: whether it rotates only the part of each head that `partial_rotary_factor` names; others rotate all
+            of it, whatever the config says.
+        must: what keys must be, by the config with its defaults, and that in words; for a class that has more models
+            than dense ones.
         whole_heads: whether transformers asks for a hidden size that is a multiple of the number of heads.
         ignored: names of stored tensors that no class reads.
         anatomy: where its parts lie in memory. The dense model's and the host's are two: both say what differs.
@@ -134,15 +159,31 @@ class DenseFamily:
     defaults: Mapping[str, Any]
     layer: tuple[LayerTensor, ...] = PRE_NORM
     names: Names = field(default_factory=Names)
+    projections: tuple[Projection, ...] = PROJECTIONS
     qkv_bias: Bias = "attention_bias"
     output_bias: Bias = False
     mlp_bias: Bias = False
     windows: Literal["none", "every", "named"] | Callable[[Values], Sequence[str]] = "none"
     thetas: Thetas | None = None
     extra: tuple[str, ...] = ()
+    settings: Mapping[str, Kind] = field(default_factory=dict)
     kinds: Callable[[Values], Sequence[str]] | None = None
+    ffn_kinds: tuple[str, ...] | None = None
     extents: Mapping[Extent, Callable[[Values], int]] = field(default_factory=dict)
     norm_eps: str = "rms_norm_eps"
+    disk: Mapping[str, str] = field(default_factory=dict)
+    head: str = "head_dim"
+    widths: tuple[str, ...] = ("intermediate_size",)
+    partial: bool = False
+    must: Mapping[str, tuple[Callable[[Values], bool], str]] = field(default_factory=dict)
     whole_heads: bool = False
     ignored: re.Pattern[str] = RECOMPUTED
     anatomy: Anatomy = field(default_factory=Anatomy)
+
+    def in_memory(self, stored: str) -> str:
+        """The name in memory of a tensor on disk."""
+        return exchanged(stored, {disk: memory for memory, disk in self.disk.items()})
+
+    def is_dense(self, values: Values) -> bool:
+        """Whether a config with its defaults is that of a dense model."""
+        return all(holds(values) for holds, _ in self.must.values())

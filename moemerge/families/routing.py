@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,20 +20,62 @@ class Routing:
         score: what makes scores of the logits, in fp32.
         divided: whether the chosen experts' scores are divided by their sum.
         reads: what the router is given: the norm's output that the FFN is given too, or the residual stream itself.
-        correction: name of the `[E]` tensor (below the router, fp32) that is added to the scores for the choice alone.
+        correction: path from the router to the tensor of E numbers that is added to the scores for the choice alone,
+            where the class has one. A build writes zeros; a training that balances the load may write others.
+        factor: multiplies the weights.
     """
 
     score: Literal["softmax", "sigmoid"] = "softmax"
     divided: bool = True
     reads: Literal["normed", "residual"] = "normed"
     correction: str | None = None
+    factor: float = 1.0
+
+    @property
+    def least(self) -> float:
+        """What is added to a sum that is divided by: sigmoids may all be 0, and the classes do this too."""
+        return 1e-20 if self.score == "sigmoid" else 0.0
+
+    @property
+    def sees_shifts(self) -> bool:
+        """Whether a number that is added to all logits of a token changes its weights, as no softmax lets it."""
+        return self.score == "sigmoid"
 
     def scores(self, logits: Tensor) -> Tensor:
         """Scores of all experts, `[..., E]` to `[..., E]`, fp32."""
         logits = logits.float()
         return logits.softmax(dim=-1) if self.score == "softmax" else logits.sigmoid()
 
-    def chosen(self, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Weights and indices of the k experts with the largest scores, `[..., E]` to twice `[..., k]`."""
-        weights, indices = scores.topk(k, dim=-1)
-        return (weights / weights.sum(dim=-1, keepdim=True) if self.divided else weights), indices
+    def shares(self, scores: Tensor) -> Tensor:
+        """What all experts' scores are of their sum, `[..., E]` to `[..., E]`: a softmax' are that already."""
+        return scores if self.score == "softmax" else scores / (scores.sum(dim=-1, keepdim=True) + self.least)
+
+    def steepness(self, scores: Tensor) -> Tensor:
+        """How fast the shares p change with the logits l, `[..., E]` to `[..., E]`: `dp_e/dl_j = a_j (δ_ej - p_e)`.
+
+        A softmax has a = p; a sigmoid's slope σ (1 - σ), over the sum of the scores, is `a = p (1 - σ)`.
+        """
+        return scores if self.score == "softmax" else self.shares(scores) * (1 - scores)
+
+    def chosen(self, scores: Tensor, k: int, correction: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Weights and indices of the k experts with the largest scores, `[..., E]` to twice `[..., k]`.
+
+        Args:
+            scores: of all experts.
+            k: how many are chosen.
+            correction: is added for the choice, `[E]`.
+        """
+        ranked = scores if correction is None else scores + correction
+        weights, indices = ranked.topk(k, dim=-1)
+        if correction is not None:
+            weights = scores.gather(-1, indices)
+        if self.divided:
+            weights = weights / (weights.sum(dim=-1, keepdim=True) + self.least)
+        return (weights if self.factor == 1.0 else self.factor * weights), indices
+
+    def correction_of(self, router: Any) -> Tensor | None:
+        """What a router in memory adds to its scores, `[E]` in fp32; None where its class has no such thing."""
+        if self.correction is None:
+            return None
+        value: Tensor = reduce(getattr, self.correction.split("."), router)
+        return value.detach().float().flatten()

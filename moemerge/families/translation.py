@@ -38,7 +38,8 @@ class Translation:
     Attributes:
         model_type: transformers' name of it.
         title: what people call its models.
-        becomes: the dense family that it is read as.
+        becomes: the dense family that it is read as; its own, where only some tensors are cut otherwise.
+        rather: another one that some of its models are read as, and which, by the raw config (with `defaults`).
         defaults: what transformers fills in for a missing key of its `config.json`; a key that is absent here and there
             has the other family's default.
         layer: for each stored tensor of a layer that is not the other family's as it is, what it is made into.
@@ -54,6 +55,16 @@ class Translation:
     defaults: Mapping[str, Any]
     layer: Mapping[str, tuple[Part, ...]]
     once: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    rather: tuple[str, Callable[[Values], bool]] | None = None
     config: Callable[[Values], Values] = dict
     warn: Callable[[Values], list[Problem]] = _nothing
     refuse: Callable[[Values], list[Problem]] = _nothing
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The dense families that its models are read as."""
+        return (self.becomes,) if self.rather is None else (self.becomes, self.rather[0])
+
+    def family_of(self, raw: Values) -> str:
+        """The one that a model with this raw config (with `defaults`) is read as."""
+        return self.becomes if self.rather is None or not self.rather[1](raw) else self.rather[0]

@@ -68,7 +68,8 @@ def _is_token(value: Any) -> bool:
 
 
 Kind = tuple[Callable[[Any], bool], str]
-_FLAG: Kind = (lambda value: isinstance(value, bool), "true or false")
+FLAG: Kind = (lambda value: isinstance(value, bool), "true or false")
+SIZE: Kind = (lambda value: value is not None and is_size(value), "a positive integer")
 FRACTION: Kind = (_is_fraction, "a number of 0 or more with a decimal point")
 _DTYPES = frozenset({
     "float64", "double", "float32", "float", "float16", "half", "bfloat16", "float8_e4m3fn", "float8_e5m2",
@@ -82,7 +83,7 @@ KINDS: Mapping[str, Kind] = {
     "hidden_act": (lambda value: isinstance(value, str) and value in ACTIVATIONS, "an activation that is known here"),
     "initializer_range": FRACTION,
     "attention_dropout": (is_number, "a number of 0 or more"),
-    **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "use_cache"), _FLAG),
+    **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "use_cache"), FLAG),
     "is_causal": (lambda value: value is True, "true: no host lets a token see those after it"),
     **dict.fromkeys(("dtype", "torch_dtype"), _DTYPE),
     "pretraining_tp": (lambda value: value is None or is_whole(value), "a whole number"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from moemerge.errors import Problem
-from moemerge.families.dense_family import Names, Values
+from moemerge.families.dense_family import Names, Values, exchanged
 from moemerge.families.host import Host
 
 _DROPPED = ("auto_map", "quantization_config", "transformers_version", "torch_dtype")
@@ -83,11 +83,11 @@ class Wrapper:
 
     def in_memory(self, stored: str) -> str:
         """The name in memory of a tensor on disk."""
-        return _exchanged(stored, {disk: memory for memory, disk in self.disk.items()})
+        return exchanged(stored, {disk: memory for memory, disk in self.disk.items()})
 
     def on_disk(self, name: str) -> str:
         """The name on disk of a tensor in memory."""
-        return _exchanged(name, self.disk)
+        return exchanged(name, self.disk)
 
     def name(self, name: str) -> str | None:
         """What the language model itself calls a tensor of this name in memory; None for what is not its own."""
@@ -145,7 +145,3 @@ class Wrapper:
         inner = {key: value for key, value in language.items() if key != "architectures"}
         own["model_type"] = self.mixture
         return {**own, **shared, "architectures": [self.architecture], self.key: inner}
-
-
-def _exchanged(name: str, prefixes: Mapping[str, str]) -> str:
-    return next((new + name.removeprefix(old) for old, new in prefixes.items() if name.startswith(old)), name)

@@ -35,12 +35,13 @@ class BlankGate:
 def blank_gate(request: GateRequest) -> BlankGate:
     """The gate `random` or `uniform`."""
     rows = random_rows(request) if request.init == "random" else uniform_rows(request)
-    return BlankGate(rows, (0,) * len(request.experts), (None,) * request.layers)
+    return BlankGate(rows, (0,) * len(request.experts), (None,) * len(request.layers))
 
 
 def random_rows(request: GateRequest) -> NDArray[np.float32]:
-    """Standard normal rows, `[L, E, d]`."""
-    return np.random.default_rng(request.seed).standard_normal(_shape(request), np.float32)
+    """Standard normal rows, `[L, E, d]`; over √d where the scores are sigmoids, which else were 1 for many experts."""
+    rows = np.random.default_rng(request.seed).standard_normal(_shape(request), np.float32)
+    return rows / np.float32(math.sqrt(request.hidden_size)) if request.rule.sees_shifts else rows
 
 
 def uniform_rows(request: GateRequest) -> NDArray[np.float32]:
@@ -50,4 +51,4 @@ def uniform_rows(request: GateRequest) -> NDArray[np.float32]:
 
 
 def _shape(request: GateRequest) -> tuple[int, int, int]:
-    return request.layers, len(request.experts), request.hidden_size
+    return len(request.layers), len(request.experts), request.hidden_size

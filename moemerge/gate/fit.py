@@ -22,6 +22,7 @@ from moemerge.gate.mergekit import mergekit_gate
 from moemerge.gate.notices import few_tokens, inseparable, rounding, same_texts, too_few_groups
 from moemerge.gate.passages import Passage, assign_folds, document_passages, prompt_passages
 from moemerge.gate.request import FITTED, MERGEKIT, DenseModels, GateFit, GateRequest, GateStatistics
+from moemerge.gate.shift import centred
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,7 +65,10 @@ def fit_gate(
     if models is None or tokenizer is None:
         raise ValueError(f"gate `{request.init}` needs models and a tokenizer")
     if request.init in MERGEKIT:
-        return _unjudged(request, mergekit_gate(request, models, tokenizer, progress), same_texts(request.experts))
+        weights = mergekit_gate(request, models, tokenizer, progress)
+        if request.rule.sees_shifts:
+            weights = centred(weights)
+        return _unjudged(request, weights, same_texts(request.experts))
     return _fit(request, models, tokenizer, progress)
 
 
@@ -72,10 +76,9 @@ def fit_in_turn(
     request: GateRequest,
     models: DenseModels,
     tokenizer: PreTrainedTokenizerBase,
-    layers: Sequence[int],
     progress: Progress | None = None,
 ) -> Iterator[Tensor]:
-    """Fits the gates one after the other, each at a λ of its own: rows `[E, d]`, fp32, of every layer of `layers`.
+    """Fits the gates one after the other, each at a λ of its own: rows `[E, d]`, fp32, of every layer of the request.
 
     A layer's FFN runs only when the next gate is asked for: put into the models until then, a gate decides what the
     later ones are fitted to.
@@ -85,22 +88,24 @@ def fit_in_turn(
     """
     progress = progress if progress is not None else Silent()
     domains, folds, _, _ = _domains(request, models, tokenizer, progress)
-    one = replace(request, layers=1)
-    for captured in capture(models, domains, layers, folds, in_turn=True):
+    one = replace(request, layers=request.layers[:1])
+    for captured in capture(models, domains, request.layers, folds, in_turn=True):
         gate = _Gate(one, folds, len(captured.tokens), progress)
         gate.add(captured)
         yield gate.result()[1][0].weights
 
 
 def _unjudged(request: GateRequest, weights: Tensor, warnings: Sequence[Problem] = ()) -> GateFit:
-    return GateFit(weights, (0,) * len(request.experts), (None,) * request.layers, warnings=tuple(warnings))
+    return GateFit(weights, (0,) * len(request.experts), (None,) * len(request.layers), warnings=tuple(warnings))
 
 
 def _fit(request: GateRequest, models: DenseModels, tokenizer: PreTrainedTokenizerBase, progress: Progress) -> GateFit:
     domains, folds, expansion, warnings = _domains(request, models, tokenizer, progress)
-    progress.stage("Fitting the gate", request.layers, "layers", "fewer texts, or `--set gate.max_tokens=N` of `data`")
+    progress.stage(
+        "Fitting the gate", len(request.layers), "layers", "fewer texts, or `--set gate.max_tokens=N` of `data`"
+    )
     gate = _Gate(request, folds, sum(d.tokens + d.negative_tokens for d in domains), progress)
-    for captured in capture(models, domains, range(request.layers), folds):
+    for captured in capture(models, domains, request.layers, folds):
         gate.add(captured)
     strength, rows = gate.result()
     tokens = tuple(d.tokens for d in domains)
@@ -108,7 +113,7 @@ def _fit(request: GateRequest, models: DenseModels, tokenizer: PreTrainedTokeniz
     warnings += few_tokens(names, tokens, request.hidden_size)
     warnings += too_few_groups(names, domains, folds, CHOOSING_FOLDS, request)
     warnings += inseparable(names, [layer.judgement for layer in rows])
-    warnings += rounding([layer.agreement for layer in rows], request.init)
+    warnings += rounding([layer.agreement for layer in rows], request.layers, request.init)
     mean = held_out.mean_of([layer.judgement for layer in rows])
     return GateFit(
         weights=torch.stack([layer.weights for layer in rows]),
@@ -170,8 +175,8 @@ class _Gate:
 
     def __init__(self, request: GateRequest, folds: int, tokens: int, progress: Progress) -> None:
         self._request, self._progress = request, progress
-        self._choosing = held_out.choosing_layers(request.layers)
-        self._keeps = tokens * request.layers * request.hidden_size * 4 <= KEPT_BYTES
+        self._choosing = held_out.choosing_layers(len(request.layers))
+        self._keeps = tokens * len(request.layers) * request.hidden_size * 4 <= KEPT_BYTES
         self._strengths = _strengths(request, folds)
         matrices = (folds + ROOM) * min(tokens, request.hidden_size) ** 2 * 8
         self._most = min(max(KEPT_BYTES // matrices, 1), SIDE_BY_SIDE)
@@ -212,14 +217,14 @@ class _Gate:
             chosen = [self._fitted[layer] for layer in self._choosing]
             losses = {strength: sum(found[strength].loss for found in chosen) for strength in self._strengths}
             best = min(losses, key=lambda strength: losses[strength])
-        layers = range(self._request.layers)
+        layers = range(len(self._request.layers))
         self._fit_waiting(layers, (best,))
         return best, [self._fitted[layer][best] for layer in layers]
 
     def statistics(self, domains: Sequence[Domain]) -> GateStatistics:
         """The sufficient statistics of all layers."""
         second, means, negative = (
-            torch.stack([self._kept[layer][part] for layer in range(self._request.layers)]) for part in range(3)
+            torch.stack([self._kept[layer][part] for layer in range(len(self._request.layers))]) for part in range(3)
         )
         return GateStatistics(
             second, means, negative, tuple(d.tokens for d in domains), tuple(d.negative_tokens for d in domains)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from moemerge.gate import held_out
+from moemerge.gate import held_out, shift
 from moemerge.gate.capture import Captured
-from moemerge.gate.closed_forms import METHODS
+from moemerge.gate.closed_forms import METHODS, bias_vector
 from moemerge.gate.moments import Moments, together
 from moemerge.gate.request import GateRequest
 
@@ -23,7 +23,7 @@ class LayerRows:
     """The gate of one layer at one λ.
 
     Attributes:
-        weights: the router's rows times the scale, `[E, d]`, fp32.
+        weights: the router's rows times the scale, `[E, d]`, fp32; for sigmoids see `shift`.
         scale: see docs/gates.md.
         judgement: how the experts part.
         agreement: see `held_out.bf16_agreement`.
@@ -54,11 +54,22 @@ def fit_layer(
     one_wins = request.experts_per_token == 1 or captured.experts == 1  # then no scale changes anything
     choosing = len(strengths) > 1
     sought = choosing or (not one_wins and captured.folds >= CHOOSING_FOLDS)
+    sigmoids = request.rule.sees_shifts
+    along = shift.common(inside, whole, parts) if sigmoids and sought and not one_wins else None
+    vector = None if along is None else _outside(bias_vector(whole)[None], basis).cpu()
     scales, weights, losses = [], [], []
     for strength, own in zip(strengths, logits, strict=True):
         rows = _outside(method(whole, strength), basis).cpu()
+        rows = shift.centred(rows) if sigmoids else rows
         best = held_out.best_scale(own, labels) if sought else 1.0
-        scales.append(1.0 if one_wins else best if sought else _fixed_scale(tokens, rows, labels))
+        if one_wins and not sigmoids:  # scores of sigmoids must not all be 1
+            scales.append(1.0)
+        else:
+            scales.append(best if sought and not one_wins else _fixed_scale(tokens, rows, labels))
+        if along is not None and vector is not None:
+            factor, by = shift.best_shift(scales[-1] * shift.centred(own.mT).mT, along, labels)
+            scales[-1] *= factor
+            rows = rows - by / scales[-1] * vector
         weights.append((scales[-1] * rows).float())
         losses.append(held_out.nll(best * own, labels) if choosing else 0.0)
     judgements = [held_out.judge(own, labels) for own in logits]

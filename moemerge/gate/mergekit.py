@@ -43,16 +43,18 @@ def mergekit_gate(
             if prompts:
                 batches.append(Batch(*_left_padded(expert.name, prompts, tokenizer)))
                 owners.append((number, sign))
-    progress.stage("Reading the base model", request.layers, "layers", "fewer prompts")
+    progress.stage("Reading the base model", len(request.layers), "layers", "fewer prompts")
     if isinstance(models, ReadsTokens):
         models.expect(torch.cat([batch.ids.flatten() for batch in batches]).unique())
     walk = Walk(lambda _: models.base(), [batches])
-    found = torch.zeros(request.layers, len(request.experts), request.hidden_size)
-    for layer in range(request.layers):
+    found = torch.zeros(len(request.layers), len(request.experts), request.hidden_size)
+    reached = 0
+    for place, layer in enumerate(request.layers):
+        while reached < layer and request.init != "cheap_embed":
+            walk.advance(reached)
+            reached += 1
         for (number, sign), batch, states in zip(owners, batches, walk.states(0), strict=True):
-            found[layer, number] += sign * _pooled(request.init, states.float().cpu(), batch)
-        if layer < request.layers - 1 and request.init != "cheap_embed":
-            walk.advance(layer)
+            found[place, number] += sign * _pooled(request.init, states.float().cpu(), batch)
         progress.advance()
     if not found.isfinite().all():
         raise GateError(

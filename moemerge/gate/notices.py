@@ -107,16 +107,16 @@ def same_texts(experts: Sequence[ExpertTexts]) -> list[Problem]:
     return found
 
 
-def rounding(agreements: Sequence[float], init: str) -> list[Problem]:
-    """Says where bf16 sends tokens elsewhere than fp32, by a gate of that `init`."""
+def rounding(agreements: Sequence[float], layers: Sequence[int], init: str) -> list[Problem]:
+    """Says where bf16 sends tokens elsewhere than fp32, by a gate of that `init` in layers of these numbers."""
     least = min(agreements)
+    layer = layers[agreements.index(least)]
     if least >= ROUNDING:
         return []
     return [
         Problem(
             "bf16-routes",
-            f"In bf16, {1 - least:.1%} of the tokens at layer {agreements.index(least)} go to another expert than in "
-            "fp32",
+            f"In bf16, {1 - least:.1%} of the tokens at layer {layer} go to another expert than in fp32",
             "build with `dtype: float32`"
             + (", or use `gate.init: discriminant`, whose rows have the same norm" if init != "discriminant" else ""),
         )

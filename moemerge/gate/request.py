@@ -6,11 +6,12 @@ tokenizer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from moemerge.errors import Problem
+from moemerge.families import Routing
 from moemerge.texts import Document
 
 if TYPE_CHECKING:
@@ -101,9 +102,10 @@ class GateRequest:
     Attributes:
         init: the method; docs/gates.md has the formulae.
         experts: the texts, in the order of the rows.
-        layers: number of MoE layers L.
+        layers: the numbers of the L layers that have a router, ascending.
         hidden_size: width d of the tensor that enters the router.
         experts_per_token: k. With k = 1 no scale is fitted, as it would change nothing.
+        rule: how the host's routers make weights of the logits.
         seed: seeds the samples of the expansion and the random methods.
         ridge: λ in units of the mean eigenvalue tr(G)/d; chosen out of fold when None.
         expand: whether the specialists continue their own prompts: `auto`, `off`, or so many tokens an expert.
@@ -116,9 +118,10 @@ class GateRequest:
 
     init: GateInit
     experts: tuple[ExpertTexts, ...]
-    layers: int
+    layers: Sequence[int]
     hidden_size: int
     experts_per_token: int = 2
+    rule: Routing = field(default_factory=Routing)
     seed: int = 0
     ridge: float | None = None
     expand: Literal["auto", "off"] | int = "auto"

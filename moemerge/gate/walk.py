@@ -88,7 +88,8 @@ class Walk:
             model = self._give(number)
             anatomy = anatomy_of(model)
             block: Any = anatomy.layers_of(model)[layer]
-            ffn_block, recurrent = anatomy.block_of(block), anatomy.recurrent_of(block)
+            recurrent = anatomy.recurrent_of(block)
+            ffn_block = anatomy.block_of(block) if read or not ffn else None  # not every layer has one
             for place, arguments in enumerate(self._arguments[number]):
                 with (
                     _entering(ffn_block, partial(read, number, place)) if read else nullcontext(),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moemerge.dense.models import DenseModule
 from moemerge.errors import EvalError
-from moemerge.families import DENSE_FAMILIES, PROJECTIONS, DenseConfig, Projection, language_config
+from moemerge.families import DENSE_FAMILIES, DenseConfig, Projection, language_config
 from moemerge.mixture.content import checkpoint_content, joined
 from moemerge.mixture.folder import BuiltFolder, MoeFolder, load_pretrained
 from moemerge.mixture.placement import Placement
@@ -206,8 +206,8 @@ class Baselines:
     def _same(self, folder: BuiltFolder, expert: int, key: str) -> bool:
         source = self._origins.models[key]
         dense = DenseConfig.resolve(source.config)
-        middle = dense.layers // 2
-        for projection in PROJECTIONS:
+        middle = folder.moe_layers[len(folder.moe_layers) // 2]
+        for projection in dense.projections:
             theirs = source.read(dense.ffn(middle, projection)).float()
             ours = _stored(folder, middle, expert, projection)
             if ours.shape != theirs.shape:
@@ -228,7 +228,7 @@ def _stored(folder: BuiltFolder, layer: int, expert: int, projection: Projection
     fused = checkpoint.read(
         host.fused["down" if projection == "down" else "gate_up"].format(layer=layer), slice(expert, expert + 1)
     )[0].float()
-    if projection == "down":
+    if projection == "down" or len(host.projections) == 2:
         return fused
     half = fused.shape[0] // 2
     return fused[:half] if projection == "gate" else fused[half:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.device import BYTES, computing
 from moemerge.errors import EvalError, SourceError
-from moemerge.families import HOSTS, Host, auto_class_of, host_of, language_config
+from moemerge.families import HOSTS, Host, auto_class_of, host_of, language_config, routed_layers
 from moemerge.families.host import ROUTED, expert_counts
 from moemerge.mixture.placement import Placement
 from moemerge.record.read import NAME as RECORD
@@ -23,6 +24,10 @@ from moemerge.sources.weights import Folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_NUMBER = re.compile(r"\.(\d+)\.")
+"""A layer's number in a tensor's name: the first one."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,15 @@ class MoeFolder:
     def config(self) -> Mapping[str, Any]:
         """The language model's config: all of it, but in a model of more than text."""
         return language_config(self.checkpoint.config)
+
+    @property
+    def moe_layers(self) -> tuple[int, ...]:
+        """The numbers of the layers that have a router, as far as the names of the tensors tell."""
+        names, host = self.checkpoint.tensors, host_of(self.checkpoint.config)
+        if host is not None:
+            return routed_layers(names, self.config, host)
+        found = (_NUMBER.search(name) for name in names if ROUTED.search(name))
+        return tuple(sorted({int(number[1]) for number in found if number is not None}))
 
     def parameters(self) -> tuple[int, int]:
         """Total and active a token: k of E experts, and everything else."""

@@ -1,8 +1,8 @@
 """The routers of a mixture: found by what they are, watched, and replaced for the time of a measurement.
 
-transformers 5 gives every top-k router the same shape: a module with `weight [E, d]`, `top_k` and `num_experts`, whose
-output is (logits `[N, E]`, weights `[N, k]`, indices `[N, k]`) for N tokens in row-major order. So nothing here depends
-on the family, and a folder that moemerge did not build can be read too.
+transformers 5 gives every top-k router the same shape: a module with a weight `[E, d]`, `top_k` and `num_experts`,
+whose output is (logits `[N, E]`, weights `[N, k]`, indices `[N, k]`) for N tokens in row-major order. So nothing here
+depends on the family but where that weight lies, and a folder that moemerge did not build can be read too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from moemerge.errors import EvalError
-from moemerge.families import Routing, anatomy_of, routing_of
+from moemerge.families import Anatomy, Routing, anatomy_of, routing_of
 
 RouterOutput = tuple[Tensor, Tensor, Tensor]
 """Logits `[N, E]`, weights `[N, k]`, indices `[N, k]`."""
@@ -39,6 +39,7 @@ class Routers:
         experts: E.
         experts_per_token: k.
         rule: how they make weights of their logits.
+        anatomy: where the parts of the model lie.
         stacks: the module beside each router that applies its experts: called with the hidden states `[N, d]`, indices
             and weights `[N, k]`, it gives `[N, d]`.
     """
@@ -48,7 +49,21 @@ class Routers:
     experts: int
     experts_per_token: int
     rule: Routing
+    anatomy: Anatomy
     stacks: tuple[Any, ...]
+
+    @property
+    def matrices(self) -> list[Any]:
+        """The weight `[E, d]` of each."""
+        return [self.anatomy.router_matrix_of(module) for module in self.modules]
+
+    def correction(self, place: int) -> Tensor | None:
+        """What one of them adds to its scores for the choice, `[E]`, fp32; None where its class has no such thing."""
+        if self.rule.correction is None:
+            return None
+        inside, _, _ = self.rule.correction.rpartition(".")
+        with _present(self.modules[place].get_submodule(inside)):
+            return self.rule.correction_of(self.modules[place])
 
     @contextmanager
     def watched(self, watcher: Watcher) -> Iterator[None]:
@@ -75,17 +90,21 @@ class Routers:
     def randomised(self, seed: int) -> Iterator[None]:
         """Normal rows of the mean norm of the layer's own, so that the logits have the spread that they had.
 
+        What all rows have in common stays where the rule sees it.
+
         Raises:
             Offloaded: the routers' weights are not in memory.
         """
-        if any(router.weight.is_meta for router in self.modules):
+        if any(weight.is_meta for weight in self.matrices):
             raise Offloaded("a random gate cannot be put into a model whose routers are offloaded")
         generator = torch.Generator().manual_seed(seed)
         drawn = []
-        for router in self.modules:
-            weight = router.weight.detach()
+        for matrix in self.matrices:
+            weight = matrix.detach().float().cpu()
             rows = torch.randn(weight.shape, generator=generator)
-            drawn.append(rows * (weight.float().norm(dim=1).mean().cpu() / rows.norm(dim=1, keepdim=True)))
+            common = weight.mean(dim=0) if self.rule.sees_shifts else torch.zeros_like(weight[0])
+            size = (weight - common).norm(dim=1).mean()
+            drawn.append(common + rows * (size / rows.norm(dim=1, keepdim=True)))
         with self.routed_by(drawn):
             yield
 
@@ -95,10 +114,11 @@ class Routers:
 
         The model is not written to, so its own gates may lie anywhere: on another device, in parts, or on the disk.
         """
-        twins = [_twin(router, weight) for router, weight in zip(self.modules, weights, strict=True)]
+        path = self.anatomy.router_matrix
+        twins = [_twin(router, path, weight) for router, weight in zip(self.modules, weights, strict=True)]
 
         def forward(twin: Any) -> Callable[[Tensor], RouterOutput]:
-            return lambda hidden: type(twin).forward(twin.to(hidden.device), hidden)
+            return lambda hidden: type(twin).forward(_moved(twin, path, hidden.device), hidden)
 
         with replaced(self.modules, [forward(twin) for twin in twins]):
             yield
@@ -110,11 +130,11 @@ def find_routers(model: nn.Module) -> Routers:
     Raises:
         EvalError: it has none that can be read, or its layers differ in the number of experts.
     """
-    experts_ = anatomy_of(model).experts
+    anatomy = anatomy_of(model)
     found = [
-        (_layer(name), module, getattr(model.get_submodule(name.rpartition(".")[0]), experts_, None))
+        (_layer(name), module, getattr(model.get_submodule(name.rpartition(".")[0]), anatomy.experts, None))
         for name, module in model.named_modules()
-        if _is_router(module)
+        if _is_router(module, anatomy)
     ]
     if not found:
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
@@ -128,11 +148,11 @@ def find_routers(model: nn.Module) -> Routers:
         raise EvalError(f"the layers' routers differ in (experts, experts a token): {sorted(sizes)}")
     experts, experts_per_token = sizes.pop()
     layers, modules, stacks = zip(*found, strict=True)
-    return Routers(modules, layers, experts, experts_per_token, routing_of(model), stacks)
+    return Routers(modules, layers, experts, experts_per_token, routing_of(model), anatomy, stacks)
 
 
-def _is_router(module: Any) -> bool:
-    weight = getattr(module, "weight", None)
+def _is_router(module: Any, anatomy: Anatomy) -> bool:
+    weight = anatomy.router_matrix_of(module)
     if not isinstance(weight, Tensor) or not hasattr(module, "top_k") or not hasattr(module, "num_experts"):
         return False
     return weight.ndim == 2 and weight.shape[0] == module.num_experts
@@ -143,13 +163,39 @@ def _layer(name: str) -> int:
     return next((int(part) for part in name.split(".") if part.isdigit()), 0)
 
 
-def _twin(router: Any, weight: Tensor) -> Any:
-    """A router of the same class and settings, without hooks of any kind, that holds another weight."""
-    twin = copy.copy(router)
+def _twin(module: Any, path: str, weight: Tensor) -> Any:
+    """A module of the same class and settings, without hooks of any kind, that holds another weight at `path`."""
+    twin = copy.copy(module)
     twin.__dict__.pop("forward", None)  # accelerate's, which would bring the weight that is offloaded
-    twin._parameters = dict(router._parameters)
-    twin.weight = nn.Parameter(weight.detach().to(router.weight.dtype), requires_grad=False)
+    for own in ("_parameters", "_buffers", "_modules"):
+        setattr(twin, own, dict(getattr(module, own)))
+    name, _, below = path.partition(".")
+    there = getattr(module, name)
+    other = nn.Parameter(weight.detach().to(there.dtype), requires_grad=False) if not below else None
+    setattr(twin, name, other if other is not None else _twin(there, below, weight))
     return twin
+
+
+def _moved(twin: Any, path: str, device: torch.device) -> Any:
+    """A twin with what is its own on a device. What accelerate keeps elsewhere it brings itself."""
+    name, _, below = path.partition(".")
+    for own in (twin._parameters, twin._buffers):
+        own.update({key: value.to(device) for key, value in own.items() if value is not None and not value.is_meta})
+    if below:
+        _moved(getattr(twin, name), below, device)
+    return twin
+
+
+@contextmanager
+def _present(module: nn.Module) -> Iterator[None]:
+    """Brings a module's own tensors, where accelerate keeps them on the disk."""
+    if not any(tensor.is_meta for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+        yield
+        return
+    from accelerate.utils import align_module_device
+
+    with align_module_device(module):
+        yield
 
 
 @contextmanager

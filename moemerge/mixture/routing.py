@@ -27,7 +27,7 @@ class RouteCounts:
     Attributes:
         first: tokens whose top-1 expert it is, `[L, E]`.
         routed: tokens that pass through it, `[L, E]`.
-        scalars: `[L, 5]`, in the order of `_SCALARS`: sums of the softmax' entropy in nats and of the top-1 expert's
+        scalars: `[L, 5]`, in the order of `_SCALARS`: sums of the shares' entropy in nats and of the top-1 expert's
             share of the gate's weight, tokens, neighbours with the same top-1 expert, neighbours.
     """
 
@@ -70,8 +70,8 @@ class RouteCounter:
         top = indices.gather(1, weights.argmax(dim=1, keepdim=True))[:, 0]  # (N, k) -> (N)
         counted, follows = self._new.to(top.device), self._follows.to(top.device)
         experts = self._routers.experts
-        scores = self._routers.rule.scores(logits[counted])
-        probabilities = scores / scores.sum(dim=1, keepdim=True)
+        rule = self._routers.rule
+        probabilities = rule.shares(rule.scores(logits[counted]))
         weight = weights[counted].float()
         tokens = top.view(follows.shape[0], -1)  # (N) -> (B, S)
         scalars = [
@@ -93,7 +93,7 @@ class RouteCounter:
 
 
 def routing_account(
-    counts: dict[str, RouteCounts], experts: Sequence[str], own: dict[str, int | None]
+    counts: dict[str, RouteCounts], layers: Sequence[int], experts: Sequence[str], own: dict[str, int | None]
 ) -> dict[str, Any]:
     """The report's `routing`.
 
@@ -102,6 +102,7 @@ def routing_account(
 
     Args:
         counts: by domain.
+        layers: the numbers of the decoder layers that have a router.
         experts: the experts' names, in order.
         own: the number of each domain's own expert, None where it has none.
     """
@@ -118,6 +119,7 @@ def routing_account(
         return float(torch.stack(values).mean())
 
     return {
+        "layers": list(layers if len(layers) == len(routed) else range(len(routed))),
         "accuracy": float(accuracy.mean()) if accuracy is not None else None,
         "accuracy_by_layer": accuracy.tolist() if accuracy is not None else None,
         "confusion": {d: dict(zip(experts, s.mean(dim=0).tolist(), strict=True)) for d, s in shares.items()},

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from moemerge.device import BYTES, Computing, computing
-from moemerge.families import PROJECTIONS, DenseConfig
+from moemerge.families import DenseConfig
 from moemerge.plan.model import Compute, Copy, Fill, Merged, OutputTensor, Part, Plan, Redraw, Refused, Router
 from moemerge.plan.plain import needs_torch
 from moemerge.recipe.schema import MergeMethod
@@ -93,7 +93,7 @@ def _peak_memory(plan: Plan, item: int) -> int:
     if init not in MERGEKIT:
         squares = SQUARES * 8 * plan.dense.hidden_size**2
         fitting += min(SIDE_BY_SIDE * squares, max(squares, KEPT))
-        fitting += min(KEPT, 4 * _tokens(plan) * plan.dense.layers * plan.dense.hidden_size)
+        fitting += min(KEPT, 4 * _tokens(plan) * len(plan.dense.routed_layers) * plan.dense.hidden_size)
         fitting += 3 * statistics_bytes(plan)  # as gathered, as one tensor, and as a file's bytes
         if plan.recipe.gate.expand != "off" and not all(expert.data for expert in plan.recipe.experts):
             fitting = max(fitting, _whole(plan, plan.dense, item))
@@ -123,11 +123,12 @@ def _layerwise(plan: Plan, dense: DenseConfig, item: int) -> int:
     """The largest tensor twice more (two are read at once), one layer, the embedding's rows, the hidden states twice
     (as they pass and as they enter the MoE block), and what runs for one batch."""
     width = dense.hidden_size
-    layer = sum(math.prod(shape) for _, shape, _ in dense.layer_shared_tensors(0))
-    layer += sum(math.prod(dense.ffn_shape(projection)) for projection in PROJECTIONS)
+    sizes = [[math.prod(shape) for _, shape, _ in dense.layer_shared_tensors(n)] for n in range(dense.layers)]
+    layer = max(map(sum, sizes))
+    layer += sum(math.prod(dense.ffn_shape(projection)) for projection in dense.projections)
     tokens = _tokens(plan)
     rows = min(tokens, dense.vocab_size) + 2 * tokens + 8 * BATCH
-    largest = max(math.prod(dense.ffn_shape("up")), width * dense.heads * dense.head_dim)
+    largest = max(math.prod(dense.ffn_shape("up")), *map(max, sizes))
     return item * (layer + READERS * largest + rows * width + 3 * BATCH * dense.intermediate_size)
 
 
@@ -152,7 +153,7 @@ def statistics_bytes(plan: Plan) -> int:
     gate = plan.recipe.gate
     if not gate.keep_statistics or gate.init in WITHOUT_ACTIVATIONS | MERGEKIT:
         return 0
-    width, layers = plan.dense.hidden_size, plan.dense.layers
+    width, layers = plan.dense.hidden_size, len(plan.dense.routed_layers)
     return 8 * layers * (width**2 + 2 * len(plan.experts) * width)
 
 
@@ -182,6 +183,7 @@ def _cost_json(plan: Plan) -> dict[str, Any]:
         "memory": {"peak": peak_memory(plan)},
         "computing": gate_computing(plan).dtype if runs_models(plan) else None,
         "vocabulary": plan.vocabulary.summary(),
+        "dense_layers": sorted(plan.dense.kept),
         "groups": groups(plan),
     }
 
@@ -189,7 +191,7 @@ def _cost_json(plan: Plan) -> dict[str, Any]:
 def groups(plan: Plan) -> list[dict[str, Any]]:
     """Where each group of tensors comes from: name, tensors, bytes and a sentence on their making."""
     rows = []
-    for group in ("embeddings", "attention", "norms", "router", "shared_expert", "expert", "lm_head", "beside"):
+    for group in ("embeddings", "attention", "norms", "ffn", "router", "shared_expert", "expert", "lm_head", "beside"):
         tensors = [tensor for tensor in plan.tensors if tensor.group == group]
         if tensors:
             ways = sorted({_way(plan, part) for tensor in tensors for part in tensor.parts})

@@ -29,6 +29,7 @@ from moemerge.plan.checks import (
     check_templates,
     label_of,
 )
+from moemerge.plan.layers import check_widths, with_dense_layers
 from moemerge.plan.mapping import Layout, group_method, map_tensors
 from moemerge.plan.model import OutputVocabulary, Plan, PlannedExpert, Refused
 from moemerge.plan.tokens import Kept
@@ -43,7 +44,7 @@ from moemerge.sources.wrapped import language_of
 DTYPES: Mapping[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """The recipe's dtype names and safetensors' names for them."""
 
-MERGED_GROUPS: tuple[Group, ...] = ("embeddings", "attention", "norms", "lm_head")
+MERGED_GROUPS: tuple[Group, ...] = ("embeddings", "attention", "norms", "ffn", "lm_head")
 WEIGHTED = frozenset({"weighted", "task_arithmetic", "ties", "dare_ties", "auto"})
 """Methods in which an expert's `weight` counts (`auto` tries some of them)."""
 
@@ -74,7 +75,11 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
     _check_merge(recipe, experts, found)
     models = made_alike(recipe, models, experts, found.problems, found.warnings, found.notes)
     base = models.get("base")
-    dense, host = _architecture(recipe, base, found) if base is not None else (None, None)
+    dense = _architecture(base, found) if base is not None else None
+    host: Host | None = None
+    if base is not None and dense is not None:
+        dense = with_dense_layers(recipe, models, experts, dense, found.problems, found.notes)
+        host = _host(recipe, base, dense, found)
     planned: list[PlannedExpert] = []
     if base is not None and dense is not None:
         planned, dense = _fit_experts(recipe, models, experts, dense, found)
@@ -208,7 +213,7 @@ def _seen_as(label: str, stored: Checkpoint, language: Checkpoint, dense: Checkp
     kinds = [str(checkpoint.config["model_type"]) for checkpoint in (stored, language, dense)]
     if language is not stored:
         yield f"{label}: of the `{kinds[0]}` the language model becomes a mixture; what sees or hears stays the base's"
-    if dense is not language:
+    if kinds[1] != kinds[2]:
         yield f"{label}: a `{kinds[1]}` computes what a `{kinds[2]}` does, and is read as one"
 
 
@@ -236,14 +241,15 @@ def _with_one_spelling(recipe: Recipe, models: Mapping[str, Checkpoint], keys: M
 def _check_merge(recipe: Recipe, keys: Mapping[str, str], found: _Findings) -> None:
     """What hangs on how many distinct models there are, and on one weight for each."""
     weights: dict[str, tuple[str, float]] = {}
-    asked = {recipe.merge.shared, *(getattr(recipe.merge, group) for group in MERGED_GROUPS)}
+    groups = [group for group in MERGED_GROUPS if group != "ffn" or recipe.layers]
+    asked = {recipe.merge.shared, *(getattr(recipe.merge, group) for group in groups)}
     for expert in recipe.experts:
         name, weight = weights.setdefault(keys[expert.model], (expert.name, expert.weight))
         if weight != expert.weight and asked & WEIGHTED:
             message = f"experts `{name}` and `{expert.name}` are one model with two weights, {weight:g} and"
             hint = "give both the same `weight`: a model is merged once, however many experts it makes"
             found.problems.append(Problem("weights-differ", f"{message} {expert.weight:g}", hint))
-    if "slerp" in {group_method(recipe.merge, group) for group in MERGED_GROUPS} and len(weights) != 2:
+    if "slerp" in {group_method(recipe.merge, group) for group in groups} and len(weights) != 2:
         message = f"`slerp` merges two models, and the experts come from {len(weights)}"
         found.problems.append(
             Problem("slerp", message, "use `mean`, or another method that takes any number of models")
@@ -254,29 +260,32 @@ def _is_adapter(root: Path, spec: str) -> bool:
     return "+" in spec or (root / spec / "adapter_config.json").is_file()
 
 
-def _architecture(recipe: Recipe, base: Checkpoint, found: _Findings) -> tuple[DenseConfig | None, Host | None]:
+def _architecture(base: Checkpoint, found: _Findings) -> DenseConfig | None:
     model_type = base.config.get("model_type")
     if model_type not in DENSE_FAMILIES:
         problem = family_problem(model_type)
         found.problems.append(Problem(problem.code, f"`base_model`: {problem.message}", problem.hint))
-        return None, None
+        return None
     try:
-        dense = DenseConfig.resolve(base.config)
+        return DenseConfig.resolve(base.config)
     except ValueError as error:
         found.problems.append(bad_config(base, "`base_model`", error))
-        return None, None
+        return None
+
+
+def _host(recipe: Recipe, base: Checkpoint, dense: DenseConfig, found: _Findings) -> Host | None:
     wrapper = WRAPPERS.get(str(stored(base).config.get("model_type")))
     host, problems = choose_host(dense, recipe.architecture, wrapper)
     found.problems += problems
     if wrapper is None or host is None:
-        return dense, host
+        return host
     refused = wrapper.refuse(stored(base).config)
     found.problems += [Problem(one.code, f"`base_model`: {one.message}", one.hint) for one in refused]
     if host.model_type not in wrapper.languages:
         message = f"`base_model`: a `{wrapper.model_type}` around a `{host.model_type}` was never run"
         known = ", ".join(f"`{name}`" for name in wrapper.languages)
         found.problems.append(Problem("wrapper", message, f"its language model may become one of {known}"))
-    return dense, wrapper.around(host)
+    return wrapper.around(host)
 
 
 def _fit_experts(
@@ -294,6 +303,7 @@ def _fit_experts(
             widths[key] = width
         if key == "base" or checkpoint.files != models["base"].files:  # of what has the base's, the base speaks
             check_special(checkpoint, kept, key, label, found.warnings)
+    check_widths(dense, widths, {"base", *(keys[expert.model] for expert in recipe.experts)}, found.problems)
     used = {widths[keys[expert.model]] for expert in recipe.experts if keys[expert.model] in widths}
     widest = max(used, default=dense.intermediate_size)
     planned = []

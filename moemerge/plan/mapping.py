@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from moemerge.families import PROJECTIONS, Constant, DenseConfig, Group, Host, Projection
+from moemerge.families import Constant, DenseConfig, Group, Host, Projection
 from moemerge.families.wrapper import COUNTED
 from moemerge.plan.model import (
     Compute,
@@ -20,6 +21,7 @@ from moemerge.plan.model import (
     Router,
     TensorSource,
 )
+from moemerge.recipe.layers import numbered
 from moemerge.recipe.schema import Merge, MergeMethod, Recipe
 from moemerge.sources.checkpoint import ByteRange, Checkpoint
 
@@ -38,7 +40,7 @@ def group_method(merge: Merge, group: Group) -> MergeMethod:
     return "mean" if merge.shared == "auto" else merge.shared
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """What is mapped onto what; made once by `make_plan`."""
 
@@ -50,6 +52,12 @@ class Layout:
     dtype: str
     shared_expert: str | None
 
+    @cached_property
+    def agreed(self) -> frozenset[str]:
+        """The FFN tensors of layers that stay dense because all experts have the same."""
+        layers = self.dense.kept - numbered(self.recipe.layers)
+        return frozenset(name for layer in layers for name, _ in self.dense.ffn_tensors(layer))
+
 
 def map_tensors(build: Layout) -> Iterator[OutputTensor]:
     """Yields every tensor of the output in layer order: embedding, layers, last norm, head."""
@@ -59,14 +67,17 @@ def map_tensors(build: Layout) -> Iterator[OutputTensor]:
             part = _shared_part(build, name, shape, group)
             yield OutputTensor(build.host.stored(name), build.dtype, shape, group, (part,))
 
+    fused = build.host.layout(build.recipe.output.layout) == "fused"
+    places = {layer: place for place, layer in enumerate(build.dense.routed_layers)}
     yield from shared(build.dense.first_tensors())
     for layer in range(build.dense.layers):
         yield from shared(build.dense.layer_shared_tensors(layer))
-        yield from _filled(build, build.host.constants(build.dense, len(build.experts), layer))
-        yield _router(build, layer)
-        yield from _shared_expert(build, layer)
-        fused = build.host.layout(build.recipe.output.layout) == "fused"
-        yield from _fused(build, layer) if fused else _separate(build, layer)
+        constants = list(build.host.constants(build.dense, len(build.experts), layer))
+        yield from _filled(build, (one for one in constants if one.group != "router" or layer in places))
+        if layer in places:
+            yield _router(build, layer, places[layer])
+            yield from _shared_expert(build, layer)
+            yield from _fused(build, layer) if fused else _separate(build, layer)
     yield from shared(build.dense.last_tensors())
     yield from _beside(build)
 
@@ -90,13 +101,15 @@ def _beside(build: Layout) -> Iterator[OutputTensor]:
             yield OutputTensor(build.host.stored(name), info.dtype, info.shape, "beside", (Copy(source),))
 
 
-def _router(build: Layout, layer: int) -> OutputTensor:
+def _router(build: Layout, layer: int, place: int) -> OutputTensor:
     shape = (len(build.experts), build.dense.hidden_size)
-    return OutputTensor(build.host.gate.format(layer=layer), build.dtype, shape, "router", (Router(layer),))
+    return OutputTensor(build.host.gate.format(layer=layer), build.dtype, shape, "router", (Router(place),))
 
 
 def _shared_part(build: Layout, name: str, shape: tuple[int, ...], group: Group) -> Part:
     merge = build.recipe.merge
+    if name in build.agreed:
+        return _one(build, TensorSource(build.experts[0].model, name), shape)
     method = group_method(merge, group)
     base = TensorSource("base", name)
     if method == "base":
@@ -149,41 +162,42 @@ def _expert_part(build: Layout, index: int, layer: int, projection: Projection) 
 
 def _separate(build: Layout, layer: int) -> Iterator[OutputTensor]:
     for index in range(len(build.experts)):
-        for projection in PROJECTIONS:
+        for projection in build.dense.projections:
             name = build.host.expert_name(layer, index, projection)
             part = _expert_part(build, index, layer, projection)
             yield OutputTensor(name, build.dtype, build.dense.ffn_shape(projection), "expert", (part,))
 
 
 def _fused(build: Layout, layer: int) -> Iterator[OutputTensor]:
-    count, wide = len(build.experts), build.dense.ffn_shape("gate")
-    both: tuple[Projection, ...] = ("gate", "up")
+    count, (width, hidden) = len(build.experts), build.dense.ffn_shape("up")
+    *both, _ = build.dense.projections
     gate_up = tuple(_expert_part(build, i, layer, projection) for i in range(count) for projection in both)
     down = tuple(_expert_part(build, i, layer, "down") for i in range(count))
     names = {key: name.format(layer=layer) for key, name in build.host.fused.items()}
-    yield OutputTensor(names["gate_up"], build.dtype, (count, 2 * wide[0], wide[1]), "expert", gate_up)
-    yield OutputTensor(names["down"], build.dtype, (count, *wide[::-1]), "expert", down)
+    yield OutputTensor(names["gate_up"], build.dtype, (count, len(both) * width, hidden), "expert", gate_up)
+    yield OutputTensor(names["down"], build.dtype, (count, hidden, width), "expert", down)
 
 
-def _filled(build: Layout, constants: Iterator[Constant]) -> Iterator[OutputTensor]:
+def _filled(build: Layout, constants: Iterable[Constant]) -> Iterator[OutputTensor]:
     for constant in constants:
         fill, dtype = Fill(constant.shape, constant.value), constant.dtype or build.dtype
         yield OutputTensor(constant.name, dtype, constant.shape, constant.group, (fill,))
 
 
 def _shared_expert(build: Layout, layer: int) -> Iterator[OutputTensor]:
-    """The host's always-on expert: the recipe's, behind a gate of exactly one half, or a silent one."""
+    """The host's always-on expert: the recipe's, behind a gate of exactly one half if there is one, or a silent one."""
     host = build.host
-    if build.shared_expert is None or host.shared_expert is None or host.shared_gate is None:
+    if build.shared_expert is None or host.shared_expert is None:
         yield from _filled(build, host.silent(build.dense, len(build.experts), layer))
         return
-    gate = (1, build.dense.hidden_size)
-    scale = build.recipe.shared_experts[0].residual_scale
-    for projection in PROJECTIONS:
+    scale = build.recipe.shared_experts[0].residual_scale * (1.0 if host.shared_gate is None else 2.0)
+    for projection in build.dense.projections:
         source = TensorSource(build.shared_expert, build.dense.ffn(layer, projection))
         shape = build.dense.ffn_shape(projection)
         # sigmoid(0 · h) is exactly 1/2, which the factor 2 undoes without rounding
-        part = _one(build, source, shape, scale=2.0 * scale if projection == "down" else 1.0)
+        part = _one(build, source, shape, scale=scale if projection == "down" else 1.0)
         name = host.shared_expert[projection].format(layer=layer)
         yield OutputTensor(name, build.dtype, shape, "shared_expert", (part,))
-    yield OutputTensor(host.shared_gate.format(layer=layer), build.dtype, gate, "shared_expert", (Fill(gate, 0.0),))
+    if host.shared_gate is not None:
+        gate = (1, build.dense.hidden_size)
+        yield OutputTensor(host.shared_gate.format(layer=layer), build.dtype, gate, "shared_expert", (Fill(gate, 0.0),))

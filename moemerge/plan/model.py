@@ -125,9 +125,9 @@ class Merged:
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """The fitted gate of one layer, `[E, hidden]`."""
+    """The fitted gate of one layer, `[E, hidden]`; `place` counts the layers that have one, from 0."""
 
-    layer: int
+    place: int
 
 
 @dataclass(frozen=True, slots=True)

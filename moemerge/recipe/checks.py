@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from moemerge.errors import Problem
 from moemerge.recipe.copies import same_expert
+from moemerge.recipe.layers import AGREE, layer_range
 from moemerge.recipe.places import RecipeProblems, listed, nearest, problem, quoted
 from moemerge.recipe.schema import Data, Expert, Recipe, Rows
 from moemerge.recipe.tree import key_place, node_at
@@ -61,7 +62,7 @@ def check(recipe: Recipe, tree: Table) -> None:
         RecipeProblems: the rules that it breaks.
     """
     found = [*_counts(recipe, tree), *_names(recipe, tree), *_texts(recipe, tree), *_merges(recipe, tree)]
-    found += _vocabulary(recipe, tree)
+    found += [*_layers(recipe, tree), *_vocabulary(recipe, tree)]
     if found:
         raise RecipeProblems(found)
 
@@ -172,13 +173,27 @@ def _held_out(recipe: Recipe, tree: Table, index: int) -> Iterator[Problem]:
 
 def _merges(recipe: Recipe, tree: Table) -> Iterator[Problem]:
     models = {expert.model for expert in recipe.experts}
-    groups = ("attention", "norms", "embeddings", "lm_head")
+    groups = ("attention", "norms", "embeddings", "lm_head", *(("ffn",) if recipe.layers else ()))
     for key in ("shared", *groups):
         unused = key == "shared" and all(getattr(recipe.merge, group) is not None for group in groups)
         if getattr(recipe.merge, key) == "slerp" and len(models) != 2 and not unused:
             message = f"`merge.{key}: slerp` merges two models, and the experts come from {len(models) or 'none'}"
             hint = "use `mean`, or another method that takes any number of models"
             yield problem(node_at(tree, ("merge", key)).place, "slerp", message, hint)
+
+
+def _layers(recipe: Recipe, tree: Table) -> Iterator[Problem]:
+    seen: dict[int, str] = {}
+    for key in recipe.layers:
+        layers, place = layer_range(key), key_place(tree, ("layers", key))
+        if not layers and key != AGREE:
+            first, _, last = key.partition("-")
+            yield problem(place, "layers", f"`layers`: `{key}` ends before it begins", f"write `{last}-{first}`")
+        twice = next((seen[layer] for layer in layers if layer in seen), None)
+        if twice is not None:
+            message = f"`layers`: `{key}` names layers that `{twice}` names too"
+            yield problem(place, "layers", message, "name each layer once")
+        seen |= dict.fromkeys(layers, key)
 
 
 def _vocabulary(recipe: Recipe, tree: Table) -> Iterator[Problem]:

@@ -160,6 +160,8 @@ def _kind(field: dict[str, Any]) -> str:
     """What a field's value may be, in words."""
     if "$ref" in field:
         return _link(field["$ref"])
+    if "const" in field:
+        return f"`{field['const']}`"
     if "enum" in field:
         return ", ".join(f"`{choice}`" for choice in field["enum"])
     if "anyOf" in field:
@@ -167,6 +169,8 @@ def _kind(field: dict[str, Any]) -> str:
     if field["type"] == "array":
         return f"list of {_kind(field['items'])}" if "$ref" not in field["items"] else f"list: {_kind(field['items'])}"
     if field["type"] == "object":
+        if "patternProperties" in field:
+            return f"mapping of layers to {' or '.join(map(_kind, field['patternProperties'].values()))}"
         return f"mapping of names to {_kind(field['additionalProperties'])}"
     bounds = [
         f"{sign} {int(field[bound]) if float(field[bound]).is_integer() else field[bound]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from pydantic_core import PydanticCustomError
 
 GateInit = Literal[
@@ -17,6 +17,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 MOST_EXPERTS = 1024
 """Experts that a recipe may have, copies counted."""
+
+
+LayerRange = Annotated[str, StringConstraints(pattern=r"^([0-9]{1,4}(-[0-9]{1,4})?|agree)$")]
 
 
 class Strict(BaseModel):
@@ -155,6 +158,8 @@ class Merge(Strict):
     """Method for the input embedding."""
     lm_head: MergeMethod | None = None
     """Method for the output head, where it is not tied."""
+    ffn: MergeMethod | None = None
+    """Method for the FFNs of layers that stay dense (`layers`)."""
     scaling: float | None = None
     """λ on the merged delta: base + λ · delta. Default 0.5 for `task_arithmetic`, 1 for `ties` and `dare_ties`."""
     slerp_t: Fraction = 0.5
@@ -213,6 +218,10 @@ class Recipe(Strict):
     """Experts that each token passes through: 1 routes to one expert, 2 and more mix, all is a soft mixture."""
     shared_experts: tuple[SharedExpert, ...] = ()
     """Always-on experts, where the host has a place for them."""
+    layers: dict[LayerRange, Literal["dense"]] = Field(default_factory=dict)
+    """Layers that stay dense, by their numbers from 0: `{0: dense, 30-31: dense}`. Such a layer has no router and one
+    FFN, merged as the shared weights are (`merge.ffn`, else `merge.shared`), without any expert's noise or scale.
+    `agree: dense` stands for all other layers in which the experts' FFNs are the same bytes, and keeps these."""
     template: Literal["none", "chat"] = "none"
     """`chat` wraps prompts in the specialist's chat template, or the base's where it has none, before the gate is
     fitted."""

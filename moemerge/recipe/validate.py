@@ -64,6 +64,7 @@ _PATTERNS: Mapping[str, str] = {
     "name": "a name that begins with a letter or digit and holds letters, digits, `.`, `_` and `-` alone",
     "shard_size": "a size such as `5GB` or `500MB`",
     "prompt": "a text that holds `{question}`",
+    "layers": "a layer's number, a range such as `0-1`, or `agree`",
 }
 """What the fields with a pattern must be."""
 
@@ -137,6 +138,9 @@ def _explain(tree: Table, trail: Trail, errors: list[ErrorDetails], under: Trail
         meant = _meant(trail, under)
         hint = f"did you mean `{meant}`?" if meant else did_you_mean(key, _fields((*under, *trail[:-1])))
         return place, problem(place, "unknown-key", f"Unknown key `{key}`{where}", hint)
+    if errors[0]["loc"][-1] == "[key]":
+        place, key = key_place(tree, trail), str(trail[-2])
+        return place, problem(place, "bad-key", f"`{key}` names {_PATTERNS[key]}, not `{trail[-1]}`")
     node = node_at(tree, trail)
     return node.place, _explain_value(node, trail, errors)
 
@@ -182,6 +186,8 @@ def _way_out(node: Node, key: str, expected: str) -> str | None:
             return f"put it in brackets: `{key}: [...]`"
         case "a list", Table():
             return "begin each item with a dash and a space"
+        case "a mapping", Scalar() if key == "layers":
+            return f"write `layers: {{{node.text}: dense}}`"
         case "a mapping", Scalar() if key in _SHORTHAND:
             return f"write `{key}: {{{_SHORTHAND[key]}: {node.text}}}`"
         case _, Scalar() if key == "prompt" and expected == _PATTERNS[key]:

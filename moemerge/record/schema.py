@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from moemerge.recipe.schema import MergeMethod, Recipe
 
-Group = Literal["embeddings", "attention", "norms", "lm_head"]
+Group = Literal["embeddings", "attention", "norms", "ffn", "lm_head"]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
 
@@ -57,6 +57,7 @@ class Record(_Part):
     sources: dict[str, Source]
     experts: tuple[BuiltExpert, ...] = Field(min_length=1)
     merge: dict[Group, MergeMethod]
+    dense_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
     recipe: Recipe
     vocabulary: RecordedVocabulary | None = None
     training: tuple[Training, ...] = ()

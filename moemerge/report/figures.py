@@ -66,6 +66,7 @@ class Layers:
         rows: the rows' names.
         own: index of the row of the domain's own expert, or None.
         layers: how many columns.
+        ends: the names of the first and last column.
         cells: (layer, row, 0..1) of the cells that are not empty; for a heat map.
         path: bars, as an SVG path in which every row is one unit high; for the others.
         line: height of a line of reference within a row (0..1 from below), or None.
@@ -77,6 +78,7 @@ class Layers:
     rows: tuple[str, ...]
     own: int | None
     layers: int
+    ends: tuple[str, str]
     cells: tuple[tuple[int, int, float], ...]
     path: str
     line: float | None
@@ -108,7 +110,20 @@ def heat_maps(report: Report) -> list[Layers]:
         ]
         if cells:
             summary = f"{domain}: share of tokens by expert and layer. {_ends(rows, own)}"
-            maps.append(Layers("confusion", domain, tuple(names), own, len(rows), tuple(cells), "", None, summary))
+            maps.append(
+                Layers(
+                    "confusion",
+                    domain,
+                    tuple(names),
+                    own,
+                    len(rows),
+                    _ends_of(report, len(rows)),
+                    tuple(cells),
+                    "",
+                    None,
+                    summary,
+                )
+            )
     return maps
 
 
@@ -123,7 +138,7 @@ def load_bars(report: Report) -> Layers | None:
     """Each expert's share of the load over the layers, with a line at the fair share."""
     names, rows = experts(report), matrix(report, "routing", "load_by_layer")
     series = [[row[index] if index < len(row) else None for row in rows] for index in range(len(names))]
-    return _bars("load", names, series, 1 / len(names), "Load of each expert by layer.") if names else None
+    return _bars(report, "load", names, series, 1 / len(names), "Load of each expert by layer.") if names else None
 
 
 def single_bars(report: Report) -> list[tuple[str, str, Layers]]:
@@ -132,15 +147,21 @@ def single_bars(report: Report) -> list[tuple[str, str, Layers]]:
     uneven = [numbers(report, "routing", "max_vio_by_layer")]
     made = [
         ("Accuracy by layer", "tokens whose first expert is their domain's; full height is 100 %",
-         _bars("accuracy", ["accuracy"], accuracy, None, "Routing accuracy by layer.", full=1.0)),
+         _bars(report, "accuracy", ["accuracy"], accuracy, None, "Routing accuracy by layer.", full=1.0)),
         ("MaxVio by layer", "load of the busiest expert over the mean load, minus 1; a full bar is the highest",
-         _bars("max_vio", ["MaxVio"], uneven, None, "MaxVio by layer.")),
+         _bars(report, "max_vio", ["MaxVio"], uneven, None, "MaxVio by layer.")),
     ]  # fmt: skip
     return [(title, about, figure) for title, about, figure in made if figure is not None]
 
 
 def _bars(
-    kind: str, names: list[str], series: list[list[float | None]], line: float | None, summary: str, full: float = 0.0
+    report: Report,
+    kind: str,
+    names: list[str],
+    series: list[list[float | None]],
+    line: float | None,
+    summary: str,
+    full: float = 0.0,
 ) -> Layers | None:
     layers = max(map(len, series), default=0)
     known = [value for row in series for value in row if value is not None]
@@ -155,7 +176,20 @@ def _bars(
                 parts.append(f"M{layer + 0.08:.2f} {index + 0.94:.2f}h.84v-{height}h-.84z")
     summary += f" Between {percent(min(known))} and {percent(max(known))}." if kind != "max_vio" else ""
     at_height = None if line is None else round(0.06 + 0.88 * line / full, 3)
-    return Layers(kind, "", tuple(names), None, layers, (), "".join(parts) or "M0 0", at_height, summary)
+    return Layers(
+        kind, "", tuple(names), None, layers, _ends_of(report, layers), (), "".join(parts) or "M0 0", at_height, summary
+    )
+
+
+def layer_numbers(report: Report, count: int) -> list[int]:
+    """The model's own numbers of the layers that route, where the report has them; else their places."""
+    found = [*numbers(report, "routing", "layers"), *[None] * count]
+    return [place if number is None else int(number) for place, number in enumerate(found[:count])]
+
+
+def _ends_of(report: Report, count: int) -> tuple[str, str]:
+    named = layer_numbers(report, count) or [0]
+    return str(named[0]), str(named[-1])
 
 
 # Sample texts

@@ -44,6 +44,8 @@
     onMouseLeave(mark, hideTip);
   }
 
+  const numberOf = (place) => report.routing?.layers?.[place] ?? place; // layers that do not route have no place
+
   // Figures over layers: point, tap or use the arrow keys.
   const valueAt = (kind, domain, layer, row) => {
     const routing = report.routing ?? {};
@@ -68,7 +70,7 @@
       cursor.setAttribute("y", here.row);
       cursor.classList.add("on");
       const place = new DOMRect(box.left + here.layer * width, box.top + here.row * height, width, height);
-      showTip(`layer ${here.layer} · ${labels[here.row]}: ${written}`, place);
+      showTip(`layer ${numberOf(here.layer)} · ${labels[here.row]}: ${written}`, place);
     };
     const leave = () => { cursor.classList.remove("on"); hideTip(); };
     const point = (event) => {
@@ -118,7 +120,7 @@
   };
   const shownPanel = () => panels.find(({ panel }) => !panel.hidden) ?? panels[0];
   const paint = () => {
-    const words = Number(slider.value) < 0 ? "all layers, by majority" : `layer ${slider.value}`;
+    const words = Number(slider.value) < 0 ? "all layers, by majority" : `layer ${numberOf(Number(slider.value))}`;
     one("#layer-name").textContent = words;
     slider.setAttribute("aria-valuetext", words);
     const { tokens, data } = shownPanel();
@@ -142,8 +144,8 @@
     }
     const expert = expertAt(data, layer, place);
     const weight = data.weights?.[layer]?.[place];
-    if (expert === null) return `layer ${layer}: no expert known`;
-    return `layer ${layer} · ${nameOf(expert)}` + (typeof weight === "number" ? `, weight ${weight.toFixed(2)}` : "");
+    if (expert === null) return `layer ${numberOf(layer)}: no expert known`;
+    return `layer ${numberOf(layer)} · ${nameOf(expert)}` + (typeof weight === "number" ? `, weight ${weight.toFixed(2)}` : "");
   };
   const boxOf = (token) => token.getClientRects()[0] ?? token.getBoundingClientRect(); // its first line
   for (const { panel, tokens, data } of panels) {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moemerge.errors import MoemergeError, WriteError
+from moemerge.report.figures import layer_numbers
 from moemerge.report.headline import gains
 from moemerge.report.reading import Report, domains, experts, mapping, matrix, number, printable
 from moemerge.report.words import gain
@@ -130,7 +131,7 @@ def _confusion(report: Report) -> bytes | None:
 
 
 def _load(report: Report) -> bytes | None:
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     names = experts(report)
     by_layer = matrix(report, "routing", "load_by_layer")
@@ -145,6 +146,8 @@ def _load(report: Report) -> bytes | None:
     axes.tick_params(axis="y", labelsize=9 if len(names) <= 32 else 7)
     axes.set_xlabel("MoE layer")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    named = dict(enumerate(layer_numbers(report, len(by_layer))))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: str(named.get(round(place), ""))))
     return _png(figure)
 
 

@@ -24,7 +24,7 @@ def translated(checkpoint: Checkpoint) -> Checkpoint:
     raw = {**row.defaults, **checkpoint.config}
     if problems := row.refuse(raw):
         raise ManyProblems(problems)
-    config = {**row.config(raw), "model_type": row.becomes}
+    config = {**row.config(raw), "model_type": row.family_of(raw)}
     try:
         dense = DenseConfig.resolve(config)
     except ValueError as error:
@@ -53,5 +53,6 @@ def _cut(stored: str, parts: Sequence[Part], dense: DenseConfig) -> Iterator[tup
         rows = None if part.rows is None else dense.extents[part.rows]
         block = dense.head_dim if part.pairs else 0
         stop = None if rows is None else start + rows
-        yield part.name, Piece(stored, start if rows is not None else 0, stop, block, block, part.plus)
+        rotated = dense.rotated if part.pairs else 0
+        yield part.name, Piece(stored, start if rows is not None else 0, stop, block, rotated, part.plus)
         start += rows or 0

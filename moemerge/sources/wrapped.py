@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moemerge.families import DENSE_FAMILIES, WRAPPERS, Wrapper
+from moemerge.families import DENSE_FAMILIES, WRAPPERS, DenseFamily, Wrapper
 from moemerge.families.dense_family import Names
 from moemerge.sources.checkpoint import Checkpoint
 from moemerge.sources.view import Piece, View, stored
@@ -19,11 +19,12 @@ def is_wrapper(checkpoint: Checkpoint) -> bool:
 
 
 def in_memory(checkpoint: Checkpoint) -> Checkpoint:
-    """A wrapper's checkpoint with the names that its class has in memory; itself, where it is none or has them."""
-    wrapper = WRAPPERS.get(str(checkpoint.config.get("model_type")))
-    if wrapper is None:
+    """A checkpoint with the names that its class has in memory; itself, where it has them."""
+    kind = str(checkpoint.config.get("model_type"))
+    row = WRAPPERS.get(kind) or DENSE_FAMILIES.get(kind)
+    if row is None or (isinstance(row, DenseFamily) and not row.disk):
         return checkpoint
-    pieces = {wrapper.in_memory(name): Piece(name) for name in checkpoint.tensors}
+    pieces = {row.in_memory(name): Piece(name) for name in checkpoint.tensors}
     return View(checkpoint, checkpoint.config, pieces, frozenset(checkpoint.tensors))
 
 

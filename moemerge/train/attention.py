@@ -46,7 +46,8 @@ def use_blocked_attention(model: Any, context: int) -> bool:
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **_: Any
 ) -> tuple[Tensor, None]:
-    """As transformers calls it: `[B, H, S, D]`, keys and values `[B, H_kv, S, D]`, a mask `[B, 1, S, S]` to add."""
+    """As transformers calls it: `[B, H, S, D]`, keys `[B, H_kv, S, D]`, values `[B, H_kv, S, V]`, a mask
+    `[B, 1, S, S]` to add."""
     output: Tensor = _Rows.apply(query, key, value, attention_mask, scaling)  # type: ignore[no-untyped-call]
     return output.transpose(1, 2), None
 
@@ -74,13 +75,13 @@ class _Rows(torch.autograd.Function):
         key, value = key.contiguous(), value.contiguous()
         ctx.save_for_backward(query, key, value, mask)
         ctx.scaling, ctx.blocks = scaling, [_blocks(one) for one in mask.expand(len(query), -1, -1, -1)]
-        output = torch.empty(shared.shape, dtype=query.dtype)
+        output = torch.empty(*shared.shape[:-1], value.shape[-1], dtype=query.dtype)
         for row, blocks in enumerate(ctx.blocks):
             for queries, keys in blocks:
                 asking = shared[row, :, :, queries].flatten(1, 2)
                 weights = _weights(asking, key[row, :, keys], mask[row, :, queries, keys], scaling)
                 given = torch.bmm(weights.view(len(asking), -1, weights.shape[-1]), value[row, :, keys])
-                output[row, :, :, queries] = given.view(*shared.shape[1:3], -1, shared.shape[-1])
+                output[row, :, :, queries] = given.view(*shared.shape[1:3], -1, value.shape[-1])
         return output.flatten(1, 2)
 
     @staticmethod

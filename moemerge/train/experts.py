@@ -29,7 +29,8 @@ def use_frozen_experts(model: Any) -> bool:
     """
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-    plain = model.config.get_text_config().hidden_act == "silu" and all(map(_plain, find_routers(model).stacks))
+    silu = getattr(model.config.get_text_config(), "hidden_act", None) == "silu"
+    plain = silu and all(map(_plain, find_routers(model).stacks))
     if model.device.type != "cpu" or not plain:
         return False
     ALL_EXPERTS_FUNCTIONS.register(NAME, _experts)

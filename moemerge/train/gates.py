@@ -66,7 +66,8 @@ class Gates:
         weights = [weight.detach().float() for weight in start]
         inputs = inputs or [torch.ones_like(weight[0]) for weight in weights]
         self._gates = [_Gate(weight, scale.clone()) for weight, scale in zip(weights, inputs, strict=True)]
-        self._paths = [f"{anatomy.layers}.{layer}.{anatomy.block}.{anatomy.router}" for layer in layers]
+        inside, _, _ = anatomy.router_weight.rpartition(".")
+        self._paths = [f"{anatomy.layers}.{layer}.{inside}" for layer in layers]
         self._holder = _Holder(dict(zip(self._paths, self._gates, strict=True)))
         self._config: Any = None
         if options.method == "lora":

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moemerge.families import PROJECTIONS, Anatomy, Host, anatomy_of
+from moemerge.families import Anatomy, Host, anatomy_of
 from moemerge.mixture.processes import Processes
+from moemerge.mixture.routers import find_routers
 from moemerge.train.options import TrainOptions
 
 _ADAPTER = "default"
@@ -86,7 +87,7 @@ class _Linear:
 
 @dataclass(frozen=True)
 class _Experts:
-    """The fused experts of one layer: gates and ups `[E, 2I, d]`, downs `[E, d, I]`."""
+    """The fused experts of one layer: gates and ups `[E, 2I, d]` or ups alone `[E, I, d]`, downs `[E, d, I]`."""
 
     wrapper: Any
     base: Any
@@ -113,8 +114,7 @@ class _Experts:
                 continue
             inputs = states[tokens]
             both = functional.linear(inputs, gate_up_weight[expert]) + gate_up.scale * _thin(inputs, *wide)
-            gate, up = both.chunk(2, dim=-1)
-            inner = base.act_fn(gate) * up
+            inner = self.anatomy.inner(base, both)
             found = functional.linear(inner, down_weight[expert]) + down.scale * _thin(inner, *narrow)
             out = out.index_add(0, tokens, (found * weights[tokens, places, None]).to(out.dtype))
         return out
@@ -141,7 +141,7 @@ class Lora:
         from peft import LoraConfig, inject_adapter_in_model
 
         self.trained = options.also
-        anatomy = anatomy_of(model)
+        anatomy, routed = anatomy_of(model), find_routers(model).layers
         self.config: Any = LoraConfig(
             r=options.rank, lora_alpha=options.alpha, lora_dropout=0.0, task_type="CAUSAL_LM",
             target_modules=anatomy.projection_modules if "attention" in options.also else [],
@@ -157,9 +157,9 @@ class Lora:
         for number, layer in enumerate(anatomy.layers_of(model)):
             if "attention" in options.also:
                 attention = anatomy.attention_of(layer)
-                names = anatomy.projections if attention is not None else ()
-                self._spots += [(number, _linear(name, getattr(attention, name))) for name in names]
-            if "experts" in options.also:
+                linears = {name: getattr(attention, name, None) for name in anatomy.projections}
+                self._spots += [(number, _linear(name, own)) for name, own in linears.items() if own is not None]
+            if "experts" in options.also and number in routed:
                 self._spots.append((number, _experts(anatomy.experts_of(layer), anatomy)))
         for _, spot in self._spots:
             spot.wrapper.forward = spot.train
@@ -243,10 +243,11 @@ def _all_experts(delta: Delta, weight: Tensor) -> Tensor:
 
 def _separate(host: Host, layer: int, wide: Delta, narrow: Delta) -> dict[str, Change]:
     found: dict[str, Change] = {}
-    half = wide.up.shape[0] // 2
+    *into, down = host.projections
+    rows = wide.up.shape[0] // len(into)
     for expert in range(wide.experts):
-        gate, up, down = (host.expert_name(layer, expert, projection) for projection in PROJECTIONS)
-        found[gate] = partial(wide.merged, expert=expert, rows=slice(half))
-        found[up] = partial(wide.merged, expert=expert, rows=slice(half, None))
-        found[down] = partial(narrow.merged, expert=expert)
+        for place, projection in enumerate(into):
+            own = slice(place * rows, (place + 1) * rows)
+            found[host.expert_name(layer, expert, projection)] = partial(wide.merged, expert=expert, rows=own)
+        found[host.expert_name(layer, expert, down)] = partial(narrow.merged, expert=expert)
     return found

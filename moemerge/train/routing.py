@@ -39,7 +39,9 @@ def routing_for(asked: AskedRoute, k: int) -> Route:
     return "straight-through" if k == 1 else "top-k"
 
 
-def route(scores: Tensor, k: int, how: Route | None, rule: Routing) -> tuple[Tensor, Tensor]:
+def route(
+    scores: Tensor, k: int, how: Route | None, rule: Routing, correction: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Weights and indices of the experts of each token, as the forward pass uses them.
 
     Args:
@@ -47,17 +49,14 @@ def route(scores: Tensor, k: int, how: Route | None, rule: Routing) -> tuple[Ten
         k: experts a token of the exported model.
         how: how training routes; None and `straight-through` route as the exported model does.
         rule: the host's.
+        correction: what the router adds to the scores for the choice, `[E]`.
 
     Returns:
         Weights `[N, j]` that sum to 1, and indices `[N, j]`: j is E for `soft`, at least 2 for `top-k`, else k.
     """
     if how == "soft":
-        return scores, _everyone(scores)
-    return rule.chosen(scores, min(max(k, 2), scores.shape[1]) if how == "top-k" else k)
-
-
-def _everyone(probabilities: Tensor) -> Tensor:
-    return torch.arange(probabilities.shape[1], device=probabilities.device).expand_as(probabilities)
+        return rule.shares(scores), torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+    return rule.chosen(scores, min(max(k, 2), scores.shape[1]) if how == "top-k" else k, correction)
 
 
 @dataclass
@@ -70,7 +69,7 @@ class Seen:
         first: over the first tokens of documents, that of where the start sends them, or of their labels.
         right: labelled tokens whose largest logit is the label's.
         counts: how often each expert is among the k that the exported model would choose, `[E]`.
-        probability: sum of the softmax, `[E]`.
+        probability: sum of the experts' shares of the scores, `[E]`.
         slopes: `Σ_t ∂p_e(t)/∂W`, `[E, E, d]`: the gradient of `probability[e]` by the layer's own gate.
     """
 
@@ -112,6 +111,7 @@ class TrainedRouting:
         self._routers, self._how, self._slopes = routers, how, slopes
         self._counted = self._labels = self._begins = torch.zeros(0)
         self._most, self._labelled, self._start = math.inf, labelled, list[Tensor]()
+        self._corrections = [routers.correction(place) for place in range(len(routers.modules))]
         self._candidates: dict[int, tuple[Tensor, Tensor]] = {}
         self._seen: list[Seen] = []
         self._taken = False
@@ -161,17 +161,22 @@ class TrainedRouting:
             seen = self._look(place, logits, inputs, k).to(weight.device)
             if not self._taken:  # the same once more, for activation checkpointing, would hold all that it set free
                 self._seen.append(seen)
-            rule = self._routers.rule
+            rule, correction = self._routers.rule, self._correction(place, logits)
             scores = rule.scores(logits)
-            chosen, indices = route(scores, k, self._how, rule)
+            chosen, indices = route(scores, k, self._how, rule, correction)
             if self._how == "straight-through":
                 chosen = chosen.detach()
-                weights, candidates = rule.chosen(scores, min(k + 1, logits.shape[1]))
+                weights, candidates = rule.chosen(scores, min(k + 1, logits.shape[1]), correction)
                 first = self._begins.to(weights.device)[:, None]
                 self._candidates[place] = torch.where(first, weights.detach(), weights), candidates
             return logits, chosen.to(flat.dtype), indices
 
         return forward
+
+    def _correction(self, place: int, logits: Tensor) -> Tensor | None:
+        """What the router adds for the choice."""
+        found = self._corrections[place]
+        return None if found is None else found.to(logits.device)
 
     def _through(self, place: int) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
         """Gives the output of a layer's experts the gradient by the weights of all candidates."""
@@ -193,18 +198,21 @@ class TrainedRouting:
         counted, labels, begins = (t.to(logits.device) for t in (self._counted, self._labels, self._begins))
         first, factor = logits[begins], self.factors[place]
         wanted = self._wanted(place, first, inputs.detach()[begins], labels[begins])
+        correction = self._correction(place, logits)
         logits, labels = logits[counted], labels[counted]
         labelled = labels >= 0
-        probabilities = self._routers.rule.scores(logits.detach())
-        top = probabilities.topk(k, dim=-1).indices
+        rule = self._routers.rule
+        scores = rule.scores(logits.detach())
+        shares = rule.shares(scores)
+        _, top = rule.chosen(scores, k, correction)
         return Seen(
             z=logits.logsumexp(dim=-1).square().sum(),
             domain=functional.cross_entropy(logits[labelled], labels[labelled], reduction="sum"),
             first=functional.cross_entropy(first, wanted, reduction="sum"),
             right=(logits.argmax(dim=-1) == labels)[labelled].sum(),
             counts=torch.bincount(top.flatten(), minlength=logits.shape[1]).float(),
-            probability=probabilities.sum(dim=0),
-            slopes=factor * _slopes(probabilities, inputs.detach()[counted]) if self._slopes else None,
+            probability=shares.sum(dim=0),
+            slopes=factor * _slopes(shares, rule.steepness(scores), inputs.detach()[counted]) if self._slopes else None,
         )
 
     def _wanted(self, place: int, logits: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -234,23 +242,24 @@ class _StraightThrough(torch.autograd.Function):
         return slope, by_weight.clamp_(-ctx.most, ctx.most), None, *(None for _ in others)
 
 
-def _slopes(probabilities: Tensor, inputs: Tensor) -> Tensor:
-    """`Σ_t p_e (δ_ej − p_j) h_t`, `[E, E, d]`: softmax' derivative, row j of the gate by expert e."""
-    experts = probabilities.shape[1]
-    both = (probabilities[:, :, None] * probabilities[:, None, :]).flatten(1)  # (T, E) -> (T, E * E)
+def _slopes(shares: Tensor, steepness: Tensor, inputs: Tensor) -> Tensor:
+    """`Σ_t a_j (δ_ej − p_e) h_t`, `[E, E, d]`: the derivative of expert e's share by row j of the gate."""
+    experts = shares.shape[1]
+    both = (shares[:, :, None] * steepness[:, None, :]).flatten(1)  # (T, E) -> (T, E * E)
     slopes = -(both.T @ inputs).view(experts, experts, -1)
-    slopes.diagonal(dim1=0, dim2=1).add_((probabilities.T @ inputs).T)
+    slopes.diagonal(dim1=0, dim2=1).add_((steepness.T @ inputs).T)
     return slopes
 
 
 def balance(counts: Tensor, probability: Tensor, tokens: float) -> Tensor:
     """Switch's load-balancing loss (arXiv 2101.03961, eq. 4): `E Σ_e f_e P_e`, 1 where the load is even.
 
-    f_e is the share of the assignments (k a token) that go to expert e, P_e its mean probability.
+    f_e is the share of the assignments (k a token) that go to expert e, P_e its mean probability: its share of the
+    scores, which a sigmoid's are divided by their sum for (DeepSeek-V3, arXiv 2412.19437, eq. 17 to 20).
 
     Args:
         counts: assignments, `[..., E]`.
-        probability: sums of the softmax, `[..., E]`.
+        probability: sums of the shares, `[..., E]`.
         tokens: how many tokens these are of.
     """
     shares = counts / counts.sum(dim=-1, keepdim=True)

@@ -58,7 +58,7 @@ def shard(model: Any) -> None:
     anatomy = anatomy_of(model)
     decoder = anatomy.decoder_of(model)
     layers = {parameter for layer in anatomy.layers_of(model) for parameter in layer.parameters()}
-    whole = {p for p in model.parameters() if p.requires_grad} | {r.weight for r in find_routers(model).modules}
+    whole = {p for p in model.parameters() if p.requires_grad} | set(find_routers(model).matrices)
     whole |= {parameter for parameter in decoder.parameters() if parameter not in layers}
     mesh = init_device_mesh(model.device.type, (torch.distributed.get_world_size(),))
     for part in (*anatomy.layers_of(model), decoder):

@@ -29,12 +29,12 @@ def trainable(folder: BuiltFolder, options: TrainOptions) -> int:
     if options.method == "lora":
         count = sum(rank * sum(folder.checkpoint.tensors[name].shape) for name in _names(folder))
     host = folder.host
-    tensors = folder.checkpoint.tensors
-    for layer in range(_layers(folder)):
+    tensors, routed = folder.checkpoint.tensors, folder.moe_layers
+    for layer in range(folder.config["num_hidden_layers"]):
         if "attention" in options.also:
             names = [host.attention.format(layer=layer, projection=name) for name in host.anatomy.projections]
             count += sum(rank * sum(tensors[name].shape) for name in names if name in tensors)
-        if "experts" in options.also:
+        if "experts" in options.also and layer in routed:
             fused = host.fused["down"].format(layer=layer)
             down = tensors.get(fused) or tensors[host.expert_name(layer, 0, "down")]
             hidden, width = down.shape[-2:]
@@ -42,13 +42,8 @@ def trainable(folder: BuiltFolder, options: TrainOptions) -> int:
     return count
 
 
-def _layers(folder: BuiltFolder) -> int:
-    count: int = folder.config["num_hidden_layers"]
-    return count
-
-
 def _names(folder: BuiltFolder) -> list[str]:
-    return router_names(folder, range(_layers(folder)))
+    return router_names(folder, folder.moe_layers)
 
 
 def _gates(folder: BuiltFolder) -> int:

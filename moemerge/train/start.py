@@ -70,9 +70,10 @@ def _request(texts: Sequence[Texts], routers: Routers, weights: Sequence[Tensor]
     return GateRequest(
         init="discriminant" if options.start == "fitted" else options.start,
         experts=tuple(ExpertTexts(domain.name, documents=domain.train) for domain in texts),
-        layers=len(routers.modules),
+        layers=routers.layers,
         hidden_size=weights[0].shape[1],
         experts_per_token=routers.experts_per_token,
+        rule=routers.rule,
         seed=options.seed,
         expand="off",
         context=options.context,
@@ -125,7 +126,7 @@ def _calibrated(
     found = list(weights)
     with ExitStack() as routed:
         routed.enter_context(routers.routed_by(found))
-        fitted = fit_in_turn(request, _Mixture(model), tokenizer, routers.layers, progress)
+        fitted = fit_in_turn(request, _Mixture(model), tokenizer, progress)
         for place, rows in enumerate(fitted):
             found[place] = rows.to(weights[place].device)
             routed.close()

@@ -88,7 +88,7 @@ class Trained:
             found[name] = _constant(weight)
         if also and self.also is not None:
             host = folder.host
-            fused = host.fused["down"].format(layer=0) in folder.checkpoint.tensors
+            fused = host.fused["down"].format(layer=folder.moe_layers[0]) in folder.checkpoint.tensors
             found |= self.also.changes(host, fused=fused)
         return found
 

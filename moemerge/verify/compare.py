@@ -13,7 +13,7 @@ from moemerge.errors import Difference, SourceError
 from moemerge.sources import ByteRange, Checkpoint
 from moemerge.verify.block import Block, ExpectedBytes
 from moemerge.verify.expected import AnyFinite, Constant, Merge, One, Part, Wanted, sources_of
-from moemerge.verify.hosts import Shape
+from moemerge.verify.host_row import Shape
 from moemerge.verify.layout import ITEM_BYTES, Place
 from moemerge.verify.numbers import FORMATS, decode, first_not_finite, unit
 from moemerge.verify.reading import OpenFiles
@@ -242,7 +242,8 @@ def _wrong(actual: Any, block: Block, dtype: str) -> Any:
     if near.all():
         return np.empty(0, np.intp)
     suspects = np.flatnonzero(~near)
-    mine = actual[suspects].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        mine = actual[suspects].astype(np.float64)
     slack = _slack(block, suspects)
     bad = np.ones(len(suspects), dtype=bool)
     for candidate in (values, *(other.ravel() for other in block.others)):

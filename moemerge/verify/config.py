@@ -11,7 +11,8 @@ from moemerge.errors import Difference
 from moemerge.record.schema import Record
 from moemerge.verify.dense import REPEATED, Dense
 from moemerge.verify.expected import always_on_width
-from moemerge.verify.hosts import HOSTS, FromBase, HostRow
+from moemerge.verify.host_row import FromBase, HostRow
+from moemerge.verify.hosts import HOSTS
 
 NAME = "config.json"
 _DTYPES: Mapping[str, str] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -71,9 +72,10 @@ def check_config(
     """
     host = HOSTS[record.architecture]
     fields = {field.key: field for field in (*_fixed(host, within=record.wrapper is not None), *_asked(host, record))}
-    from_base = {*REPEATED, *_FROM_BASE, *host.repeated, *host.from_base}
+    from_base = {*REPEATED, *_FROM_BASE, *host.repeated, *host.from_base, *(host.kinds or ())[:1]} - {*host.lacks}
     if base is not None:
-        fields |= {field.key: field for field in _from_base(host, Dense.of(base)) if field.key not in unsure}
+        derived = _from_base(host, Dense.of(base), record.dense_layers)
+        fields |= {field.key: field for field in derived if field.key not in unsure}
     found = []
     for key in config:
         if key not in fields and key not in from_base:
@@ -100,21 +102,33 @@ def _asked(host: HostRow, record: Record) -> Iterator[Field]:
     yield Field("model_type", host.model_type, "the record says")
     yield Field("dtype", _DTYPES[record.dtype], "the record says")
     yield Field("num_experts_per_tok", record.recipe.experts_per_token, "the recipe asks for")
+    for key in host.tops:
+        yield Field(key, record.recipe.experts_per_token, "the recipe asks for")
     for key in host.counts:
         yield Field(key, len(record.experts), "the recipe has")
     for key in host.widths:
         yield Field(key, record.width, "the experts have")
-    if host.always_on is not None:
+    for key, derive in host.dense_layers.items():
+        yield Field(key, derive(record.dense_layers), "the record says")
+    if host.always_on is not None and host.always_on.width is not None:
         yield Field(host.always_on.width, always_on_width(record, host.always_on), "the shared expert has")
+    if host.silenced is not None:
+        yield Field(host.silenced.width, min(host.silenced.most, record.width), "the silent FFN has")
 
 
-def _from_base(host: HostRow, dense: Dense) -> Iterator[Field]:
+def _from_base(host: HostRow, dense: Dense, kept: Collection[int]) -> Iterator[Field]:
     for key, value in dense.fields.items():
         yield Field(key, value, "the base has")
     for key in host.repeated:
         yield Field(key, dense.values[key], "the base has")
     for key, derive in {**_FROM_BASE, **host.from_base}.items():
+        if key in host.lacks:
+            continue
         yield Field(key, derive(dense), "the base has")
+    if host.kinds is not None:
+        key, ffn, routing = host.kinds
+        kinds = [routing if k == ffn and n not in kept else k for n, k in enumerate(dense.values[key])]
+        yield Field(key, kinds, "the base and the record say")
 
 
 def _compare(key: str, value: Any, wanted: Any, because: str) -> Iterator[str]:

@@ -46,6 +46,11 @@ class Dense:
         return int(self.fields["num_hidden_layers"])
 
     @property
+    def ffn_layers(self) -> tuple[int, ...]:
+        """The numbers of the layers that have an FFN."""
+        return tuple(layer for layer in range(self.layers) if self.row.has_ffn(self.values, layer))
+
+    @property
     def hidden_size(self) -> int:
         """Width of the residual stream."""
         return int(self.fields["hidden_size"])
@@ -59,6 +64,11 @@ class Dense:
     def window(self) -> int | None:
         """The sliding window of the layers that have one; None where none has."""
         return next((window for window in self.windows if window is not None), None)
+
+    @property
+    def rotated(self) -> float:
+        """What part of each head rope rotates."""
+        return float(self.rope.get("partial_rotary_factor", 1.0)) if self.row.rotates_partly else 1.0
 
     @property
     def layer_types(self) -> list[str]:
@@ -75,7 +85,9 @@ class Dense:
         row = FAMILIES[str(config.get("model_type"))]
         values = row.values(config)
         values["num_key_value_heads"] = values["num_key_value_heads"] or values["num_attention_heads"]
-        values["head_dim"] = values["head_dim"] or values["hidden_size"] // values["num_attention_heads"]
+        values["head_dim"] = (
+            values["head_dim"] or values[row.head] or values["hidden_size"] // values["num_attention_heads"]
+        )
         rope = _rope(values)
         return cls(
             row=row,

@@ -16,8 +16,9 @@ from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint
 from moemerge.verify.anew import Anew
 from moemerge.verify.dense import Dense
+from moemerge.verify.dense_layers import merged_layers
 from moemerge.verify.families import DenseRow
-from moemerge.verify.hosts import AlwaysOn, HostRow, Shape
+from moemerge.verify.host_row import AlwaysOn, HostRow, Shape
 from moemerge.verify.names import is_recomputed
 from moemerge.verify.vocabulary import ENDS
 from moemerge.verify.wrapped import host_of
@@ -94,24 +95,42 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
     dense, host = Dense.of(base.config), host_of(record)
     row, hidden = dense.row, dense.hidden_size
     wanted: dict[str, Wanted] = {}
+    dense_ffns = {name: layer for layer in record.dense_layers for name in row.ffn_of(layer)}
+    agreed = {name for name, layer in dense_ffns.items() if layer not in merged_layers(record)}
     for name, info in base.tensors.items():
         unread = row.is_unread(name) and record.wrapper is None
-        if row.is_ffn(name) or is_recomputed(name) or unread or (dense.tied and name == "lm_head.weight"):
+        if (
+            (row.is_ffn(name) and name not in dense_ffns)
+            or is_recomputed(name)
+            or unread
+            or (dense.tied and name == "lm_head.weight")
+        ):
+            continue
+        if name in agreed:
+            wanted[host.on_disk(name)] = _single(One(record.experts[0].source, name, info.shape))
             continue
         changed = "attention" in record.trained and row.is_projection(name)
         part = AnyFinite(info.shape) if changed else _shared(record, row, name, info.shape, models)
         wanted[host.on_disk(name)] = _single(part)
-    width = record.width
     for layer in range(dense.layers):
+        added = host.added(dense, layer)
+        wanted |= {name: _single(Constant(shape, value)) for name, (shape, value) in added.items()}
+    width = record.width
+    for layer in sorted(set(dense.ffn_layers) - set(record.dense_layers)):
         wanted[host.router_of(layer)] = _single(AnyFinite((len(record.experts), hidden)))
         experts = _experts(record, host, row, layer, width, hidden)
         if "experts" in record.trained:
             experts = {name: _single(AnyFinite(own.shape)) for name, own in experts.items()}
         wanted |= experts
-        added = host.added(dense, layer)
-        wanted |= {name: _single(Constant(shape, value)) for name, (shape, value) in added.items()}
+        if (correction := host.correction) is not None:
+            shape = correction.shape(len(record.experts))
+            wanted[correction.name.format(layer=layer)] = _single(Constant(shape, 0.0))
         if host.always_on is not None:
             wanted |= _always_on(record, host.always_on, row, layer, width, hidden)
+        if host.silenced is not None:
+            silent = min(host.silenced.most, width)
+            wanted[host.silenced.both.format(layer=layer)] = _single(AnyFinite((2 * silent, hidden)))
+            wanted[host.silenced.down.format(layer=layer)] = _single(Constant((hidden, silent), 0.0))
     return wanted
 
 
@@ -161,24 +180,22 @@ def _one_place(name: str, keys: set[str], models: Mapping[str, Checkpoint]) -> b
 
 def _experts(record: Record, host: HostRow, row: DenseRow, layer: int, width: int, hidden: int) -> dict[str, Wanted]:
     names = row.ffn_of(layer)
-    triples = [_expert(record, index, layer, names, width, hidden) for index in range(len(record.experts))]
+    experts = [_expert(record, index, layer, names, width, hidden) for index in range(len(record.experts))]
     if host.expert is None or record.recipe.output.layout == "fused":
-        gate_up, down = host.fused_of(layer)
-        wide = tuple(part for gate, up, _ in triples for part in (gate, up))
+        into, out = host.fused_of(layer)
+        rows = (len(names) - 1) * width
         return {
-            gate_up: Wanted((len(triples), 2 * width, hidden), wide),
-            down: Wanted((len(triples), hidden, width), tuple(down for _, _, down in triples)),
+            into: Wanted((len(experts), rows, hidden), tuple(part for own in experts for part in own[:-1])),
+            out: Wanted((len(experts), hidden, width), tuple(own[-1] for own in experts)),
         }
     return {
         name: _single(part)
-        for index, triple in enumerate(triples)
-        for part, name in zip(triple, host.expert_of(layer, index), strict=True)
+        for index, own in enumerate(experts)
+        for part, name in zip(own, host.expert_of(layer, index), strict=True)
     }
 
 
-def _expert(
-    record: Record, index: int, layer: int, names: tuple[str, str, str], width: int, hidden: int
-) -> tuple[One, One, One]:
+def _expert(record: Record, index: int, layer: int, names: tuple[str, ...], width: int, hidden: int) -> tuple[One, ...]:
     asked, source = record.recipe.experts[index], record.experts[index].source
 
     def one(name: str, shape: Shape, scale: float, axis: int) -> One:
@@ -187,42 +204,45 @@ def _expert(
         return One(source, name, shape, scale, asked.noise_scale, values, anew)
 
     seed = record.recipe.seed + index
-    gate, up, down = names
+    *into, down = names
     return (
-        one(gate, (width, hidden), 1.0, axis=0),
-        one(up, (width, hidden), 1.0, axis=0),
+        *(one(name, (width, hidden), 1.0, axis=0) for name in into),
         one(down, (hidden, width), asked.residual_scale, axis=1),
     )
 
 
 def always_on_width(record: Record, always_on: AlwaysOn) -> int:
     """The width of the FFN beside the experts: theirs, or a smaller one where it says nothing."""
-    return record.width if record.recipe.shared_experts else min(always_on.silent, record.width)
+    silent = record.width if always_on.silent is None else min(always_on.silent, record.width)
+    return record.width if record.recipe.shared_experts else silent
 
 
 def _always_on(
     record: Record, always_on: AlwaysOn, row: DenseRow, layer: int, width: int, hidden: int
 ) -> dict[str, Wanted]:
-    """The FFN beside the experts: the recipe's, doubled behind a gate of one half, or one that says nothing."""
-    gate, up, down, out = always_on.names(layer)
+    """The FFN beside the experts: the recipe's, doubled behind a gate of one half if it has one, or one that says
+    nothing."""
+    *into, down = always_on.names(layer)
+    out = {} if always_on.gate is None else {always_on.gate.format(layer=layer): (1, hidden)}
+    parts: dict[str, Part]
     if not record.recipe.shared_experts:
         width = always_on_width(record, always_on)
-        shapes: dict[str, Part] = {
-            gate: AnyFinite((width, hidden)),
-            up: AnyFinite((width, hidden)),
+        parts = {
+            **{name: AnyFinite((width, hidden)) for name in into},
             down: Constant((hidden, width), 0.0),
-            out: AnyFinite((1, hidden)),
+            **{name: AnyFinite(shape) for name, shape in out.items()},
         }
-        return {name: _single(part) for name, part in shapes.items()}
-    shared = record.recipe.shared_experts[0]
-    source = source_of(record, shared.model) or shared.model
-    names = row.ffn_of(layer)
-    return {
-        gate: _single(One(source, names[0], (width, hidden))),
-        up: _single(One(source, names[1], (width, hidden))),
-        down: _single(One(source, names[2], (hidden, width), 2.0 * shared.residual_scale)),
-        out: _single(Constant((1, hidden), 0.0)),
-    }
+    else:
+        shared = record.recipe.shared_experts[0]
+        source = source_of(record, shared.model) or shared.model
+        *sources, last = row.ffn_of(layer)
+        scale = (2.0 if out else 1.0) * shared.residual_scale
+        parts = {
+            **{name: One(source, of, (width, hidden)) for name, of in zip(into, sources, strict=True)},
+            down: One(source, last, (hidden, width), scale),
+            **{name: Constant(shape, 0.0) for name, shape in out.items()},
+        }
+    return {name: _single(part) for name, part in parts.items()}
 
 
 def random_seed(seed: int, source: str, name: str) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-Group = Literal["embeddings", "attention", "norms", "lm_head"]
+Group = Literal["embeddings", "attention", "norms", "ffn", "lm_head"]
 Values = Mapping[str, Any]
 """A config with the family's defaults written out."""
 
@@ -55,8 +55,11 @@ class DenseRow:
         norms: the norms within a layer, norms of queries and keys among them; each has a `weight`.
         attention: the attention's projections within a layer; each has a `weight`, and may have a `bias`.
         instead: tensors of what some layers have in the place of attention, which merge as attention does.
+        head: the key that the size of a head is read from where there is no `head_dim`.
+        rotates_partly: whether its class heeds `partial_rotary_factor`.
         unread: a pattern of stored tensors that its class does not read.
-        ffn: names of gate and up `[I, hidden]` and down `[hidden, I]`, with `{layer}`.
+        ffn: names of gate and up, or of up alone, `[I, hidden]` and last of down `[hidden, I]`, with `{layer}`.
+        has_ffn: whether a layer has an FFN, by the config and its number.
     """
 
     model_type: str
@@ -68,21 +71,23 @@ class DenseRow:
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     attention: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
     instead: tuple[str, ...] = ()
+    head: str = "head_dim"
+    rotates_partly: bool = False
     unread: str = r"(?!)"
-    ffn: tuple[str, str, str] = (
+    ffn: tuple[str, ...] = (
         "model.layers.{layer}.mlp.gate_proj.weight",
         "model.layers.{layer}.mlp.up_proj.weight",
         "model.layers.{layer}.mlp.down_proj.weight",
     )
+    has_ffn: Callable[[Values, int], bool] = lambda values, layer: True
 
     def values(self, config: Values) -> dict[str, Any]:
         """A raw config with every default written out."""
         return {**_ALIKE, **self.missing, **config}
 
-    def ffn_of(self, layer: int) -> tuple[str, str, str]:
-        """The names of one layer's gate, up and down."""
-        gate, up, down = (name.format(layer=layer) for name in self.ffn)
-        return gate, up, down
+    def ffn_of(self, layer: int) -> tuple[str, ...]:
+        """The names of one layer's gate, up and down, or of up and down."""
+        return tuple(name.format(layer=layer) for name in self.ffn)
 
     def is_ffn(self, name: str) -> bool:
         """Whether a tensor belongs to an FFN."""
@@ -93,9 +98,11 @@ class DenseRow:
         return re.match(self.unread, name) is not None
 
     def group_of(self, name: str) -> Group | None:
-        """The merge group of a tensor; None where it has none."""
+        """The merge group of a tensor that is no expert's; None where it has none."""
         if name in _ONCE:
             return _ONCE[name]
+        if self.is_ffn(name):
+            return "ffn"
         found = _IN_LAYER.fullmatch(name)
         if found is None:
             return None
@@ -308,6 +315,57 @@ _ROWS = (
         norms=("input_layernorm",),
     ),
     DenseRow(
+        "granitemoehybrid",
+        {
+            "vocab_size": 32000, "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2,
+            "embedding_multiplier": 1.0, "attention_multiplier": 1.0, "residual_multiplier": 1.0, "logits_scaling": 1.0,
+            "layer_types": None, "position_embedding_type": None, "mamba_n_heads": 128, "mamba_n_groups": 1,
+            "mamba_d_state": 256, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_chunk_size": 256,
+            "mamba_conv_bias": True, "mamba_proj_bias": False,
+        },
+        bias=asks_for_biases,
+        windows=no_windows,
+        norms=("input_layernorm", "post_attention_layernorm", "mamba.norm"),
+        instead=(
+            "mamba.A_log", "mamba.D", "mamba.conv1d", "mamba.dt_bias", "mamba.in_proj", "mamba.out_proj",
+        ),
+    ),
+    DenseRow(
+        "deepseek_v3",
+        {
+            "vocab_size": 129280, "hidden_size": 7168, "num_hidden_layers": 61, "num_attention_heads": 128,
+            "num_key_value_heads": 128, "max_position_embeddings": 4096, "bos_token_id": 0, "eos_token_id": 1,
+            "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
+            "v_head_dim": 128, "rope_interleave": True,
+        },
+        bias=asks_for_biases,
+        windows=no_windows,
+        norms=(
+            "input_layernorm", "post_attention_layernorm", "self_attn.q_a_layernorm", "self_attn.kv_a_layernorm",
+        ),
+        attention=(
+            "self_attn.q_proj", "self_attn.q_a_proj", "self_attn.q_b_proj", "self_attn.kv_a_proj_with_mqa",
+            "self_attn.kv_b_proj", "self_attn.o_proj",
+        ),
+        head="qk_rope_head_dim",
+    ),
+    DenseRow(
+        "nemotron_h",
+        {
+            "vocab_size": 131072, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 4096,
+            "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "mamba_num_heads": 128, "mamba_head_dim": 64,
+            "n_groups": 8, "ssm_state_size": 128, "conv_kernel": 4, "chunk_size": 128, "mamba_hidden_act": "silu",
+            "time_step_min": 0.001, "use_bias": False, "use_conv_bias": True,
+        },
+        bias=has_no_biases,
+        windows=no_windows,
+        norms=("norm", "mixer.norm"),
+        attention=("mixer.q_proj", "mixer.k_proj", "mixer.v_proj", "mixer.o_proj"),
+        instead=("mixer.A_log", "mixer.D", "mixer.conv1d", "mixer.dt_bias", "mixer.in_proj", "mixer.out_proj"),
+        ffn=("model.layers.{layer}.mixer.up_proj.weight", "model.layers.{layer}.mixer.down_proj.weight"),
+        has_ffn=lambda config, layer: config["layers_block_type"][layer] == "mlp",
+    ),
+    DenseRow(
         "qwen3_5_text",
         {
             "vocab_size": 248320, "max_position_embeddings": 32768, "num_attention_heads": 16, "num_key_value_heads": 4,
@@ -324,7 +382,41 @@ _ROWS = (
             "linear_attn.A_log", "linear_attn.dt_bias", "linear_attn.conv1d", "linear_attn.in_proj_qkv",
             "linear_attn.in_proj_z", "linear_attn.in_proj_a", "linear_attn.in_proj_b", "linear_attn.out_proj",
         ),
+        rotates_partly=True,
         unread=r"mtp\.|model\.visual\.",
+    ),
+    DenseRow(
+        "glm4_moe",
+        {
+            "vocab_size": 151552, "max_position_embeddings": 131072, "num_hidden_layers": 46, "rms_norm_eps": 1e-5,
+            "num_attention_heads": 96, "num_key_value_heads": 8, "partial_rotary_factor": 0.5,
+        },
+        bias=asks_for_biases,
+        windows=no_windows,
+        rotates_partly=True,
+    ),
+    DenseRow(
+        "ernie4_5",
+        {
+            "vocab_size": 103424, "hidden_size": 1024, "num_hidden_layers": 18, "num_attention_heads": 16,
+            "num_key_value_heads": 2, "head_dim": 128, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
+            "rope_theta": 500000.0, "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2,
+            "pad_token_id": 0,
+        },
+        bias=has_no_biases,
+        windows=no_windows,
+    ),
+    DenseRow(
+        "hunyuan_v1_dense",
+        {
+            "vocab_size": 290943, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "bos_token_id": 1,
+            "eos_token_id": 2, "pad_token_id": 0,
+        },
+        bias=asks_for_biases,
+        windows=no_windows,
+        norms=(
+            "input_layernorm", "post_attention_layernorm", "self_attn.query_layernorm", "self_attn.key_layernorm",
+        ),
     ),
 )  # fmt: skip
 

@@ -15,13 +15,14 @@ from moemerge.errors import Difference
 from moemerge.record.read import NAME as RECORD
 from moemerge.record.read import read_record
 from moemerge.record.schema import Record
-from moemerge.sources import Checkpoint, stored
+from moemerge.sources import Checkpoint, TensorInfo, stored
 from moemerge.verify import config as config_file
 from moemerge.verify import tokens
 from moemerge.verify.compare import Comparison, Outcome
+from moemerge.verify.dense_layers import check_dense_layers
 from moemerge.verify.early import EarlyChecks
 from moemerge.verify.expected import Wanted, expected_tensors, unknown_ends
-from moemerge.verify.families import FAMILIES
+from moemerge.verify.families import FAMILIES, DenseRow
 from moemerge.verify.files import CHANGED, check_base_files, check_files, check_list, files_of
 from moemerge.verify.hosts import HOSTS
 from moemerge.verify.layout import Place, Weights, parse_object, read_layout
@@ -122,6 +123,8 @@ class _Verifier:
         if not aligned.complete:
             wanted = unknown_ends(self.record, wanted, aligned.recorded.rows)
         self._check_widths()
+        with closing(OpenFiles()) as files:
+            self.differences += check_dense_layers(self.record, self.origins.models, files)
         self._check_names(weights, wanted)
         self._check_files(aligned)
         sound = len(self.differences) == uncompared  # transformers would say the same again in other words
@@ -167,7 +170,7 @@ class _Verifier:
         for index, expert in enumerate(self.record.experts):
             model = self.origins.models.get(expert.source)
             row = FAMILIES.get(str(model.config.get("model_type"))) if model is not None else None
-            info = model.tensors.get(row.ffn_of(0)[0]) if model is not None and row is not None else None
+            info = _first_ffn(model, row) if model is not None and row is not None else None
             if info is not None and info.shape[0] != expert.width:
                 self._say(RECORD, f"`experts.{index}.width` is {expert.width}, its source has {info.shape[0]}")
 
@@ -260,3 +263,9 @@ class _Verifier:
 
     def _say(self, where: str, message: str) -> None:
         self.differences.append(Difference(where, message))
+
+
+def _first_ffn(model: Checkpoint, row: DenseRow) -> TensorInfo | None:
+    """The gate matrix of a source's first FFN."""
+    names = (row.ffn_of(layer)[0] for layer in range(len(model.tensors)))
+    return next((model.tensors[name] for name in names if name in model.tensors), None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import Difference
 from moemerge.verify.config import NAME
-from moemerge.verify.hosts import HostRow, Shape
+from moemerge.verify.host_row import HostRow, Shape
 from moemerge.verify.names import in_memory
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ _READ_ALIKE = (
     "bos_token_id", "eos_token_id", "pad_token_id",
 )  # fmt: skip
 """Attributes of transformers' config objects that dense model and mixture share."""
+_WHOLE = ("partial_rotary_factor", 1.0)
 
 
 def check_class(
@@ -82,6 +83,9 @@ def _attribute(config: PretrainedConfig, field: str) -> Any:
     value = getattr(config, field, None)
     if field == "head_dim" and value is None:
         return config.hidden_size // config.num_attention_heads
-    if field == "rope_parameters" and isinstance(value, dict):  # the old name of `rope_type` may stand beside it
-        return {key: inner for key, inner in value.items() if key != "type"}
+    if field == "rope_parameters" and isinstance(value, dict):
+        kinds = [inner for inner in value.values() if isinstance(inner, dict)]  # a rope for each kind of layers
+        one = kinds[0] if kinds and all(kind == kinds[0] for kind in kinds) else value
+        # the old name of `rope_type` may stand beside it; a rotation of the whole head need not be said
+        return {key: inner for key, inner in one.items() if key != "type" and (key, inner) != _WHOLE}
     return value

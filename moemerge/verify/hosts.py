@@ -6,116 +6,20 @@ others.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from moemerge.verify.dense import Dense
-
-Shape = tuple[int, ...]
-COUNTED = ".num_batches_tracked"
-"""What the names of batch norms' counts end in."""
-
-FromBase = Callable[[Dense], Any]
-"""The value of a config's key, by the base's architecture."""
-
-
-@dataclass(frozen=True, slots=True)
-class AlwaysOn:
-    """An FFN beside the experts, which every token passes through, times the sigmoid of its gate.
-
-    Attributes:
-        matrices: names of its gate and up `[W, hidden]` and down `[hidden, W]`, with `{layer}`.
-        gate: name of the `[1, hidden]` gate on its output, with `{layer}`.
-        width: the config's key of W.
-        silent: W where the recipe names none and it says nothing (never wider than an expert).
-    """
-
-    matrices: tuple[str, str, str]
-    gate: str
-    width: str
-    silent: int
-
-    def names(self, layer: int) -> tuple[str, str, str, str]:
-        """One layer's gate, up, down, and the gate on the output."""
-        gate, up, down, out = (name.format(layer=layer) for name in (*self.matrices, self.gate))
-        return gate, up, down, out
-
-
-@dataclass(frozen=True, slots=True)
-class HostRow:
-    """A host.
-
-    Attributes:
-        model_type: its `model_type`, which is also the record's `architecture`.
-        class_name: the class that transformers builds from the config.
-        router: the router's `[E, hidden]` weight on disk, with `{layer}`.
-        expert: one expert's gate and up `[I, hidden]` and down `[hidden, I]` on disk, with `{layer}` and `{expert}`;
-            None where they are always fused.
-        fixed: keys of the config that have one value in every folder, those that say how tokens are routed among them.
-        counts: keys that hold E.
-        widths: keys that hold I.
-        repeated: keys that repeat the base's value, beside those that every host repeats.
-        from_base: keys that follow from the base in another way, beside those that every host has.
-        always_on: the FFN beside the experts, where the class has one.
-        added: tensors of a layer that the class has and no source: shape and the one value of all elements, by the
-            name on disk, given the base and the layer.
-        auto_class: the Auto class of transformers that loads it.
-        router_in_memory: the router's weight in the class, with `{layer}`.
-        fused: the experts on disk in the fused layout, with `{layer}`: `[E, 2I, hidden]` (gate rows before up rows) and
-            `[E, hidden, I]`.
-        fused_in_memory: the same in the class, where it has other names.
-        on_disk: the name on disk of a tensor that the dense model calls so.
-        in_memory: the name in the class of another tensor on disk.
-    """
-
-    model_type: str
-    class_name: str
-    router: str
-    expert: tuple[str, str, str] | None
-    fixed: Mapping[str, Any]
-    counts: tuple[str, ...]
-    widths: tuple[str, ...]
-    repeated: tuple[str, ...] = ()
-    from_base: Mapping[str, FromBase] = field(default_factory=dict)
-    always_on: AlwaysOn | None = None
-    added: Callable[[Dense, int], Mapping[str, tuple[Shape, float]]] = lambda dense, layer: {}
-    auto_class: str = "AutoModelForCausalLM"
-    router_in_memory: str = "model.layers.{layer}.mlp.gate.weight"
-    fused: tuple[str, str] = (
-        "model.layers.{layer}.mlp.experts.gate_up_proj",
-        "model.layers.{layer}.mlp.experts.down_proj",
-    )
-
-    fused_in_memory: tuple[str, str] | None = None
-    on_disk: Callable[[str], str] = str
-    in_memory: Callable[[str], str] = str
-
-    def own_dtype(self, name: str) -> str | None:
-        """The dtype of a tensor on disk, where the class keeps it in one of its own: a batch norm's count."""
-        return "I64" if name.endswith(COUNTED) else None
-
-    def router_of(self, layer: int) -> str:
-        """One layer's router."""
-        return self.router.format(layer=layer)
-
-    def expert_of(self, layer: int, expert: int) -> tuple[str, str, str]:
-        """One expert's gate, up and down, where they are not fused."""
-        gate, up, down = (name.format(layer=layer, expert=expert) for name in self.expert or ())
-        return gate, up, down
-
-    def fused_of(self, layer: int) -> tuple[str, str]:
-        """One layer's experts in one: gate with up, and down."""
-        gate_up, down = (name.format(layer=layer) for name in self.fused)
-        return gate_up, down
-
+from moemerge.verify.host_row import AlwaysOn, FromBase, HostRow, Shape, Silenced, Zeros
 
 _QWEN_EXPERT = (
     "model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight",
     "model.layers.{layer}.mlp.experts.{expert}.up_proj.weight",
     "model.layers.{layer}.mlp.experts.{expert}.down_proj.weight",
 )
-_QWEN_FIXED: Mapping[str, Any] = {"decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True}
+_QWEN_FIXED: Mapping[str, Any] = {"decoder_sparse_step": 1, "norm_topk_prob": True}
+_QWEN_DENSE: Mapping[str, Callable[[tuple[int, ...]], Any]] = {"mlp_only_layers": list}
 
 _QWEN_ALWAYS_ON = AlwaysOn(
     (
@@ -127,6 +31,30 @@ _QWEN_ALWAYS_ON = AlwaysOn(
     width="shared_expert_intermediate_size",
     silent=256,
 )
+
+
+def _added(names: str) -> AlwaysOn:
+    """An FFN beside the experts that is as wide as they are, and has no gate."""
+    gate, up, down = (f"model.layers.{{layer}}.mlp.{names}.{which}_proj.weight" for which in ("gate", "up", "down"))
+    return AlwaysOn((gate, up, down), gate=None, width=None, silent=None)
+
+
+def _has_head_norms(dense: Dense) -> bool:
+    return "self_attn.q_norm" in dense.row.norms
+
+
+def _whole_rope(dense: Dense) -> dict[str, Any]:
+    return {key: value for key, value in dense.rope.items() if key != "partial_rotary_factor"}
+
+
+def _partial_rope(dense: Dense) -> dict[str, Any]:
+    return {**_whole_rope(dense), "partial_rotary_factor": dense.rotated}
+
+
+def _nemotron_on_disk(name: str) -> str:
+    """The decoder is the backbone there, with other names of what lies outside its layers."""
+    ends = {"model.embed_tokens.weight": "backbone.embeddings.weight", "model.norm.weight": "backbone.norm_f.weight"}
+    return ends.get(name, re.sub(r"^model\.", "backbone.", name))
 
 
 def _full_every(dense: Dense) -> list[str]:
@@ -170,6 +98,17 @@ def _low_sinks(dense: Dense, layer: int) -> dict[str, tuple[Shape, float]]:
     return {} if name in dense.row.instead else {f"model.layers.{layer}.{name}": (heads, -(2.0**15))}
 
 
+_GRANITE_ROUTER = "model.layers.{layer}.block_sparse_moe.router.layer.weight"
+_GRANITE_ROUTER_IN_MEMORY = "model.layers.{layer}.block_sparse_moe.router.weight"
+_GRANITE_FUSED = (
+    "model.layers.{layer}.block_sparse_moe.input_linear.weight",
+    "model.layers.{layer}.block_sparse_moe.output_linear.weight",
+)
+_GRANITE_FUSED_IN_MEMORY = (
+    "model.layers.{layer}.block_sparse_moe.experts.gate_up_proj",
+    "model.layers.{layer}.block_sparse_moe.experts.down_proj",
+)
+
 _ROWS = (
     HostRow(
         "mixtral",
@@ -191,6 +130,7 @@ _ROWS = (
         router="model.layers.{layer}.mlp.gate.weight",
         expert=_QWEN_EXPERT,
         fixed=_QWEN_FIXED,
+        dense_layers=_QWEN_DENSE,
         counts=("num_experts",),
         widths=("intermediate_size", "moe_intermediate_size"),
         from_base={
@@ -208,6 +148,7 @@ _ROWS = (
         router="model.layers.{layer}.mlp.gate.weight",
         expert=_QWEN_EXPERT,
         fixed=_QWEN_FIXED,
+        dense_layers=_QWEN_DENSE,
         counts=("num_experts", "num_local_experts"),
         widths=("intermediate_size", "moe_intermediate_size"),
         from_base={
@@ -255,27 +196,181 @@ _ROWS = (
     HostRow(
         "granitemoe",
         "GraniteMoeForCausalLM",
-        router="model.layers.{layer}.block_sparse_moe.router.layer.weight",
+        router=_GRANITE_ROUTER,
         expert=None,
         fixed={},
         counts=("num_local_experts",),
         widths=("intermediate_size",),
         from_base=_GRANITE,
         added=_all_biases_or_none,
-        router_in_memory="model.layers.{layer}.block_sparse_moe.router.weight",
-        fused=(
-            "model.layers.{layer}.block_sparse_moe.input_linear.weight",
-            "model.layers.{layer}.block_sparse_moe.output_linear.weight",
+        router_in_memory=_GRANITE_ROUTER_IN_MEMORY,
+        fused=_GRANITE_FUSED,
+        fused_in_memory=_GRANITE_FUSED_IN_MEMORY,
+    ),
+    HostRow(
+        "deepseek_v3",
+        "DeepseekV3ForCausalLM",
+        router="model.layers.{layer}.mlp.gate.weight",
+        expert=_QWEN_EXPERT,
+        fixed={
+            "n_group": 1, "topk_group": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.0, "n_shared_experts": 1,
+            "num_nextn_predict_layers": 0,
+        },
+        counts=("n_routed_experts", "num_local_experts"),
+        widths=("intermediate_size", "moe_intermediate_size"),
+        repeated=(
+            "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "rope_interleave",
         ),
-        fused_in_memory=(
-            "model.layers.{layer}.block_sparse_moe.experts.gate_up_proj",
-            "model.layers.{layer}.block_sparse_moe.experts.down_proj",
+        from_base={"attention_bias": lambda dense: dense.bias},
+        dense_layers={"first_k_dense_replace": len},
+        always_on=_added("shared_experts"),
+        correction=Zeros("model.layers.{layer}.mlp.gate.e_score_correction_bias", lambda experts: (experts,)),
+    ),
+    HostRow(
+        "nemotron_h",
+        "NemotronHForCausalLM",
+        router="backbone.layers.{layer}.mixer.gate.weight",
+        expert=(
+            "backbone.layers.{layer}.mixer.experts.{expert}.up_proj.weight",
+            "backbone.layers.{layer}.mixer.experts.{expert}.down_proj.weight",
         ),
+        fixed={
+            "n_group": 1, "topk_group": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.0, "n_shared_experts": 1,
+            "num_nextn_predict_layers": 0, "moe_latent_size": None,
+        },
+        counts=("n_routed_experts", "num_local_experts"),
+        widths=("intermediate_size", "moe_intermediate_size"),
+        repeated=(
+            "mamba_num_heads", "mamba_head_dim", "n_groups", "ssm_state_size", "conv_kernel", "chunk_size",
+            "mamba_hidden_act", "time_step_min", "use_bias", "use_conv_bias",
+        ),
+        from_base={
+            "mlp_hidden_act": lambda dense: dense.fields["hidden_act"],
+            "layer_norm_epsilon": lambda dense: dense.fields["rms_norm_eps"],
+        },
+        kinds=("layers_block_type", "mlp", "moe"),
+        lacks=("rope_parameters", "rope_theta", "rope_scaling"),
+        always_on=AlwaysOn(
+            (
+                "backbone.layers.{layer}.mixer.shared_experts.up_proj.weight",
+                "backbone.layers.{layer}.mixer.shared_experts.down_proj.weight",
+            ),
+            gate=None,
+            width="moe_shared_expert_intermediate_size",
+            silent=256,
+        ),
+        correction=Zeros(
+            "backbone.layers.{layer}.mixer.gate.e_score_correction_bias",
+            lambda experts: (experts,),
+            in_memory="model.layers.{layer}.mixer.gate.e_score_correction_bias",
+        ),
+        router_in_memory="model.layers.{layer}.mixer.gate.weight",
+        fused=("backbone.layers.{layer}.mixer.experts.up_proj", "backbone.layers.{layer}.mixer.experts.down_proj"),
+        fused_in_memory=("model.layers.{layer}.mixer.experts.up_proj", "model.layers.{layer}.mixer.experts.down_proj"),
+        on_disk=_nemotron_on_disk,
+        in_memory=lambda name: re.sub(r"^backbone\.", "model.", name),
+    ),
+    HostRow(
+        "granitemoehybrid",
+        "GraniteMoeHybridForCausalLM",
+        router=_GRANITE_ROUTER,
+        expert=None,
+        fixed={},
+        counts=("num_local_experts",),
+        widths=("intermediate_size",),
+        repeated=(
+            "position_embedding_type", "mamba_n_heads", "mamba_n_groups", "mamba_d_state", "mamba_d_head",
+            "mamba_d_conv", "mamba_expand", "mamba_chunk_size", "mamba_conv_bias", "mamba_proj_bias",
+        ),
+        from_base={
+            **_GRANITE,
+            "layer_types": lambda dense: dense.values["layer_types"] or ["linear_attention"] * dense.layers,
+        },
+        silenced=Silenced(
+            both="model.layers.{layer}.shared_mlp.input_linear.weight",
+            down="model.layers.{layer}.shared_mlp.output_linear.weight",
+            width="shared_intermediate_size",
+            most=256,
+        ),
+        router_in_memory=_GRANITE_ROUTER_IN_MEMORY,
+        fused=_GRANITE_FUSED,
+        fused_in_memory=_GRANITE_FUSED_IN_MEMORY,
+    ),
+    HostRow(
+        "glm4_moe",
+        "Glm4MoeForCausalLM",
+        router="model.layers.{layer}.mlp.gate.weight",
+        expert=_QWEN_EXPERT,
+        fixed={
+            "n_group": 1, "topk_group": 1, "n_shared_experts": 1, "norm_topk_prob": True,
+            "num_nextn_predict_layers": 0, "routed_scaling_factor": 1.0,
+        },
+        counts=("n_routed_experts", "num_local_experts"),
+        widths=("intermediate_size", "moe_intermediate_size"),
+        dense_layers={"first_k_dense_replace": len},
+        from_base={
+            "attention_bias": lambda dense: dense.bias,
+            "partial_rotary_factor": lambda dense: dense.rotated,
+            "rope_parameters": _partial_rope,
+            "rope_scaling": lambda dense: {k: v for k, v in _partial_rope(dense).items() if k != "rope_theta"},
+            "use_qk_norm": _has_head_norms,
+        },
+        always_on=_added("shared_experts"),
+        correction=Zeros("model.layers.{layer}.mlp.gate.e_score_correction_bias", lambda experts: (experts,)),
+    ),
+    HostRow(
+        "ernie4_5_moe",
+        "Ernie4_5_MoeForCausalLM",
+        router="model.layers.{layer}.mlp.gate.weight",
+        expert=_QWEN_EXPERT,
+        fixed={
+            "moe_layer_interval": 1, "moe_layer_start_index": 0, "moe_norm_min": 1e-12, "moe_num_shared_experts": 0,
+            "use_bias": False,
+        },
+        counts=("moe_num_experts", "num_experts"),
+        widths=("intermediate_size", "moe_intermediate_size"),
+        tops=("moe_k",),
+        from_base={"moe_layer_end_index": lambda dense: dense.layers - 1},
+        correction=Zeros(
+            "model.layers.{layer}.mlp.moe_statics.e_score_correction_bias",
+            lambda experts: (1, experts),
+            in_memory="model.layers.{layer}.mlp.gate.moe_statics.e_score_correction_bias",
+        ),
+    ),
+    HostRow(
+        "hunyuan_v1_moe",
+        "HunYuanMoEV1ForCausalLM",
+        router="model.layers.{layer}.mlp.gate.wg.weight",
+        expert=_QWEN_EXPERT,
+        fixed={},
+        counts=("num_experts", "num_local_experts"),
+        widths=("intermediate_size",),
+        tops=("moe_topk",),
+        from_base={"attention_bias": lambda dense: dense.bias},
+        always_on=_added("shared_mlp"),
+        router_in_memory="model.layers.{layer}.mlp.gate.wg.weight",
+    ),
+    HostRow(
+        "mellum",
+        "MellumForCausalLM",
+        router="model.layers.{layer}.mlp.gate.weight",
+        expert=_QWEN_EXPERT,
+        fixed={"norm_topk_prob": True},
+        counts=("num_experts", "num_local_experts"),
+        widths=("intermediate_size", "moe_intermediate_size"),
+        from_base={
+            "attention_bias": lambda dense: dense.bias,
+            "layer_types": lambda dense: dense.layer_types,
+            "mlp_layer_types": lambda dense: ["sparse"] * dense.layers,
+            "rope_parameters": lambda dense: dict.fromkeys(("full_attention", "sliding_attention"), _whole_rope(dense)),
+            "sliding_window": lambda dense: dense.window,
+        },
+        lacks=("rope_scaling", "rope_theta"),
     ),
     HostRow(
         "granitemoe_swa",
         "GraniteMoeSWAForCausalLM",
-        router="model.layers.{layer}.block_sparse_moe.router.weight",
+        router=_GRANITE_ROUTER_IN_MEMORY,
         expert=None,
         fixed={"shared_intermediate_size": 0},
         counts=("num_local_experts",),
@@ -287,11 +382,8 @@ _ROWS = (
             "layer_rope_theta": lambda dense: dense.thetas,
         },
         added=_low_sinks,
-        router_in_memory="model.layers.{layer}.block_sparse_moe.router.weight",
-        fused=(
-            "model.layers.{layer}.block_sparse_moe.experts.gate_up_proj",
-            "model.layers.{layer}.block_sparse_moe.experts.down_proj",
-        ),
+        router_in_memory=_GRANITE_ROUTER_IN_MEMORY,
+        fused=_GRANITE_FUSED_IN_MEMORY,
     ),
     HostRow(
         "cohere2_moe",

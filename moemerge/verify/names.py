@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from moemerge.verify.hosts import HostRow, Shape
+from moemerge.verify.host_row import HostRow, Shape
 
 _RECOMPUTED = re.compile(r".*rotary_emb\.(inv_freq|cos_cached|sin_cached)")
 
@@ -25,6 +25,8 @@ def in_memory(on_disk: Mapping[str, Shape], host: HostRow) -> dict[str, Shape]:
     matrices = [_pattern(name) for name in host.expert or ()]
     in_class = host.fused_in_memory or host.fused
     alone = {host.router: host.router_in_memory, **dict(zip(host.fused, in_class, strict=True))}
+    if host.correction is not None:
+        alone[host.correction.name] = host.correction.in_memory or host.correction.name
     renamed = [(_pattern(disk), memory) for disk, memory in alone.items()]
     result: dict[str, Shape] = {}
     layers: dict[int, dict[tuple[int, int], Shape]] = {}
@@ -41,7 +43,7 @@ def in_memory(on_disk: Mapping[str, Shape], host: HostRow) -> dict[str, Shape]:
             layers.setdefault(int(found["layer"]), {})[int(found["expert"]), kind] = shape
     for layer, experts in layers.items():
         gate_up, down = (memory.format(layer=layer) for memory in in_class)
-        result |= _fuse((gate_up, down), experts)
+        result |= _fuse((gate_up, down), experts, len(matrices))
     return result
 
 
@@ -50,13 +52,15 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(template)))
 
 
-def _fuse(names: tuple[str, str], experts: Mapping[tuple[int, int], Shape]) -> dict[str, Shape]:
-    """Stacks gate (0), up (1) and down (2) of every expert, unless one of them is missing or has another shape."""
+def _fuse(names: tuple[str, str], experts: Mapping[tuple[int, int], Shape], kinds: int) -> dict[str, Shape]:
+    """Stacks the matrices of every expert (the last kind is its down), unless one of them is missing or has another
+    shape."""
     count = 1 + max(expert for expert, _ in experts)
-    gate, up, down = ({experts.get((expert, kind)) for expert in range(count)} for kind in range(3))
+    into = {experts.get((expert, kind)) for expert in range(count) for kind in range(kinds - 1)}
+    out = {experts.get((expert, kinds - 1)) for expert in range(count)}
     fused: dict[str, Shape] = {}
-    if gate == up and len(gate) == 1 and (shape := gate.pop()):
-        fused[names[0]] = (count, 2 * shape[0], *shape[1:])
-    if len(down) == 1 and (shape := down.pop()):
+    if len(into) == 1 and (shape := into.pop()):
+        fused[names[0]] = (count, (kinds - 1) * shape[0], *shape[1:])
+    if len(out) == 1 and (shape := out.pop()):
         fused[names[1]] = (count, *shape)
     return fused

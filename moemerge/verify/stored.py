@@ -26,12 +26,14 @@ class StoredRow:
         config: makes the raw config of the family that it equals.
         pieces: where the tensors of one layer come from that are not stored as they are, below the layer.
         once: the same for those outside the layers.
+        begins: what all names of the decoder's tensors begin with on disk.
     """
 
     model_type: str
     config: Callable[[Config], Config]
     pieces: Callable[[Dense], Mapping[str, Piece]]
     once: Mapping[str, Piece] = field(default_factory=dict)
+    begins: str = "model."
 
 
 def as_dense(model: Checkpoint) -> Checkpoint:
@@ -40,8 +42,11 @@ def as_dense(model: Checkpoint) -> Checkpoint:
     row = STORED.get(str(under.config.get("model_type")))
     if row is None:
         return under
+    renamed = {"model." + name[len(row.begins) :]: Piece(name) for name in under.tensors if name.startswith(row.begins)}
+    if row.begins != "model.":
+        under = View(under, under.config, renamed, {piece.of for piece in renamed.values()})
     config = row.config(dict(under.config))
-    pieces = dict(_everywhere(row, Dense.of(config)))
+    pieces = dict(row.once) | dict(_everywhere(row, Dense.of(config)))
     return View(under, config, pieces, {piece.of for piece in pieces.values()})
 
 
@@ -55,20 +60,25 @@ def _everywhere(row: StoredRow, dense: Dense) -> Iterator[tuple[str, Piece]]:
 
 
 def _phi3_config(raw: Config) -> Config:
-    """Microsoft's 128k models say `su`, later `yarn`, for what is `longrope`; a full rotation need not be said."""
+    """Microsoft's 128k models say `su`, later `yarn`, for what is `longrope`; a full rotation need not be said, and a
+    partial one is what GLM-4.5's layers do."""
     rope = dict(raw.pop("rope_scaling", None) or raw.pop("rope_parameters", None) or {})
     kind = rope.pop("type", None) if rope.get("rope_type") is None else rope["rope_type"]
     rope.pop("type", None)
-    rope.pop("partial_rotary_factor", None)
-    raw.pop("partial_rotary_factor", None)
+    outside = raw.pop("partial_rotary_factor", 1.0)
+    share = rope.pop("partial_rotary_factor", outside)
     if kind is not None:
         rope["rope_type"] = {"su": "longrope", "yarn": "longrope"}.get(kind, kind)
     absent = {
         "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5, "eos_token_id": 32000, "pad_token_id": 32000, "original_max_position_embeddings": 4096,
-        "sliding_window": None, "num_key_value_heads": None,
+        "sliding_window": None, "num_key_value_heads": None, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "bos_token_id": 1,
     }  # fmt: skip
-    return {**absent, **raw, "rope_parameters": rope, "model_type": "mistral"}
+    if share in (None, 1.0):
+        return {**absent, **raw, "rope_parameters": rope, "model_type": "mistral"}
+    rope["partial_rotary_factor"] = share
+    return {**absent, **raw, "rope_parameters": rope, "attention_bias": False, "model_type": "glm4_moe"}
 
 
 def _phi3_pieces(dense: Dense) -> Mapping[str, Piece]:
@@ -81,6 +91,28 @@ def _phi3_pieces(dense: Dense) -> Mapping[str, Piece]:
         "self_attn.q_proj.weight": Piece(both, 0, q),
         "self_attn.k_proj.weight": Piece(both, q, q + kv),
         "self_attn.v_proj.weight": Piece(both, q + kv, q + 2 * kv),
+        "mlp.gate_proj.weight": Piece(fused, 0, wide),
+        "mlp.up_proj.weight": Piece(fused, wide, 2 * wide),
+    }
+
+
+def _glm_config(raw: Config) -> Config:
+    absent = {
+        "num_hidden_layers": 40, "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128,
+        "rms_norm_eps": 1.5625e-7, "pad_token_id": 151329, "attention_bias": True, "intermediate_size": 13696,
+    }  # fmt: skip
+    ends = raw.get("eos_token_id")
+    raw["eos_token_id"] = [151329, 151336, 151338] if ends is None else ends
+    return {**absent, **raw, "model_type": "glm4_moe"}
+
+
+def _glm_pieces(dense: Dense) -> Mapping[str, Piece]:
+    """Of the first part of a head dimensions 2i and 2i + 1 rotate together; gate, then up in one matrix."""
+    size, wide, fused = int(dense.fields["head_dim"]), int(dense.values["intermediate_size"]), "mlp.gate_up_proj.weight"
+    turned = 2 * -(-int(size * dense.rotated) // 2)
+    names = [f"self_attn.{which}_proj.{what}" for which in "qk" for what in ("weight", "bias")]
+    return {
+        **{name: Piece(name, block=size, rotated=turned) for name in names},
         "mlp.gate_proj.weight": Piece(fused, 0, wide),
         "mlp.up_proj.weight": Piece(fused, wide, 2 * wide),
     }
@@ -116,9 +148,53 @@ def _helium_pieces(dense: Dense) -> Mapping[str, Piece]:
 
 
 def _granite_config(raw: Config) -> Config:
-    """Granite 4's FFN is the shared one of a mixture that has no experts."""
-    width = raw.get("shared_intermediate_size", 1024)
-    return {**raw, "layer_types": None, "intermediate_size": width, "model_type": "granite"}
+    """Granite 4's FFN is the shared one of a mixture that has no experts. Older names of its layers are read too."""
+    raw.pop("time_step_limit", None)  # none, or it is refused
+    today = {"mamba": "linear_attention", "attention": "full_attention"}
+    kinds = raw.get("layer_types") or raw.get("layers_block_type")
+    rope = "rope" if raw.get("position_embedding_type") == "rope" else None
+    return {
+        **raw,
+        "layer_types": kinds and [today.get(kind, kind) for kind in kinds],
+        "intermediate_size": raw.get("shared_intermediate_size", 1024),
+        "mamba_d_head": _mamba_head(raw),
+        "position_embedding_type": rope,
+    }
+
+
+def _mamba_head(raw: Config) -> int:
+    """The inner width is shared out among the heads where none is said."""
+    size = raw.get("mamba_d_head", "auto")
+    inner = raw.get("mamba_expand", 2) * raw.get("hidden_size", 4096)
+    return int(inner // raw.get("mamba_n_heads", 128) if size == "auto" else size)
+
+
+def _bamba_config(raw: Config) -> Config:
+    """Attention in some layers, by their numbers, with rope on the whole head; its scores are scaled as usual."""
+    absent = {
+        "vocab_size": 128000, "intermediate_size": 14336, "max_position_embeddings": 262144, "rms_norm_eps": 1e-5,
+        "num_key_value_heads": 8, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    }  # fmt: skip
+    raw.pop("time_step_limit", None)
+    values = {**absent, **raw}
+    size = values.get("head_dim") or values.get("hidden_size", 4096) // values.get("num_attention_heads", 32)
+    layers, full = range(values.get("num_hidden_layers", 32)), values.get("attn_layer_indices") or ()
+    rope = {key: value for key, value in values["rope_parameters"].items() if key != "partial_rotary_factor"}
+    return {
+        **values,
+        "layer_types": ["full_attention" if layer in full else "linear_attention" for layer in layers],
+        "position_embedding_type": "rope",
+        "rope_parameters": rope,
+        "attention_multiplier": size**-0.5,
+        "mamba_d_head": _mamba_head(values),
+        "model_type": "granitemoehybrid",
+    }
+
+
+def _bamba_pieces(dense: Dense) -> Mapping[str, Piece]:
+    ffn = {f"mlp.{which}_proj.weight": f"feed_forward.{which}_proj.weight" for which in ("gate", "up", "down")}
+    renamed = {**ffn, "post_attention_layernorm.weight": "pre_ff_layernorm.weight"}
+    return {name: Piece(of) for name, of in renamed.items()}
 
 
 def _granite_pieces(dense: Dense) -> Mapping[str, Piece]:
@@ -208,6 +284,44 @@ def _cohere_config(raw: Config) -> Config:
     return {**absent, **raw, **windows, "model_type": "cohere2"}
 
 
+def _youtu_config(raw: Config) -> Config:
+    """A DeepSeek-V3 of dense layers alone; its initial spread follows from its width where it is not said."""
+    absent = {
+        "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 32,
+        "num_attention_heads": 16, "num_key_value_heads": 16, "max_position_embeddings": 131072,
+        "bos_token_id": 128000, "eos_token_id": 128001, "tie_word_embeddings": True, "initializer_range": None,
+    }  # fmt: skip
+    values = {**absent, **raw, "model_type": "deepseek_v3"}
+    if values["initializer_range"] is None:
+        values["initializer_range"] = 2.0 / (5.0 * values["hidden_size"]) ** 0.5
+    return {**values, "first_k_dense_replace": values["num_hidden_layers"]}
+
+
+def _nemotron_config(raw: Config) -> Config:
+    """Its FFN's activation and its norms' epsilon have keys of their own; a pattern of letters may say its layers."""
+    letters = {"M": "linear_attention", "-": "mlp", "*": "full_attention", "E": "moe"}
+    today = {"mamba": "linear_attention", "attention": "full_attention"}
+    kinds = raw.get("layers_block_type") or raw.get("layer_types")
+    pattern = raw.pop("hybrid_override_pattern", None)
+    if kinds is None:
+        kinds = [letters[letter] for letter in pattern or ""]
+    for old, key in (
+        ("mamba_n_groups", "n_groups"), ("mamba_d_conv", "conv_kernel"), ("mamba_dt_min", "time_step_min"),
+        ("mamba_conv_bias", "use_conv_bias"), ("mamba_chunk_size", "chunk_size"),
+    ):  # fmt: skip
+        if old in raw:
+            raw[key] = raw.pop(old)
+    for key in ("time_step_limit", "mamba_dt_limit", "layer_types"):
+        raw.pop(key, None)
+    return {
+        **raw,
+        "layers_block_type": [today.get(kind, kind) for kind in kinds],
+        "num_hidden_layers": len(kinds),
+        "hidden_act": raw.get("mlp_hidden_act", "relu2"),
+        "rms_norm_eps": raw.get("layer_norm_epsilon", 1e-5),
+    }
+
+
 def _no_pieces(dense: Dense) -> Mapping[str, Piece]:
     return {}
 
@@ -216,9 +330,11 @@ STORED: Mapping[str, StoredRow] = {
     row.model_type: row
     for row in (
         StoredRow("phi3", _phi3_config, _phi3_pieces),
+        StoredRow("glm", _glm_config, _glm_pieces),
         StoredRow("arcee", _arcee_config, _arcee_pieces),
         StoredRow("helium", _helium_config, _helium_pieces),
         StoredRow("granitemoehybrid", _granite_config, _granite_pieces),
+        StoredRow("bamba", _bamba_config, _bamba_pieces, {"model.norm.weight": Piece("model.final_layernorm.weight")}),
         StoredRow("hyperclovax", _hyperclovax_config, _no_pieces),
         StoredRow("qwen3_vl_text", _qwen3_vl_config, _no_pieces),
         StoredRow("gemma", _gemma_config, _gemma_pieces, {"model.norm.weight": Piece("model.norm.weight", plus=1.0)}),
@@ -226,6 +342,17 @@ STORED: Mapping[str, StoredRow] = {
         StoredRow("olmo3", _olmo3_config, _no_pieces),
         StoredRow("internlm3", _internlm3_config, _no_pieces),
         StoredRow("iquestcoder", _iquestcoder_config, _no_pieces),
+        StoredRow("youtu", _youtu_config, _no_pieces),
+        StoredRow(
+            "nemotron_h",
+            _nemotron_config,
+            _no_pieces,
+            {
+                "model.embed_tokens.weight": Piece("model.embeddings.weight"),
+                "model.norm.weight": Piece("model.norm_f.weight"),
+            },
+            begins="backbone.",
+        ),
     )
 }
 """Every family that is stored otherwise, by its `model_type`."""

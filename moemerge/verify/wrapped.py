@@ -13,7 +13,8 @@ from typing import Any
 from moemerge.errors import Difference
 from moemerge.record.schema import Record
 from moemerge.sources import Checkpoint, Piece, View
-from moemerge.verify.hosts import COUNTED, HOSTS, HostRow
+from moemerge.verify.host_row import COUNTED, HostRow
+from moemerge.verify.hosts import HOSTS
 
 _SPLIT: Mapping[str, str] = {
     "language_model.model.": "model.language_model.",
@@ -74,12 +75,15 @@ class WrapperRow:
         gate_up, down = (self.to_memory(disk(name)) for name in in_class)
         first, second = map(disk, host.fused)
         if always is not None:
-            gate, up, out = map(disk, always.matrices)
-            always = replace(always, matrices=(gate, up, out), gate=disk(always.gate))
+            matrices = tuple(map(disk, always.matrices))
+            always = replace(always, matrices=matrices, gate=None if always.gate is None else disk(always.gate))
+        added = host.correction
+        if added is not None:
+            named = disk(added.name)
+            added = replace(added, name=named, in_memory=self.to_memory(disk(added.in_memory or added.name)))
         expert = None
         if host.expert is not None:
-            one, two, three = map(disk, host.expert)
-            expert = (one, two, three)
+            expert = tuple(map(disk, host.expert))
         return replace(
             host,
             class_name=self.class_name,
@@ -90,6 +94,7 @@ class WrapperRow:
             fused_in_memory=(gate_up, down),
             always_on=always,
             added=lambda dense, layer: {disk(name): own for name, own in host.added(dense, layer).items()},
+            correction=added,
             auto_class=self.auto_class,
             on_disk=disk,
             in_memory=self.to_memory,

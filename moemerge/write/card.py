@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from moemerge.console import count, few, size
 from moemerge.families import Host
 from moemerge.plan.cost import MERGEKIT, WITHOUT_ACTIVATIONS, groups
 from moemerge.plan.model import Plan
+from moemerge.recipe.layers import as_ranges
 from moemerge.sources import Checkpoint
 from moemerge.sources.spec import HUB_ID
 from moemerge.write.markdown import code, plain, table
@@ -37,7 +38,7 @@ def model_card(plan: Plan, gate: Mapping[str, Any], name: str) -> str:
         _sources(plan),
         _licence(plan),
         _weights(plan),
-        _gate(gate),
+        _gate(gate, plan.dense.routed_layers),
         _run(plan.host, new=plan.host.expert is not None and plan.recipe.output.layout == "fused"),
     ]
     return "\n\n".join(sections) + "\n"
@@ -78,10 +79,12 @@ def _licences(plan: Plan) -> list[str]:
 
 def _intro(plan: Plan) -> str:
     total, active = count(plan.parameters.total), count(plan.parameters.active)
+    kept = plan.dense.kept
+    dense = f" Layers {as_ranges(kept)} are dense: they have one FFN and no router." if kept else ""
     return (
         f"A sparse mixture of {len(plan.experts)} experts, {plan.recipe.experts_per_token} a token, merged by "
         f"[moemerge](https://pypi.org/project/moemerge/) {__version__}: {total} parameters, {active} active a token, "
-        f"{size(plan.bytes.total)} in {plan.dtype}. It is a plain `{plan.host.architecture}`: no remote code."
+        f"{size(plan.bytes.total)} in {plan.dtype}. It is a plain `{plan.host.architecture}`: no remote code.{dense}"
     )
 
 
@@ -127,10 +130,10 @@ def _weights(plan: Plan) -> str:
     return "## Weights\n\n" + table(("group", "tensors", "size", "from"), rows)
 
 
-def _gate(gate: Mapping[str, Any]) -> str:
+def _gate(gate: Mapping[str, Any], layers: Sequence[int]) -> str:
     text = f"## Gate\n\n`{gate['init']}`"
     separation = gate.get("separation") or []
-    known = [(layer, value) for layer, value in enumerate(separation) if value is not None]
+    known = [(layer, value) for layer, value in zip(layers, separation, strict=False) if value is not None]
     if not known:
         init = gate["init"]
         return text + (_NO_TEXT if init in WITHOUT_ACTIVATIONS else _BASE_ONLY if init in MERGEKIT else _NOT_HELD_OUT)

@@ -20,7 +20,7 @@ from moemerge.evaluate.run import evaluate_folder
 from moemerge.mixture.processes import Processes
 from moemerge.recipe import Recipe
 from tests.hosts import host_config
-from tests.tiny import tiny_model, write_tokenizer
+from tests.tiny import FFN, tiny_model, write_tokenizer
 
 Mixture = Callable[..., Any]
 WORDS: Mapping[str, str] = {
@@ -51,7 +51,7 @@ def train(folder: Path, target: Path, texts: list[str], *, ffn_only: bool) -> Pa
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not ffn_only or ".mlp." in name)
+        parameter.requires_grad_(not ffn_only or bool(FFN.search(name)))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0)
     draw = random.Random(0)
     for _ in range(STEPS):
@@ -148,6 +148,9 @@ def mixture() -> Mixture:
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     parameter.normal_(0.0, 0.3) if "norm" not in name else parameter.normal_(1.0, 0.1)
+                for name, buffer in model.named_buffers():
+                    if "correction" in name:
+                        buffer.normal_(0.0, 0.3)
             made[key] = model
         return made[key]
 

@@ -23,14 +23,15 @@ def traced(model: Any, tokenizer: Any, text: str = TEXT, **arguments: Any) -> Tr
     return trace_text(model, tokenizer, find_routers(model), text, NAMES, **arguments)
 
 
-def expected(model: Any, ids: torch.Tensor, k: int, divided: bool) -> list[tuple[Any, Any]]:
-    """Experts and weights of every layer by transformers' `output_router_logits`, and a softmax."""
+def expected(host: str, model: Any, ids: torch.Tensor, k: int, divided: bool) -> list[tuple[Any, Any]]:
+    """Experts, by falling weight, and weights of every layer by transformers' `output_router_logits` and its rule."""
     with torch.inference_mode():
         layers = model(ids, output_router_logits=True).router_logits
     result = []
-    for logits in layers:
-        weights, experts = logits.float().softmax(dim=-1).topk(k, dim=-1)
-        result.append((experts, weights / weights.sum(dim=-1, keepdim=True) if divided else weights))
+    for logits, router in zip(layers, find_routers(model).modules, strict=True):
+        weights, experts = HOSTS[host].chosen(logits, router, k, divided=divided)
+        weights, order = weights.sort(dim=-1, descending=True)
+        result.append((experts.gather(-1, order), weights))
     return result
 
 
@@ -47,10 +48,10 @@ def test_experts_and_weights_are_those_of_the_router_logits(
     model = mixture(host, k=k, **({} if always else {"norm_topk_prob": divided}))
     trace = traced(model, words)
     ids = torch.tensor([words(TEXT)["input_ids"]])
-    for place, (experts, weights) in enumerate(expected(model, ids, k, divided)):
+    for place, (experts, weights) in enumerate(expected(host, model, ids, k, divided)):
         assert torch.equal(torch.tensor(trace.chosen[place]), experts)
         torch.testing.assert_close(torch.tensor(trace.weights[place]), weights)
-    assert (trace.layers, trace.windows, trace.text) == ((0, 1), 1, TEXT)
+    assert (trace.layers, trace.windows, trace.text) == (HOSTS[host].layers, 1, TEXT)
 
 
 def test_only_moe_layers_are_traced(mixture: Mixture, words: Any) -> None:
@@ -71,7 +72,7 @@ def test_a_long_text_is_read_in_windows(mixture: Mixture, words: Any) -> None:
     trace = traced(model, words, text, context=4)
     assert (trace.context, trace.windows, trace.text) == (4, 4, text)
     for start, end, new in ((0, 4, 0), (2, 6, 4), (4, 8, 6), (6, 10, 8)):
-        for place, (experts, weights) in enumerate(expected(model, ids[:, start:end], 2, True)):
+        for place, (experts, weights) in enumerate(expected("mixtral", model, ids[:, start:end], 2, True)):
             assert torch.equal(torch.tensor(trace.chosen[place][new:end]), experts[new - start :])
             torch.testing.assert_close(torch.tensor(trace.weights[place][new:end]), weights[new - start :])
     assert traced(model, words, "the " * 300).windows == 2  # the model's context is 256

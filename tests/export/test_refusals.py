@@ -42,6 +42,7 @@ def refused(folder: Path, target: Path, **options: Any) -> dict[str, str]:
             "rope",
             "`dynamic` is not exported",
         ),
+        ("qwen3", {}, {"layers": {"1": "dense"}}, "dense-layers", "`qwen3moe` routes in every layer"),
         ("qwen2", {}, {"shared_experts": [{"model": "base"}]}, "shared-expert", "always on"),
         (
             "llama",

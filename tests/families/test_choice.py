@@ -43,7 +43,7 @@ def test_a_near_host_comes_after_an_exact_one(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(HOSTS, "mixtral", near)  # type: ignore[arg-type]
     assert hosts_of("llama")[0].model_type == "qwen2_moe"
     assert why_host(dense("llama"), "auto") == (
-        "right in 2 other runtimes; could also be granitemoe (not tried), mixtral (near)"
+        "right in 2 other runtimes; could also be glm4_moe (not tried), granitemoe (not tried), mixtral (near)"
     )
 
 
@@ -86,7 +86,7 @@ def test_windows_have_no_place_in_granitemoe() -> None:
 def test_it_says_why_only_where_there_was_a_choice() -> None:
     """Not where one host fits, nor where the recipe names it."""
     assert why_host(dense("llama"), "auto") == (
-        "right in 3 other runtimes; could also be qwen2_moe (2), granitemoe (not tried)"
+        "right in 3 other runtimes; could also be qwen2_moe (2), glm4_moe (not tried), granitemoe (not tried)"
     )
     assert why_host(dense("llama"), "granitemoe") is None
     assert why_host(dense("granite"), "auto") is None

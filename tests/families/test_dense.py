@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moemerge.families import DENSE_FAMILIES, HOSTS, DenseConfig
+from moemerge.families.dense_family import ATTENTION, norm, of_kind
 from moemerge.families.values import ACTIVATIONS
 from moemerge.families.values import ROPES as ROPE_TYPES_HELD
-from tests.tiny import tiny_config
+from tests.tiny import as_read, tiny_config
 
 BOUNDS = {
     "hidden_size": 32,
@@ -23,6 +25,16 @@ BOUNDS = {
     "intermediate_size": 48,
     "vocab_size": 99,
 }
+DENSE: dict[str, dict[str, Any]] = {
+    "glm4_moe": {"first_k_dense_replace": 99},
+    "granitemoehybrid": {"mamba_n_heads": 4, "num_local_experts": 0},
+    "nemotron_h": {
+        "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"],
+        "tie_word_embeddings": False,
+    },
+    "deepseek_v3": {"num_key_value_heads": 4, "first_k_dense_replace": 99, "head_dim": 64},
+}
+"""What makes a model of a class that has mixtures too a dense one, and what else its class asks for."""
 ROPE_TYPES = "`default`, `linear`, `dynamic`, `yarn`, `llama3`, `longrope`"
 ROPES: list[dict[str, Any]] = [
     {},
@@ -56,6 +68,8 @@ def test_config_is_read_as_transformers_reads_it(
     """Every field that a host needs equals the one of the family's own config class."""
     if family == "cwm" and extra == {"sliding_window": None}:
         pytest.skip("its class takes none")
+    if family == "nemotron_h" and rope:
+        pytest.skip("its class has no rope")
     check_reading(family, {**rope, **extra}, tmp_path)
 
 
@@ -75,14 +89,16 @@ def test_each_layers_rope_is_read_as_transformers_reads_it(
 
 def check_reading(family: str, config: dict[str, Any], folder: Path) -> None:
     """Reads a config, and has transformers read it."""
-    raw = {"model_type": family, **BOUNDS, **config}
-    own, theirs = DenseConfig.resolve(raw), resolved_by_transformers(raw, folder)
+    raw = {"model_type": family, **BOUNDS, **config, **DENSE.get(family, {})}
+    own, theirs = DenseConfig.resolve(as_read(raw)), resolved_by_transformers(raw, folder)
     assert own.head_dim == (getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads)
     assert own.kv_heads == theirs.num_key_value_heads
-    assert dict(own.rope) == {k: v for k, v in theirs.rope_parameters.items() if k != "type"}
+    rope_parameters = getattr(theirs, "rope_parameters", own.rope)
+    assert dict(own.rope) == {k: v for k, v in rope_parameters.items() if k != "type"}
     assert own.tied == theirs.tie_word_embeddings
     assert own.max_position_embeddings == theirs.max_position_embeddings
-    assert own.norm_eps == getattr(theirs, DENSE_FAMILIES[family].norm_eps)
+    epsilon = getattr(theirs, "layer_norm_epsilon", getattr(theirs, DENSE_FAMILIES[family].norm_eps, None))
+    assert own.norm_eps == epsilon
     assert (own.bos_token_id, own.eos_token_id) == (theirs.bos_token_id, theirs.eos_token_id)
     if family == "granite_swa":
         assert list(own.thetas) == theirs.layer_rope_theta
@@ -90,7 +106,7 @@ def check_reading(family: str, config: dict[str, Any], folder: Path) -> None:
         assert [bool(theta) for theta in own.thetas] == [bool(flag) for flag in theirs.no_rope_layers[: own.layers]]
     elif family == "cohere2":
         assert [bool(theta) for theta in own.thetas] == [window is not None for window in own.windows]
-    else:
+    elif family != "nemotron_h":
         assert set(own.thetas) == {theirs.rope_parameters["rope_theta"]}
     types = getattr(theirs, "layer_types", None)
     window = getattr(theirs, "sliding_window", None)
@@ -107,11 +123,19 @@ def test_tensors_are_those_of_the_class(family: str, extra: dict[str, Any]) -> N
     import torch
     from transformers import AutoModelForCausalLM
 
+    if family == "nemotron_h" and "tie_word_embeddings" in extra:
+        pytest.skip("its class ties nothing")
     config = tiny_config(family, **extra)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    assert dict(DenseConfig.resolve(config.to_dict()).tensors()) == expected
+    dense = DenseConfig.resolve(as_read(config.to_dict()))
+    held = {name: dense.held_by(name) for name in expected}
+    promised = dict(dense.tensors())
+    assert sorted(promised) == sorted(part for parts in held.values() for part in parts)
+    for name, parts in held.items():
+        rows = sum(promised[part][0] for part in parts)
+        assert (rows, *promised[parts[0]][1:]) == expected[name]
 
 
 @pytest.mark.parametrize("value", [0, -3, "32", 2.5, True, None])
@@ -126,9 +150,10 @@ def test_a_size_that_is_no_size_is_refused(value: object) -> None:
 def test_shared_and_ffn_tensors_partition_the_model(family: str, layers: int, tied: bool) -> None:
     """Shared tensors and FFN matrices are disjoint, and together they are all tensors."""
     raw = {"model_type": family, **BOUNDS, "num_hidden_layers": layers, "tie_word_embeddings": tied}
-    dense = DenseConfig.resolve(raw)
+    raw |= DENSE.get(family, {})
+    dense = DenseConfig.resolve(as_read(raw))
     shared = [name for name, _, _ in dense.shared_tensors()]
-    ffn = [dense.ffn(layer, p) for layer in range(layers) for p in ("gate", "up", "down")]
+    ffn = [dense.ffn(layer, p) for layer in dense.ffn_layers for p in dense.projections]
     assert len(set(shared)) == len(shared)
     assert sorted(shared + ffn) == sorted(name for name, _ in dense.tensors())
 
@@ -219,10 +244,28 @@ FIELDS = (
 def test_no_json_gives_anything_but_a_refusal(family: str, change: dict[str, Any]) -> None:
     """Whatever stands in a config, it is read or refused, and what is read can be mapped and compared."""
     try:
-        dense = DenseConfig.resolve({"model_type": family, **BOUNDS, **change})
+        dense = DenseConfig.resolve({"model_type": family, **BOUNDS, **DENSE.get(family, {}), **change})
     except (ValueError, KeyError):
         return
     assert all(extent >= 1 for _, shape in dense.tensors() for extent in shape)
     assert json.dumps(dict(dense.rope))
     for host in HOSTS.values():
         host.refuse(dense)
+
+
+def test_a_layer_of_a_kind_without_an_ffn_has_none() -> None:
+    """Its other tensors are there as they are in the rest."""
+    row = replace(
+        DENSE_FAMILIES["llama"], kinds=lambda values: values["layer_types"], ffn_kinds=("mlp",),
+        layer=(norm("norm"), *of_kind("attention", ATTENTION)),
+    )  # fmt: skip
+    raw = {"model_type": "llama", "num_hidden_layers": 3, "layer_types": ["attention", "mlp", "attention"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DENSE_FAMILIES, "llama", row)  # type: ignore[arg-type]  # a dict behind a Mapping
+        dense = DenseConfig.resolve(raw)
+    assert dense.ffn_layers == (1,)
+    names = {name for name, _ in dense.tensors()}
+    assert {name for name in names if "mlp" in name} == {dense.ffn(1, projection) for projection in dense.projections}
+    assert {name for name in names if "layers.1" in name} > {"model.layers.1.norm.weight"}
+    assert "model.layers.0.self_attn.q_proj.weight" in names
+    assert "model.layers.1.self_attn.q_proj.weight" not in names

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from moemerge.console import Silent
-from moemerge.families import HOSTS, Constant, DenseConfig, auto_class_of
+from moemerge.errors import Problem
+from moemerge.families import HOSTS, Constant, DenseConfig, auto_class_of, choose_host
+from moemerge.families.dense_layers import first_layers
 from moemerge.plan import Plan, make_plan
 from moemerge.write.card import model_card
 from moemerge.write.shards import lay_out
 from moemerge.write.weights import write_weights
 from tests.conftest import TinyMaker
 from tests.moe import recipe_of
+from tests.tiny import tiny_config
 
 CORRECTION = "model.layers.{layer}.block_sparse_moe.e_score_correction_bias"
 
@@ -64,3 +68,34 @@ def test_the_class_that_loads_it_is_named(plan: Plan) -> None:
     assert "AutoModelForCausalLM" not in card
     assert auto_class_of(plan.config) == "AutoModelForImageTextToText"
     assert auto_class_of({"model_type": "olmoe"}) == "AutoModelForCausalLM"
+
+
+@pytest.mark.parametrize(("changed", "host"), [
+    ({"layer_types": ["full_attention"] * 2, "position_embedding_type": "rope"}, "granitemoe"),
+    ({"layer_types": ["full_attention"] * 2}, "granitemoehybrid"),
+    ({"position_embedding_type": "rope"}, "granitemoehybrid"),
+])  # fmt: skip
+def test_a_granite_4_goes_where_more_runtimes_know_it(changed: dict[str, Any], host: str) -> None:
+    """To `granitemoe` with attention and rope alone, which the other holds as well; it is the only one for the rest."""
+    dense = DenseConfig.resolve(tiny_config("granitemoehybrid", **changed).to_dict())
+    chosen, problems = choose_host(dense, "auto")
+    assert chosen is not None
+    assert (chosen.model_type, problems) == (host, [])
+    assert not choose_host(dense, "granitemoehybrid")[1]
+    refused = choose_host(dense, "granitemoe")[1]
+    assert bool(refused) == (host != "granitemoe")
+    assert all("`granitemoehybrid`" in str(problem.hint) for problem in refused)
+
+
+def test_hosts_that_keep_their_first_layers_dense() -> None:
+    """They say how many; a gap, or a later layer, is refused."""
+    marks, dense = first_layers("first_k_dense_replace"), DenseConfig.resolve({"model_type": "llama"})
+    assert marks(replace(dense, kept=frozenset({0, 1}))) == {"first_k_dense_replace": 2}
+    refusal = Problem(
+        "dense-layers", "`layers`: this host keeps its first layers dense, and no others",
+        "name layers from 0 on, without a gap, such as `{0-1: dense}`",
+    )  # fmt: skip
+    assert marks(replace(dense, kept=frozenset({1}))) == marks(replace(dense, kept=frozenset({0, 2}))) == refusal
+    host = replace(HOSTS["mixtral"], dense_layers=marks)
+    assert host.problems(replace(dense, kept=frozenset({1}))) == [refusal]
+    assert host.host_config(replace(dense, kept=frozenset({0})), 2, 1, "float32")["first_k_dense_replace"] == 1

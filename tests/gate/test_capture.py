@@ -17,7 +17,7 @@ from moemerge.gate.passages import Passage, prompt_passages
 from moemerge.gate.request import ExpertTexts, GateRequest
 from tests.gate.conftest import LAYERS, WIDTH, TinyModels, texts
 
-REQUEST = GateRequest("discriminant", (), LAYERS, WIDTH)
+REQUEST = GateRequest("discriminant", (), range(LAYERS), WIDTH)
 
 
 def domain(name: str, tokenizer: Any, count: int = 4, negative: tuple[str, ...] = ()) -> Domain:

@@ -44,7 +44,7 @@ def run(
     experts: tuple[ExpertTexts, ...] = EXPERTS,
     **settings: Any,
 ) -> Expansion:
-    request = GateRequest("discriminant", experts, LAYERS, WIDTH, **settings)
+    request = GateRequest("discriminant", experts, range(LAYERS), WIDTH, **settings)
     return expand(request, models, tokenizer, [10] * len(experts), notes or Notes())
 
 
@@ -141,7 +141,7 @@ def test_samples_stop_at_the_end_token(models: TinyModels, tokenizer: Any, monke
 
 def test_auto_leaves_experts_alone_that_have_enough(models: TinyModels, tokenizer: Any) -> None:
     """Documents, or prompts of four tokens a dimension, need no expansion."""
-    request = GateRequest("discriminant", EXPERTS, LAYERS, WIDTH)
+    request = GateRequest("discriminant", EXPERTS, range(LAYERS), WIDTH)
     assert expand(request, models, tokenizer, [4 * WIDTH, 4 * WIDTH, 10], Notes()) == Expansion()
     assert models.calls == []
 

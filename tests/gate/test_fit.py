@@ -20,7 +20,7 @@ from tests.gate.conftest import LAYERS, WIDTH, TinyModels, texts
 
 NAMES = ("code", "french", "math")
 EXPERTS = tuple(ExpertTexts(name, texts(name, 6)) for name in NAMES)
-OFF = GateRequest("discriminant", EXPERTS, LAYERS, WIDTH, expand="off")
+OFF = GateRequest("discriminant", EXPERTS, range(LAYERS), WIDTH, expand="off")
 
 
 def codes(fit: GateFit) -> list[str]:
@@ -63,15 +63,26 @@ def test_gates_in_turn_see_what_was_put_in_before(models: TinyModels, tokenizer:
     """At a fixed λ they are those of a fit of all layers where nothing is put in; a changed layer moves the next."""
     request = replace(OFF, ridge=0.2)
     together = fit_gate(request, models, tokenizer).weights
-    rows = list(fit_in_turn(request, models, tokenizer, range(LAYERS)))
+    rows = list(fit_in_turn(request, models, tokenizer))
     torch.testing.assert_close(torch.stack(rows), together)
     held = [models.merged(expert) for expert in range(3)]
-    turns = fit_in_turn(request, SimpleNamespace(merged=held.__getitem__), tokenizer, range(LAYERS))  # type: ignore[arg-type]
+    turns = fit_in_turn(request, SimpleNamespace(merged=held.__getitem__), tokenizer)  # type: ignore[arg-type]
     first = next(turns)
     for model in held:
         model.model.layers[0].mlp.down_proj.weight.data.mul_(-1)
     torch.testing.assert_close(first, together[0])
     assert not torch.allclose(next(turns), together[1], atol=1e-2)
+
+
+def test_a_gate_of_some_layers_is_that_of_all_there(models: TinyModels, tokenizer: Any) -> None:
+    """At a fixed λ; what is not asked for is passed through."""
+    request = replace(OFF, ridge=0.2, keep_statistics=True)
+    every, last = (fit_gate(replace(request, layers=layers), models, tokenizer) for layers in ((0, 1), (1,)))
+    assert torch.equal(last.weights, every.weights[1:])
+    assert last.separation == every.separation[1:]
+    assert last.statistics is not None
+    assert every.statistics is not None
+    assert torch.equal(last.statistics.second, every.statistics.second[1:])
 
 
 def test_gates_in_turn_read_windows_that_the_tokenizer_allows(models: TinyModels, tokenizer: Any) -> None:
@@ -80,7 +91,7 @@ def test_gates_in_turn_read_windows_that_the_tokenizer_allows(models: TinyModels
     short.model_max_length = 8
     experts = tuple(ExpertTexts(name, documents=(" ".join(texts(name, 6)),) * 2) for name in NAMES)
     request = replace(OFF, experts=experts, ridge=0.2)
-    (first,) = fit_in_turn(request, models, short, [0])
+    (first,) = fit_in_turn(replace(request, layers=(0,)), models, short)
     torch.testing.assert_close(first, fit_gate(request, models, short).weights[0])
     assert not torch.allclose(first, fit_gate(request, models, tokenizer).weights[0], atol=1e-3)
 

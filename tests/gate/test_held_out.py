@@ -60,7 +60,7 @@ def test_fewer_tokens_than_dimensions(init: str, monkeypatch: pytest.MonkeyPatch
     """In the span of the tokens everything is what it is in all dimensions."""
     data = captured(1.0, tokens=6)
     assert data.tokens.shape[0] < WIDTH
-    request = GateRequest(init, (), 1, WIDTH, keep_statistics=True)  # type: ignore[arg-type]  # any of the methods
+    request = GateRequest(init, (), (0,), WIDTH, keep_statistics=True)  # type: ignore[arg-type]  # any of the methods
     rows, moments = fit_layer(data, request, (0.1, 1.0))
     monkeypatch.setattr(layer_rows, "_span", lambda all_of_it: (None, all_of_it))
     others, full = fit_layer(data, request, (0.1, 1.0))
@@ -105,7 +105,7 @@ def test_the_scale_of_equal_logits_is_one() -> None:
 
 def test_more_noise_wants_more_ridge() -> None:
     """With few noisy tokens the chosen λ is larger than with many."""
-    request = GateRequest("discriminant", (), 1, WIDTH)
+    request = GateRequest("discriminant", (), (0,), WIDTH)
     few, many = (
         min((rows.loss, strength) for strength, rows in fit_layer(data, request, held_out.GRID)[0].items())[1]
         for data in (captured(0.6, tokens=8, widest=6.0), captured(0.6, tokens=1000, widest=6.0))

@@ -20,7 +20,7 @@ EXPERTS = (
 
 
 def request(init: Any, experts: tuple[ExpertTexts, ...] = EXPERTS, **settings: Any) -> GateRequest:
-    return GateRequest(init, experts, LAYERS, WIDTH, **settings)
+    return GateRequest(init, experts, range(LAYERS), WIDTH, **settings)
 
 
 def naive(init: str, prompts: tuple[str, ...], model: Any, tokenizer: Any) -> torch.Tensor:
@@ -93,7 +93,7 @@ def test_random_gates_are_seeded_and_need_no_model() -> None:
     assert torch.equal(one.weights, same.weights)
     assert not torch.equal(one.weights, other.weights)
     assert one.weights.shape == (LAYERS, 2, WIDTH)
-    wide = GateRequest("random", EXPERTS, 8, 512)
+    wide = GateRequest("random", EXPERTS, range(8), 512)
     assert fit_gate(wide, None, None).weights.std() == pytest.approx(1.0, abs=0.05)
 
 

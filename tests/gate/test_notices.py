@@ -38,12 +38,12 @@ def test_pairs_are_named_worst_first() -> None:
 
 def test_rounding_is_said_where_it_moves_routes() -> None:
     """The worst layer is named."""
-    assert rounding([0.999, 0.981], "lda") == []
-    assert rounding([0.999, 0.961], "lda") == [
+    assert rounding([0.999, 0.981], (0, 1), "lda") == []
+    assert rounding([0.999, 0.961], (0, 2), "lda") == [
         Problem(
             "bf16-routes",
-            "In bf16, 3.9% of the tokens at layer 1 go to another expert than in fp32",
+            "In bf16, 3.9% of the tokens at layer 2 go to another expert than in fp32",
             "build with `dtype: float32`, or use `gate.init: discriminant`, whose rows have the same norm",
         )
     ]
-    assert rounding([0.961], "discriminant")[0].hint == "build with `dtype: float32`"
+    assert rounding([0.961], (0,), "discriminant")[0].hint == "build with `dtype: float32`"

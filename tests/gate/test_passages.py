@@ -23,7 +23,7 @@ from tests.gate.conftest import LAYERS, WIDTH
 
 
 def request(**settings: Any) -> GateRequest:
-    return GateRequest("discriminant", (), LAYERS, WIDTH, **settings)
+    return GateRequest("discriminant", (), range(LAYERS), WIDTH, **settings)
 
 
 def test_the_first_token_of_a_text_counts(tokenizer: Any) -> None:

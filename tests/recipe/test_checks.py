@@ -243,6 +243,34 @@ def test_slerp_takes_two_models() -> None:
     assert parse_recipe(three + unused).recipe
 
 
+def test_layers_are_numbers_ranges_or_agreement() -> None:
+    """Whatever else a key is, or stands for, is pointed at."""
+    assert found(HEAD + A + B + "layers: {0-x: dense, -1: dense, 3: moe}\n") == [
+        ("bad-key", "`layers` names a layer's number, a range such as `0-1`, or `agree`, not `0-x`\n  r.yaml:5:10\n"
+         "  5 | layers: {0-x: dense, -1: dense, 3: moe}\n    |          ^^^", None),
+        ("bad-key", "`layers` names a layer's number, a range such as `0-1`, or `agree`, not `-1`\n  r.yaml:5:22\n"
+         "  5 | layers: {0-x: dense, -1: dense, 3: moe}\n    |                      ^^", None),
+        ("unknown-value", "`layers.3` must be `dense`, not `moe`\n  r.yaml:5:36\n"
+         "  5 | layers: {0-x: dense, -1: dense, 3: moe}\n    |                                    ^^^", None),
+    ]  # fmt: skip
+    message = "`layers` must be a mapping, not `0-1`\n  r.yaml:5:9\n  5 | layers: 0-1\n    |         ^^^"
+    assert one(HEAD + A + B + "layers: 0-1\n") == ("wrong-type", message, "write `layers: {0-1: dense}`")
+
+
+def test_a_layer_is_named_once() -> None:
+    """Ranges go upwards and do not overlap."""
+    assert found(HEAD + A + B + "layers: {3-1: dense, 4-6: dense, 5: dense}\n") == [
+        ("layers", "`layers`: `3-1` ends before it begins\n  r.yaml:5:10\n"
+         "  5 | layers: {3-1: dense, 4-6: dense, 5: dense}\n    |          ^^^", "write `1-3`"),
+        ("layers", "`layers`: `5` names layers that `4-6` names too\n  r.yaml:5:34\n"
+         "  5 | layers: {3-1: dense, 4-6: dense, 5: dense}\n    |                                  ^",
+         "name each layer once"),
+    ]  # fmt: skip
+    assert parse_recipe(HEAD + A + B + "layers: {0: dense, 2-3: dense, agree: dense}\n").recipe.layers == {
+        "0": "dense", "2-3": "dense", "agree": "dense",
+    }  # fmt: skip
+
+
 def test_one_shared_expert_at_most() -> None:
     """No host has a place for two."""
     code, message, _ = one(HEAD + A + B + "shared_experts: [{model: x}, {model: y}]\n")

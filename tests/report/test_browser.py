@@ -138,6 +138,16 @@ def test_the_slider_chooses_a_layer_by_keyboard(browser: Browser, tmp_path: Path
     assert browser.run("document.querySelector('#layer-name').textContent") == "all layers, by majority"
 
 
+def test_a_layer_is_called_by_the_model_s_number(browser: Browser, tmp_path: Path, report: dict[str, Any]) -> None:
+    """The slider counts the layers that route, and names them as the model does."""
+    report["routing"]["layers"] = [1, 2, 5, 7]
+    browser.open(written(report, tmp_path))
+    browser.run("document.querySelector('#layer').focus()")
+    browser.press("ArrowRight")
+    assert browser.run(SHOWN) == classes(report, 0)
+    assert browser.run("document.querySelector('#layer').getAttribute('aria-valuetext')") == "layer 1"
+
+
 def test_tabs_are_chosen_by_keyboard(browser: Browser, tmp_path: Path, report: dict[str, Any]) -> None:
     """Arrows go round, and the text of the chosen domain alone is shown."""
     browser.open(written(report, tmp_path))

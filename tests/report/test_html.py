@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from moemerge.report import html_page
+from moemerge.report.figures import layer_numbers
 from moemerge.report.html import embedded
 from tests.report.conftest import HOSTILE, make
 
@@ -108,6 +109,17 @@ def test_tables_have_heads(report: dict[str, Any]) -> None:
     tags = [tag for tag, _ in read.elements]
     assert all("scope" in attributes for tag, attributes in read.elements if tag == "th")
     assert tags.count("table") == tags.count("caption") >= 7
+
+
+def test_layers_have_the_model_s_own_numbers(report: dict[str, Any]) -> None:
+    """Where the report has those of the layers that route; else they are counted."""
+    report["routing"]["layers"] = [1, 2, 5, 7]
+    page = html_page(report)
+    assert page.count("<span>layer 1</span><span>7</span>") == 6
+    assert "layer 0" not in page
+    assert layer_numbers(report, 5) == [1, 2, 5, 7, 4]
+    del report["routing"]["layers"]
+    assert html_page(report).count("<span>layer 0</span><span>3</span>") == 6
 
 
 def test_parts_that_were_not_measured_are_left_out(foreign: dict[str, Any]) -> None:

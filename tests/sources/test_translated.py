@@ -18,12 +18,14 @@ from moemerge.sources.translated import translated
 from tests.conftest import TinyMaker
 from tests.moe import build_tiny, forced, load, logits, recipe_of, relative_error, some_tokens
 from tests.sources.conftest import make_adapter, merged_by_peft
-from tests.tiny import tiny_model
+from tests.tiny import FFN, tiny_model
 
 STORED = (
-    "phi3", "arcee", "helium", "granitemoehybrid", "hyperclovax", "cohere", "gemma", "olmo3", "internlm3",
-    "iquestcoder",
+    "phi3", "glm", "arcee", "helium", "granitemoehybrid", "bamba", "hyperclovax", "youtu", "nemotron_h", "cohere",
+    "gemma", "olmo3", "internlm3", "iquestcoder",
 )  # fmt: skip
+TARGETS = {"nemotron_h": ["up_proj", "down_proj", "in_proj", "q_proj", "o_proj"]}
+"""What peft adapts where it takes no more: it refuses Mamba's `out_proj` there."""
 QKV, LAYER = "model.layers.1.self_attn.qkv_proj.weight", "model.layers.1.self_attn"
 
 
@@ -82,15 +84,37 @@ def test_rotated_pairs_become_halves_whatever_rows_are_asked_for(tiny: TinyMaker
     assert checkpoint.tensors[name].origin == "rearranged"
 
 
+def test_only_what_is_rotated_is_rearranged(tiny: TinyMaker) -> None:
+    """GLM-4 turns the first half of each head, in pairs; the rest stays where it is."""
+    checkpoint = seen(tiny("glm"))
+    heads = open_checkpoint(tiny("glm").name, root=tiny("glm").parent).read(f"{LAYER}.k_proj.bias").view(2, 8)
+    wanted = heads[:, [0, 2, 1, 3, 4, 5, 6, 7]].flatten()
+    assert torch.equal(checkpoint.read(f"{LAYER}.k_proj.bias"), wanted)
+
+
+def test_a_part_of_phi3_is_read_as_another_family(tmp_path: Path) -> None:
+    """One that rotates a part of each head; how much is kept, wherever it is said."""
+    for place, values in enumerate(
+        (
+            {"partial_rotary_factor": 0.75, "rope_parameters": None},
+            {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75}},
+        )
+    ):
+        base = changed_config(tiny_model("phi3", tmp_path / f"base{place}"), **values)
+        assert planned(base).notes[0] == ("`base_model`: a `phi3` computes what a `glm4_moe` does, and is read as one")
+        config = seen(base).config
+        assert DenseConfig.resolve(config).rope["partial_rotary_factor"] == 0.75
+
+
 @pytest.mark.parametrize("family", STORED)
 def test_an_adapter_on_it_is_what_peft_makes_of_it(family: str, tmp_path: Path) -> None:
     """LoRA on the stored matrices, q, k and v in one: the MoE routed to it is peft's merged model."""
     base = tiny_model(family, tmp_path / "base", seed=3, scale=4.0)
-    adapter = make_adapter(base, tmp_path / "adapter", target_modules="all-linear", r=3)
+    adapter = make_adapter(base, tmp_path / "adapter", target_modules=TARGETS.get(family, "all-linear"), r=3)
     out = build_tiny(tmp_path / "out", base, [base, adapter], merge={"shared": "base"}, experts_per_token=1)
     assert verify(out).ok
     merged, reference = merged_by_peft(base, adapter)[0], load(base)
-    ffn = {name: value for name, value in merged.items() if "mlp." in name}
+    ffn = {name: value for name, value in merged.items() if FFN.search(name)}
     reference.load_state_dict({**reference.state_dict(), **ffn})
     tokens = some_tokens()
     sparse = load(out)
@@ -113,23 +137,28 @@ MEND = "mend it in its `config.json`, or take the original model's"
 
 
 @pytest.mark.parametrize(("family", "values", "message", "hint"), [
-    ("phi3", {"partial_rotary_factor": 0.75, "rope_parameters": None},
-     "`phi3` that rotates `0.75` of each head (`partial_rotary_factor`), as Phi-4-mini does, has no host here",
-     "Phi-3, Phi-3.5 and Phi-4 (14B) rotate all of it and build"),
+    ("phi3", {"partial_rotary_factor": 0.75, "rope_parameters": None, "sliding_window": 255},
+     "`phi3` that rotates `0.75` of each head (`partial_rotary_factor`) with a sliding window of `255` tokens, below "
+     "its 256 positions, has no host here: the one that rotates a part has none",
+     "Phi-4-mini's window is longer than its positions, and it builds"),
+    ("phi3", {"partial_rotary_factor": 1.5, "rope_parameters": None},
+     "in its config `partial_rotary_factor` is `1.5`, not a number above 0 and up to 1", MEND),
     ("phi3", {"rope_scaling": [1]}, "in its config `rope_scaling` is `[1]`, not a map", MEND),
     ("phi3", {"num_attention_heads": "four"}, "in its config `num_attention_heads` is `'four'`, not a positive integer",
      MEND),
     ("arcee", {"hidden_act": "gelu"},
      "`arcee` with the activation `gelu` has an FFN without a gate, and no host here holds one",
      "with its usual activation `relu2` it builds"),
-    ("granitemoehybrid", {"layer_types": ["linear_attention", "full_attention"]},
-     "a `granitemoehybrid` with Mamba layers has no host here",
-     "Granite 4 models without an `H` in their name have attention alone"),
-    ("granitemoehybrid", {"position_embedding_type": None},
-     "a `granitemoehybrid` without rope (`position_embedding_type`) has no host here",
-     "Granite 4 models without an `H` in their name have rope"),
-    ("granitemoehybrid", {"num_local_experts": 4}, "a `granitemoehybrid` with experts is a mixture of experts already",
-     "moemerge starts from dense models"),
+    ("granitemoehybrid", {"time_step_limit": [0.001, 0.1]},
+     "a `granitemoehybrid` whose time steps have a limit (`time_step_limit`) has no host here",
+     "transformers heeds it when a model reads and not when it writes"),
+    ("bamba", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+     "a `bamba` that rotates `0.5` of each head (`partial_rotary_factor`) has no host here",
+     "one that rotates all of it (`1.0`) builds"),
+    ("bamba", {"mlp_bias": True}, "a `bamba` with biases in its FFN (`mlp_bias`) has no host here",
+     "dropping them would change the model"),
+    ("granitemoehybrid", {"num_local_experts": 4},
+     "in its config `num_local_experts` is `4`, not 0: with experts it is a mixture already", MEND),
     ("hyperclovax", {"use_post_norm": True},
      "a `hyperclovax` with norms after its blocks (`use_post_norm`) has no mixture-of-experts class",
      "those with `use_post_norm: false` build"),

@@ -24,7 +24,7 @@ def gradients(model: Any, also: Lora) -> list[torch.Tensor]:
     """Of the gates and a LoRA, by one pass."""
     also.clear()
     routers = find_routers(model)
-    gates = [router.weight.detach().clone().requires_grad_() for router in routers.modules]
+    gates = [weight.detach().clone().requires_grad_() for weight in routers.matrices]
     routing, tokens = TrainedRouting(routers, "straight-through", slopes=False), some_tokens()
     every = torch.ones_like(tokens, dtype=torch.bool)
     routing.before(Rows(tokens, tokens, every, every, torch.zeros_like(tokens), every))

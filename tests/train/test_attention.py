@@ -19,13 +19,17 @@ __all__ = ["mixture"]
 
 
 @pytest.mark.parametrize("block", [5, 128])
+@pytest.mark.parametrize("size", [8, 6])
 @pytest.mark.parametrize("heads", [4, 2, 1])
-def test_values_and_slopes_are_those_of_torch(heads: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four heads of queries over 4, 2 and 1 heads of keys; a random mask; one block and several, the last one short."""
+def test_values_and_slopes_are_those_of_torch(
+    heads: int, size: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four heads of queries over 4, 2 and 1 heads of keys, values of another size too; a random mask; one block and
+    several, the last one short."""
     monkeypatch.setattr(attention, "BLOCK", block)
     draw = torch.Generator().manual_seed(heads)
-    query, outgoing = (torch.randn(3, 4, 12, 8, generator=draw) for _ in range(2))
-    key, value = (torch.randn(3, heads, 12, 8, generator=draw) for _ in range(2))
+    query, outgoing = (torch.randn(3, 4, 12, width, generator=draw) for width in (8, size))
+    key, value = (torch.randn(3, heads, 12, width, generator=draw) for width in (8, size))
     inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
     allowed = (torch.rand(3, 1, 12, 12, generator=draw) > 0.4) | torch.eye(12, dtype=torch.bool)
     mask = torch.zeros(3, 1, 12, 12).masked_fill(~allowed, torch.finfo(torch.float32).min)
@@ -55,15 +59,20 @@ def test_keys_that_no_query_of_a_block_may_see_are_left_out(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("host", every(host for host, case in HOSTS.items() if not case.sinks))
-def test_a_step_in_bf16_is_the_same_to_rounding(host: str, mixture: Any) -> None:
-    """Packed rows in a real model: the terms to bf16's precision, the gradients in the same direction."""
+def test_a_step_is_the_same_to_rounding(host: str, mixture: Any) -> None:
+    """Packed rows in a real model: in bf16, where rounding sends tokens elsewhere, nearly; in fp32 to rounding."""
     model, rows = deepcopy(mixture(host, k=1, dtype=torch.bfloat16, **DIVIDED[host])), some_rows(4)
-    before, losses = gradients(model, [rows], "straight-through")
+    _, losses = gradients(model, [rows], "straight-through")
     assert use_blocked_attention(model, 32)
-    after, others = gradients(model, [rows], "straight-through")
-    assert losses.next_token == pytest.approx(others.next_token, rel=1e-3)
-    for one, other in zip(before, after, strict=True):
-        assert float(functional.cosine_similarity(one.flatten(), other.flatten(), dim=0)) > 0.99
+    _, others = gradients(model, [rows], "straight-through")
+    assert losses.next_token == pytest.approx(others.next_token, rel=1e-2)
+    model = model.float()
+    ours, losses = gradients(model, [rows], "straight-through")
+    model.set_attn_implementation("sdpa")
+    theirs, others = gradients(model, [rows], "straight-through")
+    assert losses.next_token == pytest.approx(others.next_token, rel=1e-6)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_it_is_used_where_it_is_faster_and_nowhere_else(mixture: Any) -> None:

@@ -33,7 +33,7 @@ def gradients(model: Any, how: Any, also: Any, *, checkpointing: bool) -> tuple[
     parameters = stirred(model, also).parameters if also else []
     routers = find_routers(model)
     options = TrainOptions(method="full", balance_weight=0.5, z_weight=0.01, domain_weight=0.2)
-    gates = Gates([router.weight for router in routers.modules], routers.layers, Anatomy(), options)
+    gates = Gates(routers.matrices, routers.layers, Anatomy(), options)
     if checkpointing:
         checkpoint_layers(model)
     calls = 0
@@ -42,7 +42,7 @@ def gradients(model: Any, how: Any, also: Any, *, checkpointing: bool) -> tuple[
         nonlocal calls
         calls += 1
 
-    block = anatomy_of(model).block_of(model.model.layers[0])
+    block = anatomy_of(model).block_of(model.model.layers[routers.layers[0]])
     block.register_forward_pre_hook(count)  # a second run may end before the end of the layer
     routing = TrainedRouting(routers, how, slopes=True)
     batches = [some_rows(3), some_rows(2, seed=1)]
@@ -71,7 +71,7 @@ def test_less_is_held_for_the_backward_pass(mixture: Any) -> None:
     sizes = []
     for checkpointing in (False, True):
         model = copy.deepcopy(mixture("mixtral")).requires_grad_(False)
-        gates = [router.weight.clone().requires_grad_() for router in find_routers(model).modules]
+        gates = [weight.clone().requires_grad_() for weight in find_routers(model).matrices]
         if checkpointing:
             checkpoint_layers(model)
         held = 0

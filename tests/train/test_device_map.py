@@ -43,7 +43,7 @@ def placed(model: Any, where: str, folder: Path) -> Any:
         return copy.deepcopy(model).requires_grad_(False)
     model.save_pretrained(folder / "saved")
     last = len(model.model.layers) - 1
-    spots: dict[str, str] = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu"}
+    spots = {f"model.{name}": "cpu" for name, _ in model.model.named_children() if name != "layers"}
     spots |= {f"model.layers.{layer}": "disk" if layer == last else "cpu" for layer in range(last + 1)}
     spots["lm_head"] = "disk"
     found: Any = AutoModelForCausalLM.from_pretrained(
@@ -76,7 +76,7 @@ def test_the_gradients_are_the_same(
 ) -> None:
     """Every term and gradient bit for bit; what was on the disk is there alone again afterwards."""
     model = mixture(host, k=k, **DIVIDED[host])
-    start = [router.weight.detach() for router in find_routers(model).modules]
+    start = [weight.detach() for weight in find_routers(model).matrices]
     plain, losses = gradients(placed(model, "plain", tmp_path), start, how, checkpointing=False)
     ours, others = gradients(placed(model, where, tmp_path), start, how, checkpointing=checkpointing)
     assert losses == others
@@ -90,13 +90,13 @@ def test_gates_are_looked_at_where_they_cannot_be_written(host: str, mixture: An
     model, tokens = placed(mixture(host), "plain", tmp_path), some_rows(2).ids
     offloaded = placed(mixture(host), "disk", tmp_path)
     own = offloaded(input_ids=tokens).logits
-    gates = [torch.randn_like(router.weight) for router in find_routers(model).modules]
+    gates = [torch.randn_like(weight) for weight in find_routers(model).matrices]
     with find_routers(offloaded).routed_by(gates):
         found = offloaded(input_ids=tokens).logits
     assert torch.equal(offloaded(input_ids=tokens).logits, own)
     assert torch.equal(model(input_ids=tokens).logits, own)
-    for router, gate in zip(find_routers(model).modules, gates, strict=True):
-        router.weight.copy_(gate)
+    for weight, gate in zip(find_routers(model).matrices, gates, strict=True):
+        weight.copy_(gate)
     assert torch.equal(model(input_ids=tokens).logits, found)
     assert not torch.equal(found, own)
 

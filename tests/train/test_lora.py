@@ -28,7 +28,6 @@ from tests.train.test_step import gradients, some_rows
 
 __all__ = ["mixture", "pairs"]
 BOTH = ("attention", "experts")
-ATTENTION = r"model\.layers\.\d\.self_attn\.[qkvo]_proj\.weight"
 
 
 def stirred(model: Any, also: Any, **given: Any) -> Lora:
@@ -95,8 +94,9 @@ def test_what_is_judged_is_what_is_written(host: str, layout: str, pairs: Any, t
     ours, theirs = load(result.path), load(moe)
     anatomy = anatomy_of(ours)
     changed = (anatomy.router_weight, *anatomy.expert_weights)
+    linears = rf"model\.layers\.\d\.{anatomy.attention}\.({'|'.join(anatomy.projections)})\.weight"
     for name, parameter in ours.named_parameters():
-        named = re.fullmatch(ATTENTION, name) is not None or name.endswith(changed)
+        named = re.fullmatch(linears, name) is not None or name.endswith(changed)
         assert torch.equal(parameter, theirs.get_parameter(name)) != named, name
     again = TrainOptions(rate=1e-9, steps=1, **common)  # type: ignore[arg-type]
     assert train_folder(result.path, tmp_path / "again", again, Silent(), Processes()).start.by_domain == (

@@ -136,7 +136,7 @@ def pairs(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def make(host: str) -> tuple[Path, list[Path]]:
         if host not in made:
-            root, base = tmp_path_factory.mktemp(host), tiny(HOSTS[host].dense)
+            root, base = tmp_path_factory.mktemp(host), tiny(HOSTS[host].dense, **HOSTS[host].settings)
             experts = [train(base, root / d, sentences(d, 60, 3), ffn_only=True) for d in ("code", "french")]
             made[host] = base, experts
         return made[host]
@@ -161,7 +161,7 @@ def test_every_host(host: str, method: Any, pairs: Any, texts: Path, tmp_path: P
     assert verify_folder(result.path).differences == ()
     ours, theirs = load(result.path), load(moe)
     changed = [n for n, p in ours.named_parameters() if not torch.equal(p, theirs.get_parameter(n))]
-    assert changed == [f"model.layers.{layer}.{anatomy_of(ours).router_weight}" for layer in range(2)]
+    assert changed == [f"model.layers.{layer}.{anatomy_of(ours).router_weight}" for layer in HOSTS[host].layers]
 
 
 def test_a_bf16_folder_stays_one(trained: Trainer, trio: Trio, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_a_gate_is_trained_alike_whatever_its_scale(mixture: Any) -> None:
     """A gate a hundred times as large gets a hundredth of the factor."""
     model = mixture("mixtral", k=1)
     routers, rows = find_routers(model), [some_rows(4), some_rows(4, seed=1)]
-    weights = [router.weight.detach().clone() for router in routers.modules]
+    weights = [weight.detach().clone() for weight in routers.matrices]
     small = scales(model, routers, weights, rows).factors
     large = scales(model, routers, [100 * weight for weight in weights], rows).factors
     assert [100 * factor for factor in large] == pytest.approx(list(small), rel=1e-3)
@@ -33,7 +33,7 @@ def test_several_experts_a_token_keep_their_weights(mixture: Any) -> None:
     """With two experts a token the logits' size is part of the model."""
     model = mixture("mixtral", k=2)
     routers = find_routers(model)
-    found = scales(model, routers, [router.weight for router in routers.modules], [some_rows(2)])
+    found = scales(model, routers, routers.matrices, [some_rows(2)])
     assert found.factors == (1.0, 1.0)
 
 

@@ -22,7 +22,7 @@ from moemerge.train.rows import Rows, Tokens, _batch
 from moemerge.train.step import Losses, step_gradients
 from moemerge.train.teacher import Teacher, divergence, largest
 from tests.evaluate.conftest import mixture
-from tests.hosts import DIVIDED, every
+from tests.hosts import DIVIDED, HOSTS, every
 
 __all__ = ["mixture"]
 
@@ -47,7 +47,7 @@ def gradients(
     """Of a model's own gates."""
     options = TrainOptions(**{"method": "full"} | given)
     routers = find_routers(model)
-    gates = Gates([router.weight for router in routers.modules], routers.layers, Anatomy(), options)
+    gates = Gates(routers.matrices, routers.layers, Anatomy(), options)
     routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0)
     if frozen:
         model.requires_grad_(False)
@@ -107,15 +107,15 @@ def test_straight_through_has_the_gradient_of_the_mixture_of_the_likeliest(
     ours, _ = gradients(model, [rows], "straight-through", **alone)
 
     def replaced(module: Any, inputs: tuple[Tensor], _output: Any) -> tuple[Tensor, Tensor, Tensor]:
-        logits = functional.linear(inputs[0].reshape(-1, inputs[0].shape[-1]), module.weight)
-        top, indices = logits.softmax(-1).topk(k + 1)
-        soft = top / top.sum(-1, keepdim=True)
+        logits = functional.linear(inputs[0].reshape(-1, inputs[0].shape[-1]), routers.anatomy.router_matrix_of(module))
+        soft, indices = HOSTS[host].chosen(logits, module, k + 1)
+        top = HOSTS[host].scores(logits).gather(-1, indices)
         hard = torch.cat([top[:, :k] / top[:, :k].sum(-1, keepdim=True), torch.zeros_like(top[:, k:])], dim=1)
         return logits, hard.detach() + soft - soft.detach(), indices
 
-    modules = find_routers(model).modules
-    handles = [module.register_forward_hook(replaced) for module in modules]
-    weights = [module.weight.requires_grad_(True) for module in modules]
+    routers = find_routers(model)
+    handles = [module.register_forward_hook(replaced) for module in routers.modules]
+    weights = [weight.requires_grad_(True) for weight in routers.matrices]
     scores = model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).logits[:, :-1]
     loss = functional.cross_entropy(scores[rows.scored[:, 1:]], rows.ids[:, 1:][rows.scored[:, 1:]])
     theirs = torch.autograd.grad(loss, weights)
@@ -125,27 +125,34 @@ def test_straight_through_has_the_gradient_of_the_mixture_of_the_likeliest(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_gradients_are_those_of_autograd(mixture: Any) -> None:
-    """The whole loss, written down once more without any of the savings, has the same gradient in a one-layer model."""
-    model, rows = mixture("mixtral", num_hidden_layers=1), some_rows(3)
+@pytest.mark.parametrize("host", ["mixtral", "glm4_moe", *every(["ernie4_5_moe", "hunyuan_v1_moe", "mellum"])])
+def test_gradients_are_those_of_autograd(host: str, mixture: Any) -> None:
+    """The whole loss, written down once more without any of the savings, has the same gradient in a one-layer model.
+
+    The class routes by its own rule: a softmax, sigmoids, with something added for the choice that is not zero.
+    """
+    layers = {"layer_types": ["sliding_attention"]} if host == "mellum" else {}
+    model, rows = mixture(host, num_hidden_layers=1, **DIVIDED[host], **layers), some_rows(3)
     given = {"balance_weight": 0.3, "z_weight": 0.01, "domain_weight": 0.2, "first_weight": 0.4}
     (ours,), _ = gradients(model, [rows], "top-k", **given)
-    gate = model.model.layers[0].mlp.gate
-    gate.weight.requires_grad_(True)
+    routers = find_routers(model)
+    (gate,), (weight,) = routers.modules, routers.matrices
+    weight.requires_grad_(True)
     seen: list[Tensor] = []
     handle = gate.register_forward_hook(lambda _m, _i, output: seen.append(output[0]))
     scores = model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).logits[:, :-1]
     handle.remove()
     logits = seen[0][rows.counted.flatten()]
     labels = rows.labels.flatten()[rows.counted.flatten()]
-    counts = torch.bincount(logits.topk(2).indices.flatten(), minlength=4).float()
+    counts = torch.bincount(HOSTS[host].chosen(logits, gate, 2)[1].flatten(), minlength=4).float()
+    scores_of = HOSTS[host].scores(logits)
     loss = functional.cross_entropy(scores[rows.scored[:, 1:]], rows.ids[:, 1:][rows.scored[:, 1:]])
-    loss = loss + 0.3 * balance(counts, logits.softmax(-1).sum(0), len(logits))
+    loss = loss + 0.3 * balance(counts, (scores_of / scores_of.sum(-1, keepdim=True)).sum(0), len(logits))
     loss = loss + 0.01 * logits.logsumexp(-1).square().mean() + 0.2 * functional.cross_entropy(logits, labels)
     first = seen[0][rows.begins.flatten()]
     loss = loss + 0.4 * functional.cross_entropy(first, first.argmax(-1))  # special tokens, which have no label
-    (theirs,) = torch.autograd.grad(loss, gate.weight)
-    gate.weight.requires_grad_(False)
+    (theirs,) = torch.autograd.grad(loss, weight)
+    weight.requires_grad_(False)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
@@ -220,7 +227,7 @@ def test_a_first_token_is_held(mixture: Any) -> None:
     """To where the start sends it, else to its domain's expert; a special token stays with the expert that has it."""
     model, rows = mixture("mixtral"), some_rows(3)
     own = replace(rows, labels=torch.where(rows.begins, 2, rows.labels))
-    start = [torch.randn_like(router.weight) for router in find_routers(model).modules]
+    start = [torch.randn_like(weight) for weight in find_routers(model).matrices]
 
     def first(batch: Rows, *, labelled: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Of each layer: logits and inputs of the first tokens, and the loss."""
@@ -235,7 +242,7 @@ def test_a_first_token_is_held(mixture: Any) -> None:
             found.append((output[0][at], inputs[0].flatten(0, -2)[at]))
 
         hooks = [module.register_forward_hook(keep) for module in routers.modules]
-        with routing.using([module.weight for module in routers.modules]):
+        with routing.using(routers.matrices):
             model.model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)
         for hook in hooks:
             hook.remove()

@@ -31,7 +31,7 @@ def built(tiny: TinyMaker, tmp_path_factory: pytest.TempPathFactory) -> Builder:
     ) -> Path:
         key = repr((host, config, experts, fields))
         if key not in made:
-            family, settings = HOSTS[host].dense, config or {}
+            family, settings = HOSTS[host].dense, HOSTS[host].settings | (config or {})
             models = [tiny(family, seed, **settings) for seed in experts]
             base = tiny(family, 0, **settings)
             made[key] = build_tiny(root / f"{host}-{len(made)}", base, models, **fields)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from moemerge.families import DenseConfig
 from moemerge.verify.dense import Dense
 from moemerge.verify.families import FAMILIES
+from moemerge.verify.stored import STORED
+from tests.tiny import as_read
 
 FIELDS = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_act",
@@ -40,7 +44,10 @@ CASES: list[dict[str, Any]] = [
 
 
 def applies(family: str, config: dict[str, Any]) -> bool:
-    """Llama knows no window, and Mistral one for all layers; few know a rope of each layer's own."""
+    """Llama knows no window, and Mistral one for all layers; few know a rope of each layer's own; Nemotron-H has no
+    rope and other keys (see below)."""
+    if family == "nemotron_h":
+        return False
     if not {"no_rope_layers", "no_rope_layer_interval", "sliding_window_pattern"}.isdisjoint(config):
         return family in ("smollm3", "granite_swa", "cohere2")
     if "sliding_window" not in config or family in ("qwen2", "qwen3", "smollm3", "granite_swa", "cohere2"):
@@ -59,7 +66,8 @@ def test_configs_are_read_as_transformers_reads_them(family: str, config: dict[s
 
     theirs = AutoConfig.for_model(family, **{key: _copy(value) for key, value in config.items()})
     ours = Dense.of({"model_type": family, **config})
-    assert {key: ours.fields[key] for key in FIELDS} == {key: getattr(theirs, key, None) for key in FIELDS}
+    lacking = {"attention_dropout": 0.0}
+    assert {key: ours.fields[key] for key in FIELDS} == {key: getattr(theirs, key, lacking.get(key)) for key in FIELDS}
     default = theirs.hidden_size // theirs.num_attention_heads
     assert ours.fields["head_dim"] == (getattr(theirs, "head_dim", None) or default)
     # transformers keeps the old name `type` beside `rope_type`
@@ -90,3 +98,36 @@ def _thetas(family: str, config: Any) -> list[float]:
     if family == "cohere2":
         rotated = [window is not None for window in _windows(config)]
     return [theta if there else 0.0 for there in rotated]
+
+
+def test_layers_without_an_ffn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family may say by its config which layers have one."""
+    row = replace(FAMILIES["llama"], has_ffn=lambda values, layer: values["layer_types"][layer] == "mlp")
+    monkeypatch.setitem(FAMILIES, "llama", row)  # type: ignore[arg-type]  # a dict behind a Mapping
+    raw = {"model_type": "llama", "num_hidden_layers": 3, "layer_types": ["attention", "mlp", "attention"]}
+    assert Dense.of(raw).ffn_layers == (1,)
+
+
+@pytest.mark.parametrize("given", [
+    {"layers_block_type": ["linear_attention", "mlp", "full_attention"]},
+    {"layers_block_type": ["mamba", "mlp", "attention"], "mamba_chunk_size": 7, "mamba_dt_min": 0.5},
+    {"hybrid_override_pattern": "M-*", "mamba_n_groups": 4, "mamba_d_conv": 3, "mamba_conv_bias": False},
+    {"layers_block_type": ["mlp"], "layer_norm_epsilon": 0.5, "mlp_hidden_act": "gelu", "hidden_size": 64},
+], ids=str)  # fmt: skip
+def test_nemotron_h_is_read_as_transformers_reads_it(given: dict[str, Any]) -> None:
+    """Its layers by a list, old names or a pattern of letters; keys of its own, and older ones; and so the build's."""
+    from transformers import AutoConfig
+
+    theirs = AutoConfig.for_model("nemotron_h", **_copy(given))
+    row = STORED["nemotron_h"]
+    ours = Dense.of({**row.config({"model_type": "nemotron_h", **given})})
+    built = DenseConfig.resolve(as_read({"model_type": "nemotron_h", **given}))
+    own = ("mlp_hidden_act", "layer_norm_epsilon")
+    assert (ours.fields["hidden_act"], ours.fields["rms_norm_eps"]) == tuple(getattr(theirs, key) for key in own)
+    assert (built.hidden_act, built.norm_eps) == tuple(getattr(theirs, key) for key in own)
+    assert ours.values["layers_block_type"] == theirs.layers_block_type == list(built.kinds)
+    assert ours.layers == built.layers == theirs.num_hidden_layers
+    assert {key: ours.values[key] for key in built.extra} == {key: getattr(theirs, key) for key in built.extra}
+    assert dict(built.extra) == {key: getattr(theirs, key) for key in built.extra}
+    for key in ("vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "pad_token_id"):
+        assert ours.fields[key] == getattr(theirs, key)

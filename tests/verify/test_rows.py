@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from moemerge.verify.hosts import HOSTS
 from moemerge.verify.stored import STORED
 from moemerge.verify.wrapped import MIXED, WRAPPED
 from tests.hosts import HOSTS as BUILT
-from tests.tiny import tiny_config
+from tests.tiny import as_read, tiny_config
 
 VERIFY = Path(__file__).parents[2] / "moemerge" / "verify"
 
@@ -42,15 +43,17 @@ def test_every_tensor_of_a_family_has_its_group(row: DenseRow) -> None:
     biases = {"attention_bias": True} if asked else {}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(tiny_config(row.model_type, **biases))
-    for name in model.state_dict():
+    dense = families.DenseConfig.resolve(as_read(model.config.to_dict()))
+    for name in chain.from_iterable(map(dense.held_by, model.state_dict())):
         group = row.group_of(name)
         if row.is_ffn(name):
-            assert group is None
+            assert group == "ffn"
         elif "norm" in name:
             assert group == "norms"
-        elif "attn" in name:
+        elif "attn" in name or "mamba" in name or "mixer" in name:
             assert group == "attention"
-            assert row.is_projection(name) == ("self_attn" in name and name.endswith(".weight"))
+            full = "self_attn" in name or re.search(r"mixer\.[qkvo]_proj", name)
+            assert row.is_projection(name) == bool(full and name.endswith(".weight"))
         else:
             assert group == {"model.embed_tokens.weight": "embeddings", "lm_head.weight": "lm_head"}[name]
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +62,36 @@ def test_one_bit_of_what_no_source_has(
     (found,) = folder.differences()
     assert found.startswith(f"{name}: 1 of ")
     assert f"should be {value:g}" in found
+
+
+GLM = "model.layers.1.mlp"
+
+
+def test_a_correction_that_is_not_zero(tampered: Tamper) -> None:
+    """It would send tokens elsewhere, and no loading of the folder would say so."""
+    folder, name = tampered("glm4_moe"), f"{GLM}.gate.e_score_correction_bias"
+    folder.write(name, struct.pack("<f", 1e-3), at=8)
+    (found,) = folder.differences()
+    assert found.startswith(f"{name}: 1 of 3 values are not 0, first at [2], ")
+
+
+def test_a_shared_expert_without_a_gate_that_speaks(tampered: Tamper) -> None:
+    """Its down projection must be zero; what its gate and up are no output depends on, but the record does."""
+    folder, name = tampered("glm4_moe"), f"{GLM}.shared_experts.down_proj.weight"
+    folder.write(name, struct.pack("<f", 0.5), at=4 * 49)
+    (found,) = folder.differences()
+    assert found.startswith(f"{name}: 1 of 1536 values are not 0, first at [1, 1], ")
+
+
+def test_a_correction_in_another_dtype(built: Any, tmp_path: Path) -> None:
+    """The class keeps it in fp32: in bf16 what a training makes of it would be rounded."""
+    from safetensors.torch import load_file, save_file
+
+    folder = Folder(Path(shutil.copytree(built("glm4_moe", dtype="bfloat16"), tmp_path / "out")))
+    file, name = folder.path / "model.safetensors", f"{GLM}.gate.e_score_correction_bias"
+    state = load_file(file)
+    save_file({**state, name: state[name].bfloat16()}, file, {"format": "pt"})
+    assert f"{name}: is BF16, and `glm4_moe` keeps it in F32" in folder.differences()
 
 
 def test_one_bit_of_a_merged_tensor(tampered: Tamper) -> None:

@@ -3,6 +3,8 @@
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.dense_family import DenseFamily
 
+MULTIPLIERS = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
+
 FAMILY = DenseFamily(
     model_type="granite",
     title="IBM Granite 3",
@@ -12,6 +14,6 @@ FAMILY = DenseFamily(
               "logits_scaling": 1.0},
     output_bias="attention_bias",
     mlp_bias="mlp_bias",
-    extra=("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"),
+    extra=MULTIPLIERS,
     anatomy=Anatomy(logits_divisor="logits_scaling"),
 )  # fmt: skip

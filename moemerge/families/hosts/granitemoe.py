@@ -15,8 +15,10 @@ from typing import Any
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.dense.granite import MULTIPLIERS
 from moemerge.families.gguf_form import GgufForm
 from moemerge.families.host import Host, bias_problems, window_problems
+from moemerge.families.mamba import MAMBA
 from moemerge.families.neutral import plain_multipliers, zero_biases
 
 
@@ -26,12 +28,21 @@ def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[st
         "intermediate_size": dense.intermediate_size,
         "num_local_experts": experts,
         **plain_multipliers(dense),
-        **dense.extra,
+        **{key: dense.extra[key] for key in MULTIPLIERS if key in dense.extra},
     }
 
 
 def _refuse(dense: DenseConfig) -> list[Problem]:
-    return bias_problems(dense, "granitemoe", qkv=True, output=True) + window_problems(dense, "granitemoe")
+    problems = bias_problems(dense, "granitemoe", qkv=True, output=True) + window_problems(dense, "granitemoe")
+    hint = "set `architecture: auto`, which takes a host that has them"
+    if MAMBA in dense.kinds:
+        problems.append(Problem("host-mamba", "`granitemoe` has no layers with Mamba, and the base has", hint))
+    if dense.extra.get("position_embedding_type", "rope") != "rope":
+        message = "`granitemoe` has rope, and the base has none (`position_embedding_type`)"
+        problems.append(
+            Problem("host-rope", message, "set `architecture: auto`, which takes a host that may do without")
+        )
+    return problems
 
 
 def _keys(config: Mapping[str, Any]) -> Mapping[str, float]:
@@ -47,7 +58,7 @@ HOST = Host(
     model_type="granitemoe",
     architecture="GraniteMoeForCausalLM",
     holds="Granite's multipliers, rope, attention biases, tied embeddings",
-    fits=("granite", "llama", "qwen2", "seed_oss"),
+    fits=("granitemoehybrid", "granite", "llama", "qwen2", "seed_oss"),
     gate="model.layers.{layer}.block_sparse_moe.router.layer.weight",
     expert=None,
     fused={

@@ -9,6 +9,7 @@ from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.dense_layers import any_layers
 from moemerge.families.gguf_form import GgufForm
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.shared_expert import SHARED, SHARED_GATE, silent, silent_width
@@ -39,8 +40,8 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
 HOST = Host(
     model_type="qwen2_moe",
     architecture="Qwen2MoeForCausalLM",
-    holds="any head dimension and rope, biases on q, k and v, windows on some layers, tied embeddings; its shared "
-    "expert is made exactly silent, or is a real one (`shared_experts`)",
+    holds="any head dimension and rope, biases on q, k and v, windows on some layers, tied embeddings, layers "
+    "that stay dense; its shared expert is made exactly silent, or is a real one (`shared_experts`)",
     fits=("qwen2", "seed_oss", "ministral", "cwm", "llama", "mistral"),
     gate="model.layers.{layer}.mlp.gate.weight",
     expert=EXPERT,
@@ -52,6 +53,7 @@ HOST = Host(
     shared_gate=SHARED_GATE,
     shared_width="shared_expert_intermediate_size",
     silent=silent,
+    dense_layers=any_layers("mlp_only_layers"),
     runtimes={
         "transformers 4.57": "right",
         "llama.cpp": "right by `moemerge export`; silently wrong by its own converter: weights are not divided by "

@@ -6,6 +6,7 @@ from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.dense_layers import any_layers
 from moemerge.families.gguf_form import GgufForm
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 
@@ -34,7 +35,7 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
             Problem(
                 "host-window",
                 "`qwen3_moe` has one sliding window for all layers, and the base's layers differ",
-                "no host of moemerge holds Qwen3 with windows on some layers only",
+                "set `architecture: auto`, which takes a host whose layers may differ",
             )
         )
     return problems
@@ -43,13 +44,15 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
 HOST = Host(
     model_type="qwen3_moe",
     architecture="Qwen3MoeForCausalLM",
-    holds="any head dimension, rope, attention biases, one sliding window for all layers, tied embeddings",
+    holds="any head dimension, rope, attention biases, one sliding window for all layers, tied embeddings, "
+    "layers that stay dense",
     fits=("qwen3",),
     gate="model.layers.{layer}.mlp.gate.weight",
     expert=EXPERT,
     fused=FUSED,
     config=_config,
     refuse=_refuse,
+    dense_layers=any_layers("mlp_only_layers"),
     gguf=GgufForm("qwen3moe", paired=False, biased=False),
     runtimes={"transformers 4.57": "right", "llama.cpp": "right", "vLLM": "right", "mlx-lm": "right"},
 )

@@ -9,7 +9,7 @@ REFUSALS = (
         types="""
             afmoe aria aria_text axk1 axk2 bailing_hybrid beam cohere2_moe dbrx deepseek_ocr2 deepseek_v2 deepseek_v32
             deepseek_v4 diffusion_gemma dots1 dots3_note dots3_note_text ernie4_5_moe ernie4_5_vl_moe exaone_moe
-            flex_olmo flint glm4_moe glm4_moe_lite glm4v_moe glm5_next glm_moe_dsa gpt_oss granitemoe granitemoe_swa
+            flex_olmo flint glm4_moe_lite glm4v_moe glm5_next glm_moe_dsa gpt_oss granitemoe granitemoe_swa
             granitemoeshared hunyuan_v1_moe hy_v3 hy_v4 inkling2 inkling2_text inkling_mm_model inkling_text jamba
             jetmoe kimi_k25 kimi_linear kolibri1 laguna lfm2_moe llama4 llama4_text longcat_flash mellum mimo_v2_flash
             minimax minimax_m2 minimax_m3_vl minimax_m3_vl_text mistral4 mistral_large4 mixtral muse_spark

@@ -1,0 +1,53 @@
+"""Hunyuan into `hunyuan_v1_moe`: softmax over all experts, top-k, divided by their sum.
+
+The class always has a shared expert without a gate, as wide as an expert: zeros, where the recipe names none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from moemerge.errors import Problem
+from moemerge.families.anatomy import Anatomy
+from moemerge.families.architecture import DenseConfig
+from moemerge.families.dense_family import Projection
+from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
+from moemerge.families.shared_expert import zeros
+
+_SHARED: Mapping[Projection, str] = {
+    "gate": "model.layers.{layer}.mlp.shared_mlp.gate_proj.weight",
+    "up": "model.layers.{layer}.mlp.shared_mlp.up_proj.weight",
+    "down": "model.layers.{layer}.mlp.shared_mlp.down_proj.weight",
+}
+
+
+def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
+    return {
+        "attention_bias": dense.qkv_bias,
+        "intermediate_size": dense.intermediate_size,
+        "moe_topk": experts_per_token,
+        "num_experts": experts,
+        "num_local_experts": experts,
+    }
+
+
+def _refuse(dense: DenseConfig) -> list[Problem]:
+    return bias_problems(dense, "hunyuan_v1_moe", qkv=True, output=True)
+
+
+HOST = Host(
+    model_type="hunyuan_v1_moe",
+    architecture="HunYuanMoEV1ForCausalLM",
+    holds="any head dimension and rope, attention biases, tied embeddings; its shared expert is made exactly silent, "
+    "or is a real one (`shared_experts`)",
+    fits=("hunyuan_v1_dense",),
+    gate="model.layers.{layer}.mlp.gate.wg.weight",
+    expert=EXPERT,
+    fused=FUSED,
+    config=_config,
+    refuse=_refuse,
+    shared_expert=_SHARED,
+    silent=zeros(_SHARED),
+    anatomy=Anatomy(router_matrix="wg.weight", shared="shared_mlp"),
+)

@@ -1,0 +1,51 @@
+"""Qwen3 with windows on some layers into `mellum`: softmax over all experts, top-k, divided by their sum.
+
+The class has what `qwen3_moe` has, with a window and a rope for each kind of layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moemerge.errors import Problem
+from moemerge.families.architecture import DenseConfig
+from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
+
+
+def _rope(dense: DenseConfig) -> dict[str, Any]:
+    """The same in both kinds of layers. The class heeds a `partial_rotary_factor`, which `qwen3` does not."""
+    rope = {key: value for key, value in dense.rope.items() if key != "partial_rotary_factor"}
+    return {"full_attention": rope, "sliding_attention": rope}
+
+
+def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
+    return {
+        "attention_bias": dense.qkv_bias,
+        "intermediate_size": dense.intermediate_size,
+        "layer_types": ["full_attention" if window is None else "sliding_attention" for window in dense.windows],
+        "mlp_layer_types": ["sparse"] * dense.layers,
+        "moe_intermediate_size": dense.intermediate_size,
+        "norm_topk_prob": True,
+        "num_experts": experts,
+        "num_local_experts": experts,
+        "sliding_window": next((window for window in dense.windows if window is not None), None),
+    }
+
+
+def _refuse(dense: DenseConfig) -> list[Problem]:
+    return bias_problems(dense, "mellum", qkv=True, output=True)
+
+
+HOST = Host(
+    model_type="mellum",
+    architecture="MellumForCausalLM",
+    holds="any head dimension and rope, attention biases, windows on some layers, tied embeddings",
+    fits=("qwen3",),
+    gate="model.layers.{layer}.mlp.gate.weight",
+    expert=EXPERT,
+    fused=FUSED,
+    config=_config,
+    refuse=_refuse,
+    rope=_rope,
+    lacks=("rope_theta", "rope_scaling"),
+)

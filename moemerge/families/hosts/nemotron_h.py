@@ -1,0 +1,98 @@
+"""Nemotron-H into `nemotron_h`, its own class with experts: sigmoids, top-k, divided by their sum; no gates in experts.
+
+A layer that was an FFN becomes one of experts; the others stay. A correction is added to the scores for the choice:
+zeros. The class always has a shared expert: zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from moemerge.errors import Problem
+from moemerge.families.anatomy import Anatomy
+from moemerge.families.architecture import DenseConfig
+from moemerge.families.dense.nemotron_h import DISK
+from moemerge.families.dense_family import Projection, exchanged
+from moemerge.families.host import Constant, Host, bias_problems
+from moemerge.families.routing import Routing
+from moemerge.families.shared_expert import silent_width
+
+_LAYER = "backbone.layers.{layer}.mixer"
+_SHARED: Mapping[Projection, str] = {
+    "up": f"{_LAYER}.shared_experts.up_proj.weight",
+    "down": f"{_LAYER}.shared_experts.down_proj.weight",
+}
+_ENDS = {"model.embed_tokens.": "backbone.embeddings.", "model.norm.": "backbone.norm_f."}
+
+
+def _stored(name: str) -> str:
+    return exchanged(name, {**_ENDS, **DISK})
+
+
+def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
+    routed = frozenset(dense.routed_layers)
+    return {
+        "intermediate_size": dense.intermediate_size,
+        "layer_norm_epsilon": dense.norm_eps,
+        "layers_block_type": ["moe" if layer in routed else kind for layer, kind in enumerate(dense.kinds)],
+        "mlp_hidden_act": dense.hidden_act,
+        "moe_intermediate_size": dense.intermediate_size,
+        "moe_latent_size": None,
+        "moe_shared_expert_intermediate_size": silent_width(dense),
+        "n_group": 1,
+        "n_routed_experts": experts,
+        "n_shared_experts": 1,
+        "norm_topk_prob": True,
+        "num_local_experts": experts,
+        "num_nextn_predict_layers": 0,
+        "routed_scaling_factor": 1.0,
+        "topk_group": 1,
+        **dense.extra,
+    }
+
+
+def _correction(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constant]:
+    yield Constant(f"{_LAYER.format(layer=layer)}.gate.e_score_correction_bias", (experts,), 0.0, "F32", "router")
+
+
+def _silent(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constant]:
+    width, hidden = silent_width(dense), dense.hidden_size
+    yield Constant(_SHARED["up"].format(layer=layer), (width, hidden), 0.0)
+    yield Constant(_SHARED["down"].format(layer=layer), (hidden, width), 0.0)
+
+
+def _refuse(dense: DenseConfig) -> list[Problem]:
+    return bias_problems(dense, "nemotron_h", qkv=True, output=True)
+
+
+def _any_layers(dense: DenseConfig) -> Mapping[str, Any]:
+    return {}  # `layers_block_type` says it
+
+
+HOST = Host(
+    model_type="nemotron_h",
+    architecture="NemotronHForCausalLM",
+    holds="layers of Mamba 2, of attention without rope, and of experts without a gate; its shared expert is made "
+    "exactly silent, or is a real one (`shared_experts`)",
+    fits=("nemotron_h",),
+    gate=f"{_LAYER}.gate.weight",
+    expert={
+        "up": f"{_LAYER}.experts.{{expert}}.up_proj.weight",
+        "down": f"{_LAYER}.experts.{{expert}}.down_proj.weight",
+    },
+    fused={"gate_up": f"{_LAYER}.experts.up_proj", "down": f"{_LAYER}.experts.down_proj"},
+    config=_config,
+    refuse=_refuse,
+    shared_expert=_SHARED,
+    shared_width="moe_shared_expert_intermediate_size",
+    silent=_silent,
+    constants=_correction,
+    attention=f"{_LAYER}.{{projection}}.weight",
+    lacks=("rope_parameters", "rope_theta", "rope_scaling"),
+    stored=_stored,
+    anatomy=Anatomy(block="mixer", attention="mixer", recurrent="mixer", kind="block_type", gate_up="up_proj",
+                    gated=False, shared="shared_experts"),
+    routing=Routing(score="sigmoid", correction="e_score_correction_bias"),
+    dense_layers=_any_layers,
+)  # fmt: skip
