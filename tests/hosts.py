@@ -27,6 +27,8 @@ class HostCase:
         sinks: whether heads of attention have sinks, which torch's fused attention does not know.
         tied: whether its head may be the embedding.
         layers: the numbers of the layers that route.
+        top: the config's key of k.
+        silu: whether its experts have a gate and their activation is a module, SiLU, as those of most are.
         sigmoid: whether scores are sigmoids of the logits, and no softmax.
         added: from a router to what it adds to the scores for the choice.
     """
@@ -40,6 +42,8 @@ class HostCase:
     sinks: bool = False
     tied: bool = True
     layers: tuple[int, ...] = (0, 1)
+    top: str = "num_experts_per_tok"
+    silu: bool = True
     sigmoid: bool = False
     added: str | None = None
 
@@ -84,10 +88,25 @@ HOSTS: dict[str, HostCase] = {
         **OWN["nemotron_h"], "n_routed_experts": e, "moe_intermediate_size": 48,
         "moe_shared_expert_intermediate_size": 24,
         "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]}, switch=True, always_on=True,
-        recurrent=True, tied=False, layers=(1, 3), sigmoid=True, added="e_score_correction_bias"),
+        recurrent=True, tied=False, layers=(1, 3), silu=False, sigmoid=True, added="e_score_correction_bias"),
     "qwen3_5_moe_text": HostCase("qwen3_5_text", lambda e: {
         "num_experts": e, **_SHARED, **_QWEN3_5, "layer_types": ["linear_attention", "full_attention"]},
         always_on=True, recurrent=True),
+    "gemma4_text": HostCase("gemma4_text", lambda e: {
+        "num_experts": e, "moe_intermediate_size": 48, "enable_moe_block": True,
+        "head_dim": 8, "global_head_dim": 16, "sliding_window": 6, "final_logit_softcapping": 30.0,
+        "vocab_size_per_layer_input": 128, "hidden_size_per_layer_input": 4,
+        "layer_types": ["sliding_attention", "full_attention"], "tie_word_embeddings": False}, top="top_k_experts",
+        silu=False),
+    "beam": HostCase("gemma3_text", lambda e: {
+        "num_experts": e, "moe_intermediate_size": 48, "head_dim": 8, "sliding_window": 6, "n_group": 1,
+        "topk_group": 1, "routed_scaling_factor": 1.0, "mlp_layer_types": ["sparse"] * 2,
+        "hidden_act": "gelu_pytorch_tanh", "layer_types": ["sliding_attention", "full_attention"]}, switch=True,
+        sigmoid=True, added="e_score_correction_bias", silu=False),
+    "lfm2_moe": HostCase("lfm2", lambda e: {
+        "num_experts": e, "moe_intermediate_size": 48, "head_dim": 8, "num_dense_layers": 0, "use_expert_bias": False,
+        "layer_types": ["conv", "full_attention"], "tie_word_embeddings": False}, switch=True, sigmoid=True,
+        recurrent=True, silu=False),
     "glm4_moe": HostCase("glm4_moe", lambda e: {
         "n_routed_experts": e, "moe_intermediate_size": 48, "first_k_dense_replace": 0, "partial_rotary_factor": 0.5},
         switch=True, always_on=True, sigmoid=True, added="e_score_correction_bias"),
@@ -117,4 +136,4 @@ def every(hosts: Iterable[str] = HOSTS) -> list[Any]:
 
 def host_config(host: str, experts: int, k: int, **config: Any) -> dict[str, Any]:
     """The settings of a tiny host with `experts` experts, of which each token goes to k."""
-    return {**DEFAULTS, "num_experts_per_tok": k, **HOSTS[host].sizes(experts), **config}
+    return {**DEFAULTS, HOSTS[host].top: k, **HOSTS[host].sizes(experts), **config}

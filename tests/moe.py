@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from moemerge.api import build
+from moemerge.families import host_of
+from moemerge.mixture.routers import find_routers
 from moemerge.recipe import Recipe
 
 PROMPTS = (
@@ -44,7 +46,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     kwargs: dict[str, Any] = {"dtype": dtype, "attn_implementation": "eager"}
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **kwargs)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
-    if hasattr(model.config, "num_experts_per_tok"):
+    if host_of(model.config.to_dict()) is not None:
         model.set_experts_implementation("eager")
     return model.eval()
 
@@ -76,8 +78,7 @@ def relative_error(one: Tensor, other: Tensor) -> float:
 
 def routers(model: Any) -> list[nn.Module]:
     """The router of every layer: the one module that gives weights and indices, whatever it is called."""
-    found = [module for module in model.modules() if hasattr(module, "top_k") and hasattr(module, "num_experts")]
-    return [module for module in found if not hasattr(module, "experts")]
+    return list(find_routers(model).modules)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ FORBIDDEN = {"verify": {"plan", "execute", "dense", "gate", "write"}}
 """A check that shared code with what it checks would share its mistakes."""
 HEAVY_ROOMS = {"execute", "dense", "gate", "write", "mixture", "evaluate", "train", "export"}
 """Rooms that may load torch with themselves, because only a verb at work imports them."""
-HEAVY_MODULES = {"build/choose.py"}
+HEAVY_MODULES = {"build/choose.py", "build/near.py"}
 """Single modules of other rooms that may, likewise."""
 HEAVY = {"torch", "transformers", "peft", "datasets", "gguf", "numpy", "ml_dtypes", "rich", "jinja2", "matplotlib"}
 

@@ -44,6 +44,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "granitemoehybrid": ("granitemoehybrid", {}),
     "deepseek_v3": ("deepseek_v3", {}),
     "nemotron_h": ("nemotron_h", {}),
+    "gemma3_text": ("gemma3_text", {}),
+    "lfm2": ("lfm2", {}),
+    "gemma4_text": ("gemma4_text", {
+        "num_hidden_layers": 4, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}),
     "phi3": ("phi3", {}),
     "glm4_moe": ("glm4_moe", {}),
     "ernie4_5": ("ernie4_5", {}),
@@ -64,10 +68,8 @@ def whole(model: Any, batch: Batch, layers: Sequence[int]) -> tuple[list[Tensor]
     """What enters each of the MoE blocks and each layer, by transformers' own forward of the whole model and hooks."""
     entered: list[Tensor] = []
     states: list[Tensor] = []
-    hooks = [
-        anatomy_of(model).block_of(layer).register_forward_pre_hook(lambda _, args: entered.append(args[0]))
-        for layer in (model.model.layers[number] for number in layers)
-    ]
+    places = [anatomy_of(model).block_of(layer) for layer in (model.model.layers[number] for number in layers)]
+    hooks = [block.register_forward_pre_hook(lambda _, args: entered.append(args[0])) for block in places]
     hooks += [layer.register_forward_pre_hook(lambda _, args: states.append(args[0])) for layer in model.model.layers]
     with torch.inference_mode():
         model.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
@@ -131,7 +133,7 @@ def test_texts_in_a_packed_row_see_themselves_alone(plan: Plan) -> None:
 def final(model: Any, text: Tensor) -> Tensor:
     """What leaves the last layer for one text alone, `[S, d]`."""
     kept: list[Tensor] = []
-    hook = model.model.layers[-1].register_forward_hook(lambda _, __, output: kept.append(output))
+    hook = anatomy_of(model).norm_of(model).register_forward_pre_hook(lambda _, args: kept.append(args[0]))
     with torch.inference_mode():
         model.model(input_ids=text[None], use_cache=False)
     hook.remove()

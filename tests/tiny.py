@@ -100,6 +100,25 @@ OWN: dict[str, dict[str, Any]] = {
         "head_dim": 16, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
         "linear_value_head_dim": 8, "full_attention_interval": 2,
     },
+    "gemma3_text": {
+        "head_dim": 8, "query_pre_attn_scalar": 20, "sliding_window": 6, "final_logit_softcapping": 30.0,
+        "layer_types": ["sliding_attention", "full_attention"] * 4,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+        },
+    },
+    "lfm2": {"head_dim": 8, "layer_types": ["conv", "full_attention"] * 4, "block_auto_adjust_ff_dim": False,
+             "conv_bias": True},
+    "ministral3": {"head_dim": 8, "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64,
+        "max_position_embeddings": 256, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "llama_4_scaling_beta": 0.1}},
+    "gemma4_text": {
+        "head_dim": 8, "global_head_dim": 16, "num_global_key_value_heads": 1, "attention_k_eq_v": True,
+        "sliding_window": 6, "final_logit_softcapping": 30.0, "vocab_size_per_layer_input": 128,
+        "hidden_size_per_layer_input": 4, "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
     "glm4_moe": {"first_k_dense_replace": 99, "partial_rotary_factor": 0.5, "attention_bias": True},
     "ernie4_5": {"head_dim": 8},
     "hunyuan_v1_dense": {"head_dim": 8},
@@ -155,6 +174,9 @@ def tiny_model(
                 parameter.add_(torch.randn_like(parameter), alpha=0.3)
             else:
                 parameter.mul_(scale)
+        for name, buffer in model.state_dict().items():
+            if name not in dict(model.named_parameters()) and name != "lm_head.weight":
+                buffer.normal_(1.0, 0.1)
     model = model.to(getattr(torch, dtype))
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)

@@ -95,6 +95,11 @@ CASES: dict[str, Case] = {
         {"pixel_values": (16, 3 * 2 * 14 * 14)}, 4, _GRIDDED,
         {"head_dim": 8, "rope_parameters": {"mrope_section": [2, 1, 1], "mrope_interleaved": True,
                                             "rope_type": "default", "rope_theta": 1e4}}, text="qwen3"),
+    "gemma4": Case(
+        "gemma4_text", {"vision_config": {**_TOWER, "model_type": "gemma4_vision", "num_key_value_heads": 2,
+                                          "head_dim": 8, "patch_size": 4, "position_embedding_size": 64}, **_NAMED},
+        {"pixel_values": (1, 36, 3 * 4 * 4)}, 4,
+        {"image_position_ids": [[[place % 6, place // 6] for place in range(36)]]}),
     "voxtral": Case(
         "llama", {"audio_config": _SOUND, "audio_token_id": IMAGE}, {"input_features": (1, 16, 128)}, 16,
         inner={"head_dim": 8, "rms_norm_eps": 1e-6, "rope_theta": 1e4}),
@@ -172,6 +177,8 @@ def tiny_wrapper(kind: str, folder: Path, *, seed: int = 0, tied: bool = False, 
     case = CASES[kind]
     text = language or case.language
     inner = {**DEFAULTS, **OWN.get(text, {}), **case.inner, "model_type": text, "tie_word_embeddings": tied}
+    if "layer_types" in inner:
+        inner["layer_types"] = inner["layer_types"][: inner["num_hidden_layers"]]
     config = transformers.AutoConfig.for_model(kind, text_config=inner, tie_word_embeddings=tied, **case.config)
     model = getattr(transformers, WRAPPERS[kind].auto_class).from_config(config)
     with torch.no_grad():
@@ -184,6 +191,9 @@ def tiny_wrapper(kind: str, folder: Path, *, seed: int = 0, tied: bool = False, 
                 parameter.normal_(0.0, 0.5)
             else:
                 parameter.mul_(4.0)
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.normal_(1.0, 0.1)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     write_tokenizer(folder)

@@ -28,6 +28,7 @@ def make_record(
     output: Path,
     *,
     gate: Mapping[str, Any],
+    near: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The record as plain data, without the digests, which come last: `tensors` and `files` are empty.
 
@@ -36,6 +37,7 @@ def make_record(
         root: folder that the recipe's relative paths are relative to.
         output: the final output folder.
         gate: how the gate was fitted.
+        near: what was measured of a host that is not exact.
     """
     return {
         "format": FORMAT,
@@ -55,6 +57,7 @@ def make_record(
         "merge": {group: group_method(plan.recipe.merge, group) for group in _groups(plan)},
         "vocabulary": plan.vocabulary.summary(),
         "gate": dict(gate),
+        **({} if near is None else {"near": dict(near)}),
         "recipe": plan.recipe.dump(),
         "files": {},
         "tensors": {},

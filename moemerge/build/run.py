@@ -93,6 +93,7 @@ def build_plan(
     from moemerge.build.idle import idle_experts
     from moemerge.build.readable import begin_check
     from moemerge.build.record import make_record
+    from moemerge.gate.tempered import tempered
     from moemerge.verify import EarlyChecks, verify_folder
     from moemerge.write import check_output, needed_bytes, remove_orphan, staged, write_folder
 
@@ -127,8 +128,11 @@ def build_plan(
 
             plan, texts = choose_shared_merge(plan, texts, device=device, dtype=dtype, progress=progress)
         gate = fit_router(plan, texts, device=device, dtype=dtype, progress=progress)
+    if plan.host.routing.score == "sigmoid":
+        gate = tempered(gate, plan.recipe.experts_per_token)
     computed = None if dtype is None else _computed(dtype, device)
-    record = make_record(plan, root, output, gate=_account(plan, gate, computed))
+    near = _near(plan, texts, gate, device, progress) if plan.host.near is not None else None
+    record = make_record(plan, root, output, gate=_account(plan, gate, computed), near=near)
     with (
         staged(output, overwrite=overwrite, warn=warn) as folder,
         EarlyChecks(folder, record, plan.opened) as early,
@@ -155,6 +159,27 @@ def build_plan(
     )
 
 
+def _near(
+    plan: Plan, texts: tuple[ExpertTexts, ...], gate: GateFit | BlankGate, device: str, progress: Progress
+) -> dict[str, Any]:
+    """What a near host's error is, for the record.
+
+    Raises:
+        PlanError: it is larger than the recipe allows.
+    """
+    from moemerge.build.near import LIMIT, measure_near
+    from moemerge.dense.models import load_tokenizer
+
+    spoken = any(own.prompts or own.documents for own in texts)
+    found = measure_near(plan, texts, gate.weights, load_tokenizer(plan) if spoken else None, device, progress)
+    said = f"the logits of `{plan.host.model_type}` with all experts alike are {found.error:.1e} off the dense model's"
+    if not (found.error <= LIMIT or plan.recipe.near):
+        hint = "`near: true` in the recipe builds it all the same; measure what it costs with `moemerge eval`"
+        raise PlanError([Problem("near-miss", f"{said}, relative: more than {LIMIT:g}", hint)])
+    progress.note(f"{said} (relative, {found.tokens} tokens)")
+    return {"error": float(f"{found.error:.3g}"), "tokens": found.tokens}
+
+
 def read_expert_texts(
     plan: Plan, root: Path, warnings: list[Problem] | None = None, progress: Progress | None = None
 ) -> tuple[ExpertTexts, ...]:
@@ -173,6 +198,7 @@ def read_expert_texts(
         return load_tokenizer(plan)
 
     wanted = plan.recipe.gate.init in FITTED | MERGEKIT or plan.recipe.merge.shared == "auto"
+    wanted = wanted or plan.host.near is not None
     anchor = plan.vocabulary.anchor
     whose = "the base" if anchor == "base" else f"expert `{anchor}`"
     problems: list[Problem] = []

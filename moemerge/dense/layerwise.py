@@ -47,7 +47,7 @@ class LayerwiseModels:
         self._shapes = dict(plan.dense.tensors())
         self._tensors = MergedTensors(plan)
         self._whole: PlannedModels | None = None
-        self._module: _Layerwise | None = None
+        self._module: Layerwise | None = None
         self._ids: Tensor | None = None
 
     def expect(self, ids: Tensor) -> None:
@@ -83,20 +83,20 @@ class LayerwiseModels:
         if self._module is None:
             config = self._plan.models["base"].config
             empty = empty_module(config, self._plan.dense, self._dtype, self._device)
-            self._module = _Layerwise(empty, self._device, self._ids, self._plan.dense.held_by)
+            self._module = Layerwise(empty, self._device, self._ids, self._plan.dense.held_by)
         self._module.show(key, read, rows)
         model: PreTrainedModel = self._module.model
         return model
 
 
-class _Layerwise:
+class Layerwise:
     """A module of transformers whose layers load themselves.
 
     Args:
         model: its parameters are on the meta device, its buffers on `device`.
         device: where it runs.
         ids: the token ids `[n]`, ascending, that will be looked up; None for all.
-        held_by: the dense names of what a parameter holds.
+        held_by: the names, for `show`, of what a parameter holds, one after the other.
     """
 
     def __init__(self, model: Any, device: str, ids: Tensor | None, held_by: Callable[[str], tuple[str, ...]]) -> None:
@@ -109,18 +109,19 @@ class _Layerwise:
         decoder, layers = anatomy.decoder_of(model), anatomy.layers_of(model)
         inner = {p for layer in layers for p in layer.parameters()}
         self._readers = ThreadMap(READERS if max(p.numel() for p in inner) >= LARGE else 1)
-        embedding = model.get_input_embeddings()
-        self._embedding = f"{self._names[embedding]}.weight"
+        embeddings: list[Any] = [module for module in decoder.modules() if isinstance(module, nn.Embedding)]
+        self._embeddings = [f"{self._names[embedding]}.weight" for embedding in embeddings]
         # what belongs to the decoder itself, such as the last norm
         self._outside = [
             f"{self._names[decoder]}.{name}"
             for name, parameter in decoder.named_parameters()
-            if parameter not in inner and parameter is not embedding.weight
+            if parameter not in inner and all(parameter is not embedding.weight for embedding in embeddings)
         ]
         for layer in layers:
             layer.forward = partial(self._run, layer, layer.forward)
-        embedding.padding_idx = None  # it makes a difference to gradients alone, and must lie within the rows
-        embedding.forward = partial(self._look_up, embedding.forward)
+        for embedding in embeddings:
+            embedding.padding_idx = None  # it makes a difference to gradients alone, and must lie within the rows
+            embedding.forward = partial(self._look_up, embedding.forward)
 
     def show(
         self, key: Callable[[str], object], read: Callable[[str], Tensor], rows: Callable[[str, Tensor], Tensor]
@@ -129,15 +130,15 @@ class _Layerwise:
 
         Args:
             key: what a tensor of a name belongs to: with an equal key it need not be read again.
-            read: gives a tensor by its dense name.
+            read: gives a tensor by its name.
             rows: gives some of its rows.
         """
         self._key, self._read = key, read
         self._fill(self._outside)
-        if self._held.get(self._embedding) != self._key_of(self._embedding):
-            (name,) = self._held_by(self._embedding)
-            whole = read(name) if self._ids is None else rows(name, self._ids)
-            self._put(self._embedding, whole)
+        for parameter in self._embeddings:
+            if self._held.get(parameter) != self._key_of(parameter):
+                (name,) = self._held_by(parameter)
+                self._put(parameter, read(name) if self._ids is None else rows(name, self._ids))
 
     def _look_up(self, forward: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
         return forward(ids if self._ids is None else torch.searchsorted(self._ids.to(ids.device), ids))
@@ -147,7 +148,7 @@ class _Layerwise:
         if self._layer is not layer:
             self._drop()
             self._layer = layer
-        self._fill(f"{prefix}.{name}" for name, _ in layer.named_parameters())
+        self._fill(f"{prefix}.{name}" for name in layer.state_dict())
         return forward(*inputs, **others)
 
     def _fill(self, names: Iterable[str]) -> None:
@@ -161,14 +162,15 @@ class _Layerwise:
         if self._layer is None:
             return
         prefix = self._names[self._layer]
-        for name, _ in list(self._layer.named_parameters()):
+        for name in list(self._layer.state_dict()):
             self._put(f"{prefix}.{name}", torch.empty(0))
             del self._held[f"{prefix}.{name}"]
 
     def _put(self, name: str, value: Tensor) -> None:
         owner, _, leaf = name.rpartition(".")
         value = value.to(self._dtype).to(self._device)
-        setattr(self.model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+        module = self.model.get_submodule(owner)
+        setattr(module, leaf, value if leaf in module._buffers else nn.Parameter(value, requires_grad=False))
         self._held[name] = self._key_of(name)
 
     def _key_of(self, parameter: str) -> object:

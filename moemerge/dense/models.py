@@ -6,6 +6,8 @@ The gate is fitted on what these compute, so they are made of the very values th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from moemerge.dense.generation import refuse_unknown_ids
 from moemerge.errors import SourceError
 from moemerge.execute.stream import BLOCK_ELEMENTS, TORCH_DTYPES, Values
 from moemerge.families import DenseConfig
-from moemerge.plan.model import OutputTensor, Plan
+from moemerge.plan.model import Adjusted, OutputTensor, Plan
 from moemerge.plan.output_files import output_files
 from moemerge.sources import Checkpoint
 from moemerge.sources.tokenizer import TOKENIZERS, put_tokenizer, read_tokenizer
@@ -53,12 +55,16 @@ class DenseModule:
             module.tie_weights()
             refuse_unknown_ids(module)
             self._module = module
-            for name, parameter in module.named_parameters():
+            tensors: dict[str, Tensor] = {**dict(module.named_buffers()), **dict(module.named_parameters())}
+            for name, tensor in tensors.items():
                 held, start = self._dense.held_by(name), 0
+                if len(held) == 1:
+                    self._parts[held[0]] = tensor
+                    continue
                 for part in held:
-                    rows = self._shapes[part][0] if len(held) > 1 else len(parameter)
-                    self._parts[part] = parameter[start : start + rows]
-                    start += rows
+                    end = start + self._shapes[part][0]
+                    self._parts[part] = tensor[start:end]
+                    start = end
         return self._module
 
     def put(self, name: str, value: Tensor) -> None:
@@ -106,7 +112,11 @@ class MergedTensors:
         self._fused = plan.host.layout(plan.recipe.output.layout) == "fused"
         *self._wide, _ = dense.projections
         self._ffn = {dense.ffn(layer, p): (layer, p) for layer in dense.routed_layers for p in dense.projections}
-        self._stored = {name: plan.host.stored(name) for name, _, _ in dense.shared_tensors()}
+        self._stored = {
+            name: plan.host.stored(plan.host.made(dense, name)[0].name) for name, _, _ in dense.shared_tensors()
+        }
+        self._shapes = dict(dense.tensors())
+        self._experts = {projection: dense.ffn_shape(projection) for projection in dense.projections}
         self.shared = tuple(name for name, stored in self._stored.items() if stored in self._tensors)
         """Names of all that is not FFN."""
         self.ffn = tuple(self._ffn)
@@ -116,17 +126,26 @@ class MergedTensors:
         """A tensor of the merged shared weights, or an FFN matrix of one expert, with the plan's padding, noise and
         scale."""
         if name not in self._ffn:
-            return self._values.whole(self._tensors[self._stored[name]])
+            return self._values.whole(self._shared(name))
         layer, projection = self._ffn[name]
         if not self._fused:
-            return self._values.whole(self._tensors[self._host.expert_name(layer, expert, projection)])
-        owner = self._tensors[self._host.fused["down" if projection == "down" else "gate_up"].format(layer=layer)]
-        place = expert if projection == "down" else len(self._wide) * expert + self._wide.index(projection)
-        return torch.cat(list(self._values.blocks(owner, owner.parts[place])))
+            value = self._values.whole(self._tensors[self._host.expert_name(layer, expert, projection)])
+        else:
+            owner = self._tensors[self._host.fused["down" if projection == "down" else "gate_up"].format(layer=layer)]
+            place = expert if projection == "down" else len(self._wide) * expert + self._wide.index(projection)
+            value = torch.cat(list(self._values.blocks(owner, owner.parts[place])))
+        rows, columns = self._shapes[name]
+        value = value.reshape(self._experts[projection])[:rows, :columns]  # a host has one width for all layers
+        return value if projection != "down" or self._host.down == 1.0 else value / self._host.down
 
     def rows(self, name: str, rows: Tensor) -> Tensor:
         """Some rows `[n]`, ascending, of a tensor of the merged shared weights."""
-        return self._values.picked(self._tensors[self._stored[name]], rows)
+        return self._values.picked(self._shared(name), rows)
+
+    def _shared(self, name: str) -> OutputTensor:
+        """The dense model's tensor, out of which the host's is made."""
+        tensor = self._tensors[self._stored[name]]
+        return replace(tensor, parts=tuple(p.part if isinstance(p, Adjusted) else p for p in tensor.parts))
 
 
 class PlannedModels:
@@ -194,23 +213,40 @@ def empty_module(
         dtype: of the parameters.
         device: a torch device.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     raw = {key: value for key, value in config.items() if key != "auto_map"}
     raw |= dict.fromkeys(dense.row.widths, dense.intermediate_size)
     if isinstance(raw.get("pad_token_id"), int) and raw["pad_token_id"] >= dense.vocab_size:
         raw["pad_token_id"] = None  # it makes a difference to gradients alone, and must lie within the rows
+    return _empty(raw, dtype, device)
+
+
+def empty_mixture(config: Mapping[str, Any], dtype: torch.dtype, device: str = "cpu") -> PreTrainedModel:
+    """A mixture likewise, from its own config; its experts run one after the other."""
+    module = _empty(dict(config), dtype, device)
+    module.set_experts_implementation("eager")  # it reads one expert at a time, whatever all of them would take
+    return module
+
+
+def _empty(raw: dict[str, Any], dtype: torch.dtype, device: str) -> PreTrainedModel:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(**deepcopy(raw))  # whose class writes into the maps that it is given
     with torch.device("meta"):
-        module: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(**raw), dtype=dtype)
+        module: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     for child in module.modules():
-        for name, buffer in list(child.named_buffers(recurse=False)):
+        buffers = list(child.named_buffers(recurse=False))
+        for name, buffer in buffers:
             setattr(child, name, torch.empty_like(buffer, device=device))
-        # rotary frequencies are no parameters: they are computed again
+        # what is no parameter and not stored is computed again
         if hasattr(child, "compute_default_rope_parameters") and hasattr(child, "config"):
             fresh = type(child)(config=child.config)
             for name, buffer in fresh.named_buffers():
                 child.get_buffer(name).copy_(buffer)
-            child.attention_scaling = fresh.attention_scaling
+            for name, value in vars(fresh).items():
+                if name.endswith("attention_scaling"):
+                    setattr(child, name, value)
+        elif child._non_persistent_buffers_set:
+            module._init_weights(child)
     module.eval().requires_grad_(False)
     return module
 

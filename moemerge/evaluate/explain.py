@@ -117,16 +117,16 @@ def explain(
     place = place_of(routers.layers, layer)
     router, number = routers.modules[place], routers.layers[place]
     anatomy = anatomy_of(model)
-    block = _block(model, router, number, anatomy)
+    block, experts = _block(model, router, number, anatomy)
     windows = split(len(tokens.ids), context or context_of(model) or len(tokens.ids))
     start, end, _ = next(window for window in windows if index < window[1])
     with _kept(block, router, anatomy) as kept:
         run(model, tokens.ids[start:end])
     row = index - start
     given, output = (kept[key].reshape(-1, kept[key].shape[-1])[row] for key in ("given", "output"))
-    logits = kept["router"][0][row].float().cpu()
+    logits = routers.rule.logits(kept["router"][0][row].float()).cpu()
     chosen, weights = (part[0] for part in by_weight(tuple(part[row : row + 1] for part in kept["router"])))
-    outputs = torch.stack([_expert(block, anatomy, int(e), given) for e in chosen]).float().cpu()  # (k, H)
+    outputs = torch.stack([_expert(experts, anatomy, int(e), given) for e in chosen]).float().cpu()  # (k, H)
     parts = weights[:, None] * outputs
     total = parts.sum(dim=0)
     shared, shared_weight = _shared(kept, row)
@@ -175,11 +175,13 @@ def _find(tokens: Tokens, token: int | str) -> int:
     raise EvalError(f"no single token contains `{token}`", hint=f"name one of its tokens by its number: {parts}")
 
 
-def _block(model: nn.Module, router: nn.Module, layer: int, anatomy: Anatomy) -> Any:
-    """The MoE block that a router stands in."""
+def _block(model: nn.Module, router: nn.Module, layer: int, anatomy: Anatomy) -> tuple[Any, Any]:
+    """The MoE block that a router stands in, or its experts where they lie in the layer itself; and the experts."""
     name = next(name for name, module in model.named_modules() if module is router)
     block: Any = model.get_submodule(name.rpartition(".")[0])
     experts = getattr(block, anatomy.experts, None)
+    if anatomy.beside:
+        block = experts
     gate_up, down = getattr(experts, anatomy.gate_up, None), getattr(experts, anatomy.down, None)
     if not isinstance(gate_up, Tensor) or not isinstance(down, Tensor) or not hasattr(experts, "act_fn"):
         raise EvalError(f"the experts of layer {layer} (`{type(experts).__name__}`) are of a kind that cannot be read")
@@ -195,7 +197,7 @@ def _block(model: nn.Module, router: nn.Module, layer: int, anatomy: Anatomy) ->
         raise EvalError(
             f"the experts of layer {layer} have shapes {shapes}, which are not (E, {wanted}, H) and (E, H, I)"
         )
-    return block
+    return block, experts
 
 
 @contextmanager
@@ -225,9 +227,8 @@ def _kept(block: Any, router: nn.Module, anatomy: Anatomy) -> Iterator[dict[str,
 
 
 @torch.inference_mode()
-def _expert(block: Any, anatomy: Anatomy, expert: int, given: Tensor) -> Tensor:
+def _expert(experts: Any, anatomy: Anatomy, expert: int, given: Tensor) -> Tensor:
     """One expert's output `[H]` for an input `[H]`: down(act(gate x) ⊙ up x), or down(act(up x))."""
-    experts = getattr(block, anatomy.experts)
     wide = nn.functional.linear(given, getattr(experts, anatomy.gate_up)[expert])
     return nn.functional.linear(anatomy.inner(experts, wide), getattr(experts, anatomy.down)[expert])
 

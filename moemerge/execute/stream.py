@@ -19,7 +19,7 @@ from torch import Tensor
 from moemerge.execute.blocks import Blocks
 from moemerge.execute.merge import along_arc, angle_between, drop, elect, mean, task_arithmetic, trim, trim_threshold
 from moemerge.execute.redraw import redrawn
-from moemerge.plan.model import Compute, Copy, Merged, OutputTensor, Part, Plan, TensorSource
+from moemerge.plan.model import Adjusted, Compute, Copy, Merged, OutputTensor, Part, Plan, TensorSource
 from moemerge.sources.adapter import TALL
 from moemerge.sources.files import SourceFiles
 
@@ -128,6 +128,9 @@ class Values:
                 yield from self._computed(part)
             case Merged():
                 yield from self._merged(tensor, part)
+            case Adjusted(inner, times, plus):
+                for block in self._blocks(tensor, inner):
+                    yield (block.double() + plus) * times
             case _:
                 raise ValueError(f"`{tensor.name}` is made in `blocks`")
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
-from moemerge.families.architecture import DenseConfig
+from moemerge.families.architecture import COMMON, DenseConfig
 from moemerge.families.choice import choose_host, hosts_of, why_host
 from moemerge.families.dense_family import DenseFamily, Group, Projection
-from moemerge.families.host import Constant, Host
+from moemerge.families.host import Constant, Host, Made
 from moemerge.families.refusal import Refusal
 from moemerge.families.registry import (
     DENSE_FAMILIES,
@@ -63,7 +63,8 @@ def auto_class_of(config: Mapping[str, Any]) -> str:
 def host_of(config: Mapping[str, Any]) -> Host | None:
     """The host of a mixture with such a `config.json`, as it lies within a wrapper; None where it is none of ours."""
     wrapper = WRAPPED.get(str(config.get("model_type")))
-    host = HOSTS.get(str(language_config(config).get("model_type")))
+    language = language_config(config)
+    host = _host(language.get("model_type"), language)
     return host if wrapper is None or host is None else wrapper.around(host)
 
 
@@ -98,10 +99,22 @@ def _row(model: Any) -> DenseFamily | Host | None:
         return None
     if kind in WRAPPED:
         inner = getattr(config, WRAPPED[kind].key, None)
-        host = HOSTS.get(str(getattr(inner, "model_type", None)))
+        host = _host(getattr(inner, "model_type", None), vars(inner)) if inner is not None else None
         return None if host is None else WRAPPED[kind].around(host)
-    family = DENSE_FAMILIES.get(kind)
-    return family if family is not None and (kind not in HOSTS or family.is_dense(vars(config))) else HOSTS.get(kind)
+    return _family_or_host(kind, vars(config))
+
+
+def _host(kind: object, values: Mapping[str, Any]) -> Host | None:
+    found = _family_or_host(kind, values)
+    return found if isinstance(found, Host) else None
+
+
+def _family_or_host(kind: object, values: Mapping[str, Any]) -> DenseFamily | Host | None:
+    """By a `model_type`, which a dense family may share with its host, and a config."""
+    family, host = DENSE_FAMILIES.get(str(kind)), HOSTS.get(str(kind))
+    if family is None or host is None:
+        return family or host
+    return family if family.is_dense({**COMMON, **family.defaults, **family.read(values)}) else host
 
 
 __all__ = [
@@ -118,6 +131,7 @@ __all__ = [
     "DenseFamily",
     "Group",
     "Host",
+    "Made",
     "Part",
     "Projection",
     "Refusal",

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from moemerge.families.dense_family import Bias, DenseFamily, Extent, Group, Projection
-from moemerge.families.values import FRACTION, KINDS, check, check_held, check_rope, is_number, is_size
+from moemerge.families.ropes import one_rope, ropes_by_type, thetas_by_layer
+from moemerge.families.values import FRACTION, KINDS, check, check_held, is_number, is_size
 
 COMMON: Mapping[str, Any] = {
     "num_key_value_heads": None,
@@ -40,15 +41,19 @@ class DenseConfig:
         row: the family.
         norm_eps: what norms add to the mean square (or variance) below their root.
         head_dim: size of one attention head; `hidden_size / heads` unless the config says otherwise.
-        rope: transformers 5's `rope_parameters`: always with `rope_type` and `rope_theta` inside.
-        thetas: base of each layer's rope, 0 where a layer has none (NoPE); all else of `rope` is every layer's.
+        rope: transformers 5's `rope_parameters`: always with `rope_type` and `rope_theta` inside, or such a map for
+            each of the `layer_types`.
+        thetas: base of each layer's rope, 0 where a layer has none (NoPE); all else of `rope` is every layer's. Empty
+            where each type of layer has a rope of its own.
         windows: sliding window of each layer in tokens, None for full attention.
-        kinds: what each layer has in the place of attention; empty where all have attention.
+        kinds: what each layer is, in words; empty where all have the same tensors.
         qkv_bias: whether q, k and v projections have biases.
         output_bias: whether the attention's output projection has one.
         mlp_bias: whether the FFN's projections have biases.
         tied: whether the output head is the input embedding.
         extra: the values of the family's `extra` and `settings` keys.
+        wide: how many times `intermediate_size` wide each layer's FFN is.
+        unread: names of stored tensors that its class passes over.
         kept: layers that keep their FFN in the mixture, and have no router there.
     """
 
@@ -77,6 +82,8 @@ class DenseConfig:
     eos_token_id: int | list[int] | None
     pad_token_id: int | None
     extra: Mapping[str, Any]
+    wide: tuple[int, ...]
+    unread: frozenset[str]
     kept: frozenset[int] = frozenset()
 
     @classmethod
@@ -93,6 +100,7 @@ class DenseConfig:
         from moemerge.families.registry import DENSE_FAMILIES
 
         row = DENSE_FAMILIES[str(raw.get("model_type"))]
+        raw = row.read(raw)
         values = {**COMMON, **row.defaults, **raw}
         for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                     "max_position_embeddings"):  # fmt: skip
@@ -111,7 +119,7 @@ class DenseConfig:
         for key, (holds, words) in row.must.items():
             check(key, values.get(key), holds(values), words)
         heads = values["num_attention_heads"]
-        rope = _rope(raw, values, row.defaults.get("rope_parameters"))
+        rope = (ropes_by_type if row.by_type else one_rope)(raw, values, row.defaults.get("rope_parameters"))
         return cls(
             row=row,
             vocab_size=values["vocab_size"],
@@ -125,7 +133,7 @@ class DenseConfig:
             norm_eps=values[row.norm_eps],
             max_position_embeddings=values["max_position_embeddings"],
             rope=rope,
-            thetas=_thetas(row, values, rope["rope_theta"]),
+            thetas=thetas_by_layer(row, values, rope),
             windows=_windows(row, values),
             kinds=_kinds(row, values),
             qkv_bias=_has(row.qkv_bias, values),
@@ -138,6 +146,8 @@ class DenseConfig:
             eos_token_id=values["eos_token_id"],
             pad_token_id=values["pad_token_id"],
             extra={key: values[key] for key in (*row.extra, *row.settings)},
+            wide=tuple(row.wide(values)) if row.wide is not None else (1,) * values["num_hidden_layers"],
+            unread=frozenset(row.unread(values)),
         )
 
     @property
@@ -161,7 +171,7 @@ class DenseConfig:
             "head": self.head_dim,
             "ffn": self.intermediate_size,
         }
-        known = {**self.extra, **sizes}
+        known = {**self.extra, **sizes, "layers": self.layers}
         return {**sizes, **{name: size(known) for name, size in self.row.extents.items()}}
 
     @property
@@ -178,7 +188,7 @@ class DenseConfig:
     def ffn_layers(self) -> tuple[int, ...]:
         """The numbers of the layers that have an FFN."""
         kinds = self.row.ffn_kinds
-        return tuple(n for n in range(self.layers) if kinds is None or self.kinds[n] in kinds)
+        return tuple(n for n in range(self.layers) if kinds is None or self.kinds[n].split()[0] in kinds)
 
     @property
     def routed_layers(self) -> tuple[int, ...]:
@@ -212,12 +222,22 @@ class DenseConfig:
     def ffn(self, layer: int, projection: Projection) -> str:
         """Name of one FFN matrix."""
         names = self.row.names
-        return f"{names.layer.format(layer=layer)}.{names.ffn.format(projection=projection)}"
+        return f"{names.layer.format(layer=layer)}.{names.ffn.format(projection=names.projections[projection])}"
 
-    def ffn_shape(self, projection: Projection) -> tuple[int, int]:
-        """`[intermediate, hidden]` for gate and up, `[hidden, intermediate]` for down."""
-        wide = (self.intermediate_size, self.hidden_size)
+    @property
+    def expert_width(self) -> int:
+        """The width of the widest layer's FFN: that of all experts, since hosts have one for all layers."""
+        return self.intermediate_size * max(self.wide)
+
+    def ffn_shape(self, projection: Projection, layer: int | None = None) -> tuple[int, int]:
+        """`[width, hidden]` for gate and up, `[hidden, width]` for down: a layer's own, or an expert's."""
+        width = self.expert_width if layer is None else self.intermediate_size * self.wide[layer]
+        wide = (width, self.hidden_size)
         return wide if projection != "down" else wide[::-1]
+
+    def is_unread(self, name: str) -> bool:
+        """Whether its class passes over a stored tensor."""
+        return name in self.unread or self.row.ignored.search(name) is not None
 
     def shared_tensors(self) -> Iterator[tuple[str, tuple[int, ...], Group]]:
         """Name, shape and group of every tensor that is no expert's, in layer order (embedding first, head last)."""
@@ -229,6 +249,9 @@ class DenseConfig:
     def first_tensors(self) -> Iterator[tuple[str, tuple[int, ...], Group]]:
         """The part of `shared_tensors` that comes before the layers."""
         yield self.row.names.embedding, (self.vocab_size, self.hidden_size), "embeddings"
+        for tensor in self.row.once:
+            if any(map(tensor.belongs, self.kinds or ("",))):
+                yield tensor.name, tuple(self.extents[extent] for extent in tensor.shape), tensor.group
 
     def last_tensors(self) -> Iterator[tuple[str, tuple[int, ...], Group]]:
         """The part of `shared_tensors` that comes after the layers."""
@@ -242,7 +265,8 @@ class DenseConfig:
         extents = self.extents
         for tensor in self.row.layer:
             shape = tuple(extents[extent] for extent in tensor.shape)
-            if all(shape) and self.has_bias(tensor.bias) and tensor.kind in (None, *self.kinds[layer : layer + 1]):
+            there = all(shape) and self.has_bias(tensor.bias)
+            if there and tensor.belongs(self.kinds[layer] if self.kinds else ""):
                 yield f"{prefix}.{tensor.name}", shape, tensor.group
         if layer in self.kept:
             yield from ((name, shape, "ffn") for name, shape in self.ffn_tensors(layer))
@@ -250,7 +274,7 @@ class DenseConfig:
     def ffn_tensors(self, layer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name and shape of every tensor of a layer's FFN, biases included."""
         for projection in self.projections:
-            shape = self.ffn_shape(projection)
+            shape = self.ffn_shape(projection, layer)
             yield self.ffn(layer, projection), shape
             if self.mlp_bias:
                 yield self.ffn(layer, projection).replace(".weight", ".bias"), shape[:1]
@@ -293,42 +317,6 @@ def _head_dim(row: DenseFamily, raw: Mapping[str, Any], values: Mapping[str, Any
     return size
 
 
-def _rope(raw: Mapping[str, Any], values: Mapping[str, Any], usual: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    # transformers.modeling_rope_utils: a non-null `rope_scaling` replaces `rope_parameters`.
-    for key in ("rope_scaling", "rope_parameters"):
-        check(key, raw.get(key), raw.get(key) is None or isinstance(raw[key], dict), "a map")
-    for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
-        check(key, raw.get(key), raw.get(key) is None or is_number(raw[key]), "a number of 0 or more")
-    rope = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or usual or {})
-    theta = values.get("rope_theta")
-    rope.setdefault("rope_theta", 10000.0 if theta is None else theta)
-    if values.get("partial_rotary_factor") is not None:
-        rope.setdefault("partial_rotary_factor", values["partial_rotary_factor"])
-    rope.setdefault("rope_type", rope.get("type", "default"))
-    rope.pop("type", None)
-    if rope["rope_type"] in ("llama3", "yarn", "longrope"):
-        original = raw.get("original_max_position_embeddings")
-        if original is not None:
-            rope["original_max_position_embeddings"] = original
-        rope.setdefault("original_max_position_embeddings", values["max_position_embeddings"])
-    check_rope(rope)
-    share = rope.get("partial_rotary_factor")
-    check("partial_rotary_factor", share, share is None or 0 < share <= 1, "a number above 0 and up to 1")
-    return rope
-
-
-def _thetas(row: DenseFamily, values: Mapping[str, Any], usual: float) -> tuple[float, ...]:
-    layers: int = values["num_hidden_layers"]
-    if row.thetas is None:
-        return (usual,) * layers
-    if row.thetas.key is not None:
-        given = values.get(row.thetas.key)
-        numbers = isinstance(given, list) and len(given) >= layers and all(map(is_number, given[:layers]))
-        fits = given is None or numbers
-        check(row.thetas.key, given, fits, f"a list of a number for each of the {layers} layers")
-    return tuple(row.thetas.read(values, usual)[:layers])
-
-
 def _has(bias: Bias, values: Mapping[str, Any]) -> bool:
     return bias if isinstance(bias, bool) else bool(values[bias])
 
@@ -336,9 +324,9 @@ def _has(bias: Bias, values: Mapping[str, Any]) -> bool:
 def _kinds(row: DenseFamily, values: Mapping[str, Any]) -> tuple[str, ...]:
     if row.kinds is None:
         return ()
-    known = {*(tensor.kind for tensor in row.layer if tensor.kind is not None), *(row.ffn_kinds or ())}
+    known = {*(tensor.kind.split()[0] for tensor in row.layer if tensor.kind is not None), *(row.ffn_kinds or ())}
     kinds, layers = tuple(row.kinds(values)), values["num_hidden_layers"]
-    fits = len(kinds) == layers and set(kinds) <= known
+    fits = len(kinds) == layers and {kind.split()[0] for kind in kinds} <= known
     check("layer_types", values.get("layer_types"), fits, f"{_or(known)} for each of the {layers} layers")
     return kinds
 

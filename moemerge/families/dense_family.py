@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ class LayerTensor:
         group: what it belongs to.
         bias: of which biases it is one: `qkv`, `output`, or the key among the family's `settings` that asks for it. It
             is there where the config says so.
-        kind: of which layers it is one (see `DenseFamily.kinds`); None for all.
+        kind: words that a layer's kind must have for it (see `DenseFamily.kinds`); None for all layers.
     """
 
     name: str
@@ -53,6 +53,10 @@ class LayerTensor:
         """The same tensor of a family that has another name for where it lies."""
         return replace(self, name=self.name.replace(place, other, 1))
 
+    def belongs(self, kind: str) -> bool:
+        """Whether a layer of that kind has it."""
+        return self.kind is None or set(self.kind.split()) <= set(kind.split())
+
 
 def norm(name: str, extent: Extent = "hidden", kind: str | None = None) -> LayerTensor:
     """A norm's weight."""
@@ -61,7 +65,7 @@ def norm(name: str, extent: Extent = "hidden", kind: str | None = None) -> Layer
 
 def of_kind(kind: str, tensors: Sequence[LayerTensor]) -> tuple[LayerTensor, ...]:
     """The same tensors, of one kind of layers only."""
-    return tuple(replace(tensor, kind=kind) for tensor in tensors)
+    return tuple(replace(t, kind=kind if t.kind is None else f"{kind} {t.kind}") for t in tensors)
 
 
 ATTENTION = (
@@ -101,13 +105,17 @@ class Names:
         embedding: the input embedding.
         layer: a layer's prefix, with `{layer}`.
         ffn: one FFN matrix below it, with `{projection}`.
+        projections: what stands there for gate, up and down.
         norm: the last norm's weight.
         head: the output head, where it is not tied.
     """
 
     embedding: str = "model.embed_tokens.weight"
     layer: str = "model.layers.{layer}"
-    ffn: str = "mlp.{projection}_proj.weight"
+    ffn: str = "mlp.{projection}.weight"
+    projections: Mapping[Projection, str] = field(
+        default_factory=lambda: {projection: f"{projection}_proj" for projection in PROJECTIONS}
+    )
     norm: str = "model.norm.weight"
     head: str = "lm_head.weight"
 
@@ -115,6 +123,10 @@ class Names:
 def exchanged(name: str, beginnings: Mapping[str, str]) -> str:
     """A name with the first of these beginnings that it has exchanged for another."""
     return next((new + name.removeprefix(old) for old, new in beginnings.items() if name.startswith(old)), name)
+
+
+def _none(values: Values) -> Collection[str]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +138,8 @@ class DenseFamily:
         title: what people call its models.
         defaults: what transformers 5 fills in for a missing key of `config.json`, where `architecture.COMMON` does not.
         layer: the tensors of a layer that are no FFN matrices, in the order of the files.
+        once: tensors outside the layers beside embedding, last norm and head, by their whole names; their kind is what
+            one layer must be of.
         names: of the others.
         projections: the FFN's matrices, `down` last.
         qkv_bias: whether q, k and v projections have biases.
@@ -137,11 +151,15 @@ class DenseFamily:
         extra: keys of further numbers of `config.json` above 0 that base and experts must share, such as multipliers.
             Each has its value for a missing key in `defaults`. A host that has them writes `**dense.extra` in `config`.
         settings: likewise keys whose values are no such numbers, each with what they must be.
-        kinds: what each layer has in the place of attention, by the config with its defaults, in transformers' words
-            (`layer_types`); None where all have attention.
+        read: makes a raw config one whose keys are those that are known here, and that transformers reads alike.
+        kinds: what each layer is, by the config with its defaults: what it has in the place of attention in
+            transformers' words (`layer_types`), then further words that tensors ask for; None where all have the same
+            tensors.
+        ffn_kinds: kinds of layers that have an FFN; None for all. The others pass through the mixture as they are.
+        wide: how many times `intermediate_size` wide the FFN of each layer is, likewise; None where all have it once.
+        unread: names of stored tensors that its class does not read, likewise, beside those of `ignored`.
         extents: further extents of shapes, by those that every family has and the values of `extra` and `settings`.
         norm_eps: the config's key of the norms' epsilon.
-        ffn_kinds: kinds of layers that have an FFN; None for all. The others pass through the mixture as they are.
         disk: what names in memory begin with, and what those on disk begin with in its place; others are the same.
         head: the key of a head's size, as far as rope goes, where there is no `head_dim`.
         widths: the keys from which its class takes the FFN's width. It is read from `intermediate_size`.
@@ -158,6 +176,7 @@ class DenseFamily:
     title: str
     defaults: Mapping[str, Any]
     layer: tuple[LayerTensor, ...] = PRE_NORM
+    once: tuple[LayerTensor, ...] = ()
     names: Names = field(default_factory=Names)
     projections: tuple[Projection, ...] = PROJECTIONS
     qkv_bias: Bias = "attention_bias"
@@ -167,8 +186,11 @@ class DenseFamily:
     thetas: Thetas | None = None
     extra: tuple[str, ...] = ()
     settings: Mapping[str, Kind] = field(default_factory=dict)
+    read: Callable[[Values], Values] = dict
     kinds: Callable[[Values], Sequence[str]] | None = None
     ffn_kinds: tuple[str, ...] | None = None
+    wide: Callable[[Values], Sequence[int]] | None = None
+    unread: Callable[[Values], Collection[str]] = _none
     extents: Mapping[Extent, Callable[[Values], int]] = field(default_factory=dict)
     norm_eps: str = "rms_norm_eps"
     disk: Mapping[str, str] = field(default_factory=dict)
@@ -187,3 +209,9 @@ class DenseFamily:
     def is_dense(self, values: Values) -> bool:
         """Whether a config with its defaults is that of a dense model."""
         return all(holds(values) for holds, _ in self.must.values())
+
+    @property
+    def by_type(self) -> tuple[str, ...]:
+        """The types of layers where each has a rope of its own; none where there is one for all."""
+        ropes = self.defaults.get("rope_parameters") or {}
+        return tuple(ropes) if all(isinstance(rope, Mapping) for rope in ropes.values()) else ()

@@ -16,6 +16,11 @@ def any_layers(key: str) -> Marks:
     return lambda dense: {key: sorted(dense.kept)}
 
 
+def listed_layers(key: str, kept: str, routed: str) -> Marks:
+    """Any layers: the key lists all layers by two words, of those that are kept and of those that route."""
+    return lambda dense: {key: [kept if layer in dense.kept else routed for layer in range(dense.layers)]}
+
+
 def first_layers(key: str) -> Marks:
     """The first layers alone: the key says how many."""
 

@@ -26,7 +26,7 @@ def expert_counts(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
 
     return (
         first("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
-        first("num_experts_per_tok", "moe_k", "moe_topk"),
+        first("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts"),
     )
 
 
@@ -67,6 +67,23 @@ class Constant:
     group: Group = "shared_expert"
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A tensor of the host that is made of one of the dense model's: `times · (values + plus)`.
+
+    `rounded` says that the dense class rounds `times` to its dtype before it multiplies.
+    """
+
+    name: str
+    times: float = 1.0
+    plus: float = 0.0
+    rounded: bool = False
+
+
+def _same(dense: DenseConfig, name: str) -> tuple[Made, ...]:
+    return (Made(name),)
+
+
 def _nothing(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constant]:
     return iter(())
 
@@ -92,6 +109,9 @@ class Host:
             `save_pretrained` writes, where they are fused.
         config: the host's own config keys, given the dense model, E and k; the common ones come from `host_config`.
         refuse: reasons why this dense model does not fit exactly.
+        made: what becomes of a tensor that is no FFN matrix, by its name in the dense model: first what takes its
+            place, then what else is made of it. `stored` gives the names on disk.
+        down: a power of two that the experts' `down` is multiplied by.
         shared_expert: on-disk names of the always-on expert's matrices, or None where there is no place for one.
         shared_gate: on-disk name of the shared expert's `[1, hidden]` gate; None where it is added as it is.
         shared_width: config key of the shared expert's width; None where it is as wide as an expert.
@@ -102,7 +122,7 @@ class Host:
         lacks: common keys that its config does not have: rope where there is none, or transformers 4's names of it.
         attention: on-disk name of one of the attention's weights, with `{layer}` and `{projection}`.
         wrapper: the `model_type` of the wrapper that it lies within, if it does.
-        stored: the name on disk of a tensor that has this name in the dense model; the same, but within a wrapper.
+        stored: the name on disk of a tensor of this name in `made`; the same, but within a wrapper.
         anatomy: where its parts lie in memory.
         routing: its rule.
         auto_class: the class of transformers that loads it.
@@ -124,6 +144,8 @@ class Host:
     fused: Mapping[str, str]
     config: Callable[[DenseConfig, int, int], dict[str, Any]]
     refuse: Callable[[DenseConfig], list[Problem]]
+    made: Callable[[DenseConfig, str], tuple[Made, ...]] = _same
+    down: float = 1.0
     shared_expert: Mapping[Projection, str] | None = None
     shared_gate: str | None = None
     shared_width: str | None = None
@@ -197,7 +219,7 @@ class Host:
             "output_router_logits": False,
             "rms_norm_eps": dense.norm_eps,
             "rope_parameters": rope,
-            "rope_theta": dense.rope["rope_theta"],
+            "rope_theta": dense.rope.get("rope_theta"),
             "rope_scaling": scaling if scaling != {"rope_type": "default"} else None,
             "router_aux_loss_coef": 0.001,
             "tie_word_embeddings": dense.tied,

@@ -20,6 +20,8 @@ class Routing:
         score: what makes scores of the logits, in fp32.
         divided: whether the chosen experts' scores are divided by their sum.
         reads: what the router is given: the norm's output that the FFN is given too, or the residual stream itself.
+        before: attributes of the router that its input passes through before the gate, each a module or a factor.
+        gives: what the router's first output is.
         correction: path from the router to the tensor of E numbers that is added to the scores for the choice alone,
             where the class has one. A build writes zeros; a training that balances the load may write others.
         factor: multiplies the weights.
@@ -28,6 +30,8 @@ class Routing:
     score: Literal["softmax", "sigmoid"] = "softmax"
     divided: bool = True
     reads: Literal["normed", "residual"] = "normed"
+    before: tuple[str, ...] = ()
+    gives: Literal["logits", "probabilities"] = "logits"
     correction: str | None = None
     factor: float = 1.0
 
@@ -40,6 +44,17 @@ class Routing:
     def sees_shifts(self) -> bool:
         """Whether a number that is added to all logits of a token changes its weights, as no softmax lets it."""
         return self.score == "sigmoid"
+
+    def entering(self, router: Any, hidden: Tensor) -> Tensor:
+        """What a router's gate multiplies, of what the router is given, `[..., d]`."""
+        for name in self.before:
+            part = getattr(router, name)
+            hidden = part(hidden) if callable(part) and not hasattr(part, "shape") else hidden * part
+        return hidden
+
+    def logits(self, given: Tensor) -> Tensor:
+        """Logits of a router's first output, up to what all experts have in common."""
+        return given if self.gives == "logits" else given.log()
 
     def scores(self, logits: Tensor) -> Tensor:
         """Scores of all experts, `[..., E]` to `[..., E]`, fp32."""

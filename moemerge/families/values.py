@@ -28,6 +28,8 @@ ROPES: Mapping[str, tuple[str, ...]] = {
 
 PLACES = ("mrope_section", "mrope_interleaved")
 """What a rope says of places in pictures, which are nothing to text."""
+BY_TYPE: Mapping[str, tuple[str, ...]] = {**ROPES, "proportional": ("partial_rotary_factor",)}
+"""The same where each type of layer has a rope of its own."""
 
 UNHELD: Mapping[str, str] = {
     "transformers_weights": "transformers reads the weights from the file that it names",
@@ -120,16 +122,20 @@ def check_held(raw: Mapping[str, Any]) -> None:
             raise ValueError(f"there is `{key}`: {why}, and no host can hold that")
 
 
-def check_rope(rope: Mapping[str, Any]) -> None:
+def check_rope(rope: Mapping[str, Any], kinds: Mapping[str, tuple[str, ...]] = ROPES) -> None:
     """Refuses a rope that transformers does not know, or whose numbers are none.
+
+    Args:
+        rope: with `rope_type` and `rope_theta`.
+        kinds: what there is, and the numbers that each needs.
 
     Raises:
         ValueError: it is one.
     """
     kind = rope["rope_type"]
-    known = ", ".join(f"`{name}`" for name in ROPES)
-    check("rope_type", kind, isinstance(kind, str) and kind in ROPES, f"one of {known}")
-    for key in ROPES[kind]:
+    known = ", ".join(f"`{name}`" for name in kinds)
+    check("rope_type", kind, isinstance(kind, str) and kind in kinds, f"one of {known}")
+    for key in kinds[kind]:
         check(key, rope.get(key), rope.get(key) is not None, f"a number, which rope of the type `{kind}` needs")
     for key, value in rope.items():
         if key in ("short_factor", "long_factor"):
@@ -137,7 +143,7 @@ def check_rope(rope: Mapping[str, Any]) -> None:
             check(key, value, fits, "a list of numbers")
         elif key not in ("rope_type", "rope_theta", "mrope_section") and value is not None:
             check(key, value, isinstance(value, bool) or is_number(value), "a number of 0 or more")
-    theta = rope["rope_theta"]
+    theta: Any = rope.get("rope_theta")
     check("rope_theta", theta, is_number(theta) and theta > 0, "a number above 0")
 
 

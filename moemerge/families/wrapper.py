@@ -16,7 +16,7 @@ _DROPPED = ("auto_map", "quantization_config", "transformers_version", "torch_dt
 
 _NAMES = Names()
 _OWN = (_NAMES.embedding, _NAMES.layer.partition("{")[0], _NAMES.norm)
-"""What a language model's own names begin with, the head's aside."""
+"""What a language model's own names begin with in every family, the head's aside."""
 
 APART: Mapping[str, str] = {
     "model.language_model.": "language_model.model.",
@@ -56,6 +56,7 @@ class Wrapper:
         path: from the wrapper to the decoder in memory.
         disk: what names in memory begin with, and what those on disk begin with in its place; others are the same.
         ignored: names in memory of stored tensors that its class does not read.
+        once: what further names of its language model's own begin with, outside the layers.
         auto_class: the class of transformers that loads it.
         task: the hub's name of what it does.
         refuse: what in the config of a base no mixture can hold.
@@ -72,6 +73,7 @@ class Wrapper:
     path: str = "model.language_model"
     disk: Mapping[str, str] = field(default_factory=lambda: APART)
     ignored: re.Pattern[str] | None = None
+    once: tuple[str, ...] = ()
     auto_class: str = "AutoModelForImageTextToText"
     task: str = "image-text-to-text"
     refuse: Callable[[Values], list[Problem]] = _nothing
@@ -97,7 +99,7 @@ class Wrapper:
 
     def stored(self, name: str) -> str:
         """The name on disk of a tensor of the language model, by its own name; others have the name in memory."""
-        own = name.startswith(_OWN)
+        own = name.startswith((*_OWN, *self.once))
         return self.on_disk(f"{self.path}.{name.removeprefix('model.')}" if own else name)
 
     def around(self, host: Host) -> Host:

@@ -56,7 +56,7 @@ class Walk:
     def __init__(self, give: Callable[[int], PreTrainedModel], batches: Sequence[Sequence[Batch]]) -> None:
         self._give = give
         self._states: list[list[Tensor]] = []
-        self._arguments: list[list[list[dict[str, Any]]]] = []
+        self._arguments: list[list[list[_Arguments]]] = []
         for number, own in enumerate(batches):
             model = give(number) if own else None
             started = [_begin(model, batch) for batch in own]
@@ -96,19 +96,23 @@ class Walk:
                     nullcontext() if ffn else _instead([ffn_block], lambda states: states),
                     _by_text(recurrent) if recurrent is not None else nullcontext(),
                 ):
-                    output = block(states[place], **arguments[layer])
+                    inputs, others = arguments[layer]
+                    output = block(states[place], *inputs, **others)
                 yield number, place, output[0] if isinstance(output, tuple) else output
 
 
+_Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
 @torch.inference_mode()
-def _begin(model: Any, batch: Batch) -> tuple[Tensor, list[dict[str, Any]]]:
+def _begin(model: Any, batch: Batch) -> tuple[Tensor, list[_Arguments]]:
     """What enters the first layer, and every layer's other arguments."""
     found: list[Tensor] = []
-    arguments: list[dict[str, Any]] = []
+    arguments: list[_Arguments] = []
 
-    def note(states: Tensor, **others: Any) -> Tensor:
+    def note(states: Tensor, *inputs: Any, **others: Any) -> Tensor:
         found.append(states)
-        arguments.append(others)
+        arguments.append((inputs, others))
         return states
 
     device, anatomy = device_of(model), anatomy_of(model)

@@ -1,8 +1,8 @@
 """The routers of a mixture: found by what they are, watched, and replaced for the time of a measurement.
 
-transformers 5 gives every top-k router the same shape: a module with a weight `[E, d]`, `top_k` and `num_experts`,
-whose output is (logits `[N, E]`, weights `[N, k]`, indices `[N, k]`) for N tokens in row-major order. So nothing here
-depends on the family but where that weight lies, and a folder that moemerge did not build can be read too.
+transformers 5 gives nearly every top-k router the same shape: a module with a weight `[E, d]`, `top_k` and
+`num_experts`, whose output is (logits `[N, E]`, weights `[N, k]`, indices `[N, k]`) for N tokens in row-major order. So
+little here depends on the family but where that weight lies, and a folder that moemerge did not build can be read too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from moemerge.errors import EvalError
 from moemerge.families import Anatomy, Routing, anatomy_of, routing_of
+from moemerge.families.host import expert_counts
 
 RouterOutput = tuple[Tensor, Tensor, Tensor]
 """Logits `[N, E]`, weights `[N, k]`, indices `[N, k]`."""
@@ -70,7 +71,7 @@ class Routers:
         """Tells `watcher` the output of every router while the model runs."""
 
         def hook(place: int) -> Callable[[nn.Module, Any, RouterOutput], None]:
-            return lambda _module, _inputs, output: watcher(place, output)
+            return lambda _module, _inputs, output: watcher(place, (self.rule.logits(output[0]), *output[1:]))
 
         with hooked(self.modules, [hook(place) for place in range(len(self.modules))]):
             yield
@@ -115,13 +116,24 @@ class Routers:
         The model is not written to, so its own gates may lie anywhere: on another device, in parts, or on the disk.
         """
         path = self.anatomy.router_matrix
-        twins = [_twin(router, path, weight) for router, weight in zip(self.modules, weights, strict=True)]
 
-        def forward(twin: Any) -> Callable[[Tensor], RouterOutput]:
-            return lambda hidden: type(twin).forward(_moved(twin, path, hidden.device), hidden)
+        def forward(router: Any, weight: Tensor) -> Callable[[Tensor], RouterOutput]:
+            def run(hidden: Tensor, *others: Any) -> RouterOutput:
+                with _present(router):
+                    twin = _moved(_twin(router, path, weight), path, hidden.device)
+                    return type(twin).forward(twin, hidden, *others)  # type: ignore[no-any-return]
 
-        with replaced(self.modules, [forward(twin) for twin in twins]):
+            return run
+
+        with replaced(self.modules, list(map(forward, self.modules, weights))):
             yield
+
+    def entering(self, router: Any, hidden: Tensor) -> Tensor:
+        """What a router's gate multiplies, of what the router is given, `[..., d]`."""
+        if not self.rule.before:
+            return hidden
+        with _present(router):
+            return self.rule.entering(router, hidden)
 
 
 def find_routers(model: nn.Module) -> Routers:
@@ -131,11 +143,8 @@ def find_routers(model: nn.Module) -> Routers:
         EvalError: it has none that can be read, or its layers differ in the number of experts.
     """
     anatomy = anatomy_of(model)
-    found = [
-        (_layer(name), module, getattr(model.get_submodule(name.rpartition(".")[0]), anatomy.experts, None))
-        for name, module in model.named_modules()
-        if _is_router(module, anatomy)
-    ]
+    usual = not anatomy.beside
+    found = list(_by_shape(model, anatomy) if usual else _by_place(model, anatomy))
     if not found:
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         raise EvalError(
@@ -143,12 +152,33 @@ def find_routers(model: nn.Module) -> Routers:
             "another kind",
             hint="name a folder that `moemerge build` made, or another top-k mixture of transformers",
         )
-    sizes = {(module.num_experts, module.top_k) for _, module, _ in found}
+    sizes = {size for *_, size in found}
     if len(sizes) > 1:
         raise EvalError(f"the layers' routers differ in (experts, experts a token): {sorted(sizes)}")
     experts, experts_per_token = sizes.pop()
-    layers, modules, stacks = zip(*found, strict=True)
+    layers, modules, stacks, _ = zip(*found, strict=True)
     return Routers(modules, layers, experts, experts_per_token, routing_of(model), anatomy, stacks)
+
+
+_Found = tuple[int, Any, Any, tuple[int, int]]
+"""The number of a layer, its router, the module that applies its experts, and (E, k)."""
+
+
+def _by_shape(model: nn.Module, anatomy: Anatomy) -> Iterator[_Found]:
+    for name, module in model.named_modules():
+        if _is_router(module, anatomy):
+            stack = getattr(model.get_submodule(name.rpartition(".")[0]), anatomy.experts, None)
+            router: Any = module
+            yield _layer(name), router, stack, (router.num_experts, router.top_k)
+
+
+def _by_place(model: Any, anatomy: Anatomy) -> Iterator[_Found]:
+    """Those of a class whose routers have another shape, which our own tables know."""
+    _, k = expert_counts(model.config.get_text_config().to_dict())
+    for number, layer in enumerate(anatomy.layers_of(model)):
+        router = anatomy.router_of(layer)
+        if router is not None and k is not None:
+            yield number, router, anatomy.experts_of(layer), (len(anatomy.router_matrix_of(router)), k)
 
 
 def _is_router(module: Any, anatomy: Anatomy) -> bool:

@@ -170,7 +170,7 @@ def _check_tensors(checkpoint: Checkpoint, own: DenseConfig, label: str, problem
         for name in held
         if name not in expected
         and name not in checkpoint.beside
-        and not own.row.ignored.search(name)
+        and not own.is_unread(name)
         and not (own.tied and name == own.row.names.head)
     ]
     wrapped = {name: cause for name in extra if (cause := wrapper_of(name)) and inner_name(name) in expected}

@@ -7,7 +7,19 @@ from typing import Any
 
 from moemerge.device import BYTES, Computing, computing
 from moemerge.families import DenseConfig
-from moemerge.plan.model import Compute, Copy, Fill, Merged, OutputTensor, Part, Plan, Redraw, Refused, Router
+from moemerge.plan.model import (
+    Adjusted,
+    Compute,
+    Copy,
+    Fill,
+    Merged,
+    OutputTensor,
+    Part,
+    Plan,
+    Redraw,
+    Refused,
+    Router,
+)
 from moemerge.plan.plain import needs_torch
 from moemerge.recipe.schema import MergeMethod
 from moemerge.sources.store import TORCH_NAMES
@@ -128,8 +140,9 @@ def _layerwise(plan: Plan, dense: DenseConfig, item: int) -> int:
     layer += sum(math.prod(dense.ffn_shape(projection)) for projection in dense.projections)
     tokens = _tokens(plan)
     rows = min(tokens, dense.vocab_size) + 2 * tokens + 8 * BATCH
+    beside = sum(shape[1] for _, shape, group in dense.first_tensors() if group == "embeddings") - width
     largest = max(math.prod(dense.ffn_shape("up")), *map(max, sizes))
-    return item * (layer + READERS * largest + rows * width + 3 * BATCH * dense.intermediate_size)
+    return item * (layer + READERS * largest + rows * width + tokens * beside + 3 * BATCH * dense.expert_width)
 
 
 def _whole(plan: Plan, dense: DenseConfig, item: int) -> int:
@@ -140,7 +153,7 @@ def _whole(plan: Plan, dense: DenseConfig, item: int) -> int:
 def _merging(plan: Plan, tensor: OutputTensor) -> int:
     """What merging one tensor takes beside row blocks: folding needs a whole product in fp32 beside its result."""
     most = 0
-    for part in tensor.parts:
+    for part in (part.part if isinstance(part, Adjusted) else part for part in tensor.parts):
         if isinstance(part, Merged) and part.method in SEVERAL_PASSES:
             infos = [plan.models[s.model].tensors.get(s.name) for s in part.operands]
             folded = sum(info.nbytes for info in infos if info is not None and info.origin == "folded")
@@ -212,6 +225,8 @@ def _way(plan: Plan, part: Part) -> str:
             return f"{origin} from {source.model}"
         case Merged(method, sources=sources):
             return f"{method} of {', '.join(source.model for source in sources)}"
+        case Adjusted(inner):
+            return f"{_way(plan, inner)}, rescaled"
         case Router():
             return f"gate: {plan.recipe.gate.init}"
         case Fill(value=value):

@@ -93,6 +93,9 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
     check_prompts(recipe, root, found.problems, found.warnings)
     check_evaluation(recipe, root, found.warnings)
     dtype = _dtype(recipe, base)
+    if host is not None and host.down < 1.0 and dtype == "F16":
+        message = f"`{host.model_type}` has experts multiplied by {host.down:g}, for which float16 has no room"
+        found.problems.append(Problem("dtype", message, "set `dtype: bfloat16`, which has the same size"))
     if base is not None:  # whose dtype is the output's
         _dtype_warnings(models, dtype, found)
     opened, vocabulary = models, OutputVocabulary("base", 0, {})

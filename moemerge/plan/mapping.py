@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,6 +10,7 @@ from functools import cached_property
 from moemerge.families import Constant, DenseConfig, Group, Host, Projection
 from moemerge.families.wrapper import COUNTED
 from moemerge.plan.model import (
+    Adjusted,
     Compute,
     Copy,
     Fill,
@@ -27,6 +29,9 @@ from moemerge.sources.checkpoint import ByteRange, Checkpoint
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """Dtypes of weights."""
+
+Shared = Copy | Compute | Merged
+"""What a tensor is made of that is no expert's."""
 
 _DEFAULT_SCALING: Mapping[str, float] = {"task_arithmetic": 0.5}
 
@@ -65,7 +70,10 @@ def map_tensors(build: Layout) -> Iterator[OutputTensor]:
     def shared(tensors: Iterator[tuple[str, tuple[int, ...], Group]]) -> Iterator[OutputTensor]:
         for name, shape, group in tensors:
             part = _shared_part(build, name, shape, group)
-            yield OutputTensor(build.host.stored(name), build.dtype, shape, group, (part,))
+            for made in build.host.made(build.dense, name):
+                times = rounded(made.times, build.dtype) if made.rounded else made.times
+                own = part if (times, made.plus) == (1.0, 0.0) else Adjusted(part, times, made.plus)
+                yield OutputTensor(build.host.stored(made.name), build.dtype, shape, group, (own,))
 
     fused = build.host.layout(build.recipe.output.layout) == "fused"
     places = {layer: place for place, layer in enumerate(build.dense.routed_layers)}
@@ -80,6 +88,18 @@ def map_tensors(build: Layout) -> Iterator[OutputTensor]:
             yield from _fused(build, layer) if fused else _separate(build, layer)
     yield from shared(build.dense.last_tensors())
     yield from _beside(build)
+
+
+def rounded(value: float, dtype: str) -> float:
+    """A number as it is in a dtype, to the nearest, ties to even."""
+    if dtype == "BF16":
+        (bits,) = struct.unpack("<I", struct.pack("<f", value))
+        bits += 0x7FFF + (bits >> 16 & 1)
+        (found,) = struct.unpack("<f", struct.pack("<I", bits & 0xFFFF0000))
+    else:
+        form = "<f" if dtype == "F32" else "<e"
+        (found,) = struct.unpack(form, struct.pack(form, value))
+    return float(found)
 
 
 def with_merge(plan: Plan, merge: Merge) -> Plan:
@@ -106,7 +126,7 @@ def _router(build: Layout, layer: int, place: int) -> OutputTensor:
     return OutputTensor(build.host.gate.format(layer=layer), build.dtype, shape, "router", (Router(place),))
 
 
-def _shared_part(build: Layout, name: str, shape: tuple[int, ...], group: Group) -> Part:
+def _shared_part(build: Layout, name: str, shape: tuple[int, ...], group: Group) -> Shared:
     merge = build.recipe.merge
     if name in build.agreed:
         return _one(build, TensorSource(build.experts[0].model, name), shape)
@@ -138,7 +158,7 @@ def _place(build: Layout, source: TensorSource) -> ByteRange | None:
     return checkpoint.bytes_of(source.name) if source.name in checkpoint.tensors else None
 
 
-def _one(build: Layout, source: TensorSource, shape: tuple[int, ...], *, scale: float = 1.0) -> Part:
+def _one(build: Layout, source: TensorSource, shape: tuple[int, ...], *, scale: float = 1.0) -> Copy | Compute:
     """One source as it is where bytes can be copied, otherwise through torch."""
     checkpoint = build.models[source.model]
     info = checkpoint.tensors.get(source.name)
@@ -150,12 +170,13 @@ def _expert_part(build: Layout, index: int, layer: int, projection: Projection) 
     planned, asked = build.experts[index], build.recipe.experts[index]
     source = TensorSource(planned.model, build.dense.ffn(layer, projection))
     shape = build.dense.ffn_shape(projection)
-    scale = asked.residual_scale if projection == "down" else 1.0
-    channels = round(asked.reinitialise * planned.width)
+    scale = asked.residual_scale * build.host.down if projection == "down" else 1.0
+    width = planned.width * build.dense.wide[layer]
+    channels = round(asked.reinitialise * width)
     redraw = Redraw(channels, f"channels of layer {layer}", int(projection == "down")) if channels else None
     if asked.noise_scale or redraw is not None:
         return Compute(source, shape, scale, asked.noise_scale, build.recipe.seed + index, redraw)
-    if planned.width != build.dense.intermediate_size:
+    if width != build.dense.expert_width:
         return Compute(source, shape, scale)
     return _one(build, source, shape, scale=scale)
 

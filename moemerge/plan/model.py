@@ -138,7 +138,16 @@ class Fill:
     value: float
 
 
-Part = Copy | Compute | Merged | Router | Fill
+@dataclass(frozen=True, slots=True)
+class Adjusted:
+    """`times · (values + plus)`, in fp64."""
+
+    part: Copy | Compute | Merged
+    times: float
+    plus: float
+
+
+Part = Copy | Compute | Merged | Router | Fill | Adjusted
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ every model from here on speaks the output's ids, and any merge of what only som
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -102,6 +102,8 @@ def unite(recipe: Recipe, models: Mapping[str, Checkpoint], keys: Mapping[str, s
         else:
             table.forced[table.ids[token]] = named[name]
     united.models = {key: table.view(key) for key in models}
+    if any(isinstance(model, UnitedCheckpoint) and model.rows is not None for model in united.models.values()):
+        united.problems += _beside(dense)
     united.models = {**united.models, "base": _with_settings(united, united.models["base"])}
     _tell(united, {key: own[key] for key in dict.fromkeys(("base", *voters))}, source)
     return united
@@ -288,6 +290,14 @@ def _with_settings(united: United, base: Checkpoint) -> Checkpoint:
     if isinstance(base, UnitedCheckpoint):
         return UnitedCheckpoint(base.under, base.rows, {"vocab_size": rows, **wanted})
     return UnitedCheckpoint(base, None, wanted)
+
+
+def _beside(dense: DenseConfig) -> Iterator[Problem]:
+    """Tables with a row a token beside embedding and head, whose rows are not moved."""
+    _, *others = (name for name, _, group in dense.first_tensors() if group == "embeddings")
+    for name in others:
+        message = f"the models' tokens differ, and `{dense.family}` has a row for each in `{name}` too"
+        yield Problem("tokens-per-layer", message, "fine-tunes that keep the base's tokenizer build")
 
 
 def _tell(united: United, own: Mapping[str, _Own], source: str) -> None:

@@ -233,6 +233,9 @@ class Recipe(Strict):
     """Whose tokens the output has."""
     architecture: str = "auto"
     """`auto`, or the `model_type` of a host that fits: see families.md."""
+    near: bool = False
+    """Builds into a host that is not exact however far off it is. Without it a measured error of the logits above
+    1e-3 is refused; `plan` and families.md say which hosts are near, and by which law."""
     sliding_window: str | None = Field(default=None, min_length=1)
     """Whose sliding window holds where the models differ in it: `base`, or the name of an expert. The others are run
     with it too, so beyond it they are not quite what they were. Without it such models are refused."""

@@ -41,6 +41,13 @@ class RecordedVocabulary(_Part):
     added: dict[str, int] = {}
 
 
+class NearMiss(_Part):
+    """How far a host that is not exact is off: the relative error of the logits, over so many tokens."""
+
+    error: float = Field(ge=0)
+    tokens: int = Field(ge=1)
+
+
 class Training(_Part):
     """One training: what it changed."""
 
@@ -60,6 +67,7 @@ class Record(_Part):
     dense_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
     recipe: Recipe
     vocabulary: RecordedVocabulary | None = None
+    near: NearMiss | None = None
     training: tuple[Training, ...] = ()
     files: dict[str, Digest]
     tensors: dict[str, Digest]

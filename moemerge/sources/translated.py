@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from moemerge.errors import ManyProblems, SourceError
-from moemerge.families import TRANSLATIONS, DenseConfig, Part, Translation
+from moemerge.families import DENSE_FAMILIES, TRANSLATIONS, DenseConfig, Part, Translation
 from moemerge.sources.checkpoint import Checkpoint
 from moemerge.sources.config import MEND
 from moemerge.sources.view import Piece, View
@@ -20,7 +20,9 @@ def translated(checkpoint: Checkpoint) -> Checkpoint:
     """
     row = TRANSLATIONS.get(str(checkpoint.config.get("model_type")))
     if row is None:
-        return checkpoint
+        family = DENSE_FAMILIES.get(str(checkpoint.config.get("model_type")))
+        known = family.read(checkpoint.config) if family is not None else checkpoint.config
+        return checkpoint if known == checkpoint.config else View(checkpoint, known)
     raw = {**row.defaults, **checkpoint.config}
     if problems := row.refuse(raw):
         raise ManyProblems(problems)

@@ -152,9 +152,9 @@ class TrainedRouting:
     def _forward(self, place: int, weight: Tensor, factor: float) -> Any:
         k = self._routers.experts_per_token
 
-        def forward(hidden: Tensor) -> RouterOutput:
+        def forward(hidden: Tensor, *_: Any) -> RouterOutput:
             flat = hidden.reshape(-1, hidden.shape[-1])
-            inputs = flat.float()
+            inputs = self._routers.entering(self._routers.modules[place], flat).float()
             logits = factor * functional.linear(
                 inputs, weight.to(inputs.device)
             )  # (N, d) -> (N, E), fp32 whatever the model's dtype

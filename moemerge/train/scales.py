@@ -64,9 +64,10 @@ def scales(model: Any, routers: Routers, weights: Sequence[Tensor], batches: Seq
         labels.append(rows.labels.flatten().cpu()[counted])
 
         def reader(place: int, counted: Tensor = counted) -> Any:
-            def read(_module: Any, inputs: tuple[Tensor, ...], output: RouterOutput) -> None:
+            def read(module: Any, inputs: tuple[Tensor, ...], output: RouterOutput) -> None:
                 found[place].append(output[0].detach().cpu()[counted].double())
                 hidden = inputs[0].detach().reshape(-1, inputs[0].shape[-1])[counted.to(inputs[0].device)]
+                hidden = routers.entering(module, hidden)
                 squares[place].add_(hidden.square().sum(dim=0, dtype=torch.float64).to(squares[place].device))
 
             return read

@@ -98,7 +98,8 @@ class Trained:
         if self.also is not None:
             tensors |= self.also.adapter()
             for key in ("target_modules", "target_parameters"):
-                config[key] = sorted({*config[key], *getattr(self.also.config, key)})
+                own = getattr(self.also.config, key)  # one pattern, or names
+                config[key] = own if isinstance(own, str) else sorted({*config[key], *own})
         return tensors, config
 
 

@@ -12,7 +12,7 @@ import xxhash
 from moemerge.errors import Difference, SourceError
 from moemerge.sources import ByteRange, Checkpoint
 from moemerge.verify.block import Block, ExpectedBytes
-from moemerge.verify.expected import AnyFinite, Constant, Merge, One, Part, Wanted, sources_of
+from moemerge.verify.expected import Adjusted, AnyFinite, Constant, Merge, One, Part, Wanted, sources_of
 from moemerge.verify.host_row import Shape
 from moemerge.verify.layout import ITEM_BYTES, Place
 from moemerge.verify.numbers import FORMATS, decode, first_not_finite, unit
@@ -141,6 +141,7 @@ class Comparison:
 
     def _unfit(self, part: Part) -> str | None:
         """A source that has not the tensor, or not in a shape that fits."""
+        part = part.part if isinstance(part, Adjusted) else part
         names = [(key, part.name) for key in sources_of(part) if isinstance(part, One | Merge)]
         for key, name in names:
             info = self._models[key].tensors.get(name)
@@ -165,7 +166,7 @@ class Comparison:
             at = own.index(tally.first // ITEM_BYTES[own.place.dtype])
             yield f"{tally.wrong} of {done} bytes differ from `{part.name}` of `{part.source}`, first at {at}"
 
-    def _computed(self, part: One | Merge | Constant, own: _Own) -> Iterator[str]:
+    def _computed(self, part: One | Merge | Constant | Adjusted, own: _Own) -> Iterator[str]:
         tally, done = _Tally(), 0
         for found in self._recomputation.blocks(part, own.place.dtype):
             _compare_rows(found, own, done, tally)
@@ -279,8 +280,11 @@ def _slack(block: Block, suspects: Any) -> Any:
     return largest * block.slack
 
 
-def _words(part: One | Merge | Constant) -> str:
+def _words(part: One | Merge | Constant | Adjusted) -> str:
     match part:
+        case Adjusted():
+            more = f", plus {part.plus:g}" if part.plus else ""
+            return f"{_words(part.part)}{more}, times {part.times:g}"
         case Constant():
             return f"{part.value:g}"
         case One():

@@ -72,9 +72,10 @@ def check_config(
     """
     host = HOSTS[record.architecture]
     fields = {field.key: field for field in (*_fixed(host, within=record.wrapper is not None), *_asked(host, record))}
-    from_base = {*REPEATED, *_FROM_BASE, *host.repeated, *host.from_base, *(host.kinds or ())[:1]} - {*host.lacks}
+    own = (*host.repeated, *host.from_base, *(host.kinds or ())[:1], *(host.widths if host.wide else ()))
+    from_base = {*REPEATED, *_FROM_BASE, *own} - {*host.lacks}
     if base is not None:
-        derived = _from_base(host, Dense.of(base), record.dense_layers)
+        derived = _from_base(host, Dense.of(base), record)
         fields |= {field.key: field for field in derived if field.key not in unsure}
     found = []
     for key in config:
@@ -106,7 +107,7 @@ def _asked(host: HostRow, record: Record) -> Iterator[Field]:
         yield Field(key, record.recipe.experts_per_token, "the recipe asks for")
     for key in host.counts:
         yield Field(key, len(record.experts), "the recipe has")
-    for key in host.widths:
+    for key in () if host.wide else host.widths:
         yield Field(key, record.width, "the experts have")
     for key, derive in host.dense_layers.items():
         yield Field(key, derive(record.dense_layers), "the record says")
@@ -116,18 +117,24 @@ def _asked(host: HostRow, record: Record) -> Iterator[Field]:
         yield Field(host.silenced.width, min(host.silenced.most, record.width), "the silent FFN has")
 
 
-def _from_base(host: HostRow, dense: Dense, kept: Collection[int]) -> Iterator[Field]:
+def _from_base(host: HostRow, dense: Dense, record: Record) -> Iterator[Field]:
     for key, value in dense.fields.items():
         yield Field(key, value, "the base has")
     for key in host.repeated:
         yield Field(key, dense.values[key], "the base has")
+    for key in host.widths if host.wide else ():
+        yield Field(key, record.width * dense.wide, "the experts have")
     for key, derive in {**_FROM_BASE, **host.from_base}.items():
         if key in host.lacks:
             continue
         yield Field(key, derive(dense), "the base has")
     if host.kinds is not None:
         key, ffn, routing = host.kinds
-        kinds = [routing if k == ffn and n not in kept else k for n, k in enumerate(dense.values[key])]
+        kept = record.dense_layers
+        kinds = [
+            routing if k == ffn and n not in kept else k
+            for n, k in enumerate(dense.values.get(key) or [ffn] * dense.layers)
+        ]
         yield Field(key, kinds, "the base and the record say")
 
 

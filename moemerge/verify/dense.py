@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moemerge.verify.families import FAMILIES, DenseRow, Values
+from moemerge.verify.dense_row import DenseRow, Values
+from moemerge.verify.families import FAMILIES
 
 REPEATED = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
@@ -24,8 +25,8 @@ class Dense:
         row: its family.
         values: the whole config, defaults written out.
         fields: the values of `REPEATED`.
-        rope: rope values, always with `rope_type` and `rope_theta`.
-        thetas: base of each layer's rope, 0 where it has none.
+        rope: rope values, always with `rope_type` and `rope_theta`, or such ones for each type of layer.
+        thetas: base of each layer's rope, 0 where it has none; empty where each type of layer has a rope.
         windows: sliding window of each layer, None for full attention.
         bias: whether q, k and v have biases.
         output_bias: whether the attention's output has one.
@@ -54,6 +55,11 @@ class Dense:
     def hidden_size(self) -> int:
         """Width of the residual stream."""
         return int(self.fields["hidden_size"])
+
+    @property
+    def wide(self) -> int:
+        """How many times I wide the widest layer's FFN is."""
+        return self.row.wide(self.values)
 
     @property
     def tied(self) -> bool:
@@ -94,7 +100,7 @@ class Dense:
             values=values,
             fields={key: values[key] for key in REPEATED},
             rope=rope,
-            thetas=row.thetas(values, rope["rope_theta"]),
+            thetas=row.thetas(values, rope["rope_theta"]) if "rope_theta" in rope else [],
             windows=row.windows(values),
             bias=row.bias(values),
             output_bias=row.output_bias(values),
@@ -104,6 +110,8 @@ class Dense:
 def _rope(values: Values) -> dict[str, Any]:
     """transformers lets `rope_scaling` replace `rope_parameters`; theta may lie inside or at the top."""
     given = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    if given and all(isinstance(value, Mapping) for value in given.values()):
+        return {kind: {"rope_type": "default", **value} for kind, value in given.items()}
     rope = {key: value for key, value in given.items() if key not in ("type", "rope_type")}
     rope["rope_type"] = given.get("rope_type", given.get("type", "default"))
     if "rope_theta" not in rope:

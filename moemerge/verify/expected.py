@@ -17,7 +17,7 @@ from moemerge.sources import Checkpoint
 from moemerge.verify.anew import Anew
 from moemerge.verify.dense import Dense
 from moemerge.verify.dense_layers import merged_layers
-from moemerge.verify.families import DenseRow
+from moemerge.verify.dense_row import DenseRow
 from moemerge.verify.host_row import AlwaysOn, HostRow, Shape
 from moemerge.verify.names import is_recomputed
 from moemerge.verify.vocabulary import ENDS
@@ -67,13 +67,27 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True)
+class Adjusted:
+    """Another part's values, `times · (values + plus)`."""
+
+    part: One | Merge
+    times: float
+    plus: float = 0.0
+
+    @property
+    def shape(self) -> Shape:
+        """Its shape."""
+        return self.part.shape
+
+
+@dataclass(frozen=True, slots=True)
 class AnyFinite:
     """Anything finite: what a fit or a training gave, or what no output depends on."""
 
     shape: Shape
 
 
-Part = One | Merge | Constant | AnyFinite
+Part = One | Merge | Constant | Adjusted | AnyFinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +111,9 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
     wanted: dict[str, Wanted] = {}
     dense_ffns = {name: layer for layer in record.dense_layers for name in row.ffn_of(layer)}
     agreed = {name for name, layer in dense_ffns.items() if layer not in merged_layers(record)}
+    passed_over = row.passed_over(dense.values)
     for name, info in base.tensors.items():
-        unread = row.is_unread(name) and record.wrapper is None
+        unread = (row.is_unread(name) and record.wrapper is None) or name in passed_over
         if (
             (row.is_ffn(name) and name not in dense_ffns)
             or is_recomputed(name)
@@ -111,17 +126,19 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
             continue
         changed = "attention" in record.trained and row.is_projection(name)
         part = AnyFinite(info.shape) if changed else _shared(record, row, name, info.shape, models)
-        wanted[host.on_disk(name)] = _single(part)
+        times, plus = host.adjusted(dense, name, record.dtype)
+        wanted[host.on_disk(name)] = _single(_adjusted(part, times, plus))
     for layer in range(dense.layers):
-        added = host.added(dense, layer)
-        wanted |= {name: _single(Constant(shape, value)) for name, (shape, value) in added.items()}
-    width = record.width
+        filled = host.filled(dense, len(record.experts)).items()
+        wanted |= {name.format(layer=layer): _single(Constant(shape, value)) for name, (shape, value) in filled}
+    width = record.width * dense.wide
     for layer in sorted(set(dense.ffn_layers) - set(record.dense_layers)):
         wanted[host.router_of(layer)] = _single(AnyFinite((len(record.experts), hidden)))
         experts = _experts(record, host, row, layer, width, hidden)
         if "experts" in record.trained:
             experts = {name: _single(AnyFinite(own.shape)) for name, own in experts.items()}
         wanted |= experts
+        wanted |= _derived(record, host, base, layer, models)
         if (correction := host.correction) is not None:
             shape = correction.shape(len(record.experts))
             wanted[correction.name.format(layer=layer)] = _single(Constant(shape, 0.0))
@@ -132,6 +149,25 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
             wanted[host.silenced.both.format(layer=layer)] = _single(AnyFinite((2 * silent, hidden)))
             wanted[host.silenced.down.format(layer=layer)] = _single(Constant((hidden, silent), 0.0))
     return wanted
+
+
+def _derived(
+    record: Record, host: HostRow, base: Checkpoint, layer: int, models: Mapping[str, Checkpoint]
+) -> dict[str, Wanted]:
+    """What a layer has that no tensor of the base is in the place of; with the first one, what all have once."""
+    wanted, dense = {}, Dense.of(base.config)
+    for derived in host.derived(dense):
+        of, name = derived.of.format(layer=layer), derived.name.format(layer=layer)
+        if layer == 0 or name != derived.name:
+            part = _shared(record, dense.row, of, base.tensors[of].shape, models)
+            wanted[name] = _single(_adjusted(part, derived.times))
+    return wanted
+
+
+def _adjusted(part: Part, times: float, plus: float = 0.0) -> Part:
+    if (times, plus) == (1.0, 0.0) or not isinstance(part, One | Merge):
+        return part
+    return Adjusted(part, times, plus)
 
 
 def unknown_ends(record: Record, wanted: Mapping[str, Wanted], rows: int) -> dict[str, Wanted]:
@@ -180,7 +216,7 @@ def _one_place(name: str, keys: set[str], models: Mapping[str, Checkpoint]) -> b
 
 def _experts(record: Record, host: HostRow, row: DenseRow, layer: int, width: int, hidden: int) -> dict[str, Wanted]:
     names = row.ffn_of(layer)
-    experts = [_expert(record, index, layer, names, width, hidden) for index in range(len(record.experts))]
+    experts = [_expert(record, host, index, layer, names, width, hidden) for index in range(len(record.experts))]
     if host.expert is None or record.recipe.output.layout == "fused":
         into, out = host.fused_of(layer)
         rows = (len(names) - 1) * width
@@ -195,7 +231,9 @@ def _experts(record: Record, host: HostRow, row: DenseRow, layer: int, width: in
     }
 
 
-def _expert(record: Record, index: int, layer: int, names: tuple[str, ...], width: int, hidden: int) -> tuple[One, ...]:
+def _expert(
+    record: Record, host: HostRow, index: int, layer: int, names: tuple[str, ...], width: int, hidden: int
+) -> tuple[One, ...]:
     asked, source = record.recipe.experts[index], record.experts[index].source
 
     def one(name: str, shape: Shape, scale: float, axis: int) -> One:
@@ -207,7 +245,7 @@ def _expert(record: Record, index: int, layer: int, names: tuple[str, ...], widt
     *into, down = names
     return (
         *(one(name, (width, hidden), 1.0, axis=0) for name in into),
-        one(down, (hidden, width), asked.residual_scale, axis=1),
+        one(down, (hidden, width), asked.residual_scale * host.down, axis=1),
     )
 
 
@@ -255,6 +293,8 @@ def sources_of(part: Part) -> Iterator[str]:
     match part:
         case One():
             yield part.source
+        case Adjusted():
+            yield from sources_of(part.part)
         case Merge():
             yield from part.sources
             if part.method in ("task_arithmetic", "ties", "dare_ties"):

@@ -20,9 +20,10 @@ from moemerge.verify import config as config_file
 from moemerge.verify import tokens
 from moemerge.verify.compare import Comparison, Outcome
 from moemerge.verify.dense_layers import check_dense_layers
+from moemerge.verify.dense_row import DenseRow
 from moemerge.verify.early import EarlyChecks
 from moemerge.verify.expected import Wanted, expected_tensors, unknown_ends
-from moemerge.verify.families import FAMILIES, DenseRow
+from moemerge.verify.families import FAMILIES
 from moemerge.verify.files import CHANGED, check_base_files, check_files, check_list, files_of
 from moemerge.verify.hosts import HOSTS
 from moemerge.verify.layout import Place, Weights, parse_object, read_layout
@@ -35,6 +36,8 @@ from moemerge.verify.wrapped import check_outside, host_of
 THREADS = 4
 """Tensors in flight, where bytes are compared that the disk has to fetch; where numbers are, as many as there are
 processors, since more would wait for one another."""
+_NEAR = 1e-3
+"""The largest relative error of the logits that a recipe without `near: true` gets."""
 LARGE = 64 << 20
 """Bytes of a tensor that takes a thread as long as the others take for many."""
 Level = Literal["built", "full"]
@@ -125,6 +128,7 @@ class _Verifier:
         self._check_widths()
         with closing(OpenFiles()) as files:
             self.differences += check_dense_layers(self.record, self.origins.models, files)
+        self._check_near()
         self._check_names(weights, wanted)
         self._check_files(aligned)
         sound = len(self.differences) == uncompared  # transformers would say the same again in other words
@@ -173,6 +177,18 @@ class _Verifier:
             info = _first_ffn(model, row) if model is not None and row is not None else None
             if info is not None and info.shape[0] != expert.width:
                 self._say(RECORD, f"`experts.{index}.width` is {expert.width}, its source has {info.shape[0]}")
+
+    def _check_near(self) -> None:
+        """A host that is not exact was measured, and is no further off than the recipe allows."""
+        host, near = host_of(self.record), self.record.near
+        if host.near and near is None:
+            self._say(RECORD, f"`near` is missing: `{host.model_type}` is not exact, and its error is measured")
+        elif host.near and near is not None and near.error > _NEAR and not self.record.recipe.near:
+            self._say(
+                RECORD, f"`near.error` is {near.error:g}, and without `near: true` no more than {_NEAR:g} is built"
+            )
+        elif near is not None and not host.near:
+            self._say(RECORD, f"`near` does not belong in it: `{host.model_type}` is exact")
 
     def _check_names(self, weights: Weights, wanted: Mapping[str, Wanted]) -> None:
         """No tensor missing, none over, each with its dtype and shape."""

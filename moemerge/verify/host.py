@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 _READ_ALIKE = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
     "hidden_act", "rms_norm_eps", "max_position_embeddings", "rope_parameters", "tie_word_embeddings",
-    "bos_token_id", "eos_token_id", "pad_token_id",
+    "bos_token_id", "eos_token_id", "pad_token_id", "per_layer_config", "kv_sharing_modes",
 )  # fmt: skip
 """Attributes of transformers' config objects that dense model and mixture share."""
 _WHOLE = ("partial_rotary_factor", 1.0)
+
+
+_ABSENT = object()
+"""Where a class has no such attribute."""
+_OTHER_NAMES: Mapping[str, tuple[str, ...]] = {"hidden_act": ("hidden_activation",), "rms_norm_eps": ("norm_eps",)}
+"""What some classes call them."""
 
 
 def check_class(
@@ -47,7 +53,7 @@ def check_class(
     if type(model).__name__ != host.class_name:
         found.append(Difference(NAME, f"transformers builds a `{type(model).__name__}` from it"))
     if base is not None:
-        found += _same_reading(config, base)
+        found += _same_reading(config, base, host)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if config.tie_word_embeddings:
         wanted.pop("lm_head.weight", None)
@@ -62,7 +68,7 @@ def check_class(
     return found
 
 
-def _same_reading(config: PretrainedConfig, base: Mapping[str, Any]) -> list[Difference]:
+def _same_reading(config: PretrainedConfig, base: Mapping[str, Any], host: HostRow) -> list[Difference]:
     """What transformers understands, defaults and all, must be what it understands of the base."""
     from transformers import AutoConfig
 
@@ -73,15 +79,25 @@ def _same_reading(config: PretrainedConfig, base: Mapping[str, Any]) -> list[Dif
         return [Difference("base", f"transformers cannot read its config: {type(error).__name__}: {said}")]
     found = []
     for field in _READ_ALIKE:
+        if field == "tie_word_embeddings" and field in host.from_base:
+            continue  # a head of its own, with the embedding's values
         mine, theirs = _attribute(config, field), _attribute(dense, field)
-        if mine != theirs:
+        if mine != theirs and theirs is not _ABSENT:
             found.append(Difference(NAME, f"{field} is read by transformers as {mine}, the base's as {theirs}"))
     return found
 
 
 def _attribute(config: PretrainedConfig, field: str) -> Any:
-    value = getattr(config, field, None)
-    if field == "head_dim" and value is None:
+    written = config.to_dict()
+    layers = written.get("per_layer_config")
+    if field == "per_layer_config":
+        return layers
+    if layers and any(field in layer for layer in layers.values()):  # where layers differ, no attribute says it of all
+        return written.get(field)
+    value = getattr(config, field, _ABSENT)
+    for own in _OTHER_NAMES.get(field, ()):
+        value = getattr(config, own, value)
+    if field == "head_dim" and value in (None, _ABSENT):
         return config.hidden_size // config.num_attention_heads
     if field == "rope_parameters" and isinstance(value, dict):
         kinds = [inner for inner in value.values() if isinstance(inner, dict)]  # a rope for each kind of layers

@@ -1,4 +1,4 @@
-"""What the checker's row of a host says: see `hosts`."""
+"""What a row of `hosts` says of a host, which is a mixture-of-experts class of transformers."""
 
 from __future__ import annotations
 
@@ -74,6 +74,21 @@ class Silenced:
 
 
 @dataclass(frozen=True, slots=True)
+class Derived:
+    """A tensor that is one of the base's, multiplied.
+
+    Attributes:
+        name: of it, with `{layer}` where each layer has one.
+        of: the base's, likewise.
+        times: what it is multiplied by.
+    """
+
+    name: str
+    of: str
+    times: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class HostRow:
     """A host.
 
@@ -91,18 +106,22 @@ class HostRow:
         from_base: keys that follow from the base in another way, beside those that every host has.
         dense_layers: keys that follow from which layers are dense, and how; none where every layer routes.
         kinds: the key that lists layers by what they are, where it says which route: the word of one that has an FFN,
-            and that of one that routes.
+            as all have where the base has no such key, and that of one that routes.
         lacks: keys of every other host that this one does not have.
         always_on: the FFN beside the experts, where the class has one.
         silenced: another such FFN, which the class cannot do without.
         correction: what the class adds to the router's scores for the choice, where it does.
-        added: tensors of a layer that the class has and no source: shape and the one value of all elements, by the
-            name on disk, given the base and the layer.
+        near: whether it computes not quite what the base does, so that the record has a measured error.
         auto_class: the Auto class of transformers that loads it.
         router_in_memory: the router's weight in the class, with `{layer}`.
         fused: the experts on disk in the fused layout, with `{layer}`: `[E, 2I, hidden]` (gate rows before up rows), or
             `[E, I, hidden]` without gates, and `[E, hidden, I]`.
         fused_in_memory: the same in the class, where it has other names.
+        wide: whether its experts are as wide as the base's widest layer, where layers differ.
+        down: factor on the experts' down.
+        filled: tensors of each layer that hold one number, with `{layer}`, by the base and E: shape and number.
+        derived: what is made of the base's tensors beside what takes their places, by the base.
+        adjusted: what takes the place of the base's tensor of a name: `a · (values + b)`, by the base and the dtype.
         on_disk: the name on disk of a tensor that the dense model calls so.
         in_memory: the name in the class of another tensor on disk.
     """
@@ -123,7 +142,7 @@ class HostRow:
     always_on: AlwaysOn | None = None
     silenced: Silenced | None = None
     correction: Zeros | None = None
-    added: Callable[[Dense, int], Mapping[str, tuple[Shape, float]]] = lambda dense, layer: {}
+    near: bool = False
     auto_class: str = "AutoModelForCausalLM"
     router_in_memory: str = "model.layers.{layer}.mlp.gate.weight"
     fused: tuple[str, str] = (
@@ -132,6 +151,11 @@ class HostRow:
     )
 
     fused_in_memory: tuple[str, str] | None = None
+    wide: bool = False
+    down: float = 1.0
+    filled: Callable[[Dense, int], Mapping[str, tuple[tuple[int, ...], float]]] = lambda dense, experts: {}
+    derived: Callable[[Dense], tuple[Derived, ...]] = lambda dense: ()
+    adjusted: Callable[[Dense, str, str], tuple[float, float]] = lambda dense, name, dtype: (1.0, 0.0)
     on_disk: Callable[[str], str] = str
     in_memory: Callable[[str], str] = str
 

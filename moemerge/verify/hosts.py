@@ -6,12 +6,13 @@ others.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from moemerge.verify.dense import Dense
+from moemerge.verify.gemma_hosts import GEMMA_HOSTS
 from moemerge.verify.host_row import AlwaysOn, FromBase, HostRow, Shape, Silenced, Zeros
+from moemerge.verify.hybrid_hosts import HYBRID_HOSTS
 
 _QWEN_EXPERT = (
     "model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight",
@@ -51,12 +52,6 @@ def _partial_rope(dense: Dense) -> dict[str, Any]:
     return {**_whole_rope(dense), "partial_rotary_factor": dense.rotated}
 
 
-def _nemotron_on_disk(name: str) -> str:
-    """The decoder is the backbone there, with other names of what lies outside its layers."""
-    ends = {"model.embed_tokens.weight": "backbone.embeddings.weight", "model.norm.weight": "backbone.norm_f.weight"}
-    return ends.get(name, re.sub(r"^model\.", "backbone.", name))
-
-
 def _full_every(dense: Dense) -> list[str]:
     """`layer_types`, or every fourth layer with full attention."""
     every = dense.values["full_attention_interval"]
@@ -79,7 +74,7 @@ _GRANITE: Mapping[str, FromBase] = {
 """What Granite's mixtures compute on top of a Llama."""
 
 
-def _all_biases_or_none(dense: Dense, layer: int) -> dict[str, tuple[Shape, float]]:
+def _all_biases_or_none(dense: Dense, experts: int) -> dict[str, tuple[Shape, float]]:
     """Zeros for those of q, k, v and the output that the base has none for, where it has some."""
     sizes = {"q": "num_attention_heads", "k": "num_key_value_heads", "v": "num_key_value_heads"}
     wide = {name: dense.fields[key] * dense.fields["head_dim"] for name, key in sizes.items()}
@@ -88,14 +83,14 @@ def _all_biases_or_none(dense: Dense, layer: int) -> dict[str, tuple[Shape, floa
         missing = {"o": dense.hidden_size}
     if dense.output_bias and not dense.bias:
         missing = wide
-    return {f"model.layers.{layer}.self_attn.{name}_proj.bias": ((size,), 0.0) for name, size in missing.items()}
+    return {f"model.layers.{{layer}}.self_attn.{name}_proj.bias": ((size,), 0.0) for name, size in missing.items()}
 
 
-def _low_sinks(dense: Dense, layer: int) -> dict[str, tuple[Shape, float]]:
+def _low_sinks(dense: Dense, experts: int) -> dict[str, tuple[Shape, float]]:
     """A logit that takes no weight from the others, in each head of a base that has none of its own."""
     name = "self_attn.sinks"
     heads = (dense.fields["num_attention_heads"],)
-    return {} if name in dense.row.instead else {f"model.layers.{layer}.{name}": (heads, -(2.0**15))}
+    return {} if name in dense.row.instead else {f"model.layers.{{layer}}.{name}": (heads, -(2.0**15))}
 
 
 _GRANITE_ROUTER = "model.layers.{layer}.block_sparse_moe.router.layer.weight"
@@ -202,7 +197,7 @@ _ROWS = (
         counts=("num_local_experts",),
         widths=("intermediate_size",),
         from_base=_GRANITE,
-        added=_all_biases_or_none,
+        filled=_all_biases_or_none,
         router_in_memory=_GRANITE_ROUTER_IN_MEMORY,
         fused=_GRANITE_FUSED,
         fused_in_memory=_GRANITE_FUSED_IN_MEMORY,
@@ -225,50 +220,6 @@ _ROWS = (
         dense_layers={"first_k_dense_replace": len},
         always_on=_added("shared_experts"),
         correction=Zeros("model.layers.{layer}.mlp.gate.e_score_correction_bias", lambda experts: (experts,)),
-    ),
-    HostRow(
-        "nemotron_h",
-        "NemotronHForCausalLM",
-        router="backbone.layers.{layer}.mixer.gate.weight",
-        expert=(
-            "backbone.layers.{layer}.mixer.experts.{expert}.up_proj.weight",
-            "backbone.layers.{layer}.mixer.experts.{expert}.down_proj.weight",
-        ),
-        fixed={
-            "n_group": 1, "topk_group": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.0, "n_shared_experts": 1,
-            "num_nextn_predict_layers": 0, "moe_latent_size": None,
-        },
-        counts=("n_routed_experts", "num_local_experts"),
-        widths=("intermediate_size", "moe_intermediate_size"),
-        repeated=(
-            "mamba_num_heads", "mamba_head_dim", "n_groups", "ssm_state_size", "conv_kernel", "chunk_size",
-            "mamba_hidden_act", "time_step_min", "use_bias", "use_conv_bias",
-        ),
-        from_base={
-            "mlp_hidden_act": lambda dense: dense.fields["hidden_act"],
-            "layer_norm_epsilon": lambda dense: dense.fields["rms_norm_eps"],
-        },
-        kinds=("layers_block_type", "mlp", "moe"),
-        lacks=("rope_parameters", "rope_theta", "rope_scaling"),
-        always_on=AlwaysOn(
-            (
-                "backbone.layers.{layer}.mixer.shared_experts.up_proj.weight",
-                "backbone.layers.{layer}.mixer.shared_experts.down_proj.weight",
-            ),
-            gate=None,
-            width="moe_shared_expert_intermediate_size",
-            silent=256,
-        ),
-        correction=Zeros(
-            "backbone.layers.{layer}.mixer.gate.e_score_correction_bias",
-            lambda experts: (experts,),
-            in_memory="model.layers.{layer}.mixer.gate.e_score_correction_bias",
-        ),
-        router_in_memory="model.layers.{layer}.mixer.gate.weight",
-        fused=("backbone.layers.{layer}.mixer.experts.up_proj", "backbone.layers.{layer}.mixer.experts.down_proj"),
-        fused_in_memory=("model.layers.{layer}.mixer.experts.up_proj", "model.layers.{layer}.mixer.experts.down_proj"),
-        on_disk=_nemotron_on_disk,
-        in_memory=lambda name: re.sub(r"^backbone\.", "model.", name),
     ),
     HostRow(
         "granitemoehybrid",
@@ -305,9 +256,9 @@ _ROWS = (
             "n_group": 1, "topk_group": 1, "n_shared_experts": 1, "norm_topk_prob": True,
             "num_nextn_predict_layers": 0, "routed_scaling_factor": 1.0,
         },
+        dense_layers={"first_k_dense_replace": len},
         counts=("n_routed_experts", "num_local_experts"),
         widths=("intermediate_size", "moe_intermediate_size"),
-        dense_layers={"first_k_dense_replace": len},
         from_base={
             "attention_bias": lambda dense: dense.bias,
             "partial_rotary_factor": lambda dense: dense.rotated,
@@ -324,11 +275,12 @@ _ROWS = (
         router="model.layers.{layer}.mlp.gate.weight",
         expert=_QWEN_EXPERT,
         fixed={
-            "moe_layer_interval": 1, "moe_layer_start_index": 0, "moe_norm_min": 1e-12, "moe_num_shared_experts": 0,
+            "moe_layer_interval": 1, "moe_norm_min": 1e-12, "moe_num_shared_experts": 0,
             "use_bias": False,
         },
         counts=("moe_num_experts", "num_experts"),
         widths=("intermediate_size", "moe_intermediate_size"),
+        dense_layers={"moe_layer_start_index": len},
         tops=("moe_k",),
         from_base={"moe_layer_end_index": lambda dense: dense.layers - 1},
         correction=Zeros(
@@ -361,10 +313,10 @@ _ROWS = (
         from_base={
             "attention_bias": lambda dense: dense.bias,
             "layer_types": lambda dense: dense.layer_types,
-            "mlp_layer_types": lambda dense: ["sparse"] * dense.layers,
             "rope_parameters": lambda dense: dict.fromkeys(("full_attention", "sliding_attention"), _whole_rope(dense)),
             "sliding_window": lambda dense: dense.window,
         },
+        kinds=("mlp_layer_types", "dense", "sparse"),
         lacks=("rope_scaling", "rope_theta"),
     ),
     HostRow(
@@ -381,7 +333,7 @@ _ROWS = (
             "layer_types": lambda dense: dense.layer_types,
             "layer_rope_theta": lambda dense: dense.thetas,
         },
-        added=_low_sinks,
+        filled=_low_sinks,
         router_in_memory=_GRANITE_ROUTER_IN_MEMORY,
         fused=_GRANITE_FUSED_IN_MEMORY,
     ),
@@ -406,5 +358,5 @@ _ROWS = (
     ),
 )  # fmt: skip
 
-HOSTS: Mapping[str, HostRow] = {row.model_type: row for row in _ROWS}
+HOSTS: Mapping[str, HostRow] = {row.model_type: row for row in (*_ROWS, *HYBRID_HOSTS, *GEMMA_HOSTS)}
 """Every host, by its `model_type`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,13 @@ def decode(data: bytes | memoryview, dtype: str) -> NDArray[np.float32]:
     stored = np.frombuffer(data, dtype="<u2")
     wide: NDArray[np.float32] = np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)
     return wide
+
+
+def to_nearest(value: float, dtype: str) -> float:
+    """The number of a format that is nearest, of two the one with an even fraction."""
+    share, exponent = math.frexp(value)
+    steps = 2.0 ** (FORMATS[dtype].fraction + 1)
+    return math.ldexp(round(share * steps) / steps, exponent)
 
 
 def unit(values: Values, dtype: str) -> NDArray[np.float64]:

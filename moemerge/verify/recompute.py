@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.sources import ByteRange, Checkpoint
 from moemerge.verify.block import SINGLE, Array, Block, ExpectedBytes
-from moemerge.verify.expected import Constant, Merge, One
+from moemerge.verify.expected import Adjusted, Constant, Merge, One
 from moemerge.verify.layout import ITEM_BYTES
 from moemerge.verify.means import Memory, mean_of
 from moemerge.verify.numbers import FORMATS, decode, largest
@@ -75,7 +75,7 @@ class Recomputation:
         self._held: dict[tuple[str, str], Any] = {}
         self._memory = Memory()
 
-    def blocks(self, part: One | Merge | Constant, dtype: str) -> Iterator[Block | ExpectedBytes]:
+    def blocks(self, part: One | Merge | Constant | Adjusted, dtype: str) -> Iterator[Block | ExpectedBytes]:
         """Yields a part as consecutive blocks of rows.
 
         Args:
@@ -92,6 +92,9 @@ class Recomputation:
                 yield from self._one(part, dtype)
             case Merge():
                 yield from self._merge(part, dtype)
+            case Adjusted():
+                for rows in self.blocks(part.part, dtype):
+                    yield _adjusted(rows, part)
 
     def _folded(self, key: str, name: str) -> bool:
         return self._models[key].tensors[name].origin == "folded"
@@ -296,6 +299,20 @@ class Recomputation:
         return _elect(part, base, kept, (base, *kept), folded)
 
 
+def _adjusted(rows: Block | ExpectedBytes, part: Adjusted) -> Block:
+    """Sum and product, in fp64."""
+    import numpy as np
+
+    block = rows.block() if isinstance(rows, ExpectedBytes) else rows
+
+    def adjust(values: Array) -> Array:
+        return (np.asarray(values, np.float64) + part.plus) * part.times
+
+    operands = tuple(adjust(np.abs(one)) for one in (block.values, *block.operands))
+    others = tuple(map(adjust, block.others))
+    return replace(block, values=adjust(block.values), others=others, operands=operands, slack=block.slack + 2 * SINGLE)
+
+
 def _folded(data: Array, dtype: str, shape: tuple[int, ...]) -> Block:
     values = decode(data.data, dtype).reshape(shape)
     return Block(values, operands=(values,), folded=True)
@@ -346,7 +363,8 @@ def _constant(part: Constant) -> Iterator[Block]:
     import numpy as np
 
     for rows in _rows(part.shape, SMALL_BLOCK):
-        yield Block(np.full((rows.stop - rows.start, *part.shape[1:]), part.value))
+        values = np.full((rows.stop - rows.start, *part.shape[1:]), part.value)
+        yield Block(values, operands=() if part.value.is_integer() else (values,))
 
 
 def _noise(part: One) -> Callable[[tuple[int, ...]], Array] | None:

@@ -326,6 +326,23 @@ def _no_pieces(dense: Dense) -> Mapping[str, Piece]:
     return {}
 
 
+def _ministral3_config(raw: Config) -> Config:
+    """A Mistral, as long as no query is multiplied by its position."""
+    absent = {
+        "vocab_size": 131072, "num_hidden_layers": 34, "num_key_value_heads": 8, "head_dim": 128, "pad_token_id": 11,
+        "max_position_embeddings": 262144, "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2,
+        "sliding_window": None, "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384,
+            "max_position_embeddings": 262144, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+        },
+    }  # fmt: skip
+    found = {**absent, **raw, "model_type": "mistral"}
+    rope = dict(found.pop("rope_scaling", None) or found["rope_parameters"] or {})
+    rope.pop("llama_4_scaling_beta", None)
+    return {**found, "rope_parameters": rope}
+
+
 STORED: Mapping[str, StoredRow] = {
     row.model_type: row
     for row in (
@@ -335,6 +352,7 @@ STORED: Mapping[str, StoredRow] = {
         StoredRow("helium", _helium_config, _helium_pieces),
         StoredRow("granitemoehybrid", _granite_config, _granite_pieces),
         StoredRow("bamba", _bamba_config, _bamba_pieces, {"model.norm.weight": Piece("model.final_layernorm.weight")}),
+        StoredRow("ministral3", _ministral3_config, _no_pieces),
         StoredRow("hyperclovax", _hyperclovax_config, _no_pieces),
         StoredRow("qwen3_vl_text", _qwen3_vl_config, _no_pieces),
         StoredRow("gemma", _gemma_config, _gemma_pieces, {"model.norm.weight": Piece("model.norm.weight", plus=1.0)}),

@@ -28,7 +28,7 @@ _HEARS = {**_SPLIT, "audio_tower.": "model.audio_tower."}
 _CONFORMER = {**_SPLIT, "encoder.": "model.encoder.", "projector.": "model.projector."}
 _LEFT_OUT = ("auto_map", "quantization_config", "transformers_version", "torch_dtype")
 _WEIGHTS = ("F64", "F32", "F16", "BF16")
-_OWN = re.compile(r"model\.(embed_tokens|layers|norm)\.")
+_OWN = re.compile(r"model\.(embed_tokens|embed_tokens_per_layer|per_layer_\w+|layers|norm)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,10 @@ class WrapperRow:
             router_in_memory=self.to_memory(disk(host.router_in_memory)),
             expert=expert,
             fused=(first, second),
+            filled=lambda dense, experts: {disk(name): own for name, own in host.filled(dense, experts).items()},
+            derived=lambda dense: tuple(replace(one, name=disk(one.name)) for one in host.derived(dense)),
             fused_in_memory=(gate_up, down),
             always_on=always,
-            added=lambda dense, layer: {disk(name): own for name, own in host.added(dense, layer).items()},
             correction=added,
             auto_class=self.auto_class,
             on_disk=disk,
@@ -133,6 +134,7 @@ _ROWS = (
             "rope_theta": 1e8,
         },
     ),
+    WrapperRow("gemma4", "gemma4", "Gemma4ForConditionalGeneration", "gemma4_text", memory={}),
     WrapperRow("mistral3", "mistral3", "Mistral3ForConditionalGeneration", "mistral"),
     WrapperRow("internvl", "internvl", "InternVLForConditionalGeneration", "qwen2"),
     WrapperRow("smolvlm", "smolvlm", "SmolVLMForConditionalGeneration", "llama", "model.text_model.", {}),

@@ -23,18 +23,19 @@ _BASE_ONLY = ", which reads the base model on the prompts. How well it separates
 _NOT_HELD_OUT = ". Nothing could be held out, so how well it separates is not known."
 
 
-def model_card(plan: Plan, gate: Mapping[str, Any], name: str) -> str:
+def model_card(plan: Plan, gate: Mapping[str, Any], name: str, near: Mapping[str, Any] | None = None) -> str:
     """README.md of the output, with the hub's metadata in front.
 
     Args:
         plan: what was built.
         gate: the record's account of the gate.
         name: the output folder's name.
+        near: the record's account of how far a host is off that is not exact.
     """
     front = yaml.safe_dump(_metadata(plan), sort_keys=False, allow_unicode=True)
     sections = [
         f"---\n{front}---\n\n# {plain(name)}",
-        _intro(plan),
+        _intro(plan) + _near(plan, near),
         _sources(plan),
         _licence(plan),
         _weights(plan),
@@ -85,6 +86,15 @@ def _intro(plan: Plan) -> str:
         f"A sparse mixture of {len(plan.experts)} experts, {plan.recipe.experts_per_token} a token, merged by "
         f"[moemerge](https://pypi.org/project/moemerge/) {__version__}: {total} parameters, {active} active a token, "
         f"{size(plan.bytes.total)} in {plan.dtype}. It is a plain `{plan.host.architecture}`: no remote code.{dense}"
+    )
+
+
+def _near(plan: Plan, near: Mapping[str, Any] | None) -> str:
+    if near is None:
+        return ""
+    return (
+        f" The class does not compute quite what `{plan.dense.family}` does: {plan.host.near}. With all experts alike, "
+        f"its logits were {near['error']:.1e} off those of the dense model, relative, on {near['tokens']} tokens."
     )
 
 

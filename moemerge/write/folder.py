@@ -59,7 +59,7 @@ def write_folder(
         files["model.safetensors.index.json"] = index_json(shards).encode()
     files |= {name: data for name, data in output_files(plan).items() if _kept(name)}
     files |= extra
-    files["README.md"] = model_card(plan, record["gate"], output.name).encode()
+    files["README.md"] = model_card(plan, record["gate"], output.name, record.get("near")).encode()
     for name, data in files.items():
         _write(folder / name, data)
     recorded = {name: xxhash.xxh3_128_hexdigest(data) for name, data in sorted(files.items())}

@@ -148,6 +148,8 @@ def mixture() -> Mixture:
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     parameter.normal_(0.0, 0.3) if "norm" not in name else parameter.normal_(1.0, 0.1)
+                    if name.endswith("per_expert_scale"):  # 1 in every folder of ours
+                        parameter.fill_(1.0)
                 for name, buffer in model.named_buffers():
                     if "correction" in name:
                         buffer.normal_(0.0, 0.3)

@@ -35,10 +35,11 @@ def test_the_parts_give_the_blocks_real_output(
     model = mixture(host, k=k)
     model.set_experts_implementation(implementation)
     seen: dict[str, torch.Tensor] = {}
-    block = anatomy_of(model).block_of(model.model.layers[1])
+    block = anatomy_of(model).routed_of(model.model.layers[1])
     handle = block.register_forward_hook(lambda _, given, output: seen.update(given=given[0], output=output))
     found = explained(model, words)
     handle.remove()
+    seen = {key: value.reshape(1, -1, value.shape[-1]) for key, value in seen.items()}
     assert found.agrees
     assert 0 <= found.difference < found.tolerance < 1e-3 * found.output_norm
     assert found.output_norm == pytest.approx(float(seen["output"][0, 3].norm()), rel=1e-6)
@@ -58,7 +59,7 @@ def test_logits_probabilities_and_experts_outputs(host: str, mixture: Mixture, w
     found = explained(model, words, layer=first)
     ids = torch.tensor([words(TEXT)["input_ids"]])
     with torch.inference_mode():
-        logits = model(ids, output_router_logits=True).router_logits[0][3]
+        logits = find_routers(model).rule.logits(model(ids, output_router_logits=True).router_logits[0][3])
     torch.testing.assert_close(torch.tensor(found.logits), logits)
     torch.testing.assert_close(torch.tensor(found.probabilities), HOSTS[host].scores(logits))
     _, chosen = HOSTS[host].chosen(logits, find_routers(model).modules[0], 2)

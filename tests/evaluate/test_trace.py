@@ -28,7 +28,8 @@ def expected(host: str, model: Any, ids: torch.Tensor, k: int, divided: bool) ->
     with torch.inference_mode():
         layers = model(ids, output_router_logits=True).router_logits
     result = []
-    for logits, router in zip(layers, find_routers(model).modules, strict=True):
+    for given, router in zip(layers, find_routers(model).modules, strict=True):
+        logits = find_routers(model).rule.logits(given)
         weights, experts = HOSTS[host].chosen(logits, router, k, divided=divided)
         weights, order = weights.sort(dim=-1, descending=True)
         result.append((experts.gather(-1, order), weights))

@@ -11,11 +11,6 @@ import pytest
 
 from moemerge.families import DENSE_FAMILIES, HOSTS, REFUSALS, REFUSED, TRANSLATIONS, WRAPPERS, family_problem
 
-BEING_WRITTEN = frozenset({
-    "gemma3_text", "gemma4", "gemma4_text", "lfm2", "lfm2_vl", "ministral3",
-})  # fmt: skip
-"""Types that are on their way into `families`. A merge empties this."""
-
 HOSTED = {*DENSE_FAMILIES, *TRANSLATIONS, *WRAPPERS}
 
 
@@ -35,19 +30,18 @@ def language_models() -> dict[str, str]:
 def test_every_type_has_one_answer() -> None:
     """Hosted or refused: none is forgotten, none is both, and none is answered twice."""
     listed = [name for refusal in REFUSALS for name in refusal.types.split()]
-    assert sorted(set(language_models()) - HOSTED - set(REFUSED) - BEING_WRITTEN) == []
-    assert sorted(set(REFUSED) & (HOSTED | BEING_WRITTEN)) == []
-    assert sorted(BEING_WRITTEN & HOSTED) == []
+    assert sorted(set(language_models()) - HOSTED - set(REFUSED)) == []
+    assert sorted(set(REFUSED) & HOSTED) == []
     assert sorted(set(REFUSED) - set(language_models())) == [], "transformers has no such types"
     assert sorted(name for name in set(listed) if listed.count(name) > 1) == []
     alone = {name for name, host in HOSTS.items() if host.alone}
-    assert alone <= set(REFUSED) | HOSTED | BEING_WRITTEN
+    assert alone <= set(REFUSED) | HOSTED
 
 
 def test_what_is_recommended_instead_builds() -> None:
     """No hint sends a user to a family that is refused."""
     named = {name for refusal in REFUSALS for name in re.findall("`([a-z0-9_]+)`", refusal.instead)}
-    assert sorted((named & set(language_models())) - HOSTED - BEING_WRITTEN) == []
+    assert sorted((named & set(language_models())) - HOSTED) == []
 
 
 def test_a_type_that_transformers_does_not_have() -> None:

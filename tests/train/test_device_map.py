@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM
 
 from moemerge.console import Silent
 from moemerge.errors import EvalError, MoemergeError, TrainError
-from moemerge.families import Anatomy
 from moemerge.mixture.placement import Placement
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers
@@ -57,7 +56,7 @@ def gradients(model: Any, start: list[Tensor], how: Any, *, checkpointing: bool)
     """Those of the gates, and the terms."""
     routers = find_routers(model)
     options = TrainOptions(method="full", balance_weight=0.5, z_weight=0.01, domain_weight=0.2)
-    gates = Gates(start, routers.layers, Anatomy(), options)
+    gates = Gates(start, routers.layers, routers.anatomy, options)
     if checkpointing:
         checkpoint_layers(model)
     routing = TrainedRouting(routers, how, slopes=True)

@@ -9,17 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from moemerge.families import HOSTS
 from moemerge.mixture.routers import find_routers
 from moemerge.train.experts import use_frozen_experts
 from tests.evaluate.conftest import mixture
-from tests.hosts import DIVIDED, every
+from tests.hosts import DIVIDED, HOSTS, every
 from tests.train.test_step import gradients, some_rows
 
 __all__ = ["mixture"]
 
-GATED = [name for name, host in HOSTS.items() if host.anatomy.gated]
-"""Hosts whose experts have a gate; the others keep transformers' own."""
+SILU = [host for host, case in HOSTS.items() if case.silu]
+"""Hosts whose experts are of the kind that is replaced; the others keep transformers' own."""
 
 
 def values_and_slopes(stack: Any, k: int, experts: int) -> tuple[Tensor, ...]:
@@ -36,7 +35,7 @@ def values_and_slopes(stack: Any, k: int, experts: int) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
-@pytest.mark.parametrize("host", every(GATED))
+@pytest.mark.parametrize("host", every(SILU))
 def test_values_and_slopes_are_those_of_transformers(host: str, k: int, mixture: Any) -> None:
     """By tokens and by weights, in fp64 to its rounding."""
     model = deepcopy(mixture(host)).double().requires_grad_(False)
@@ -49,7 +48,7 @@ def test_values_and_slopes_are_those_of_transformers(host: str, k: int, mixture:
 
 
 @pytest.mark.parametrize("how", ["straight-through", "soft", "top-k"])
-@pytest.mark.parametrize("host", every(GATED))
+@pytest.mark.parametrize("host", every(SILU))
 def test_a_step_is_the_same(host: str, how: str, mixture: Any) -> None:
     """Terms and gradients of a whole step, however it routes."""
     model, rows = deepcopy(mixture(host, k=1, **DIVIDED[host])), some_rows(4)

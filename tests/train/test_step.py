@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from moemerge.families import Anatomy, Routing
+from moemerge.families import Routing
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers
 from moemerge.train import step as steps
@@ -47,7 +47,7 @@ def gradients(
     """Of a model's own gates."""
     options = TrainOptions(**{"method": "full"} | given)
     routers = find_routers(model)
-    gates = Gates(routers.matrices, routers.layers, Anatomy(), options)
+    gates = Gates(routers.matrices, routers.layers, routers.anatomy, options)
     routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0)
     if frozen:
         model.requires_grad_(False)
@@ -107,7 +107,8 @@ def test_straight_through_has_the_gradient_of_the_mixture_of_the_likeliest(
     ours, _ = gradients(model, [rows], "straight-through", **alone)
 
     def replaced(module: Any, inputs: tuple[Tensor], _output: Any) -> tuple[Tensor, Tensor, Tensor]:
-        logits = functional.linear(inputs[0].reshape(-1, inputs[0].shape[-1]), routers.anatomy.router_matrix_of(module))
+        entering = routers.rule.entering(module, inputs[0].reshape(-1, inputs[0].shape[-1]))
+        logits = functional.linear(entering, routers.anatomy.router_matrix_of(module))
         soft, indices = HOSTS[host].chosen(logits, module, k + 1)
         top = HOSTS[host].scores(logits).gather(-1, indices)
         hard = torch.cat([top[:, :k] / top[:, :k].sum(-1, keepdim=True), torch.zeros_like(top[:, k:])], dim=1)

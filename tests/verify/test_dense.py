@@ -45,9 +45,11 @@ CASES: list[dict[str, Any]] = [
 
 def applies(family: str, config: dict[str, Any]) -> bool:
     """Llama knows no window, and Mistral one for all layers; few know a rope of each layer's own; Nemotron-H has no
-    rope and other keys (see below)."""
+    rope and other keys (see below); a rope for each type of layer has other keys too."""
     if family == "nemotron_h":
         return False
+    if any(isinstance(rope, dict) for rope in FAMILIES[family].missing.get("rope_parameters", {}).values()):
+        return not any(key.startswith("rope_") for key in config) and "sliding_window" not in config
     if not {"no_rope_layers", "no_rope_layer_interval", "sliding_window_pattern"}.isdisjoint(config):
         return family in ("smollm3", "granite_swa", "cohere2")
     if "sliding_window" not in config or family in ("qwen2", "qwen3", "smollm3", "granite_swa", "cohere2"):
@@ -66,10 +68,13 @@ def test_configs_are_read_as_transformers_reads_them(family: str, config: dict[s
 
     theirs = AutoConfig.for_model(family, **{key: _copy(value) for key, value in config.items()})
     ours = Dense.of({"model_type": family, **config})
-    lacking = {"attention_dropout": 0.0}
-    assert {key: ours.fields[key] for key in FIELDS} == {key: getattr(theirs, key, lacking.get(key)) for key in FIELDS}
+    names = {"hidden_act": "hidden_activation", "rms_norm_eps": "norm_eps"}  # what some call them
+    written, lacking = theirs.to_dict(), {"attention_dropout": 0.0}
+    read = {key: written.get(key, written.get(names.get(key, key), lacking.get(key))) for key in FIELDS}
+    read["hidden_act"] = read["hidden_act"] or "silu"  # one that has no such key
+    assert {key: ours.fields[key] for key in FIELDS} == read
     default = theirs.hidden_size // theirs.num_attention_heads
-    assert ours.fields["head_dim"] == (getattr(theirs, "head_dim", None) or default)
+    assert ours.fields["head_dim"] == (written.get("head_dim") or default)
     # transformers keeps the old name `type` beside `rope_type`
     assert dict(ours.rope) == {key: value for key, value in theirs.rope_parameters.items() if key != "type"}
     assert ours.windows == _windows(theirs)
@@ -89,6 +94,8 @@ def _windows(config: Any) -> tuple[int | None, ...]:
 
 
 def _thetas(family: str, config: Any) -> list[float]:
+    if "rope_theta" not in config.rope_parameters:
+        return []  # each type of layer has its rope
     theta, layers = config.rope_parameters["rope_theta"], int(config.num_hidden_layers)
     if family == "granite_swa":
         return list(config.layer_rope_theta)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 
 from tests.verify.conftest import Folder, set_value
 
@@ -116,6 +117,29 @@ def test_one_bit_of_the_gate(tampered: Tamper) -> None:
     folder = tampered()
     folder.flip(f"{MIXTRAL}.gate.weight", byte=5)
     assert folder.differences() == [f"{MIXTRAL}.gate.weight: its bytes changed after the build"]
+
+
+@pytest.mark.parametrize(
+    ("host", "name", "said"),
+    [
+        ("gemma4_text", "router.scale", "values are not"),
+        ("gemma4_text", "pre_feedforward_layernorm_2.weight", "values are not the mean of"),
+        ("gemma4_text", "post_feedforward_layernorm_2.weight", "values are not 4.096"),
+        ("gemma4_text", "router.per_expert_scale", "values are not 1"),
+        ("gemma4_text", "mlp.down_proj.weight", "values are not 0"),
+        ("gemma4_text", "experts.down_proj", "times 0.000244141"),
+        ("beam", "self_attn.gate_bias", "values are not 30"),
+        ("beam", "self_attn.q_norm.weight", ", plus 1, times 0.632456"),
+    ],
+)
+def test_what_a_host_has_of_its_own(host: str, name: str, said: str, tampered: Tamper) -> None:
+    """A byte of what is made of the base's tensors, or filled, is seen whatever the record says."""
+    folder = tampered(host)
+    tensor = f"model.layers.1.{name}"
+    folder.flip(tensor, byte=2, bit=5)
+    digest = xxhash.xxh3_128_hexdigest(folder.read(tensor))
+    folder.record(lambda record: record["tensors"].update({tensor: digest}))
+    assert [line for line in folder.differences() if line.startswith(f"{tensor}: ") and said in line]
 
 
 @pytest.mark.parametrize("names", [("w1", "w3", "w2"), None], ids=["mixtral", "qwen2_moe"])

@@ -44,7 +44,7 @@ FAMILY = DenseFamily(
         *of_kind("full_attention", tuple(t.at("self_attn", "mixer") for t in ATTENTION if t.bias is None)),
         norm("norm"),
     ),
-    names=Names(ffn="mixer.{projection}_proj.weight"),
+    names=Names(ffn="mixer.{projection}.weight"),
     projections=GATELESS,
     qkv_bias=False,
     mlp_bias="mlp_bias",
@@ -66,5 +66,5 @@ FAMILY = DenseFamily(
         "layers_block_type": (_is_dense, "a list without `moe`: with experts it is a mixture already"),
         "tie_word_embeddings": (lambda values: not values["tie_word_embeddings"], "false: its class ties nothing"),
     },
-    anatomy=Anatomy(block="mixer", attention="mixer", recurrent="mixer", kind="block_type"),
+    anatomy=Anatomy(norm="norm_f", block="mixer", attention="mixer", recurrent="mixer", kind="block_type"),
 )  # fmt: skip

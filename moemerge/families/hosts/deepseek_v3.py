@@ -47,8 +47,8 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
 HOST = Host(
     model_type="deepseek_v3",
     architecture="DeepseekV3ForCausalLM",
-    holds="attention through latents (MLA), rope of pairs or halves, attention biases, tied embeddings; its "
-    "shared expert is made exactly silent, or is a real one (`shared_experts`)",
+    holds="attention through latents (MLA), rope of pairs or halves, attention biases, tied embeddings, "
+    "first layers that stay dense; its shared expert is made exactly silent, or is a real one (`shared_experts`)",
     fits=("deepseek_v3",),
     gate="model.layers.{layer}.mlp.gate.weight",
     expert=EXPERT,

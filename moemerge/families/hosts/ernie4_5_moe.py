@@ -11,6 +11,7 @@ from typing import Any
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.dense_layers import first_layers
 from moemerge.families.host import EXPERT, FUSED, Constant, Host, bias_problems
 from moemerge.families.routing import Routing
 
@@ -42,7 +43,8 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
 HOST = Host(
     model_type="ernie4_5_moe",
     architecture="Ernie4_5_MoeForCausalLM",
-    holds="rope that rotates neighbouring dimensions, any head dimension, tied embeddings",
+    holds="rope that rotates neighbouring dimensions, any head dimension, tied embeddings, first layers "
+    "that stay dense",
     fits=("ernie4_5",),
     gate="model.layers.{layer}.mlp.gate.weight",
     expert=EXPERT,
@@ -52,4 +54,5 @@ HOST = Host(
     constants=_correction,
     anatomy=Anatomy(shared="shared_experts"),
     routing=Routing(correction="moe_statics.e_score_correction_bias"),
+    dense_layers=first_layers("moe_layer_start_index"),
 )

@@ -51,8 +51,8 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
 HOST = Host(
     model_type="glm4_moe",
     architecture="Glm4MoeForCausalLM",
-    holds="rope on a part of each head, biases on q, k and v, norms of queries and keys, tied embeddings; its shared "
-    "expert is made exactly silent, or is a real one (`shared_experts`)",
+    holds="rope on a part of each head, biases on q, k and v, norms of queries and keys, tied embeddings, first "
+    "layers that stay dense; its shared expert is made exactly silent, or is a real one (`shared_experts`)",
     fits=("glm4_moe", "llama", "qwen2", "qwen3", "seed_oss"),
     gate="model.layers.{layer}.mlp.gate.weight",
     expert=EXPERT,

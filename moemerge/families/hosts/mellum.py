@@ -9,6 +9,7 @@ from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.dense_layers import listed_layers
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 
 
@@ -39,7 +40,8 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
 HOST = Host(
     model_type="mellum",
     architecture="MellumForCausalLM",
-    holds="any head dimension and rope, attention biases, windows on some layers, tied embeddings",
+    holds="any head dimension and rope, attention biases, windows on some layers, tied embeddings, layers "
+    "that stay dense",
     fits=("qwen3",),
     gate="model.layers.{layer}.mlp.gate.weight",
     expert=EXPERT,
@@ -48,4 +50,5 @@ HOST = Host(
     refuse=_refuse,
     rope=_rope,
     lacks=("rope_theta", "rope_scaling"),
+    dense_layers=listed_layers("mlp_layer_types", "dense", "sparse"),
 )

@@ -73,8 +73,8 @@ def _any_layers(dense: DenseConfig) -> Mapping[str, Any]:
 HOST = Host(
     model_type="nemotron_h",
     architecture="NemotronHForCausalLM",
-    holds="layers of Mamba 2, of attention without rope, and of experts without a gate; its shared expert is made "
-    "exactly silent, or is a real one (`shared_experts`)",
+    holds="layers of Mamba 2, of attention without rope, and of experts without a gate, FFNs that stay dense; "
+    "its shared expert is made exactly silent, or is a real one (`shared_experts`)",
     fits=("nemotron_h",),
     gate=f"{_LAYER}.gate.weight",
     expert={
@@ -91,8 +91,8 @@ HOST = Host(
     attention=f"{_LAYER}.{{projection}}.weight",
     lacks=("rope_parameters", "rope_theta", "rope_scaling"),
     stored=_stored,
-    anatomy=Anatomy(block="mixer", attention="mixer", recurrent="mixer", kind="block_type", gate_up="up_proj",
-                    gated=False, shared="shared_experts"),
+    anatomy=Anatomy(norm="norm_f", block="mixer", attention="mixer", recurrent="mixer", kind="block_type",
+                    gate_up="up_proj", gated=False, shared="shared_experts"),
     routing=Routing(score="sigmoid", correction="e_score_correction_bias"),
     dense_layers=_any_layers,
 )  # fmt: skip

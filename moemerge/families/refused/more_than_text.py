@@ -36,7 +36,7 @@ REFUSALS = (
         why="nobody has tried yet whether a mixture may be its language model",
         instead="its language model, saved alone, where `moemerge families` lists that one",
         types="""
-            cosmos3_omni deepseek_vl_hybrid fun_asr_nano hyperclovax_vision_v2 janus minicpm_ocr minicpmv4_7
+            cosmos3_omni deepseek_vl_hybrid fun_asr_nano hyperclovax_vision_v2 janus lfm2_vl minicpm_ocr minicpmv4_7
             moss_transcribe_diarize musicflamingo paligemma pp_chart2table qianfan_ocr shieldgemma2
         """,
     ),
