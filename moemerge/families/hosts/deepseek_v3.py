@@ -5,39 +5,25 @@ A correction is added to the scores for the choice: zeros. The class always has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.corrected import CORRECTION, SIGMOIDS, deepseek_config, zero_correction
 from moemerge.families.dense.deepseek_v3 import LINEAR_MAPS
 from moemerge.families.dense_layers import first_layers
-from moemerge.families.host import EXPERT, FUSED, Constant, Host, bias_problems
-from moemerge.families.routing import Routing
+from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.shared_expert import UNGATED, zeros
 
 
 def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
     return {
+        **deepseek_config(dense, experts),
         "attention_bias": dense.qkv_bias,
         "first_k_dense_replace": 0,
-        "intermediate_size": dense.intermediate_size,
-        "moe_intermediate_size": dense.intermediate_size,
-        "n_group": 1,
-        "n_routed_experts": experts,
-        "n_shared_experts": 1,
-        "norm_topk_prob": True,
-        "num_local_experts": experts,
-        "num_nextn_predict_layers": 0,
-        "routed_scaling_factor": 1.0,
-        "topk_group": 1,
         **dense.extra,
     }
-
-
-def _correction(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constant]:
-    yield Constant(f"model.layers.{layer}.mlp.gate.e_score_correction_bias", (experts,), 0.0, "F32", "router")
 
 
 def _refuse(dense: DenseConfig) -> list[Problem]:
@@ -57,8 +43,8 @@ HOST = Host(
     refuse=_refuse,
     shared_expert=UNGATED,
     silent=zeros(UNGATED),
-    constants=_correction,
+    constants=zero_correction(f"model.layers.{{layer}}.mlp.gate.{CORRECTION}"),
     anatomy=Anatomy(projections=LINEAR_MAPS, shared="shared_experts"),
-    routing=Routing(score="sigmoid", correction="e_score_correction_bias"),
+    routing=SIGMOIDS,
     dense_layers=first_layers("first_k_dense_replace"),
 )

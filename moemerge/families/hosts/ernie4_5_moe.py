@@ -5,14 +5,14 @@ A correction is added to the probabilities for the choice: zeros. On disk it has
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.corrected import CORRECTION, zero_correction
 from moemerge.families.dense_layers import first_layers
-from moemerge.families.host import EXPERT, FUSED, Constant, Host, bias_problems
+from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.routing import Routing
 
 
@@ -32,10 +32,6 @@ def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[st
     }
 
 
-def _correction(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constant]:
-    yield Constant(f"model.layers.{layer}.mlp.moe_statics.e_score_correction_bias", (1, experts), 0.0, "F32", "router")
-
-
 def _refuse(dense: DenseConfig) -> list[Problem]:
     return bias_problems(dense, "ernie4_5_moe", qkv=False, output=False)
 
@@ -51,8 +47,8 @@ HOST = Host(
     fused=FUSED,
     config=_config,
     refuse=_refuse,
-    constants=_correction,
+    constants=zero_correction(f"model.layers.{{layer}}.mlp.moe_statics.{CORRECTION}", rows=1),
     anatomy=Anatomy(shared="shared_experts"),
-    routing=Routing(correction="moe_statics.e_score_correction_bias"),
+    routing=Routing(correction=f"moe_statics.{CORRECTION}"),
     dense_layers=first_layers("moe_layer_start_index"),
 )

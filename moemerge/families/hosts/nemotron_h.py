@@ -12,10 +12,10 @@ from typing import Any
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.corrected import CORRECTION, SIGMOIDS, deepseek_config, zero_correction
 from moemerge.families.dense.nemotron_h import DISK
 from moemerge.families.dense_family import Projection, exchanged
 from moemerge.families.host import Constant, Host, bias_problems
-from moemerge.families.routing import Routing
 from moemerge.families.shared_expert import silent_width
 
 _LAYER = "backbone.layers.{layer}.mixer"
@@ -33,27 +33,14 @@ def _stored(name: str) -> str:
 def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
     routed = frozenset(dense.routed_layers)
     return {
-        "intermediate_size": dense.intermediate_size,
+        **deepseek_config(dense, experts),
         "layer_norm_epsilon": dense.norm_eps,
         "layers_block_type": ["moe" if layer in routed else kind for layer, kind in enumerate(dense.kinds)],
         "mlp_hidden_act": dense.hidden_act,
-        "moe_intermediate_size": dense.intermediate_size,
         "moe_latent_size": None,
         "moe_shared_expert_intermediate_size": silent_width(dense),
-        "n_group": 1,
-        "n_routed_experts": experts,
-        "n_shared_experts": 1,
-        "norm_topk_prob": True,
-        "num_local_experts": experts,
-        "num_nextn_predict_layers": 0,
-        "routed_scaling_factor": 1.0,
-        "topk_group": 1,
         **dense.extra,
     }
-
-
-def _correction(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constant]:
-    yield Constant(f"{_LAYER.format(layer=layer)}.gate.e_score_correction_bias", (experts,), 0.0, "F32", "router")
 
 
 def _silent(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constant]:
@@ -87,12 +74,12 @@ HOST = Host(
     shared_expert=_SHARED,
     shared_width="moe_shared_expert_intermediate_size",
     silent=_silent,
-    constants=_correction,
+    constants=zero_correction(f"{_LAYER}.gate.{CORRECTION}"),
     attention=f"{_LAYER}.{{projection}}.weight",
     lacks=("rope_parameters", "rope_theta", "rope_scaling"),
     stored=_stored,
     anatomy=Anatomy(norm="norm_f", block="mixer", attention="mixer", recurrent="mixer", kind="block_type",
                     gate_up="up_proj", gated=False, shared="shared_experts"),
-    routing=Routing(score="sigmoid", correction="e_score_correction_bias"),
+    routing=SIGMOIDS,
     dense_layers=_any_layers,
 )  # fmt: skip
