@@ -87,7 +87,11 @@ def markdown() -> str:
 
 
 def _listed(hosts: list[Host]) -> str:
-    return ", ".join(f"`{host.model_type}`{'' if host.near is None else ' (near)'}" for host in hosts)
+    return ", ".join(_marked(host, f"`{host.model_type}`") for host in hosts)
+
+
+def _marked(host: Host, shown: str | None = None) -> str:
+    return (shown or host.model_type) + ("" if host.near is None else " (near)")
 
 
 def _hosts(row: Translation) -> list[Host]:
@@ -99,11 +103,11 @@ def overview() -> Iterator[str]:
     """Every family and its hosts, a line each."""
     rows = {name: (hosts_of(name), family.title) for name, family in DENSE_FAMILIES.items()}
     rows |= {name: (_hosts(row), row.title) for name, row in TRANSLATIONS.items()}
-    hosted = {name: (", ".join(host.model_type for host in hosts), title) for name, (hosts, title) in rows.items()}
-    hosted |= {name: (", ".join(wrapper.languages), wrapper.title) for name, wrapper in WRAPPERS.items()}
-    width = max(map(len, hosted))
-    for name, (hosts, title) in sorted(hosted.items()):
-        yield f"{name:<{width}}  {hosts:<22}  {title}"
+    rows |= {name: ([HOSTS[host] for host in row.languages], row.title) for name, row in WRAPPERS.items()}
+    hosted = {name: ", ".join(_marked(host) for host in hosts) for name, (hosts, _) in rows.items()}
+    first, second = max(map(len, hosted)), max(map(len, hosted.values()))
+    for name, (_, title) in sorted(rows.items()):
+        yield f"{name:<{first}}  {hosted[name]:<{second}}  {title}"
 
 
 def account(name: str) -> Iterator[str]:
@@ -137,8 +141,9 @@ def account(name: str) -> Iterator[str]:
 
 
 def _host(host: Host) -> Iterator[str]:
-    exact = "exact" if host.near is None else f"near: {host.near}"
-    yield f"into {host.model_type} ({host.architecture}), {exact}"
+    yield f"into {host.model_type} ({host.architecture}), {'exact' if host.near is None else 'near'}"
+    if host.near is not None:
+        yield textwrap.fill(host.near, 78, initial_indent="  ", subsequent_indent="  ")
     for runtime, state in host.runtimes.items():
         yield textwrap.fill(f"{runtime}: {state}", 78, initial_indent="  ", subsequent_indent="    ")
     yield textwrap.fill(f"holds {host.holds}", 78, initial_indent="  ", subsequent_indent="  ")
