@@ -21,7 +21,7 @@ from moemerge.export.tensors import OutTensor, out_tensors
 from moemerge.export.vocabulary import Vocabulary, read_vocabulary
 from moemerge.families import Host, host_of
 from moemerge.families.gguf_form import GgufForm, GgufType
-from moemerge.files import replacing
+from moemerge.files import remove_leftovers, replacing
 from moemerge.mixture.folder import BuiltFolder, MoeFolder, open_moe
 
 MADE = "moemerge.version"
@@ -91,6 +91,8 @@ def export_gguf(folder: Path, path: Path, kind: GgufType, progress: Progress, *,
     if vocabulary is None or problems:
         raise ManyProblems(problems)
     total = sum(tensor.nbytes for tensor in tensors)
+    for name in (*remove_leftovers(path), *remove_leftovers(beside)):
+        progress.note(f"removed `{name}`, left by a run that was killed")
     _check_space(path, total)
     with replacing(path) as staged:
         writer = _writer(opened, form, vocabulary, kind)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from moemerge.errors import SourceError
 from moemerge.sources.regular import read_whole
+from moemerge.sources.strict_json import load_json
 from moemerge.sources.tokenizer import try_file
 from moemerge.sources.tokenizer_config import tokenizer_config
 
@@ -88,9 +88,11 @@ def read_tokens(files: Mapping[str, Path]) -> Tokens:
             added[token.content] = AddedToken(
                 token.content, token.special, token.normalized, token.lstrip, token.rstrip, token.single_word
             )
+    known = set(ids.values())
     for content, index in tokenizer_config(files).added.items():
-        if content not in ids and index not in ids.values():
+        if content not in ids and index not in known:
             ids[content], added[content] = index, AddedToken(content)
+            known.add(index)
     return Tokens(ids, added, FILE in files)
 
 
@@ -100,7 +102,7 @@ def same_file(one: Path, other: Path) -> bool:
     if first == second:
         return True
     try:
-        return one.suffix == ".json" and bool(json.loads(first) == json.loads(second))
+        return one.suffix == ".json" and bool(load_json(first, str(one)) == load_json(second, str(other)))
     except (ValueError, RecursionError):
         return False
 

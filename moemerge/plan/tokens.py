@@ -17,6 +17,7 @@ from moemerge.errors import Problem, SourceError
 from moemerge.plan.tokenizer_json import FILE, load_tokenizer_json, same_file
 from moemerge.sources import Checkpoint
 from moemerge.sources.regular import MAX_BYTES, check_downloaded, read_whole
+from moemerge.sources.strict_json import load_json
 from moemerge.sources.tokenizer import try_file
 from moemerge.sources.tokenizer_config import SPECIAL, SWITCHES, tokenizer_config
 
@@ -241,7 +242,7 @@ def _same_ids(own: Path, kept: Path) -> bool:
 def _parse(path: Path) -> Any:
     data = read_whole(path, MAX_BYTES)
     try:
-        return json.loads(data)
+        return load_json(data, str(path))
     except (ValueError, RecursionError) as error:
         check_downloaded(data, str(path))
         raise _no_tokenizer(path) from error

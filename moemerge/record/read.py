@@ -13,7 +13,7 @@ from moemerge.record.schema import Record
 
 NAME = "moemerge.yaml"
 FORMAT = 1
-MAX_BYTES = 200_000_000
+MAX_BYTES = 20_000_000
 """The largest record that is read; 220 B parameters in 8 experts make one of about 1 MB."""
 
 
@@ -21,7 +21,7 @@ MAX_DEPTH = 64
 """Levels of nesting that a record may have, as a recipe."""
 
 
-MAX_VALUES = 10_000_000
+MAX_VALUES = 1_000_000
 """Keys and values that a record may hold once aliases are expanded."""
 
 
@@ -41,7 +41,7 @@ def read_record(folder: Path, hosts: Collection[str]) -> Record | list[Differenc
         raise VerifyError(f"`{folder}` {state}", hint=hint_for(folder))
     try:
         if path.stat().st_size > MAX_BYTES:
-            return [Difference(NAME, f"is larger than {MAX_BYTES} bytes")]
+            return [Difference(NAME, f"is larger than {MAX_BYTES:,} bytes, which no record is")]
         parsed = _parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         return [Difference(NAME, f"cannot be read: {_one_line(error)}")]

@@ -18,6 +18,7 @@ from moemerge.apart import Fault, ask
 from moemerge.apart.trial import TEXT, use
 from moemerge.errors import SourceError
 from moemerge.sources.regular import MAX_BYTES, check_downloaded, read_whole
+from moemerge.sources.strict_json import check_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 FILE = "tokenizer.json"
 TOKENIZERS = frozenset({FILE, "tokenizer.model", "vocab.json"})
 """Files of which one at least makes a tokenizer."""
+_JSON = (
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "config.json",
+    "chat_template.json",
+)  # fmt: skip
+"""What transformers reads as JSON beside it."""
 _VOCABULARY = (".jinja", ".model", "vocab.json", "merges.txt")
 """Endings of a tokenizer's files that do not say so in their name."""
 SECONDS = 15.0
@@ -48,6 +54,9 @@ def read_tokenizer(folder: Path, name: str, rows: int | None = None) -> PreTrain
     """
     from transformers import AutoTokenizer
 
+    for file in _JSON:
+        if (folder / file).exists():
+            check_file(folder / file)
     if (folder / FILE).exists():
         try_file(folder / FILE, f"the tokenizer of `{name}` cannot be read: `{FILE}`")
     with tokenizer_faults(f"the tokenizer of `{name}` cannot be read"):

@@ -26,9 +26,9 @@ from moemerge.verify.expected import Wanted, expected_tensors, unknown_ends
 from moemerge.verify.families import FAMILIES
 from moemerge.verify.files import CHANGED, check_base_files, check_files, check_list, files_of
 from moemerge.verify.hosts import HOSTS
-from moemerge.verify.layout import Place, Weights, parse_object, read_layout
+from moemerge.verify.layout import Place, Weights, read_layout, read_object
 from moemerge.verify.origins import Origins, as_mixed, given, open_origins
-from moemerge.verify.reading import OpenFiles, read_regular, resolved
+from moemerge.verify.reading import OpenFiles, resolved
 from moemerge.verify.result import Verification
 from moemerge.verify.vocabulary import Alignment, align
 from moemerge.verify.wrapped import check_outside, host_of
@@ -233,7 +233,7 @@ class _Verifier:
             return []
         try:
             path = resolved(self.folder, config_file.NAME)
-            parsed: dict[str, Any] = parse_object(read_regular(path))
+            parsed: dict[str, Any] = read_object(path, config_file.NAME)
         except (OSError, ValueError) as error:
             return [Difference(config_file.NAME, f"cannot be read: {error}")]
         opened = self.origins.models.get("base")

@@ -18,7 +18,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from moemerge.errors import Difference
+from moemerge.errors import Difference, SourceError
+from moemerge.sources.strict_json import check_size, load_json
 from moemerge.verify.reading import open_regular, read_regular, resolved
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -110,12 +111,28 @@ def parse_object(data: bytes) -> dict[str, Any]:
         return dict(pairs)
 
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique)
+        value = load_json(data, "it", unique)
+    except SourceError as error:
+        raise ValueError(error.message.replace("`it`", "it")) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError("it is not a JSON object")
     return value
+
+
+def read_object(path: Path, name: str) -> dict[str, Any]:
+    """The JSON object in a file that a folder calls `name`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is something else, or too large.
+    """
+    try:
+        check_size(name, path.stat().st_size)
+    except SourceError as error:
+        raise ValueError(error.message.replace(f"`{name}`", "it")) from None
+    return parse_object(read_regular(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +146,7 @@ def _index(folder: Path, weights: Weights) -> _Index | None:
     if not path.exists():
         return None
     try:
-        index = parse_object(read_regular(path))
+        index = read_object(path, INDEX)
     except (OSError, ValueError) as error:
         weights.say(INDEX, f"cannot be read: {error}")
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import stat
@@ -15,7 +14,9 @@ from typing import Any, NoReturn
 
 import xxhash
 
+from moemerge.errors import SourceError
 from moemerge.record.read import NAME, read_fields
+from moemerge.sources.strict_json import load_json
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
@@ -61,8 +62,9 @@ def _weights(folder: Path, recorded: dict[str, Any]) -> Iterator[str]:
     data = path.read_bytes()
     if xxhash.xxh3_128_hexdigest(data) != recorded[_INDEX]:
         return
-    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):  # a record may be forged too
-        yield from [name for name in set(json.loads(data)["weight_map"].values()) if _SHARD.fullmatch(name)]
+    # a record may be forged too
+    with suppress(SourceError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        yield from [name for name in set(load_json(data, _INDEX)["weight_map"].values()) if _SHARD.fullmatch(name)]
 
 
 def foreign(folder: Path, made: Made) -> list[str]:

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from moemerge.files import hold, is_at
+
 _LOCK = ".moemerge-staged"
 _RANDOM = "[a-z0-9_]{8}"
 """What `tempfile` appends."""
@@ -137,34 +139,11 @@ def _take(folder: Path, flags: int) -> Stage | None:
     path = folder / _LOCK
     lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o600)
     try:
-        held = _hold(lock)
-        if (held or (held is None and flags)) and _is_at(lock, path):
+        held = hold(lock)
+        if (held or (held is None and flags)) and is_at(lock, path):
             taken, lock = lock, -1
             return Stage(folder, taken)
         return None
     finally:
         if lock >= 0:
             os.close(lock)
-
-
-def _hold(lock: int) -> bool | None:
-    """Whether the lock is now held by this process; None where there are no locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return None
-    return True
-
-
-def _is_at(lock: int, path: Path) -> bool:
-    """Whether an open file is still the one at a path: who held the lock before may have removed it."""
-    try:
-        return os.path.samestat(os.fstat(lock), path.lstat())
-    except FileNotFoundError:
-        return False

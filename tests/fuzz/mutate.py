@@ -69,7 +69,7 @@ def in_tree(chance: random.Random, value: Any) -> Any:
     tree = [copy.deepcopy(value)]
     for _ in range(chance.choice((1, 1, 1, 1, 2, 4))):
         places = list(_places(tree))
-        holder, key = chance.choice(places)
+        holder, key = chance.choice(places) if chance.random() < 0.5 else _way_down(chance, tree)
         old = holder[key]
         match chance.randrange(9):
             case 0 | 1 | 2:
@@ -108,6 +108,15 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
             yield here, key
             if isinstance(here[key], dict | list):
                 waiting.append(here[key])
+
+
+def _way_down(chance: random.Random, tree: list[Any]) -> tuple[Any, Any]:
+    """A holder and key by chance at each level: so a vocabulary's hundreds of entries weigh no more than one rule."""
+    holder: Any = tree
+    key: Any = 0
+    while isinstance(inner := holder[key], dict | list) and inner and chance.random() < 0.85:
+        holder, key = inner, chance.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
+    return holder, key
 
 
 def dump(value: Any) -> bytes:

@@ -25,15 +25,13 @@ from moemerge.errors import GateError, MoemergeError
 from moemerge.evaluate.chat import end_of_turn
 from moemerge.gate.passages import encode_prompt
 from moemerge.gate.request import ChatTemplate, ExpertTexts
-from moemerge.mixture.folder import open_moe
-from moemerge.mixture.placement import Placement
 from moemerge.plan.model import Plan
 from moemerge.recipe import load_recipe
 from moemerge.recipe.load import load_evaluation
 from moemerge.recipe.schema import Data, Rows
 from moemerge.sources import open_checkpoint
 from moemerge.texts import LeftOut, read_documents, read_prompts_file, read_rows
-from moemerge.write.made import made_by_build
+from tests.fuzz.mixture import export_tokenizer, exported_tokenizers, use_mixture, write_texts
 from tests.fuzz.mutate import Mutation, dump, in_bytes, in_json, in_text, in_tree, spliced
 from tests.tiny import write_tokenizer
 
@@ -100,6 +98,7 @@ def prepare(work: Path, tiny: Callable[..., Path]) -> Path:
     make_adapter(work / "models/base", work / "adapter")
     (work / "recipe.yaml").write_text(RECIPE)
     api.build(work / "recipe.yaml", work / "built")
+    write_texts(work)
     return work
 
 
@@ -251,14 +250,7 @@ def _built(name: str) -> Callable[[Path, bytes], None]:
     def run(work: Path, data: bytes) -> None:
         folder = work / "built"
         with spoilt(folder / name, data):
-            made_by_build(folder)
-            with suppress(MoemergeError):
-                api.verify(folder)
-            opened = open_moe(folder)
-            opened.tokenizer()
-            if name != "moemerge.yaml":
-                opened.parameters()
-                opened.load(Placement(dtype="float32"))
+            use_mixture(work, data)
 
     return run
 
@@ -373,6 +365,10 @@ TARGETS: Mapping[str, Target] = {
     "tokenizer-of-mixture": Target(
         lambda work: [(work / "built/tokenizer.json").read_bytes()], in_json, _built("tokenizer.json")
     ),
+    "tokenizer-config-of-mixture": Target(
+        lambda work: [(work / "built/tokenizer_config.json").read_bytes()], in_json, _built("tokenizer_config.json")
+    ),
+    "tokenizer-of-export": Target(exported_tokenizers, in_json, export_tokenizer),
     "index": Target(
         lambda work: [(work / "models/sharded/model.safetensors.index.json").read_bytes()], in_json, _index
     ),

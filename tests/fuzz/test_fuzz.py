@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import resource
 import time
 import traceback
@@ -28,6 +29,8 @@ INPUTS = int(os.environ.get("MOEMERGE_FUZZ", "300"))
 SEED = int(os.environ.get("MOEMERGE_FUZZ_SEED", "0"))
 MEMORY = 2_000_000_000
 KEPT = 30
+SHOWN = 12
+"""Kinds of refusals that are told: a fuzzer that is refused at the door finds nothing behind it."""
 
 
 @pytest.mark.slow
@@ -43,6 +46,7 @@ def test_no_input_makes_a_traceback_a_hang_or_gigabytes(
     seeds = target.seeds(work)
     outcomes: Counter[str] = Counter()
     faults: Counter[str] = Counter()
+    refusals: Counter[str] = Counter()
     began, slowest = time.monotonic(), 0.0
     for number in range(INPUTS):
         chance = random.Random(f"{name} {SEED} {number}")
@@ -52,8 +56,9 @@ def test_no_input_makes_a_traceback_a_hang_or_gigabytes(
             with bounded(MEMORY):
                 target.run(work, data)
             outcomes["taken"] += 1
-        except MoemergeError:
+        except MoemergeError as error:
             outcomes["refused"] += 1
+            refusals[re.sub(r"`[^`]*`|'[^']*'|[0-9]+", "…", str(error))[:120]] += 1
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
@@ -65,6 +70,7 @@ def test_no_input_makes_a_traceback_a_hang_or_gigabytes(
                 _keep(name, data)
                 print(f"--- {name} {number}\n{''.join(traceback.format_exception(error))[-3000:]}")
         slowest = max(slowest, time.process_time() - started)
+    print(*(f"{count} x {kind!r}" for kind, count in refusals.most_common(SHOWN)), sep="\n")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"{name}: {INPUTS:,} inputs in {time.monotonic() - began:.0f} s, {dict(outcomes)}, slowest {slowest:.1f} s, "
           f"peak {peak:.2f} GB of {psutil.virtual_memory().total / 1e9:.0f}")  # fmt: skip
