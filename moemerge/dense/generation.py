@@ -27,7 +27,7 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
 def context_of(model: PreTrainedModel) -> int | None:
     """Positions that a model has, or None where its config names no bound."""
     found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return int(found) if found else None
+    return int(found) if found and found > 0 else None
 
 
 def device_of(model: PreTrainedModel) -> torch.device:

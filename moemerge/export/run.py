@@ -11,6 +11,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import xxhash
 
 from moemerge import __version__
 from moemerge.console import Progress
@@ -23,7 +24,9 @@ from moemerge.families import Host, host_of
 from moemerge.families.gguf_form import GgufForm, GgufType
 from moemerge.files import remove_leftovers, replacing
 from moemerge.mixture.folder import BuiltFolder, MoeFolder, open_moe
+from moemerge.sources.regular import read_whole
 
+_CONFIG = "config.json"
 MADE = "moemerge.version"
 """Key of a file's metadata by which it is known as one of ours."""
 _FILE_TYPES: Mapping[GgufType, gguf.LlamaFileType] = {
@@ -111,6 +114,11 @@ def _form(opened: MoeFolder) -> tuple[Host, GgufForm]:
         raise ExportError(
             f"`{opened.path}` was not built by moemerge, so it is not known what would have to hold",
             hint="llama.cpp's own `convert_hf_to_gguf.py` takes other mixtures",
+        )
+    if xxhash.xxh3_128_hexdigest(read_whole(opened.path / _CONFIG)) != opened.record.files.get(_CONFIG):
+        raise ExportError(
+            f"`{_CONFIG}` of `{opened.path}` changed after the build, so it is not known what would have to hold",
+            hint=f"run `moemerge verify {opened.path}`, and build the folder again where it does not say why",
         )
     if host is None or host.gguf is None:
         said = None if host is None else host.runtimes.get("llama.cpp")

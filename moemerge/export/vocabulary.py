@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from moemerge.errors import ExportError
-from moemerge.sources.strict_json import read_object
+from moemerge.sources.strict_json import load_json
 from moemerge.sources.tokenizer import FILE, try_file
 from moemerge.sources.tokenizer_config import tokenizer_config
 
@@ -94,10 +94,14 @@ def read_vocabulary(files: Mapping[str, Path], rows: int, ends: list[int]) -> Vo
         ExportError: llama.cpp has nothing that gives the same ids.
         SourceError: a file cannot be read.
     """
+    from tokenizers import Tokenizer
+
     if FILE not in files:
         raise ExportError(f"there is no `{FILE}`", hint="save the tokenizer as transformers' fast ones are stored")
     try_file(files[FILE])
-    whole, settings = read_object(files[FILE], str(files[FILE])), tokenizer_config(files)
+    tokenizer = Tokenizer.from_file(str(files[FILE]))
+    # as the library writes it, with every part that a file may leave out
+    whole, settings = load_json(tokenizer.to_str().encode(), str(files[FILE])), tokenizer_config(files)
     model: Mapping[str, Any] = whole.get("model") or {}
     if model.get("type", "BPE") != "BPE":
         raise ExportError(

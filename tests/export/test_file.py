@@ -117,3 +117,16 @@ def test_no_torch_is_loaded(mixture: Mixture, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1:] == ["0 False"], done.stderr
+
+
+def test_what_a_killed_export_left_is_named_and_removed(mixture: Mixture, tmp_path: Path) -> None:
+    """As a build does: before it looks whether there is room."""
+    target = tmp_path / "m.gguf"
+    left = [tmp_path / f".{name}.moemerge-0123abcd.part" for name in ("m.gguf", "m.gguf.Modelfile")]
+    for path in left:
+        path.write_bytes(b"half")
+    done = CliRunner().invoke(app, ["export", str(mixture("llama")), "--gguf", str(target)])
+    assert done.exit_code == 0, done.output
+    for path in left:
+        assert f"removed `{path.name}`, left by a run that was killed" in " ".join(done.stderr.split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.gguf", "m.gguf.Modelfile"]

@@ -159,3 +159,19 @@ def test_a_number_that_f16_cannot_hold(mixture: Mixture, tmp_path: Path) -> None
         assert os.listdir(tmp_path) == []
     finally:
         path.write_bytes(kept)
+
+
+def test_a_config_that_changed_after_the_build(mixture: Mixture, exported: Callable[..., Exported]) -> None:
+    """Half a config would be a traceback, and another one another model."""
+    folder = mixture("llama")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["num_hidden_layers"]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ExportError) as caught:
+        exported(folder)
+    assert caught.value.message == (
+        f"`config.json` of `{folder}` changed after the build, so it is not known what would have to hold"
+    )
+    assert caught.value.hint == (
+        f"run `moemerge verify {folder}`, and build the folder again where it does not say why"
+    )
