@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,7 +103,10 @@ def same_file(one: Path, other: Path) -> bool:
     if first == second:
         return True
     try:
-        return one.suffix == ".json" and bool(load_json(first, str(one)) == load_json(second, str(other)))
+        if one.suffix != ".json" or (parsed := load_json(first, str(one))) != (kept := load_json(second, str(other))):
+            return False
+        # to Python `0`, `0.0` and `false` are equal, and a reader of tokenizers takes only one of them
+        return json.dumps(parsed, sort_keys=True) == json.dumps(kept, sort_keys=True)
     except (ValueError, RecursionError):
         return False
 

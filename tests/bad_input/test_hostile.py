@@ -220,3 +220,17 @@ def test_a_forged_record_under_an_output(text: str) -> None:
         "error: output `WORK/out` has a `moemerge.yaml` that this moemerge cannot read, so it is not overwritten\n"
         "hint: remove it yourself, or choose another with `-o`\n"
     )
+
+
+def test_an_expert_s_tokenizer_with_a_number_for_false() -> None:
+    """To Python both are equal: it passed for the base's own, and the build failed at its end."""
+    path = Path("models/code/tokenizer.json")
+    path.write_bytes(Path("models/base/tokenizer.json").read_bytes())
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["added_tokens"][0]["special"] = 0
+    path.write_text(json.dumps(values), encoding="utf-8")
+    assert refused() == (
+        "error: expert `code` cannot be compared with the base: `WORK/models/code/tokenizer.json` is not a tokenizer's "
+        "file: invalid type: integer `0`, expected a boolean at line 1 column 193\n"
+        "hint: download or copy it again\n"
+    )

@@ -22,6 +22,7 @@ from tests.conftest import TinyMaker
 from tests.tiny import write_tokenizer
 
 HINT = "it is not what its name says, or it is damaged: download or copy it again"
+TOO_LARGE = "10,000,001 bytes, and 10,000,000 are the most that are read"
 LISTS = b'{"a": [' + b"[[]]," * 6_000_000 + b"[]]}"
 """30 MB that would take a gigabyte as lists of lists."""
 
@@ -108,7 +109,7 @@ def test_verify_has_the_same_bounds(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     with path.open("wb") as file:
         file.truncate(10_000_001)
-    with pytest.raises(ValueError, match=r"^it has 10,000,001 bytes, and 10,000,000 are the most that are read of such a file$"):
+    with pytest.raises(ValueError, match=rf"^it has {TOO_LARGE} of such a file$"):
         layout.read_object(path, "config.json")
 
 
