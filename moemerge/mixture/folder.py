@@ -105,6 +105,13 @@ class MoeFolder:
         return load_tokenizer(self.path, rows if isinstance(rows, int) else None)
 
 
+_SIZES = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "sliding_window",
+)  # fmt: skip
+"""Keys of a config that are numbers above 0 wherever a model has them."""
+
+
 @dataclass(frozen=True)
 class BuiltFolder(MoeFolder):
     """One that `moemerge build` made.
@@ -149,6 +156,7 @@ def open_moe(path: Path, names: Sequence[str] = ()) -> MoeFolder:
     checkpoint = open_folder(Folder.at(path, str(path)))
     if not checkpoint.has_weights:
         raise EvalError(f"`{path}` has a config and no weights", hint="name a folder that `moemerge build` made")
+    _check_sizes(language_config(checkpoint.config), path)
     count, experts_per_token = _experts(language_config(checkpoint.config), path)
     if record is not None:
         known = tuple(expert.name for expert in record.experts)
@@ -172,6 +180,17 @@ def _record(path: Path) -> Record | None:
         return record
     listed = "\n  ".join(f"{difference.where}: {difference.message}" for difference in record[:8])
     raise EvalError(f"the record of `{path}` is damaged:\n  {listed}", hint="build the folder again")
+
+
+def _check_sizes(config: Mapping[str, Any], path: Path) -> None:
+    """Refuses a config whose sizes are none: transformers loads some of them, and breaks at the first text."""
+    for key in _SIZES:
+        size = config.get(key)
+        if size is not None and (type(size) is not int or size < 1):
+            raise EvalError(
+                f"`{path}`: in its `config.json` `{key}` is `{str(size)[:80]}`, not a whole number above 0",
+                hint=f"`moemerge verify {path}` says what changed after the build",
+            )
 
 
 def _experts(config: Mapping[str, Any], path: Path) -> tuple[int, int]:

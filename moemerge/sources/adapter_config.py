@@ -120,7 +120,7 @@ def parse_adapter_config(config: Mapping[str, Any], spec: str) -> LoraConfig:
         )
     if kind != "LORA":
         message = f"Adapter `{spec}` is of type `{kind}`; only LoRA adapters can be folded into a model"
-        raise SourceError(message, hint=NEVER_MERGED if kind in PROMPTS else MERGE_YOURSELF)
+        raise SourceError(message, hint=NEVER_MERGED if isinstance(kind, str) and kind in PROMPTS else MERGE_YOURSELF)
     for key, reason in REFUSED.items():
         if config.get(key):
             raise SourceError(f"Adapter `{spec}` sets `{key}`: {reason}", hint=MERGE_YOURSELF)

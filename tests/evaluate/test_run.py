@@ -460,6 +460,19 @@ def test_a_domain_without_an_expert_and_one_with_a_single_document(built: Path, 
     assert found["mean"]["oracle_routed"] is None
 
 
+@pytest.mark.parametrize("size", [-1, 0, 2.5, "4", True])
+def test_a_config_with_a_window_that_is_none(size: object, moe: Path) -> None:
+    """transformers loads it, and breaks at the first text."""
+    path = moe / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"sliding_window": size}))
+    assert refused(moe) == [
+        (
+            f"`{moe}`: in its `config.json` `sliding_window` is `{size}`, not a whole number above 0",
+            f"`moemerge verify {moe}` says what changed after the build",
+        )
+    ]
+
+
 def test_folders_that_cannot_be_measured(built: Path, moe: Path, trio: Trio, tmp_path: Path) -> None:
     """Each with its own words."""
     hint = "name a folder that `moemerge build` made"

@@ -124,6 +124,10 @@ def test_without_weights_of_the_base_there_is_nothing_to_fold(root: Path, llama:
 
 REFUSED_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "ia3": ({"peft_type": "IA3"}, "Adapter `lora` is of type `IA3`; only LoRA adapters can be folded into a model"),
+    "type that is a list": (
+        {"peft_type": ["LORA"]},
+        "Adapter `lora` is of type `['LORA']`; only LoRA adapters can be folded into a model",
+    ),
     "prompt tuning": (
         {"peft_type": "PROMPT_TUNING"},
         "Adapter `lora` is of type `PROMPT_TUNING`; only LoRA adapters can be folded into a model",
