@@ -105,8 +105,9 @@ class MoeFolder:
         return load_tokenizer(self.path, rows if isinstance(rows, int) else None)
 
 
+_LAYERS = "num_hidden_layers"
 _SIZES = (
-    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "vocab_size", "hidden_size", _LAYERS, "num_attention_heads", "num_key_value_heads", "head_dim",
     "sliding_window",
 )  # fmt: skip
 """Keys of a config that are numbers above 0 wherever a model has them."""
@@ -184,12 +185,15 @@ def _record(path: Path) -> Record | None:
 
 def _check_sizes(config: Mapping[str, Any], path: Path) -> None:
     """Refuses a config whose sizes are none: transformers loads some of them, and breaks at the first text."""
+    hint = f"`moemerge verify {path}` says what changed after the build"
+    if config.get(_LAYERS) is None and host_of(config) is not None:
+        raise EvalError(f"`{path}`: its `config.json` has no `{_LAYERS}`", hint=hint)
     for key in _SIZES:
         size = config.get(key)
         if size is not None and (type(size) is not int or size < 1):
             raise EvalError(
                 f"`{path}`: in its `config.json` `{key}` is `{str(size)[:80]}`, not a whole number above 0",
-                hint=f"`moemerge verify {path}` says what changed after the build",
+                hint=hint,
             )
 
 

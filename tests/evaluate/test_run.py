@@ -473,6 +473,16 @@ def test_a_config_with_a_window_that_is_none(size: object, moe: Path) -> None:
     ]
 
 
+def test_a_config_without_its_number_of_layers(moe: Path) -> None:
+    """transformers would take its own default, and make up the layers that are not there."""
+    path = moe / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config["num_hidden_layers"]
+    path.write_text(json.dumps(config))
+    hint = f"`moemerge verify {moe}` says what changed after the build"
+    assert refused(moe) == [(f"`{moe}`: its `config.json` has no `num_hidden_layers`", hint)]
+
+
 def test_folders_that_cannot_be_measured(built: Path, moe: Path, trio: Trio, tmp_path: Path) -> None:
     """Each with its own words."""
     hint = "name a folder that `moemerge build` made"
