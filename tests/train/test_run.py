@@ -144,7 +144,7 @@ def pairs(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
-LUCK = {"lfm2_moe": 2}
+LUCK = {"lfm2_moe": 2, "qwen3_5_moe_text": 1}
 """Seeds of random gates where the usual one gives nearly every token to the expert that one domain needs."""
 
 
