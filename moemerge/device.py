@@ -84,7 +84,7 @@ def computing(stored: str, asked: str, device: str, needed: Callable[[str], int]
 def fast_dtypes() -> frozenset[str]:
     """The dtypes that the CPU multiplies as fast as float32, or faster."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
-    return _fast(platform.machine().lower(), _flags(), limit.upper())
+    return _fast(platform.machine().lower(), processor_flags(), limit.upper())
 
 
 def _fast(machine: str, flags: frozenset[str], limit: str) -> frozenset[str]:
@@ -107,7 +107,7 @@ def _fast(machine: str, flags: frozenset[str], limit: str) -> frozenset[str]:
 
 
 @cache
-def _flags() -> frozenset[str]:
+def processor_flags() -> frozenset[str]:
     """What Linux says of the first processor; nothing elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")

@@ -40,7 +40,7 @@ def test_a_machine_is_fast_in(machine: str, flags: set[str], limit: str, fast: s
 def test_the_variable_that_slows_products_is_respected(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Held to AVX2, any x86 machine is slow in bf16; its case does not matter."""
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr(device, "_flags", lambda: frozenset(SAPPHIRE))
+    monkeypatch.setattr(device, "processor_flags", lambda: frozenset(SAPPHIRE))
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
     assert "bfloat16" in fast_dtypes()
@@ -51,8 +51,8 @@ def test_the_variable_that_slows_products_is_respected(variable: str, monkeypatc
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux tells its flags there")
 def test_the_flags_are_read() -> None:
     """Some flag of this very processor is among them."""
-    device._flags.cache_clear()
-    assert {"fpu", "fp"} & device._flags()
+    device.processor_flags.cache_clear()
+    assert {"fpu", "fp"} & device.processor_flags()
 
 
 def slow(monkeypatch: pytest.MonkeyPatch, free: int) -> None:

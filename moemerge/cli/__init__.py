@@ -1,6 +1,6 @@
 """The command line. Nothing heavy is imported until a command needs it."""
 
-from moemerge.cli import commands, evaluation, exporting, tracing, training
+from moemerge.cli import commands, doctor, evaluation, exporting, tracing, training
 from moemerge.cli.app import app, print_problems, run
 
-__all__ = ["app", "commands", "evaluation", "exporting", "print_problems", "run", "tracing", "training"]
+__all__ = ["app", "commands", "doctor", "evaluation", "exporting", "print_problems", "run", "tracing", "training"]
