@@ -13,7 +13,7 @@ from moemerge.errors import Problem
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Says what this machine and installation have, and what they lack."""
+    """Says what this machine and installation have and lack."""
     from moemerge.doctor import diagnose
 
     found = diagnose()
@@ -39,8 +39,10 @@ def doctor(as_json: AsJson = False) -> None:
         width = max(len(name) for name, _ in rows) + 2
         for name, text in rows:
             typer.echo(f"{name.ljust(width)}{text}")
+        lacking = [name for name, version in found["packages"].items() if version is None]
         print_problems(
-            [Problem("missing-package", text, f"`pip install {text.split('`')[1]}`") for text in found["problems"]]
+            Problem("missing-package", message, f"`pip install {name}`")
+            for name, message in zip(lacking, found["problems"], strict=True)
         )
     if found["problems"]:
         raise typer.Exit(1)
