@@ -14,7 +14,7 @@ STAMP := $(VENV)/.moemerge-installed
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(PY) -m pip --disable-pip-version-check --no-input install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-train demo-gguf test test-avx2 test-slow test-families test-browser fuzz check lint types docs bench \
+.PHONY: help install demo demo-train demo-gguf demo-vision test test-avx2 test-slow test-families test-browser fuzz check lint types docs bench \
         bench-growth \
         bench-rivals-build bench-rivals bench-training clean
 
@@ -50,6 +50,9 @@ demo-train: $(STAMP)  ## trains the demo's router and measures it again (after `
 
 demo-gguf: $(STAMP)  ## exports the demo for llama.cpp and asks it three questions there (after `make demo`)
 	@$(PY) examples/demo_gguf.py
+
+demo-vision: $(STAMP)  ## builds and measures a MoE that reads texts and pictures: the demo's specialists and one that sees
+	@$(PY) examples/demo_vision.py
 
 test: $(STAMP)  ## the tests, but for those marked slow or browser
 	@$(PY) -m pytest

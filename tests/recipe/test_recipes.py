@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 NAMES = {
     "adapters", "chat", "data-gate", "demo", "full-checkpoints", "mergekit", "mergekit-native", "near-pair", "top-1",
-    "upcycle", "with-base",
+    "upcycle", "vision", "with-base",
 }  # fmt: skip
 
 
