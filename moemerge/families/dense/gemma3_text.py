@@ -7,13 +7,14 @@ from typing import Any
 
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.dense_family import ATTENTION, DenseFamily, Values, norm
-from moemerge.families.values import is_number
+from moemerge.families.values import check, is_number, is_size
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 def _types(values: Values) -> list[str]:
     every = values.get("sliding_window_pattern") or 6
+    check("sliding_window_pattern", every, is_size(every), "a positive integer")
     return [SLIDING if (layer + 1) % every else FULL for layer in range(values["num_hidden_layers"])]
 
 
