@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from moemerge.build.run import Build
     from moemerge.evaluate.options import EvalOptions
     from moemerge.export import Exported
-    from moemerge.families.gguf_form import GgufType
     from moemerge.mixture.processes import Processes
+    from moemerge.options import GgufType
     from moemerge.plan import Plan, Refused
     from moemerge.recipe import Recipe
     from moemerge.train.options import TrainOptions

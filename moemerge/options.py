@@ -14,6 +14,8 @@ from moemerge.errors import MoemergeError
 
 T = TypeVar("T")
 
+GgufType = Literal["f32", "f16", "bf16", "q8_0"]
+"""How a GGUF file's matrices can be stored."""
 FIRST, RUNS, SOURCES, OUTPUT = "Options", "Where it runs", "Sources", "Output"
 """Headings of `--help` that several commands have; what most people need stands under the first."""
 

@@ -272,13 +272,14 @@ try:
 except SystemExit as end:
     status = end.code or 0
 heavy = {"torch", "transformers", "peft", "datasets", "gguf", "numpy", "huggingface_hub"} & sys.modules.keys()
+heavy |= {"moemerge.families"} & sys.modules.keys() if sys.argv[1] == "--help" else set()
 sys.exit(f"loaded: {sorted(heavy)}" if heavy else status)
 """
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["schema"], ["plan", "recipe.yaml"], ["plan", "recipe.yaml", "-v"]])
 def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
-    """Help, schema and the plan of local folders come without torch and its like."""
+    """Help, schema and the plan of local folders come without torch and its like; help without any family, too."""
     done = in_a_process("-c", WITHOUT, *arguments)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -10,7 +10,7 @@ import typer
 
 from moemerge.cli.app import AsJson, MoeFolder, Quiet, app
 from moemerge.console import progress, size
-from moemerge.families.gguf_form import GgufType
+from moemerge.options import GgufType
 
 
 @app.command(short_help="Writes a mixture as a GGUF file for llama.cpp and Ollama.")

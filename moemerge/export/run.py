@@ -21,9 +21,10 @@ from moemerge.export.modelfile import MARK, modelfile
 from moemerge.export.tensors import OutTensor, out_tensors
 from moemerge.export.vocabulary import Vocabulary, read_vocabulary
 from moemerge.families import Host, host_of
-from moemerge.families.gguf_form import GgufForm, GgufType
+from moemerge.families.gguf_form import GgufForm
 from moemerge.files import remove_leftovers, replacing
 from moemerge.mixture.folder import BuiltFolder, MoeFolder, open_moe
+from moemerge.options import GgufType
 from moemerge.sources.regular import read_whole
 
 _CONFIG = "config.json"

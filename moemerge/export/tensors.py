@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from moemerge.errors import ExportError, Problem
 from moemerge.families import Host, routed_layers
-from moemerge.families.gguf_form import GgufForm, GgufType
+from moemerge.families.gguf_form import GgufForm
 from moemerge.families.host import expert_counts
+from moemerge.options import GgufType
 from moemerge.recipe.layers import as_ranges
 from moemerge.sources.checkpoint import ByteRange, Checkpoint, TensorInfo
 from moemerge.sources.safetensors_file import read_rows

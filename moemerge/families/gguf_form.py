@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-GgufType = Literal["f32", "f16", "bf16", "q8_0"]
-"""How matrices can be stored."""
 ROPES = frozenset({"default", "linear", "yarn", "llama3"})
 """Kinds of rope that a GGUF file can say and every architecture here computes."""
 
