@@ -72,7 +72,21 @@ class _Reader:
         return self.numbers(form)[0]
 
     def string(self) -> str:
-        return self.take(self.number("Q")).decode("utf-8")
+        return self.strings(1)[0]
+
+    def strings(self, count: int) -> list[str]:
+        """As many strings, each behind its length; a vocabulary has 100,000 of them, so nothing else is called."""
+        data, at, found = self.data, self.at, []
+        if count > len(data):
+            raise _Short
+        for _ in range(count):
+            start = at + 8
+            at = start + int.from_bytes(data[at:start], "little")
+            if at > len(data):
+                raise _Short
+            found.append(data[start:at].decode("utf-8"))
+        self.at = at
+        return found
 
     def value(self, kind: int) -> Any:
         if kind in _SCALARS:
@@ -86,9 +100,7 @@ class _Reader:
             return list(self.numbers(_SCALARS[item], count))
         if item != _STRING:
             raise ValueError(f"a metadata array has items of the unsupported type {item}")
-        if count > len(self.data):
-            raise _Short
-        return [self.string() for _ in range(count)]
+        return self.strings(count)
 
 
 def read_gguf_header(path: Path, byte_size: Callable[[int, int], int]) -> GgufHeader:
