@@ -12,7 +12,7 @@ from typing import Any
 
 from moemerge import __version__
 from moemerge.device import available_memory, fast_dtypes, processor, processor_flags, processors
-from moemerge.sources.gguf_tokenizer import cache_folder
+from moemerge.files import cache_folder
 
 NEEDED = ("torch", "transformers", "peft", "safetensors", "tokenizers", "accelerate", "huggingface_hub", "numpy")
 """Without one of these nothing can be built."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from moemerge.errors import EvalError
+from moemerge.files import cache_folder
 from moemerge.mixture.placement import Placement
 from moemerge.options import FIRST, SOURCES, check, option
 
@@ -26,14 +26,6 @@ REPORT = (
 
 MEASURED, TASKS = "What is measured", "Tasks of lm-evaluation-harness"
 """Headings of `--help`."""
-
-
-def cache_folder() -> Path:
-    """`$MOEMERGE_CACHE`, else `moemerge` in the user's cache folder."""
-    named = os.environ.get("MOEMERGE_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moemerge"
 
 
 def _named_folders(texts: Iterable[str]) -> Mapping[str, Path]:

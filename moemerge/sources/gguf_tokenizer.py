@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moemerge.errors import Problem, SourceError, cause_of
+from moemerge.files import cache_folder
 from moemerge.sources.gguf_header import GgufHeader
 
 LAYOUT = 1
@@ -62,14 +63,6 @@ def tokenizer_files(header: GgufHeader, config: Mapping[str, Any], spec: str) ->
     if not folder.is_dir():
         _make(folder, header, config, spec)
     return {path.name: path for path in sorted(folder.iterdir())}
-
-
-def cache_folder() -> Path:
-    """`$MOEMERGE_CACHE`, or `moemerge` in the user's cache folder."""
-    chosen = os.environ.get("MOEMERGE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moemerge"
 
 
 def _key(header: GgufHeader) -> str:
