@@ -12,6 +12,7 @@ import xxhash
 from safetensors.torch import load_file
 from torch import nn
 
+from moemerge import families
 from moemerge.api import build
 from moemerge.recipe.layers import numbered
 from tests.conftest import TinyMaker
@@ -316,29 +317,34 @@ class WithSharedExpert(nn.Module):
         return self.own(hidden) + self.factor * self.always(hidden)  # type: ignore[no-any-return]  # modules are untyped
 
 
+ALWAYS_ON = {"llama in qwen2_moe": ("llama", "qwen2_moe"), "llama in glm4_moe": ("llama", "glm4_moe")} | {
+    name: (HOSTS[name].dense, name) for name, host in families.HOSTS.items() if host.shared_expert is not None
+}
+"""Every host that takes a recipe's shared expert, with a dense family of it."""
+
+
 @pytest.mark.parametrize("factor", [1.0, 0.5])
 @pytest.mark.parametrize(
-    ("family", "architecture"),
-    [
-        ("llama", "qwen2_moe"),
-        ("qwen2", "qwen2_moe"),
-        ("llama", "glm4_moe"),
-        pytest.param("hunyuan_v1_dense", "hunyuan_v1_moe", marks=pytest.mark.families),
-    ],
+    "case", [pytest.param(c, marks=() if ALWAYS_ON[c][1] in USUAL else pytest.mark.families) for c in ALWAYS_ON]
 )
 def test_an_always_on_expert_is_added_to_the_routed_ones(
-    family: str, architecture: str, factor: float, tiny: TinyMaker, tmp_path: Path
+    case: str, factor: float, tiny: TinyMaker, tmp_path: Path
 ) -> None:
     """The MoE forced to expert i is the dense model whose FFN is i's plus `residual_scale` times the shared one's."""
-    base, *specialists = (tiny(family, seed, scale=4.0) for seed in range(3))
+    family, architecture = ALWAYS_ON[case]
+    base, *specialists = (tiny(family, seed, scale=4.0, **HOSTS[architecture].settings) for seed in range(3))
     fields: dict[str, Any] = {"shared_experts": [{"model": "base", "residual_scale": factor}]}
     fields |= {"architecture": architecture, "merge": {"shared": "base"}}
     sparse = load(build_tiny(tmp_path / "out", base, specialists, **fields))
     tokens = some_tokens()
     for index, specialist in enumerate(specialists):
         reference, always, own = load(base), load(base), load(specialist)
-        for place, layer in enumerate(reference.model.layers):
-            layer.mlp = WithSharedExpert(own.model.layers[place].mlp, always.model.layers[place].mlp, factor)
+        place = families.anatomy_of(reference)
+        for layer, routed, added in zip(*map(place.layers_of, (reference, own, always)), strict=True):
+            if hasattr(
+                place.block_of(layer), "down_proj"
+            ):  # an FFN: where a layer has one part alone, others have none
+                setattr(layer, place.block, WithSharedExpert(place.block_of(routed), place.block_of(added), factor))
         with forced(sparse, index):
             assert relative_error(logits(sparse, tokens), logits(reference, tokens)) <= BAR
 

@@ -165,8 +165,8 @@ class DenseFamily:
         widths: the keys from which its class takes the FFN's width. It is read from `intermediate_size`.
         partial: whether it rotates only the part of each head that `partial_rotary_factor` names; others rotate all
             of it, whatever the config says.
-        must: what keys must be, by the config with its defaults, and that in words; for a class that has more models
-            than dense ones.
+        must: what keys must be, by the config with its defaults, and that in words; for a class that has mixtures too,
+            or that cannot be made of every config.
         whole_heads: whether transformers asks for a hidden size that is a multiple of the number of heads.
         ignored: names of stored tensors that no class reads.
         anatomy: where its parts lie in memory. The dense model's and the host's are two: both say what differs.

@@ -75,7 +75,6 @@ GEMMA_HOSTS = (
             "sliding_window": lambda dense: dense.window,
         },
         tops=("top_k_experts",),
-        router_in_memory="model.layers.{layer}.router.proj.weight",
         fused=("model.layers.{layer}.experts.gate_up_proj", "model.layers.{layer}.experts.down_proj"),
         lacks=("rope_theta", "rope_scaling"),
         wide=True,

@@ -113,7 +113,7 @@ class HostRow:
         correction: what the class adds to the router's scores for the choice, where it does.
         near: whether it computes not quite what the base does, so that the record has a measured error.
         auto_class: the Auto class of transformers that loads it.
-        router_in_memory: the router's weight in the class, with `{layer}`.
+        router_in_memory: the router's weight in the class, where it has another name.
         fused: the experts on disk in the fused layout, with `{layer}`: `[E, 2I, hidden]` (gate rows before up rows), or
             `[E, I, hidden]` without gates, and `[E, hidden, I]`.
         fused_in_memory: the same in the class, where it has other names.
@@ -144,7 +144,7 @@ class HostRow:
     correction: Zeros | None = None
     near: bool = False
     auto_class: str = "AutoModelForCausalLM"
-    router_in_memory: str = "model.layers.{layer}.mlp.gate.weight"
+    router_in_memory: str | None = None
     fused: tuple[str, str] = (
         "model.layers.{layer}.mlp.experts.gate_up_proj",
         "model.layers.{layer}.mlp.experts.down_proj",

@@ -109,6 +109,7 @@ _ROWS = (
         "mixtral",
         "MixtralForCausalLM",
         router="model.layers.{layer}.block_sparse_moe.gate.weight",
+        router_in_memory="model.layers.{layer}.mlp.gate.weight",
         expert=(
             "model.layers.{layer}.block_sparse_moe.experts.{expert}.w1.weight",
             "model.layers.{layer}.block_sparse_moe.experts.{expert}.w3.weight",
@@ -300,7 +301,6 @@ _ROWS = (
         tops=("moe_topk",),
         from_base={"attention_bias": lambda dense: dense.bias},
         always_on=_added("shared_mlp"),
-        router_in_memory="model.layers.{layer}.mlp.gate.wg.weight",
     ),
     HostRow(
         "mellum",
@@ -334,7 +334,6 @@ _ROWS = (
             "layer_rope_theta": lambda dense: dense.thetas,
         },
         filled=_low_sinks,
-        router_in_memory=_GRANITE_ROUTER_IN_MEMORY,
         fused=_GRANITE_FUSED_IN_MEMORY,
     ),
     HostRow(

@@ -34,7 +34,6 @@ HYBRID_HOSTS = (
             "layer_types": lambda dense: dense.values["layer_types"],
             "norm_eps": lambda dense: dense.values["rms_norm_eps"],
         },
-        router_in_memory="model.layers.{layer}.feed_forward.gate.weight",
         fused=(
             "model.layers.{layer}.feed_forward.experts.gate_up_proj",
             "model.layers.{layer}.feed_forward.experts.down_proj",

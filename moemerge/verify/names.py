@@ -24,7 +24,7 @@ def in_memory(on_disk: Mapping[str, Shape], host: HostRow) -> dict[str, Shape]:
     """
     matrices = [_pattern(name) for name in host.expert or ()]
     in_class = host.fused_in_memory or host.fused
-    alone = {host.router: host.router_in_memory, **dict(zip(host.fused, in_class, strict=True))}
+    alone = {host.router: host.router_in_memory or host.router, **dict(zip(host.fused, in_class, strict=True))}
     if host.correction is not None:
         alone[host.correction.name] = host.correction.in_memory or host.correction.name
     renamed = [(_pattern(disk), memory) for disk, memory in alone.items()]

@@ -88,7 +88,7 @@ class WrapperRow:
             host,
             class_name=self.class_name,
             router=disk(host.router),
-            router_in_memory=self.to_memory(disk(host.router_in_memory)),
+            router_in_memory=self.to_memory(disk(host.router_in_memory or host.router)),
             expert=expert,
             fused=(first, second),
             filled=lambda dense, experts: {disk(name): own for name, own in host.filled(dense, experts).items()},
