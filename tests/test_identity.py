@@ -238,6 +238,13 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"output": {"layout": "fused"}},
     ),
     "qwen3 windows, last layers dense": ("qwen3", {**HALF_WINDOW, **THREE}, {"layers": {"1-2": "dense"}}),
+    "cohere2 layers of both kinds dense": (
+        "cohere2",
+        {"num_hidden_layers": 4},
+        {"layers": {"0": "dense", "3": "dense"}},
+    ),
+    "cohere last layers dense": ("cohere", THREE, {"layers": {"1-2": "dense"}, "output": {"layout": "fused"}}),
+    "gemma3_text last layer dense": ("gemma3_text", THREE, {"layers": {"2": "dense"}}),
     "lfm2 first layer dense": ("lfm2", THREE, {"layers": {"0": "dense"}}),
     "glm first layer dense": ("glm", THREE, {"layers": {"0": "dense"}}),
     "ernie4_5 first layers dense": ("ernie4_5", THREE, {"layers": {"0-1": "dense"}, "output": {"layout": "fused"}}),

@@ -115,13 +115,22 @@ def test_identical_experts_are_the_wrapper(kind: str, language: str, tied: bool,
     assert "`AutoProcessor.from_pretrained(" in card
 
 
-def test_a_layer_within_stays_dense(tmp_path: Path) -> None:
-    """Identical experts give the wrapper; its config says so within that of the language model."""
-    base = tiny_wrapper("llava_onevision", tmp_path / "base")
-    out = build_tiny(tmp_path / "out", base, [base] * 3, layers={"0": "dense"})
-    sparse = load_wrapper(out)
-    assert sparse.config.text_config.mlp_only_layers == [0]
-    assert relative_error(logits(sparse, **texts()), logits(load_wrapper(base), **texts())) <= BAR
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("llava_onevision", "mlp_only_layers", [1]),
+        ("qwen3_vl", "mlp_only_layers", [1]),
+        behind("aya_vision", False, "mlp_layer_types", ["sparse", "dense"]),
+    ],
+)
+def test_a_layer_within_stays_dense(kind: str, key: str, value: list[Any], tmp_path: Path) -> None:
+    """Identical experts give the wrapper, on text and what is seen; the language model's part of the config says so."""
+    base = tiny_wrapper(kind, tmp_path / "base")
+    out = build_tiny(tmp_path / "out", base, [base] * 3, layers={"1": "dense"})
+    sparse, dense = load_wrapper(out), load_wrapper(base)
+    assert getattr(sparse.config.text_config, key) == value
+    for inputs in (texts(), seen(kind)):
+        assert relative_error(logits(sparse, **inputs), logits(dense, **inputs)) <= BAR
     assert verify(out).differences == ()
 
 

@@ -99,10 +99,10 @@ GEMMA_HOSTS = (
         from_base={
             "attention_bias": lambda dense: dense.bias,
             "layer_types": lambda dense: dense.layer_types,
-            "mlp_layer_types": lambda dense: ["sparse"] * dense.layers,
             "sliding_window": lambda dense: dense.window,
             "tie_word_embeddings": lambda dense: False,
         },
+        kinds=("mlp_layer_types", "dense", "sparse"),
         lacks=("rope_theta", "rope_scaling"),
         correction=Zeros("model.layers.{layer}.mlp.gate.e_score_correction_bias", lambda experts: (experts,)),
         near=True,
