@@ -70,7 +70,7 @@ def markdown() -> str:
     ]
     lines += ["| models | `model_type` | the language model becomes |", "| --- | --- | --- |"]
     for name, wrapper in WRAPPERS.items():
-        lines.append(f"| {wrapper.title} | `{name}` | {', '.join(f'`{host}`' for host in wrapper.languages)} |")
+        lines.append(f"| {wrapper.title} | `{name}` | {_listed([HOSTS[host] for host in wrapper.languages])} |")
     lines += ["", "| host | what it holds | exact |", "| --- | --- | --- |"]
     lines += [f"| `{name}` | {host.holds} | {host.near or 'yes'} |" for name, host in HOSTS.items()]
     lines += ["", "transformers 5 loads all of them. What others make of them, in the layout `per_expert`:", ""]
@@ -129,7 +129,8 @@ def account(name: str) -> Iterator[str]:
     elif name in WRAPPERS:
         wrapper = WRAPPERS[name]
         yield f"{name}: {wrapper.title}"
-        yield f"the language model becomes one of {', '.join(wrapper.languages)}; what sees or hears stays the base's"
+        hosts = ", ".join(_marked(HOSTS[host]) for host in wrapper.languages)
+        yield f"the language model becomes one of {hosts}; what sees or hears stays the base's"
     elif name in HOSTS:
         yield from _host(HOSTS[name])
     elif name in REFUSED:
