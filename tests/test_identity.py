@@ -35,6 +35,7 @@ DEEPSEEK = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "mscale": 1.0
             "beta_fast": 32, "beta_slow": 1, "original_max_position_embeddings": 64}  # fmt: skip
 ATTENTION = {"layer_types": ["full_attention"] * 3, "position_embedding_type": "rope"}
 THREE = {"num_hidden_layers": 3}
+HALF_ROPE = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
 ALPHA = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 1.0, "alpha": 8.0}
 HALF_WINDOW = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
 
@@ -161,6 +162,17 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "youtu": ("youtu", {}, {}),
     "youtu tied": ("youtu", {"tie_word_embeddings": True, "q_lora_rank": None}, {}),
     "bamba": ("bamba", {}, {}),
+    "bamba half of each head": ("bamba", {"rope_parameters": HALF_ROPE, "attention_bias": True}, {}),
+    "bamba a quarter of each head": (
+        "bamba",
+        {"rope_parameters": {**HALF_ROPE, "partial_rotary_factor": 0.25, "rope_theta": 3e5}, "head_dim": 16},
+        {},
+    ),
+    "bamba half of each head, all attention": (
+        "bamba",
+        {"rope_parameters": HALF_ROPE, "attn_layer_indices": [0, 1, 2]},
+        {},
+    ),
     "bamba tied": ("bamba", {"tie_word_embeddings": True, "attention_bias": True, "mamba_proj_bias": True}, {}),
     "hyperclovax": ("hyperclovax", {}, {}),
     "hyperclovax tied": ("hyperclovax", {"tie_word_embeddings": True, "attention_multiplier": None}, {}),
