@@ -7,6 +7,7 @@ and k are in that order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,8 +23,7 @@ def _config(raw: Values) -> Values:
     found: dict[str, Any] = without_limit(raw)
     if isinstance(attention, list) and is_whole(layers):
         found["layer_types"] = ["full_attention" if n in attention else "linear_attention" for n in range(layers)]
-    if is_whole(raw["num_attention_heads"]) and is_whole(raw["hidden_size"]) and raw["num_attention_heads"] > 0:
-        size = raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"]
+    if (size := _head(raw)) is not None:
         found["attention_multiplier"] = size**-0.5
     found.pop("partial_rotary_factor", None)
     return {
@@ -45,12 +45,12 @@ def _share(rope: Values) -> Any:
     return rope.get("partial_rotary_factor", 0.5)  # its class takes no other default, and none from outside the rope
 
 
-def _rotated(raw: Values) -> int | None:
-    """How many dimensions of each head it rotates; None where a number is none."""
-    heads, hidden, share = raw["num_attention_heads"], raw["hidden_size"], _share(_given(raw))
-    if not (is_size(heads) and is_size(hidden) and heads and hidden and is_number(share)):
+def _head(raw: Values) -> int | None:
+    """The size of a head; None where a number is none, which is refused as such."""
+    sizes = (raw["hidden_size"], raw["num_attention_heads"])
+    if not all(is_whole(size) and size > 0 for size in sizes) or not is_size(raw.get("head_dim")):
         return None
-    return int((raw.get("head_dim") or hidden // heads) * share)
+    return int(raw.get("head_dim") or sizes[0] // sizes[1]) or None
 
 
 def _rope(raw: Values) -> Any:
@@ -59,28 +59,34 @@ def _rope(raw: Values) -> Any:
     if not isinstance(given, Mapping):
         return given  # which is refused as such
     rope = {key: value for key, value in given.items() if key != "partial_rotary_factor"}
-    theta, rotated = rope.get("rope_theta", raw.get("rope_theta", 10000.0)), _rotated(raw)
-    if _share(given) == 1.0 or not rotated or not is_number(theta):
+    share, size = _share(given), _head(raw)
+    theta: Any = rope.get("rope_theta", raw.get("rope_theta", 10000.0))
+    if share == 1.0 or size is None or not is_number(theta) or _odd(share, size):
         return rope
-    size = raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"]
-    return {
-        "rope_type": "proportional",
-        "partial_rotary_factor": rotated / size,
-        "rope_theta": float(theta) ** (size / rotated),
-    }
+    rotated = int(size * share)
+    try:
+        stretched = float(theta) ** (size / rotated)
+    except OverflowError:
+        stretched = math.inf  # which is refused as such
+    return {"rope_type": "proportional", "partial_rotary_factor": rotated / size, "rope_theta": stretched}
+
+
+def _odd(share: Any, size: int) -> bool:
+    """Whether such a part of a head is no even number of dimensions."""
+    return not is_number(share) or int(size * share) < 2 or int(size * share) % 2 == 1
 
 
 def _refuse(raw: Values) -> list[Problem]:
     problems, given = limit_problems(raw), _given(raw)
     share = _share(given) if isinstance(given, Mapping) else 1.0
     if share != 1.0:
-        kind, rotated = given.get("rope_type", given.get("type", "default")), _rotated(raw)
+        kind, size = given.get("rope_type", given.get("type", "default")), _head(raw)
         what = f"a `bamba` that rotates `{share}` of each head (`partial_rotary_factor`)"
         if kind != "default":
             message = f"{what} by rope of the type `{kind}` has no host here"
             problems.append(Problem("partial-rotary", message, "with rope of the type `default` it builds"))
-        elif rotated is not None and (rotated < 2 or rotated % 2):
-            message = f"{what}, which are `{rotated}` dimensions, has no host here"
+        elif size is not None and _odd(share, size):
+            message = f"{what} of `{size}` dimensions has no host here"
             problems.append(Problem("partial-rotary", message, "an even number of them builds"))
     if raw["mlp_bias"]:
         message = "a `bamba` with biases in its FFN (`mlp_bias`) has no host here"
