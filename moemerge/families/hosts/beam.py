@@ -33,7 +33,7 @@ def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[st
         "attention_bias": dense.qkv_bias,
         "final_logit_softcapping": dense.extra["final_logit_softcapping"],
         "intermediate_size": dense.intermediate_size,
-        "layer_types": ["full_attention" if window is None else "sliding_attention" for window in dense.windows],
+        "layer_types": dense.attention_types,
         "mlp_layer_types": ["sparse"] * dense.layers,
         "moe_intermediate_size": dense.intermediate_size,
         "n_group": 1,
