@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from moemerge.api import build
+from moemerge.families import anatomy_of
 from moemerge.recipe.layers import numbered
 from tests.conftest import TinyMaker
 from tests.hosts import HOSTS, USUAL
@@ -258,6 +259,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "cohere last layers dense": ("cohere", THREE, {"layers": {"1-2": "dense"}, "output": {"layout": "fused"}}),
     "gemma3_text last layer dense": ("gemma3_text", THREE, {"layers": {"2": "dense"}}),
     "lfm2 first layer dense": ("lfm2", THREE, {"layers": {"0": "dense"}}),
+    "deepseek_v3 first layers dense": ("deepseek_v3", THREE, {"layers": {"0-1": "dense"}}),
     "glm first layer dense": ("glm", THREE, {"layers": {"0": "dense"}}),
     "ernie4_5 first layers dense": ("ernie4_5", THREE, {"layers": {"0-1": "dense"}, "output": {"layout": "fused"}}),
     "qwen3 in mellum": ("qwen3", {"rope_parameters": LINEAR}, {"architecture": "mellum"}),
@@ -335,6 +337,10 @@ class WithSharedExpert(nn.Module):
         return self.own(hidden) + self.factor * self.always(hidden)  # type: ignore[no-any-return]  # modules are untyped
 
 
+ALWAYS_ON = [host for host, case in HOSTS.items() if case.always_on]
+"""Hosts with a place for an expert that is always on, `qwen2_moe` first."""
+
+
 @pytest.mark.parametrize("factor", [1.0, 0.5])
 @pytest.mark.parametrize(
     ("family", "architecture"),
@@ -342,7 +348,7 @@ class WithSharedExpert(nn.Module):
         ("llama", "qwen2_moe"),
         ("qwen2", "qwen2_moe"),
         ("llama", "glm4_moe"),
-        pytest.param("hunyuan_v1_dense", "hunyuan_v1_moe", marks=pytest.mark.families),
+        *(pytest.param(HOSTS[host].dense, host, marks=pytest.mark.families) for host in ALWAYS_ON[1:]),
     ],
 )
 def test_an_always_on_expert_is_added_to_the_routed_ones(
@@ -355,9 +361,11 @@ def test_an_always_on_expert_is_added_to_the_routed_ones(
     sparse = load(build_tiny(tmp_path / "out", base, specialists, **fields))
     tokens = some_tokens()
     for index, specialist in enumerate(specialists):
-        reference, always, own = load(base), load(base), load(specialist)
-        for place, layer in enumerate(reference.model.layers):
-            layer.mlp = WithSharedExpert(own.model.layers[place].mlp, always.model.layers[place].mlp, factor)
+        models = [load(path) for path in (base, specialist, base)]
+        reference, block = models[0], anatomy_of(models[0]).block
+        for layer, own, always in zip(*(anatomy_of(model).layers_of(model) for model in models), strict=True):
+            if any(FFN.search(f"{block}.{name}") for name, _ in getattr(layer, block).named_parameters()):
+                setattr(layer, block, WithSharedExpert(getattr(own, block), getattr(always, block), factor))
         with forced(sparse, index):
             assert relative_error(logits(sparse, tokens), logits(reference, tokens)) <= BAR
 

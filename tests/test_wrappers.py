@@ -117,13 +117,16 @@ def test_identical_experts_are_the_wrapper(kind: str, language: str, tied: bool,
     assert "`AutoProcessor.from_pretrained(" in card
 
 
+KEPT_WITHIN = {
+    "llava_onevision": ("mlp_only_layers", [1]),
+    "qwen3_vl": ("mlp_only_layers", [1]),
+    "aya_vision": ("mlp_layer_types", ["sparse", "dense"]),
+}
+"""Wrappers whose mixtures are built with a dense layer, and what the config then says."""
+
+
 @pytest.mark.parametrize(
-    ("kind", "key", "value"),
-    [
-        ("llava_onevision", "mlp_only_layers", [1]),
-        ("qwen3_vl", "mlp_only_layers", [1]),
-        behind("aya_vision", False, "mlp_layer_types", ["sparse", "dense"]),
-    ],
+    ("kind", "key", "value"), [behind(kind, kind != "aya_vision", *said) for kind, said in KEPT_WITHIN.items()]
 )
 def test_a_layer_within_stays_dense(kind: str, key: str, value: list[Any], tmp_path: Path) -> None:
     """Identical experts give the wrapper, on text and what is seen; the language model's part of the config says so."""
