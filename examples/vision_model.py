@@ -123,7 +123,10 @@ def encode(tokenizer: Any, asked: Sequence[Asked]) -> tuple[list[int], list[int]
 def answers(
     model: Any, tokenizer: Any, asked: Sequence[tuple[Picture, Asked]], examples: str = "", at_once: int = 50
 ) -> list[str]:
-    """What a model answers: the first line that is not empty, of the eight most likely tokens.
+    """What a model answers greedily, as far as the first token that is not the right answer's.
+
+    One forward pass over question and answer tells it: up to there greedy writing gives the same tokens. An answer is
+    right where its tokens are all the most likely ones, the line break that ends it among them.
 
     Args:
         model: a LLaVA of transformers.
@@ -137,20 +140,21 @@ def answers(
     by_length = defaultdict(list)
     for index, (_, one) in enumerate(asked):
         ids, labels = encode(tokenizer, [one])
-        ids = before + ids[: len(ids) - sum(label != -100 for label in labels)]
-        by_length[len(ids)].append((index, ids))
+        by_length[len(ids)].append((index, before + ids, sum(label != -100 for label in labels)))
     found: dict[int, str] = {}
     for group in by_length.values():
         for start in range(0, len(group), at_once):
-            indices, rows = zip(*group[start : start + at_once], strict=True)
-            prompts = torch.tensor(rows)
-            written = model.generate(
-                input_ids=prompts, attention_mask=torch.ones_like(prompts),
-                pixel_values=pixels(asked[index][0] for index in indices).to(model.dtype),
-                max_new_tokens=8, do_sample=False,
-            )[:, prompts.shape[1] :]  # fmt: skip
-            for index, row in zip(indices, written, strict=True):
-                found[index] = tokenizer.decode(row, skip_special_tokens=True).strip().partition("\n")[0].strip()
+            indices, rows, lengths = zip(*group[start : start + at_once], strict=True)
+            tokens = torch.tensor(rows)
+            states = model.model(
+                input_ids=tokens, pixel_values=pixels(asked[index][0] for index in indices).to(model.dtype),
+                use_cache=False,
+            ).last_hidden_state  # fmt: skip
+            for index, row, own, length in zip(indices, tokens, states, lengths, strict=True):
+                wanted, likely = row[-length:], model.lm_head(own[-length - 1 : -1]).argmax(-1)
+                wrong = (likely != wanted).nonzero().flatten().tolist()
+                written = likely[: wrong[0] + 1 if wrong else length]
+                found[index] = tokenizer.decode(written, skip_special_tokens=True).strip().partition("\n")[0].strip()
     return [found[index] for index in range(len(asked))]
 
 

@@ -165,9 +165,20 @@ def test_it_sees(tmp_path: Path) -> None:
     assert torch.allclose(inputs["pixel_values"], pixels([picture]), atol=1e-6)
     assert inputs["input_ids"][0].tolist() == encode(processor.tokenizer, [one])[0]
 
-    dense = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.bfloat16)
-    model = PeftModel.from_pretrained(dense, str(ADAPTER)).merge_and_unload()
+    dense, copy = (AutoModelForImageTextToText.from_pretrained(base, dtype=torch.bfloat16) for _ in range(2))
+    model = PeftModel.from_pretrained(copy, str(ADAPTER)).merge_and_unload()
     some = random.Random(0).sample(asked, 60)
     found = answers(model, processor.tokenizer, some)
     assert sum(answer == wanted.answer for answer, (_, wanted) in zip(found, some, strict=True)) >= 54
+    base_found = answers(dense, processor.tokenizer, some[:8])
+    for tuned, told in ((model, found), (dense, base_found)):  # one pass tells what greedy writing does
+        for (picture, one), answer in zip(some[:8], told, strict=False):
+            ids, labels = encode(processor.tokenizer, [one])
+            prompt = torch.tensor([ids[: labels.index(next(label for label in labels if label != -100))]])
+            written = tuned.generate(
+                input_ids=prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=8,
+                pixel_values=pixels([picture]).to(tuned.dtype),
+            )[0, prompt.shape[1] :]  # fmt: skip
+            line = processor.tokenizer.decode(written, skip_special_tokens=True).strip().partition("\n")[0].strip()
+            assert (line == one.answer) == (answer == one.answer)
     assert json.loads((base / "config.json").read_text(encoding="utf-8"))["text_config"]["vocab_size"] == 49153

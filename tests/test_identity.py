@@ -12,8 +12,9 @@ import xxhash
 from safetensors.torch import load_file
 from torch import nn
 
-from moemerge import families
 from moemerge.api import build
+from moemerge.families import HOSTS as DATA
+from moemerge.families import anatomy_of
 from moemerge.recipe.layers import numbered
 from tests.conftest import TinyMaker
 from tests.hosts import HOSTS, USUAL
@@ -36,6 +37,7 @@ DEEPSEEK = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "mscale": 1.0
             "beta_fast": 32, "beta_slow": 1, "original_max_position_embeddings": 64}  # fmt: skip
 ATTENTION = {"layer_types": ["full_attention"] * 3, "position_embedding_type": "rope"}
 THREE = {"num_hidden_layers": 3}
+HALF_ROPE = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
 ALPHA = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 1.0, "alpha": 8.0}
 HALF_WINDOW = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
 
@@ -162,6 +164,17 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "youtu": ("youtu", {}, {}),
     "youtu tied": ("youtu", {"tie_word_embeddings": True, "q_lora_rank": None}, {}),
     "bamba": ("bamba", {}, {}),
+    "bamba half of each head": ("bamba", {"rope_parameters": HALF_ROPE, "attention_bias": True}, {}),
+    "bamba a quarter of each head": (
+        "bamba",
+        {"rope_parameters": {**HALF_ROPE, "partial_rotary_factor": 0.25, "rope_theta": 3e5}, "head_dim": 16},
+        {},
+    ),
+    "bamba half of each head, all attention": (
+        "bamba",
+        {"rope_parameters": HALF_ROPE, "attn_layer_indices": [0, 1, 2]},
+        {},
+    ),
     "bamba tied": ("bamba", {"tie_word_embeddings": True, "attention_bias": True, "mamba_proj_bias": True}, {}),
     "hyperclovax": ("hyperclovax", {}, {}),
     "hyperclovax tied": ("hyperclovax", {"tie_word_embeddings": True, "attention_multiplier": None}, {}),
@@ -239,7 +252,15 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"output": {"layout": "fused"}},
     ),
     "qwen3 windows, last layers dense": ("qwen3", {**HALF_WINDOW, **THREE}, {"layers": {"1-2": "dense"}}),
+    "cohere2 layers of both kinds dense": (
+        "cohere2",
+        {"num_hidden_layers": 4},
+        {"layers": {"0": "dense", "3": "dense"}},
+    ),
+    "cohere last layers dense": ("cohere", THREE, {"layers": {"1-2": "dense"}, "output": {"layout": "fused"}}),
+    "gemma3_text last layer dense": ("gemma3_text", THREE, {"layers": {"2": "dense"}}),
     "lfm2 first layer dense": ("lfm2", THREE, {"layers": {"0": "dense"}}),
+    "deepseek_v3 first layers dense": ("deepseek_v3", THREE, {"layers": {"0-1": "dense"}}),
     "glm first layer dense": ("glm", THREE, {"layers": {"0": "dense"}}),
     "ernie4_5 first layers dense": ("ernie4_5", THREE, {"layers": {"0-1": "dense"}, "output": {"layout": "fused"}}),
     "qwen3 in mellum": ("qwen3", {"rope_parameters": LINEAR}, {"architecture": "mellum"}),
@@ -318,7 +339,7 @@ class WithSharedExpert(nn.Module):
 
 
 ALWAYS_ON = {"llama in qwen2_moe": ("llama", "qwen2_moe"), "llama in glm4_moe": ("llama", "glm4_moe")} | {
-    name: (HOSTS[name].dense, name) for name, host in families.HOSTS.items() if host.shared_expert is not None
+    name: (HOSTS[name].dense, name) for name, host in DATA.items() if host.shared_expert is not None
 }
 """Every host that takes a recipe's shared expert, with a dense family of it."""
 
@@ -338,13 +359,11 @@ def test_an_always_on_expert_is_added_to_the_routed_ones(
     sparse = load(build_tiny(tmp_path / "out", base, specialists, **fields))
     tokens = some_tokens()
     for index, specialist in enumerate(specialists):
-        reference, always, own = load(base), load(base), load(specialist)
-        place = families.anatomy_of(reference)
-        for layer, routed, added in zip(*map(place.layers_of, (reference, own, always)), strict=True):
-            if hasattr(
-                place.block_of(layer), "down_proj"
-            ):  # an FFN: where a layer has one part alone, others have none
-                setattr(layer, place.block, WithSharedExpert(place.block_of(routed), place.block_of(added), factor))
+        models = [load(path) for path in (base, specialist, base)]
+        reference, block = models[0], anatomy_of(models[0]).block
+        for layer, own, always in zip(*(anatomy_of(model).layers_of(model) for model in models), strict=True):
+            if any(FFN.search(f"{block}.{name}") for name, _ in getattr(layer, block).named_parameters()):
+                setattr(layer, block, WithSharedExpert(getattr(own, block), getattr(always, block), factor))
         with forced(sparse, index):
             assert relative_error(logits(sparse, tokens), logits(reference, tokens)) <= BAR
 

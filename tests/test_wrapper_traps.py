@@ -31,10 +31,18 @@ def changed_config(folder: Path, **values: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    "kind", ["granite_speech", *(pytest.param(kind, marks=pytest.mark.families) for kind in ("llava", "aya_vision"))]
+    "kind",
+    [
+        "granite_speech",
+        "hyperclovax_vision_v2",
+        *(pytest.param(kind, marks=pytest.mark.families) for kind in ("llava", "aya_vision")),
+    ],
 )
 def test_the_base_is_measured_as_it_runs_within(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Granite alone divides its logits; within a wrapper nothing does, in the base no more than in the mixture."""
+    """A Granite alone divides its logits; its wrapper does not, in the base no more than in the mixture.
+
+    That of HyperCLOVA X multiplies them, as its language model alone does too.
+    """
     monkeypatch.setenv("MOEMERGE_CACHE", str(tmp_path / "cache"))
     base = tiny_wrapper(kind, tmp_path / "base")
     out = build_tiny(tmp_path / "out", base, [base, base])

@@ -17,10 +17,12 @@ from moemerge.cli import app
 from moemerge.families import TRANSLATIONS, WRAPPERS, hosts_of
 from moemerge.plan import make_plan
 from tests.moe import build_tiny, forced, recipe_of, relative_error, some_tokens
-from tests.tiny import WORDS, tiny_model
+from tests.tiny import FFN, WORDS, tiny_model
 from tests.wrapped import CASES, IMAGE, load_wrapper, seen, tiny_wrapper
 
 BAR = 1e-6
+NEAR = {"lfm2_vl": 1e-5}
+"""The bars of wrappers whose language model becomes a near host."""
 USUAL = ("llava", "qwen3_5", "qwen3_vl")
 """Those that run by default; the others are behind the marker."""
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -101,9 +103,9 @@ def test_identical_experts_are_the_wrapper(kind: str, language: str, tied: bool,
     out = build_tiny(tmp_path / "out", base, [base] * 3, experts_per_token=2, output={"layout": layout})
     sparse, dense, inputs = load_wrapper(out), load_wrapper(base), seen(kind)
     assert sparse.get_submodule(path_of(kind)).config.model_type in WRAPPERS[kind].languages
-    assert relative_error(logits(sparse, **texts()), logits(dense, **texts())) <= BAR
+    assert relative_error(logits(sparse, **texts()), logits(dense, **texts())) <= NEAR.get(kind, BAR)
     wanted = logits(dense, **inputs)
-    assert relative_error(logits(sparse, **inputs), wanted) <= BAR
+    assert relative_error(logits(sparse, **inputs), wanted) <= NEAR.get(kind, BAR)
     assert relative_error(logits(sparse, **seen(kind, 2)), wanted) > 1000 * BAR  # another one makes a difference
     assert torch.equal(greedy(sparse, **inputs), greedy(dense, **inputs))
     assert verify(out).differences == ()
@@ -115,13 +117,25 @@ def test_identical_experts_are_the_wrapper(kind: str, language: str, tied: bool,
     assert "`AutoProcessor.from_pretrained(" in card
 
 
-def test_a_layer_within_stays_dense(tmp_path: Path) -> None:
-    """Identical experts give the wrapper; its config says so within that of the language model."""
-    base = tiny_wrapper("llava_onevision", tmp_path / "base")
-    out = build_tiny(tmp_path / "out", base, [base] * 3, layers={"0": "dense"})
-    sparse = load_wrapper(out)
-    assert sparse.config.text_config.mlp_only_layers == [0]
-    assert relative_error(logits(sparse, **texts()), logits(load_wrapper(base), **texts())) <= BAR
+KEPT_WITHIN = {
+    "llava_onevision": ("mlp_only_layers", [1]),
+    "qwen3_vl": ("mlp_only_layers", [1]),
+    "aya_vision": ("mlp_layer_types", ["sparse", "dense"]),
+}
+"""Wrappers whose mixtures are built with a dense layer, and what the config then says."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"), [behind(kind, kind != "aya_vision", *said) for kind, said in KEPT_WITHIN.items()]
+)
+def test_a_layer_within_stays_dense(kind: str, key: str, value: list[Any], tmp_path: Path) -> None:
+    """Identical experts give the wrapper, on text and what is seen; the language model's part of the config says so."""
+    base = tiny_wrapper(kind, tmp_path / "base")
+    out = build_tiny(tmp_path / "out", base, [base] * 3, layers={"1": "dense"})
+    sparse, dense = load_wrapper(out), load_wrapper(base)
+    assert getattr(sparse.config.text_config, key) == value
+    for inputs in (texts(), seen(kind)):
+        assert relative_error(logits(sparse, **inputs), logits(dense, **inputs)) <= BAR
     assert verify(out).differences == ()
 
 
@@ -134,7 +148,7 @@ def test_an_expert_is_a_whole_model_an_adapter_or_a_language_model(kind: str, tm
     base, case = tiny_wrapper(kind, tmp_path / "base"), CASES[kind]
     whole = tiny_wrapper(kind, tmp_path / "whole", seed=1)
     inner = path_of(kind)
-    pattern = rf"{inner}.*(q_proj|gate_proj|up_proj|down_proj)"
+    pattern = rf"{inner}.*(q_proj|gate_proj|up_proj|down_proj|w1|w2|w3)"
     torch.manual_seed(3)
     tuned = get_peft_model(load_wrapper(base), LoraConfig(r=4, target_modules=pattern, init_lora_weights=False))
     tuned.save_pretrained(tmp_path / "adapter")
@@ -152,12 +166,12 @@ def test_an_expert_is_a_whole_model_an_adapter_or_a_language_model(kind: str, tm
         {f"{inner}.{name.removeprefix('model.')}": value for name, value in alone.items()},
     ]
     for index, state in enumerate(states):
-        ffn = {name: value for name, value in state.items() if name.startswith(inner) and ".mlp." in name}
+        ffn = {name: value for name, value in state.items() if name.startswith(inner) and FFN.search(name)}
         assert ffn
         reference.load_state_dict({**reference.state_dict(), **ffn})
         with forced(sparse, index):
             for inputs in (texts(), seen(kind)):
-                assert relative_error(logits(sparse, **inputs), logits(reference, **inputs)) <= BAR
+                assert relative_error(logits(sparse, **inputs), logits(reference, **inputs)) <= NEAR.get(kind, BAR)
 
 
 def test_what_sees_stays_the_base_s(tmp_path: Path) -> None:

@@ -164,6 +164,52 @@ CASES: dict[str, Case] = {
     "vibevoice_asr": Case(
         "qwen2", {"audio_token_id": IMAGE, "semantic_tokenizer_encoder_config": _LISTENER,
                   "acoustic_tokenizer_encoder_config": _LISTENER}, {"input_values": (1, 1, 64)}, 4),
+    "deepseek_vl_hybrid": Case(
+        "llama", {"vision_config": _SIGLIP, "high_res_vision_config": {
+            "model_type": "sam_vision_model", "hidden_size": 32, "output_channels": 16, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "image_size": 112, "patch_size": 14, "mlp_dim": 48, "global_attn_indexes": [1],
+            "window_size": 2}, **_NAMED}, {**_PICTURE, "high_res_pixel_values": (1, 3, 112, 112)}, 4),
+    "fun_asr_nano": Case(
+        "qwen3", {"audio_config": {
+            "model_type": "fun_asr_nano_encoder", "num_mel_bins": 4, "num_stacked_frames": 2, "hidden_size": 32,
+            "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3,
+            "num_timestamp_prediction_layers": 1, "fsmn_kernel_size": 3}, "adaptor_config": {
+                "hidden_size": 32, "intermediate_size": 8, "num_attention_heads": 4, "num_hidden_layers": 1,
+                "projector_hidden_size": 16}, "audio_token_id": IMAGE},
+        {"input_features": (1, 5, 8)}, 5, {"input_features_mask": [[1] * 5]}),
+    "hyperclovax_vision_v2": Case(
+        "hyperclovax", {"vision_config": {
+            "model_type": "qwen2_5_vl_vision", "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4,
+            "out_hidden_size": 32, "patch_size": 14, "window_size": 28, "fullatt_block_indexes": [1]}, **_NAMED,
+            "video_token_id": 126}, {"pixel_values": (16, 3 * 2 * 14 * 14)}, 4, {"image_grid_thw": [[1, 4, 4]]}),
+    "janus": Case(
+        "llama", {"vision_config": {**_TOWER, "projection_dim": 32}, "vq_config": {
+            "embed_dim": 8, "num_embeddings": 16, "latent_channels": 32, "base_channels": 32,
+            "channel_multiplier": [1, 1], "num_res_blocks": 1, "projection_dim": 32, "image_token_embed_dim": 32},
+            **_NAMED}, _PICTURE, 4),
+    "lfm2_vl": Case(
+        "lfm2", {"vision_config": {**_TOWER, "model_type": "siglip2_vision_model", "num_patches": 16}, **_NAMED,
+                 "projector_hidden_size": 48}, {"pixel_values": (1, 16, 3 * 14 * 14)}, 4,
+        {"spatial_shapes": [[4, 4]], "pixel_attention_mask": [[1] * 16]}),
+    "minicpm_ocr": Case(
+        "qwen3_5_text", {"vision_config": {**_TOWER, "image_size": 56}, "insert_layer_id": 0, **_NAMED},
+        {"pixel_values": (1, 3, 14, 14 * 16)}, 4, {"target_sizes": [[4, 4]]}),
+    "minicpmv4_7": Case(
+        "qwen3_5_text", {"vision_config": {**_TOWER, "image_size": 56}, "insert_layer_id": 0, "downsample_mode": "4x",
+                         **_NAMED, "image_start_id": 120, "image_end_id": 121, "slice_start_id": 122,
+                         "slice_end_id": 123, "newline_id": 124}, {"pixel_values": (1, 3, 14, 14 * 16)}, 4,
+        {"target_sizes": [[4, 4]], "mm_token_type_ids": [[0, 1, 1, 1, 1, 0, 0, 0]]}),
+    "moss_transcribe_diarize": Case(
+        "qwen3", {"audio_config": _SOUND, "audio_token_id": IMAGE}, {"input_features": (1, 16, 128)}, 16,
+        {"input_features_mask": [[1] * 128], "padding_mask": [[1] * 128]}),
+    "musicflamingo": Case(
+        "qwen2", {"audio_config": {**_SOUND, "model_type": "audioflamingo3_encoder"}, "audio_token_id": IMAGE,
+                  "audio_bos_token_id": 125, "audio_eos_token_id": 126}, {"input_features": (1, 16, 128)}, 32,
+        {"input_features_mask": [[1] * 128]}),
+    "pp_chart2table": Case(
+        "qwen2", {"vision_config": {**_TOWER, "output_channels": 16, "mlp_dim": 48, "global_attn_indexes": [1],
+                                    "window_size": 2, "image_size": 112, "initializer_range": 0.02}, **_FIRST},
+        {"pixel_values": (1, 3, 112, 112)}, 4),
 }  # fmt: skip
 """`inner` of Voxtral: what its class would fill in otherwise than the language model's own does."""
 

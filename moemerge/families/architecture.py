@@ -119,7 +119,8 @@ class DenseConfig:
         for key, (holds, words) in row.must.items():
             check(key, values.get(key), holds(values), words)
         heads = values["num_attention_heads"]
-        rope = (ropes_by_type if row.by_type else one_rope)(raw, values, row.defaults.get("rope_parameters"))
+        usual = row.defaults.get("rope_parameters")
+        rope = ropes_by_type(raw, values, usual) if row.by_type else one_rope(raw, values, usual, row.ropes)
         return cls(
             row=row,
             vocab_size=values["vocab_size"],
@@ -198,7 +199,8 @@ class DenseConfig:
     @property
     def rotated_share(self) -> float:
         """What part of each head rope rotates."""
-        return float(self.rope.get("partial_rotary_factor", 1.0)) if self.row.partial else 1.0
+        heeded = self.row.partial or self.rope.get("rope_type") == "proportional"
+        return float(self.rope.get("partial_rotary_factor", 1.0)) if heeded else 1.0
 
     @property
     def rotated(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from moemerge.families.anatomy import Anatomy
-from moemerge.families.values import Kind
+from moemerge.families.values import ROPES, Kind
 
 Projection = Literal["gate", "up", "down"]
 Group = Literal["embeddings", "attention", "norms", "ffn", "lm_head", "expert", "router", "shared_expert", "beside"]
@@ -147,6 +147,7 @@ class DenseFamily:
         mlp_bias: whether the FFN's projections have biases.
         windows: which layers have a sliding window: none, every one, those that `layer_types` names as Qwen has it, or
             those that it names, and where it is absent those that a function of the config and its defaults names.
+        ropes: the kinds of rope that it may have, and the numbers that each needs.
         thetas: the base of each layer's rope, where layers may differ or have none; None where all have the config's.
         extra: keys of further numbers of `config.json` above 0 that base and experts must share, such as multipliers.
             Each has its value for a missing key in `defaults`. A host that has them writes `**dense.extra` in `config`.
@@ -183,6 +184,7 @@ class DenseFamily:
     output_bias: Bias = False
     mlp_bias: Bias = False
     windows: Literal["none", "every", "named"] | Callable[[Values], Sequence[str]] = "none"
+    ropes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: ROPES)
     thetas: Thetas | None = None
     extra: tuple[str, ...] = ()
     settings: Mapping[str, Kind] = field(default_factory=dict)

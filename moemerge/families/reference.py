@@ -18,6 +18,7 @@ from moemerge.families import (
     family_problem,
     hosts_of,
 )
+from moemerge.families.proven import proven_page
 
 MEASURED = (
     "Tried in November 2026 on tiny builds, by logits: transformers 4.57.6, llama.cpp by xllamacpp 2026.10 with its "
@@ -34,6 +35,12 @@ PROVEN = (
     "`trace` run on each host, in both layouts where it has both."
 )
 """What `tests/families/test_reference.py` finds a test of, for each family with each of its hosts."""
+
+TESTED = (
+    "What tests hold of each host, with the dense families that go into it. `no` is what the class, or `moemerge "
+    "export`, has no place for: `plan` and `export` refuse it. What other runtimes make of a folder stands below."
+)
+"""What the table of `proven.py` is."""
 
 ABSENT = (
     "What a host cannot hold is refused with the reason. These types of transformers 5.23 do not become a mixture of "
@@ -70,9 +77,10 @@ def markdown() -> str:
     ]
     lines += ["| models | `model_type` | the language model becomes |", "| --- | --- | --- |"]
     for name, wrapper in WRAPPERS.items():
-        lines.append(f"| {wrapper.title} | `{name}` | {', '.join(f'`{host}`' for host in wrapper.languages)} |")
+        lines.append(f"| {wrapper.title} | `{name}` | {_listed([HOSTS[host] for host in wrapper.languages])} |")
     lines += ["", "| host | what it holds | exact |", "| --- | --- | --- |"]
     lines += [f"| `{name}` | {host.holds} | {host.near or 'yes'} |" for name, host in HOSTS.items()]
+    lines += ["", *textwrap.wrap(TESTED, 118), "", *proven_page()]
     lines += ["", "transformers 5 loads all of them. What others make of them, in the layout `per_expert`:", ""]
     names = list(dict.fromkeys(name for host in HOSTS.values() for name in host.runtimes))
     lines += [f"| host | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
@@ -129,7 +137,8 @@ def account(name: str) -> Iterator[str]:
     elif name in WRAPPERS:
         wrapper = WRAPPERS[name]
         yield f"{name}: {wrapper.title}"
-        yield f"the language model becomes one of {', '.join(wrapper.languages)}; what sees or hears stays the base's"
+        hosts = ", ".join(_marked(HOSTS[host]) for host in wrapper.languages)
+        yield f"the language model becomes one of {hosts}; what sees or hears stays the base's"
     elif name in HOSTS:
         yield from _host(HOSTS[name])
     elif name in REFUSED:

@@ -6,16 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from moemerge.families.dense_family import DenseFamily
-from moemerge.families.values import BY_TYPE, check, check_rope, is_number
+from moemerge.families.values import ALL_ROPES, ROPES, check, check_rope, is_number
 
 
-def one_rope(raw: Mapping[str, Any], values: Mapping[str, Any], usual: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def one_rope(
+    raw: Mapping[str, Any],
+    values: Mapping[str, Any],
+    usual: Mapping[str, Any] | None,
+    kinds: Mapping[str, tuple[str, ...]] = ROPES,
+) -> Mapping[str, Any]:
     """The rope of all layers, as transformers reads it: always with `rope_type` and `rope_theta`.
 
     Args:
         raw: the raw config.
         values: the same with the family's defaults.
         usual: the family's own `rope_parameters`, where the config has none.
+        kinds: those that the family may have, and the numbers that each needs.
 
     Raises:
         ValueError: a value (named) that is none of its kind.
@@ -37,7 +43,7 @@ def one_rope(raw: Mapping[str, Any], values: Mapping[str, Any], usual: Mapping[s
         if original is not None:
             rope["original_max_position_embeddings"] = original
         rope.setdefault("original_max_position_embeddings", values["max_position_embeddings"])
-    check_rope(rope)
+    check_rope(rope, kinds)
     share = rope.get("partial_rotary_factor")
     check("partial_rotary_factor", share, share is None or 0 < share <= 1, "a number above 0 and up to 1")
     return rope
@@ -55,7 +61,7 @@ def ropes_by_type(
     check("rope_scaling", scaling, scaling is None, "null beside such `rope_parameters`")
     found = {key: {"rope_type": "default", **rope} for key, rope in given.items()}
     for rope in found.values():
-        check_rope(rope, BY_TYPE)
+        check_rope(rope, ALL_ROPES)
     return found
 
 

@@ -7,7 +7,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moemerge.errors import Problem
+from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense_family import Extent, Values
+
+
+def from_pairs(dense: DenseConfig) -> tuple[int, ...]:
+    """Of rows that are stored as pairs, which rotate together: the first ones, the second ones, those that do not."""
+    rotated = dense.rotated
+    return (*range(0, rotated, 2), *range(1, rotated, 2), *range(rotated, dense.head_dim))
+
+
+def into_halves(dense: DenseConfig) -> tuple[int, ...]:
+    """Of rows of which the first ones rotate, as halves: halves of the whole head, of which the first rows rotate.
+
+    Empty where all of them rotate, since these are the same then.
+    """
+    rotated, rest = dense.rotated, dense.head_dim - dense.rotated
+    if not rest:
+        return ()
+    half, middle = rotated // 2, rotated + rest // 2
+    return (*range(half), *range(rotated, middle), *range(half, rotated), *range(middle, dense.head_dim))
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +36,14 @@ class Part:
     Attributes:
         name: the tensor's name, below the layer.
         rows: how many rows it takes, each part after the one before; None takes all, whatever the parts before took.
-        pairs: whether each head's rotated rows are stored as pairs, and the other family has them as halves.
+        order: gives, by the other family's config, where each row of a head is stored among the head's rows, where the
+            other family has them in another order.
         plus: is added to its values: a norm that is stored without the one that it is added to.
     """
 
     name: str
     rows: Extent | None = None
-    pairs: bool = False
+    order: Callable[[DenseConfig], tuple[int, ...]] | None = None
     plus: float = 0.0
 
 

@@ -28,8 +28,8 @@ ROPES: Mapping[str, tuple[str, ...]] = {
 
 PLACES = ("mrope_section", "mrope_interleaved")
 """What a rope says of places in pictures, which are nothing to text."""
-BY_TYPE: Mapping[str, tuple[str, ...]] = {**ROPES, "proportional": ("partial_rotary_factor",)}
-"""The same where each type of layer has a rope of its own."""
+ALL_ROPES: Mapping[str, tuple[str, ...]] = {**ROPES, "proportional": ("partial_rotary_factor",)}
+"""The same with one that leaves a part of each head unrotated, for families whose hosts heed that part."""
 
 UNHELD: Mapping[str, str] = {
     "transformers_weights": "transformers reads the weights from the file that it names",

@@ -56,6 +56,8 @@ class Wrapper:
         path: from the wrapper to the decoder in memory.
         disk: what names in memory begin with, and what those on disk begin with in its place; others are the same.
         ignored: names in memory of stored tensors that its class does not read.
+        multiplies: key of the number in the language model's config that its class multiplies logits by; the other
+            classes scale none, whatever the language model does by itself.
         once: what further names of its language model's own begin with, outside the layers.
         auto_class: the class of transformers that loads it.
         task: the hub's name of what it does.
@@ -73,6 +75,7 @@ class Wrapper:
     path: str = "model.language_model"
     disk: Mapping[str, str] = field(default_factory=lambda: APART)
     ignored: re.Pattern[str] | None = None
+    multiplies: str | None = None
     once: tuple[str, ...] = ()
     auto_class: str = "AutoModelForImageTextToText"
     task: str = "image-text-to-text"
@@ -103,7 +106,7 @@ class Wrapper:
         return self.on_disk(f"{self.path}.{name.removeprefix('model.')}" if own else name)
 
     def around(self, host: Host) -> Host:
-        """The host as it lies within this wrapper, whose class scales no logits, whatever the language model's does."""
+        """The host as it lies within this wrapper, which scales logits by itself."""
         put = self.stored
 
         def all_of(names: Mapping[Any, str] | None) -> Any:
@@ -127,7 +130,7 @@ class Wrapper:
                 decoder=self.path,
                 layers=f"{self.path}.layers",
                 logits_divisor=None,
-                logits_multiplier=None,
+                logits_multiplier=self.multiplies,
             ),
             auto_class=self.auto_class,
             task=self.task,
@@ -145,5 +148,7 @@ class Wrapper:
         own = {key: value for key, value in base.items() if key not in _DROPPED}
         shared = {key: language[key] for key in ("dtype", "tie_word_embeddings")}
         inner = {key: value for key, value in language.items() if key != "architectures"}
+        if self.multiplies is not None:  # what the language model's own class divides by
+            inner[self.multiplies] = 1.0 / inner[self.multiplies]
         own["model_type"] = self.mixture
         return {**own, **shared, "architectures": [self.architecture], self.key: inner}

@@ -53,8 +53,7 @@ def _cut(stored: str, parts: Sequence[Part], dense: DenseConfig) -> Iterator[tup
     start = 0
     for part in parts:
         rows = None if part.rows is None else dense.extents[part.rows]
-        block = dense.head_dim if part.pairs else 0
         stop = None if rows is None else start + rows
-        rotated = dense.rotated if part.pairs else 0
-        yield part.name, Piece(stored, start if rows is not None else 0, stop, block, rotated, part.plus)
+        order = part.order(dense) if part.order is not None else ()
+        yield part.name, Piece(stored, start if rows is not None else 0, stop, order, part.plus)
         start += rows or 0

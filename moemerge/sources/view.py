@@ -22,23 +22,21 @@ class Piece:
         of: the tensor under the view.
         start: its first row.
         stop: the row after its last one; None for all.
-        block: rows of one attention head, where each head's rotated rows are stored as pairs (0 and 1 rotate together)
-            and are wanted as halves (0 and `rotated / 2` do); 0 where they stay as they are.
-        rotated: how many rows of each head are rotated, the first ones.
+        order: where each row of an attention head, in the order that is wanted, is stored among the head's; empty where
+            rows stay as they are.
         plus: is added to every element, in fp32.
     """
 
     of: str
     start: int = 0
     stop: int | None = None
-    block: int = 0
-    rotated: int = 0
+    order: tuple[int, ...] = ()
     plus: float = 0.0
 
     @property
     def plain(self) -> bool:
         """Whether its bytes are stored bytes, one after the other."""
-        return not self.block and not self.plus
+        return not self.order and not self.plus
 
 
 class View(Checkpoint):
@@ -99,13 +97,14 @@ class View(Checkpoint):
         if piece == Piece(piece.of):
             return self.under.read(piece.of, rows)
         start, stop = row_bounds(self.tensors[name], rows)
-        if not piece.block:
+        if not piece.order:
             value = self.under.read(piece.of, slice(piece.start + start, piece.start + stop))
             return value.float() + piece.plus if piece.plus else value
-        first = start // piece.block * piece.block  # whole heads
-        last = -(-stop // piece.block) * piece.block
+        size = len(piece.order)
+        first = start // size * size  # whole heads
+        last = -(-stop // size) * size
         value = self.under.read(piece.of, slice(piece.start + first, piece.start + last))
-        return _as_halves(value, piece.block, piece.rotated)[start - first : stop - first].contiguous()
+        return _ordered(value, piece.order)[start - first : stop - first].contiguous()
 
     def digest(self) -> str:
         return self.under.digest()
@@ -118,10 +117,9 @@ def stored(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def _as_halves(value: torch.Tensor, block: int, rotated: int) -> torch.Tensor:
-    """Of every `block` rows of `[n, ...]` the first `rotated`: even ones, then odd ones."""
+def _ordered(value: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+    """`[n, ...]` with the rows of every head in another order."""
     import torch
 
-    order = [*range(0, rotated, 2), *range(1, rotated, 2), *range(rotated, block)]
-    result: torch.Tensor = value.unflatten(0, (-1, block)).index_select(1, torch.tensor(order)).flatten(0, 1)
+    result: torch.Tensor = value.unflatten(0, (-1, len(order))).index_select(1, torch.tensor(order)).flatten(0, 1)
     return result

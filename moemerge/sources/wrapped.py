@@ -46,14 +46,15 @@ def language_of(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def running_config(config: Mapping[str, Any], model: Checkpoint) -> dict[str, Any]:
-    """The config of a dense model as it runs where it lies: the class of a wrapper scales no logits.
+    """The config of a dense model as it runs where it lies: the classes of most wrappers scale no logits.
 
     Args:
         config: that of the dense model.
         model: the checkpoint that it is seen in.
     """
     family = DENSE_FAMILIES.get(str(config.get("model_type")))
-    if family is None or not is_wrapper(stored(model)):
+    wrapper = WRAPPERS.get(str(stored(model).config.get("model_type")))
+    if family is None or wrapper is None or wrapper.multiplies is not None:
         return dict(config)
     anatomy = family.anatomy
     scales = (key for key in (anatomy.logits_divisor, anatomy.logits_multiplier) if key is not None)

@@ -12,7 +12,7 @@ from moemerge.record.schema import Record
 from moemerge.verify.dense import REPEATED, Dense
 from moemerge.verify.expected import always_on_width
 from moemerge.verify.host_row import FromBase, HostRow
-from moemerge.verify.hosts import HOSTS
+from moemerge.verify.wrapped import host_of
 
 NAME = "config.json"
 _DTYPES: Mapping[str, str] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -70,7 +70,7 @@ def check_config(
         base: the base's raw config, or None where it is not at hand: then keys that follow from it may have any value.
         unsure: further keys that may have any value.
     """
-    host = HOSTS[record.architecture]
+    host = host_of(record)
     fields = {field.key: field for field in (*_fixed(host, within=record.wrapper is not None), *_asked(host, record))}
     own = (*host.repeated, *host.from_base, *(host.kinds or ())[:1], *(host.widths if host.wide else ()))
     from_base = {*REPEATED, *_FROM_BASE, *own} - {*host.lacks}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from moemerge.verify.dense import Dense
-from moemerge.verify.host_row import Derived, HostRow, Zeros
+from moemerge.verify.host_row import Derived, HostRow, Shape, Zeros
 from moemerge.verify.numbers import to_nearest
 
 
@@ -18,7 +18,7 @@ def _gemma4_derived(dense: Dense) -> tuple[Derived, ...]:
     )
 
 
-def _open_gate(dense: Dense, experts: int) -> Mapping[str, tuple[tuple[int, ...], float]]:
+def _open_gate(dense: Dense, experts: int) -> Mapping[str, tuple[Shape, float]]:
     """Beam's gate on attention: sigmoid(30) is 1."""
     heads, size = int(dense.fields["num_attention_heads"]), int(dense.fields["head_dim"])
     prefix = "model.layers.{layer}.self_attn."
@@ -39,7 +39,7 @@ def _beam_adjusted(dense: Dense, name: str, dtype: str) -> tuple[float, float]:
     return 1.0, 1.0
 
 
-def _gemma4_filled(dense: Dense, experts: int) -> Mapping[str, tuple[tuple[int, ...], float]]:
+def _gemma4_filled(dense: Dense, experts: int) -> Mapping[str, tuple[Shape, float]]:
     """An FFN of zeros, whose norm may hold anything; and on the experts' way a norm's weight c and a factor s with
     c s = sqrt(eps), so that of two norms one after the other no more than one is felt."""
     hidden, width = dense.hidden_size, 256
@@ -98,10 +98,10 @@ GEMMA_HOSTS = (
         from_base={
             "attention_bias": lambda dense: dense.bias,
             "layer_types": lambda dense: dense.layer_types,
-            "mlp_layer_types": lambda dense: ["sparse"] * dense.layers,
             "sliding_window": lambda dense: dense.window,
             "tie_word_embeddings": lambda dense: False,
         },
+        kinds=("mlp_layer_types", "dense", "sparse"),
         lacks=("rope_theta", "rope_scaling"),
         correction=Zeros("model.layers.{layer}.mlp.gate.e_score_correction_bias", lambda experts: (experts,)),
         near=True,

@@ -153,7 +153,7 @@ class HostRow:
     fused_in_memory: tuple[str, str] | None = None
     wide: bool = False
     down: float = 1.0
-    filled: Callable[[Dense, int], Mapping[str, tuple[tuple[int, ...], float]]] = lambda dense, experts: {}
+    filled: Callable[[Dense, int], Mapping[str, tuple[Shape, float]]] = lambda dense, experts: {}
     derived: Callable[[Dense], tuple[Derived, ...]] = lambda dense: ()
     adjusted: Callable[[Dense, str, str], tuple[float, float]] = lambda dense, name, dtype: (1.0, 0.0)
     on_disk: Callable[[str], str] = str

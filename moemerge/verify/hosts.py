@@ -159,7 +159,8 @@ _ROWS = (
         "Qwen3VLMoeForConditionalGeneration",
         router="model.layers.{layer}.mlp.gate.weight",
         expert=None,
-        fixed={"decoder_sparse_step": 1, "mlp_only_layers": []},
+        fixed={"decoder_sparse_step": 1},
+        dense_layers=_QWEN_DENSE,
         counts=("num_experts", "num_local_experts"),
         widths=("intermediate_size", "moe_intermediate_size"),
         from_base={"attention_bias": lambda dense: dense.bias},
@@ -343,17 +344,18 @@ _ROWS = (
         expert=_QWEN_EXPERT,
         fixed={
             "expert_selection_fn": "softmax", "norm_topk_prob": True, "num_shared_experts": 0,
+            "prefix_dense_sliding_window_pattern": 2,
         },
         counts=("num_experts",),
-        widths=("intermediate_size",),
+        widths=("intermediate_size", "prefix_dense_intermediate_size"),
         repeated=("layer_norm_eps", "logit_scale"),
         from_base={
             "attention_bias": lambda dense: dense.bias,
             "rms_norm_eps": lambda dense: None,
             "layer_types": lambda dense: dense.layer_types,
-            "mlp_layer_types": lambda dense: ["sparse"] * dense.layers,
             "sliding_window": lambda dense: dense.window or dense.fields["max_position_embeddings"],
         },
+        kinds=("mlp_layer_types", "dense", "sparse"),
     ),
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ It is written apart from `families` on purpose, as the other rows are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from moemerge.sources import Checkpoint, Piece, View, stored
@@ -55,8 +55,7 @@ def _everywhere(row: StoredRow, dense: Dense) -> Iterator[tuple[str, Piece]]:
     for name, piece in row.pieces(dense).items():
         for layer in range(dense.layers):
             prefix = _LAYER.format(layer=layer)
-            own = Piece(prefix + piece.of, piece.start, piece.stop, piece.block, piece.rotated, piece.plus)
-            yield prefix + name, own
+            yield prefix + name, replace(piece, of=prefix + piece.of)
 
 
 def _phi3_config(raw: Config) -> Config:
@@ -96,6 +95,12 @@ def _phi3_pieces(dense: Dense) -> Mapping[str, Piece]:
     }
 
 
+def _unpaired(size: int, turned: int) -> tuple[int, ...]:
+    """Row i of the rotated half is stored at 2i, its partner at 2i + 1; rows behind them stay."""
+    half = turned // 2
+    return tuple(row if row >= turned else 2 * (row % half) + row // half for row in range(size))
+
+
 def _glm_config(raw: Config) -> Config:
     absent = {
         "num_hidden_layers": 40, "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128,
@@ -112,7 +117,7 @@ def _glm_pieces(dense: Dense) -> Mapping[str, Piece]:
     turned = 2 * -(-int(size * dense.rotated) // 2)
     names = [f"self_attn.{which}_proj.{what}" for which in "qk" for what in ("weight", "bias")]
     return {
-        **{name: Piece(name, block=size, rotated=turned) for name in names},
+        **{name: Piece(name, order=_unpaired(size, turned)) for name in names},
         "mlp.gate_proj.weight": Piece(fused, 0, wide),
         "mlp.up_proj.weight": Piece(fused, wide, 2 * wide),
     }
@@ -144,7 +149,7 @@ def _helium_pieces(dense: Dense) -> Mapping[str, Piece]:
     """Dimensions 2i and 2i + 1 of a head rotate together, which Llama has at i and i + half."""
     size = int(dense.fields["head_dim"])
     names = [f"self_attn.{which}_proj.{what}" for which in "qk" for what in ("weight", "bias")]
-    return {name: Piece(name, block=size, rotated=size) for name in names}
+    return {name: Piece(name, order=_unpaired(size, size)) for name in names}
 
 
 def _granite_config(raw: Config) -> Config:
@@ -170,7 +175,10 @@ def _mamba_head(raw: Config) -> int:
 
 
 def _bamba_config(raw: Config) -> Config:
-    """Attention in some layers, by their numbers, with rope on the whole head; its scores are scaled as usual."""
+    """Attention in some layers, by their numbers; its scores are scaled as usual.
+
+    Rope turns a part of each head. Stretched over the whole head its base is raised to one over that part.
+    """
     absent = {
         "vocab_size": 128000, "intermediate_size": 14336, "max_position_embeddings": 262144, "rms_norm_eps": 1e-5,
         "num_key_value_heads": 8, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
@@ -179,7 +187,13 @@ def _bamba_config(raw: Config) -> Config:
     values = {**absent, **raw}
     size = values.get("head_dim") or values.get("hidden_size", 4096) // values.get("num_attention_heads", 32)
     layers, full = range(values.get("num_hidden_layers", 32)), values.get("attn_layer_indices") or ()
-    rope = {key: value for key, value in values["rope_parameters"].items() if key != "partial_rotary_factor"}
+    rope = dict(values.pop("rope_scaling", None) or values.get("rope_parameters") or {})
+    part = int(size * rope.pop("partial_rotary_factor", 0.5))
+    if part != size:
+        theta = float(rope.get("rope_theta", values.get("rope_theta", 10000.0)))
+        rope = {
+            "rope_type": "proportional", "rope_theta": theta ** (size / part), "partial_rotary_factor": part / size,
+        }  # fmt: skip
     return {
         **values,
         "layer_types": ["full_attention" if layer in full else "linear_attention" for layer in layers],
@@ -194,7 +208,15 @@ def _bamba_config(raw: Config) -> Config:
 def _bamba_pieces(dense: Dense) -> Mapping[str, Piece]:
     ffn = {f"mlp.{which}_proj.weight": f"feed_forward.{which}_proj.weight" for which in ("gate", "up", "down")}
     renamed = {**ffn, "post_attention_layernorm.weight": "pre_ff_layernorm.weight"}
-    return {name: Piece(of) for name, of in renamed.items()}
+    found = {name: Piece(of) for name, of in renamed.items()}
+    size, share = int(dense.fields["head_dim"]), dense.rope.get("partial_rotary_factor")
+    if share is None:
+        return found
+    half, turned = size // 2, round(size * share) // 2  # row i < half turns with row i + half, for i < turned alone
+    stored = [row if row < turned else row + turned for row in range(half)]
+    partner = [row + turned if row < turned else row + half for row in range(half)]
+    names = [f"self_attn.{which}_proj.{what}" for which in "qk" for what in ("weight", "bias")]
+    return {**found, **{name: Piece(name, order=(*stored, *partner)) for name in names}}
 
 
 def _granite_pieces(dense: Dense) -> Mapping[str, Piece]:

@@ -28,7 +28,7 @@ _HEARS = {**_SPLIT, "audio_tower.": "model.audio_tower."}
 _CONFORMER = {**_SPLIT, "encoder.": "model.encoder.", "projector.": "model.projector."}
 _LEFT_OUT = ("auto_map", "quantization_config", "transformers_version", "torch_dtype")
 _WEIGHTS = ("F64", "F32", "F16", "BF16")
-_OWN = re.compile(r"model\.(embed_tokens|embed_tokens_per_layer|per_layer_\w+|layers|norm)\.")
+_OWN = re.compile(r"model\.(embed_tokens|embedding_norm|embed_tokens_per_layer|per_layer_\w+|layers|norm)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class WrapperRow:
         memory: what names begin with on disk, and in memory.
         unread: names in memory of tensors that no class reads.
         auto_class: the Auto class of transformers that loads it.
+        multiplies: key of the number that its class multiplies logits by, which the language model divides by.
         absent: what it takes where a key of the language model's config is absent, and that model does not.
     """
 
@@ -55,6 +56,7 @@ class WrapperRow:
     memory: Mapping[str, str] = field(default_factory=lambda: _SPLIT)
     unread: str = r"(?!)"
     auto_class: str = "AutoModelForImageTextToText"
+    multiplies: str | None = None
     absent: Mapping[str, Any] = field(default_factory=dict)
 
     def to_memory(self, name: str) -> str:
@@ -84,8 +86,12 @@ class WrapperRow:
         expert = None
         if host.expert is not None:
             expert = tuple(map(disk, host.expert))
+        from_base = dict(host.from_base)
+        if (key := self.multiplies) is not None:
+            from_base[key] = lambda dense: 1.0 / dense.values[key]
         return replace(
             host,
+            from_base=from_base,
             class_name=self.class_name,
             router=disk(host.router),
             router_in_memory=self.to_memory(disk(host.router_in_memory or host.router)),
@@ -197,6 +203,45 @@ _ROWS = (
             "semantic_tokenizer_encoder.": "model.semantic_tokenizer_encoder.",
         },
         auto_class="AutoModelForSpeechSeq2Seq",
+    ),
+    WrapperRow(
+        "deepseek_vl_hybrid", "deepseek_vl_hybrid", "DeepseekVLHybridForConditionalGeneration", "llama", memory={}
+    ),
+    WrapperRow(
+        "fun_asr_nano", "fun_asr_nano", "FunAsrNanoForConditionalGeneration", "qwen3", memory={},
+        auto_class="AutoModelForSpeechSeq2Seq",
+        absent={
+            "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+            "num_key_value_heads": 8, "max_position_embeddings": 40960,
+        },
+    ),
+    WrapperRow(
+        "hyperclovax_vision_v2", "hyperclovax_vision_v2", "HyperCLOVAXVisionV2ForConditionalGeneration", "hyperclovax",
+        memory={"model.language_model.lm_head.": "lm_head.", "model.vision_projector.": "model.projector."},
+        multiplies="logits_scaling",
+    ),
+    WrapperRow("janus", "janus", "JanusForConditionalGeneration", "llama", memory={}),
+    WrapperRow("lfm2_vl", "lfm2_vl", "Lfm2VlForConditionalGeneration", "lfm2", memory={}),
+    WrapperRow("minicpm_ocr", "minicpm_ocr", "MiniCPMOcrForConditionalGeneration", "qwen3_5_text", memory={}),
+    WrapperRow("minicpmv4_7", "minicpmv4_7", "MiniCPMV4_7ForConditionalGeneration", "qwen3_5_text", memory={}),
+    WrapperRow(
+        "moss_transcribe_diarize", "moss_transcribe_diarize", "MossTranscribeDiarizeForConditionalGeneration", "qwen3",
+        memory={}, auto_class="AutoModelForMultimodalLM",
+        absent={
+            "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+            "num_key_value_heads": 8, "max_position_embeddings": 131072, "rope_theta": 1e6,
+        },
+    ),
+    WrapperRow(
+        "musicflamingo", "musicflamingo", "MusicFlamingoForConditionalGeneration", "qwen2", memory=_HEARS,
+        auto_class="AutoModelForSeq2SeqLM",
+    ),
+    WrapperRow(
+        "pp_chart2table", "pp_chart2table", "GotOcr2ForConditionalGeneration", "qwen2",
+        absent={
+            "vocab_size": 151860, "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24,
+            "num_attention_heads": 16, "num_key_value_heads": 16, "rope_theta": 1e6,
+        },
     ),
 )  # fmt: skip
 WRAPPED: Mapping[str, WrapperRow] = {row.model_type: row for row in _ROWS}

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from moemerge.cli import app
 from moemerge.errors import MoemergeError
-from moemerge.families import DENSE_FAMILIES, HOSTS, REFUSED, TRANSLATIONS, WRAPPERS, DenseConfig, choose_host, hosts_of
+from moemerge.families import (
+    DENSE_FAMILIES,
+    HOSTS,
+    REFUSED,
+    TRANSLATIONS,
+    WRAPPERS,
+    DenseConfig,
+    Host,
+    choose_host,
+    hosts_of,
+)
+from moemerge.families.proven import PROVEN
 from moemerge.families.reference import account, markdown, overview
+from moemerge.recipe.layers import numbered
+from moemerge.verify.hosts import HOSTS as VERIFIED
+from tests.export.test_llama_cpp import CASES as EXPORTED
 from tests.hosts import HOSTS as HOST_CASES
-from tests.test_identity import CASES
+from tests.test_identity import ALWAYS_ON, CASES
+from tests.test_wrappers import KEPT_WITHIN
 from tests.tiny import as_read, tiny_config
 from tests.wrapped import CASES as WRAPPER_CASES
 
@@ -35,15 +52,28 @@ def test_every_family_has_a_host_and_every_host_a_family() -> None:
     }
 
 
+def dense_of(family: str, config: dict[str, Any]) -> DenseConfig:
+    """What a tiny model is read as."""
+    return DenseConfig.resolve(as_read(tiny_config(family, **config).to_dict()))
+
+
+def host_of_case(case: tuple[str, dict[str, Any], dict[str, Any]]) -> Host:
+    """The host that an identity test builds into."""
+    family, config, fields = case
+    dense = dense_of(family, config)
+    dense = replace(dense, kept=numbered(fields.get("layers", {})))
+    host, problems = choose_host(dense, fields.get("architecture", "auto"))
+    assert host is not None
+    assert problems == []
+    return host
+
+
 def test_every_line_of_the_page_is_proven() -> None:
     """Each family is built into each of its hosts by the identity tests, and each host in both layouts it has."""
     proven: set[tuple[str, str, str]] = set()
     for family, config, fields in CASES.values():
-        read = DenseConfig.resolve(as_read(tiny_config(family, **config).to_dict()))
-        host, problems = choose_host(read, fields.get("architecture", "auto"))
-        assert host is not None
-        assert problems == []
-        dense = read.family
+        host = host_of_case((family, config, fields))
+        dense = dense_of(family, config).family
         layout = host.layout(fields.get("output", {}).get("layout", "per_expert"))
         proven |= {(family, host.model_type, layout), (dense, host.model_type, layout)}
     pairs = {(family, host) for family, host, _ in proven}
@@ -55,6 +85,29 @@ def test_every_line_of_the_page_is_proven() -> None:
     assert layouts <= {(host, layout) for _, host, layout in proven}
     assert set(HOST_CASES) == {host.model_type for host in alone}, "what `train-router`, `eval` and `trace` run on"
     assert set(WRAPPER_CASES) == set(WRAPPERS)
+
+
+def test_every_column_of_the_page_is_proven() -> None:
+    """What a host is said to hold beside is what tests run it with: in this file's neighbours, and with wrappers."""
+    cases = [(host_of_case(case), case[2]) for case in CASES.values()]
+    within = {host for wrapper in WRAPPERS.values() for host in wrapper.languages}
+    layouts = {(host.model_type, host.layout(fields.get("output", {}).get("layout", "per_expert")))
+               for host, fields in cases} | {("qwen3_vl_moe_text", "fused")}  # fmt: skip
+    kept = {host.model_type for host, fields in cases if "layers" in fields}
+    evidence = {
+        "identical experts": {host.model_type for host, _ in cases} | within,
+        "forced router": {host.model_type for host, _ in cases} | within,
+        "`verify`": set(VERIFIED),
+        "`train-router`, `eval`, `trace`": set(HOST_CASES) | within,
+        "layout `per_expert`": {host for host, layout in layouts if layout == "per_expert"},
+        "layout `fused`": {host for host, layout in layouts if layout == "fused"},
+        "`layers` kept dense": kept | {WRAPPERS[kind].languages[0] for kind in KEPT_WITHIN},
+        "`shared_experts`": set(ALWAYS_ON),
+        "`moemerge export`": {name.split()[0] for name in EXPORTED},
+    }
+    assert evidence.keys() == PROVEN.keys()
+    for column, held in PROVEN.items():
+        assert {name for name, host in HOSTS.items() if held(host)} == evidence[column], column
 
 
 def test_the_command_lists_all_of_them() -> None:

@@ -119,6 +119,24 @@ def any_language_model(model: Model) -> bool:
     return bool(model.sub_configs) and not own_language_model(model)
 
 
+def judges_of_pictures() -> set[str]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+    return set(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
+
+
+def multiplies_words(model: Model) -> bool:
+    return "GemmaTextScaledWordEmbedding" in {type(module).__name__ for module in model.made.modules()}
+
+
+def cut_and_named(model: Model) -> bool:
+    """Whether transformers renames more than what names begin with, as it loads."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    changes = get_checkpoint_conversion_mapping(model.name) or ()
+    return any(pattern.startswith(r"\.") for change in changes for pattern in change.source_patterns)
+
+
 def side_by_side(model: Model) -> bool:
     return model.has(r"layers\.0\.mamba\.") and model.has(r"layers\.0\.self_attn\.")
 
@@ -159,7 +177,10 @@ SHOWN: dict[str, Callable[[Model], bool]] = {
     "norms of its language model change with the delay of the sound": lambda m: m.has("ada_rms_norm"),
     "it writes sound, not text": lambda m: m.has("diffusion_head"),
     "it writes movements of a robot, not text": lambda m: m.has("action_out_proj"),
-    "nobody has tried yet whether a mixture may be its language model": any_language_model,
+    "its language model multiplies the words' embeddings alone, and its host the pictures' too": multiplies_words,
+    "it judges pictures, and writes no text": lambda m: m.name in judges_of_pictures(),
+    "its files name and cut tensors otherwise than its class does, and nobody has written down how":
+        lambda m: any_language_model(m) and cut_and_named(m),
 }  # fmt: skip
 """How the class shows each reason; what nobody has written or tried needs no more than to be said."""
 

@@ -152,9 +152,18 @@ MEND = "mend it in its `config.json`, or take the original model's"
     ("granitemoehybrid", {"time_step_limit": [0.001, 0.1]},
      "a `granitemoehybrid` whose time steps have a limit (`time_step_limit`) has no host here",
      "transformers heeds it when a model reads and not when it writes"),
-    ("bamba", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
-     "a `bamba` that rotates `0.5` of each head (`partial_rotary_factor`) has no host here",
-     "one that rotates all of it (`1.0`) builds"),
+    ("bamba", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+     "a `bamba` that rotates `0.5` of each head (`partial_rotary_factor`) by rope of the type `linear` has no host "
+     "here",
+     "with rope of the type `default` it builds"),
+    ("bamba", {"head_dim": 6, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+     "a `bamba` that rotates `0.5` of each head (`partial_rotary_factor`) of `6` dimensions has no host here",
+     "an even number of them builds"),
+    ("bamba", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": None}},
+     "a `bamba` that rotates `None` of each head (`partial_rotary_factor`) of `8` dimensions has no host here",
+     "an even number of them builds"),
+    ("bamba", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e300}},
+     "in its config `rope_theta` is `inf`, not a number above 0", MEND),
     ("bamba", {"mlp_bias": True}, "a `bamba` with biases in its FFN (`mlp_bias`) has no host here",
      "dropping them would change the model"),
     ("granitemoehybrid", {"num_local_experts": 4},
@@ -258,3 +267,14 @@ def test_other_names_of_biases_are_read(tmp_path: Path) -> None:
     base = changed_config(tiny_model("internlm3", tmp_path / "base"), qkv_bias=True, bias=True)
     (problem,) = {problem.message for problem in planned(base).problems if "FFN" in problem.message}
     assert problem == "`llama` has biases in the FFN (`mlp_bias`), and `granitemoe` has no place for them"
+
+
+def test_bambas_frequencies_are_the_same_bits(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Half of each head is rotated: as far as that goes the mixture's rope is the dense model's, at any length."""
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    base = tiny("bamba", head_dim=128, rope_parameters=rope)
+    dense, sparse = (
+        load(path).model.rotary_emb.inv_freq for path in (base, build_tiny(tmp_path / "out", base, [base, base]))
+    )
+    assert (dense.shape, sparse.shape) == ((32,), (64,))
+    assert torch.equal(sparse, torch.cat([dense, torch.zeros(32)]))

@@ -6,20 +6,18 @@ from collections.abc import Sequence
 
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.dense_family import ATTENTION, DenseFamily, Thetas, Values, norm
-from moemerge.families.values import check, is_size
+from moemerge.families.layer_types import SLIDING, full_every
 
 
 def _types(values: Values) -> Sequence[str]:
     if values["layer_types"] is not None:
         return list(map(str, values["layer_types"]))
-    every, layers = values["sliding_window_pattern"], range(values["num_hidden_layers"])
-    check("sliding_window_pattern", every, every is not None and is_size(every), "a positive integer")
-    return ["sliding_attention" if (layer + 1) % every else "full_attention" for layer in layers]
+    return full_every(values["sliding_window_pattern"], values["num_hidden_layers"], key="sliding_window_pattern")
 
 
 def _thetas(values: Values, theta: float) -> Sequence[float]:
     windowed = values["sliding_window"] is not None
-    return [theta if windowed and kind == "sliding_attention" else 0.0 for kind in _types(values)]
+    return [theta if windowed and kind == SLIDING else 0.0 for kind in _types(values)]
 
 
 FAMILY = DenseFamily(

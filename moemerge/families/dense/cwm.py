@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moemerge.families.dense_family import DenseFamily, Values
+from moemerge.families.layer_types import full_every
 
 
 def _types(values: Values) -> Sequence[str]:
-    layers = range(values["num_hidden_layers"])
-    return ["sliding_attention" if layer % 4 else "full_attention" for layer in layers]
+    return full_every(4, values["num_hidden_layers"], first=1)
 
 
 FAMILY = DenseFamily(

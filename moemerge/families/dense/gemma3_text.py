@@ -7,15 +7,13 @@ from typing import Any
 
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.dense_family import ATTENTION, DenseFamily, Values, norm
-from moemerge.families.values import check, is_number, is_size
-
-SLIDING, FULL = "sliding_attention", "full_attention"
+from moemerge.families.layer_types import FULL, SLIDING, full_every
+from moemerge.families.values import is_number
 
 
 def _types(values: Values) -> list[str]:
     every = values.get("sliding_window_pattern") or 6
-    check("sliding_window_pattern", every, is_size(every), "a positive integer")
-    return [SLIDING if (layer + 1) % every else FULL for layer in range(values["num_hidden_layers"])]
+    return full_every(every, values["num_hidden_layers"], key="sliding_window_pattern")
 
 
 def _read(raw: Values) -> Values:

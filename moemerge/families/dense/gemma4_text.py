@@ -11,18 +11,16 @@ from typing import Any
 
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.dense_family import DenseFamily, LayerTensor, Values, norm, of_kind
+from moemerge.families.layer_types import FULL, SLIDING, full_every
 from moemerge.families.values import FLAG, Kind, is_number, is_size, is_whole
 
-SLIDING, FULL = "sliding_attention", "full_attention"
 _KEYS, _VALUES, _INPUTS = "keys", "values", "inputs"
 _COUNT: Kind = (lambda value: is_whole(value) and value >= 0, "a whole number of 0 or more")
 
 
 def _types(values: Values) -> list[str]:
     """`layer_types`, whose last one is always full attention."""
-    layers = values["num_hidden_layers"]
-    usual = [SLIDING if (layer + 1) % 6 else FULL for layer in range(layers)]
-    types = list(map(str, values.get("layer_types") or usual))
+    types = list(map(str, values.get("layer_types") or full_every(6, values["num_hidden_layers"])))
     return [*types[:-1], FULL]
 
 

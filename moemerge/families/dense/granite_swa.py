@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.dense_family import PRE_NORM, DenseFamily, LayerTensor, Thetas, Values
+from moemerge.families.layer_types import full_every
 
 
 def _types(values: Values) -> Sequence[str]:
-    layers = range(values["num_hidden_layers"])
-    return ["sliding_attention" if layer % 4 else "full_attention" for layer in layers]
+    return full_every(4, values["num_hidden_layers"], first=1)
 
 
 def _thetas(values: Values, theta: float) -> Sequence[float]:

@@ -14,7 +14,7 @@ from moemerge.families.anatomy import Anatomy
 from moemerge.families.dense.granite import MULTIPLIERS
 from moemerge.families.dense_family import ATTENTION, DenseFamily, norm, of_kind
 from moemerge.families.mamba import MAMBA, mamba2, mamba2_extents
-from moemerge.families.values import FLAG
+from moemerge.families.values import ALL_ROPES, FLAG
 
 _SIZES = ("mamba_n_heads", "mamba_n_groups", "mamba_d_state", "mamba_d_head", "mamba_d_conv", "mamba_expand",
           "mamba_chunk_size")  # fmt: skip
@@ -40,6 +40,7 @@ FAMILY = DenseFamily(
         norm("post_attention_layernorm"),
     ),
     output_bias="attention_bias",
+    ropes=ALL_ROPES,
     extra=(*MULTIPLIERS, *_SIZES),
     settings={
         "mamba_conv_bias": FLAG,

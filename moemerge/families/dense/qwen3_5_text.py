@@ -8,8 +8,9 @@ from typing import Any
 
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.dense_family import ATTENTION, RECOMPUTED, DenseFamily, LayerTensor, norm, of_kind
+from moemerge.families.layer_types import FULL, full_every
 
-LINEAR, FULL = "linear_attention", "full_attention"
+LINEAR = "linear_attention"
 _SIZES = ("linear_conv_kernel_dim", "linear_key_head_dim", "linear_value_head_dim", "linear_num_key_heads",
           "linear_num_value_heads")  # fmt: skip
 
@@ -18,7 +19,7 @@ def _kinds(values: Mapping[str, Any]) -> Sequence[str]:
     if values.get("layer_types"):
         return list(map(str, values["layer_types"]))
     every = values.get("full_attention_interval") or 4
-    return [LINEAR if (layer + 1) % every else FULL for layer in range(values["num_hidden_layers"])]
+    return full_every(every, values["num_hidden_layers"], key="full_attention_interval", other=LINEAR)
 
 
 def _keys(sizes: Mapping[str, Any]) -> int:

@@ -20,6 +20,7 @@ from typing import Any
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.dense_layers import listed_layers
 from moemerge.families.host import EXPERT, FUSED, Constant, Host, Made, bias_problems
 from moemerge.families.routing import Routing
 
@@ -32,7 +33,7 @@ def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[st
         "attention_bias": dense.qkv_bias,
         "final_logit_softcapping": dense.extra["final_logit_softcapping"],
         "intermediate_size": dense.intermediate_size,
-        "layer_types": ["full_attention" if window is None else "sliding_attention" for window in dense.windows],
+        "layer_types": dense.attention_types,
         "mlp_layer_types": ["sparse"] * dense.layers,
         "moe_intermediate_size": dense.intermediate_size,
         "n_group": 1,
@@ -63,13 +64,14 @@ def _constants(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constan
     prefix = _PREFIX.format(layer=layer)
     yield Constant(f"{prefix}.self_attn.gate_proj.weight", (dense.heads * dense.head_dim, dense.hidden_size), 0.0)
     yield Constant(f"{prefix}.self_attn.gate_bias", (dense.heads,), _OPEN)
-    yield Constant(f"{prefix}.mlp.gate.e_score_correction_bias", (experts,), 0.0, "F32")
+    yield Constant(f"{prefix}.mlp.gate.e_score_correction_bias", (experts,), 0.0, "F32", "router")
 
 
 HOST = Host(
     model_type="beam",
     architecture="BeamForCausalLM",
-    holds="windows and a rope for each type of layer, norms before and after both blocks, softcapped logits",
+    holds="windows and a rope for each type of layer, norms before and after both blocks, softcapped logits, "
+    "layers that stay dense",
     fits=("gemma3_text",),
     gate=f"{_PREFIX}.mlp.gate.weight",
     expert=EXPERT,
@@ -79,6 +81,7 @@ HOST = Host(
     made=_made,
     constants=_constants,
     lacks=("rope_theta", "rope_scaling"),
+    dense_layers=listed_layers("mlp_layer_types", "dense", "sparse"),
     anatomy=Anatomy(softcap="final_logit_softcapping"),
     routing=Routing(score="sigmoid", correction="e_score_correction_bias"),
     near="the norm before a block feels its epsilon n times, n being one more than the blocks before it: that moves "

@@ -1,7 +1,9 @@
 """Cohere 2 into `cohere2_moe`: softmax over the k chosen logits, which is that over all, divided by the chosen's sum.
 
 Attention and experts stand side by side behind one norm, which is a LayerNorm where `rms_norm_eps` is null: the router
-reads what the dense FFN reads. Layers with a window have rope, and the others none, as in the dense model.
+reads what the dense FFN reads. Layers with a window have rope, and the others none, as in the dense model. The class
+gives rope to every layer that stays dense where `prefix_dense_sliding_window_pattern` is 1, and to those with a window
+alone where it is not; `layer_types` says which these are, so it says nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.dense_layers import listed_layers
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 
 
@@ -25,6 +28,8 @@ def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[st
         "norm_topk_prob": True,
         "num_experts": experts,
         "num_shared_experts": 0,
+        "prefix_dense_intermediate_size": dense.intermediate_size,
+        "prefix_dense_sliding_window_pattern": 2,
         "rms_norm_eps": None,
         "sliding_window": next(
             (window for window in dense.windows if window is not None), dense.max_position_embeddings
@@ -41,7 +46,7 @@ HOST = Host(
     model_type="cohere2_moe",
     architecture="Cohere2MoeForCausalLM",
     holds="LayerNorm, attention beside the FFN, windows with rope and full attention without, attention biases, a "
-    "factor on the logits, tied embeddings",
+    "factor on the logits, tied embeddings, layers that stay dense",
     fits=("cohere2",),
     gate="model.layers.{layer}.mlp.gate.weight",
     expert=EXPERT,
@@ -49,4 +54,5 @@ HOST = Host(
     config=_config,
     refuse=_refuse,
     anatomy=Anatomy(logits_multiplier="logit_scale"),
+    dense_layers=listed_layers("mlp_layer_types", "dense", "sparse"),
 )

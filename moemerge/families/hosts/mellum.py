@@ -23,7 +23,7 @@ def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[st
     return {
         "attention_bias": dense.qkv_bias,
         "intermediate_size": dense.intermediate_size,
-        "layer_types": ["full_attention" if window is None else "sliding_attention" for window in dense.windows],
+        "layer_types": dense.attention_types,
         "mlp_layer_types": ["sparse"] * dense.layers,
         "moe_intermediate_size": dense.intermediate_size,
         "norm_topk_prob": True,

@@ -10,6 +10,7 @@ from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.dense_layers import any_layers
 from moemerge.families.host import FUSED, Host, bias_problems
 
 
@@ -33,7 +34,7 @@ HOST = Host(
     model_type="qwen3_vl_moe_text",
     architecture="Qwen3VLMoeForConditionalGeneration",
     holds="the language model of Qwen3-VL, within `qwen3_vl` alone: rope with places in pictures, attention biases, "
-    "tied embeddings",
+    "tied embeddings, layers that stay dense",
     fits=("qwen3",),
     gate="model.layers.{layer}.mlp.gate.weight",
     expert=None,
@@ -41,4 +42,5 @@ HOST = Host(
     config=_config,
     refuse=_refuse,
     alone=False,
+    dense_layers=any_layers("mlp_only_layers"),
 )

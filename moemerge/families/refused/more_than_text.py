@@ -33,11 +33,18 @@ REFUSALS = (
         types="pi0",
     ),
     Refusal(
-        why="nobody has tried yet whether a mixture may be its language model",
-        instead="its language model, saved alone, where `moemerge families` lists that one",
-        types="""
-            cosmos3_omni deepseek_vl_hybrid fun_asr_nano hyperclovax_vision_v2 janus lfm2_vl minicpm_ocr minicpmv4_7
-            moss_transcribe_diarize musicflamingo paligemma pp_chart2table qianfan_ocr shieldgemma2
-        """,
+        why="its language model multiplies the words' embeddings alone, and its host the pictures' too",
+        instead="its language model, saved alone, as a `gemma`",
+        types="paligemma",
+    ),
+    Refusal(
+        why="it judges pictures, and writes no text",
+        instead="a model that reads pictures and writes text, such as `llava` or `gemma4`",
+        types="shieldgemma2",
+    ),
+    Refusal(
+        why="its files name and cut tensors otherwise than its class does, and nobody has written down how",
+        instead="its language model, saved alone, as a `qwen3`",
+        types="cosmos3_omni qianfan_ocr",
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moemerge.families.dense_family import Values
-from moemerge.families.translation import Part, Translation
+from moemerge.families.translation import Part, Translation, from_pairs
 
 
 def _config(raw: Values) -> dict[str, Any]:
@@ -26,10 +26,10 @@ TRANSLATION = Translation(
               "num_key_value_heads": 2, "head_dim": 128, "rms_norm_eps": 1.5625e-7, "pad_token_id": 151329,
               "eos_token_id": None, "attention_bias": True},
     layer={
-        "self_attn.q_proj.weight": (Part("self_attn.q_proj.weight", pairs=True),),
-        "self_attn.q_proj.bias": (Part("self_attn.q_proj.bias", pairs=True),),
-        "self_attn.k_proj.weight": (Part("self_attn.k_proj.weight", pairs=True),),
-        "self_attn.k_proj.bias": (Part("self_attn.k_proj.bias", pairs=True),),
+        "self_attn.q_proj.weight": (Part("self_attn.q_proj.weight", order=from_pairs),),
+        "self_attn.q_proj.bias": (Part("self_attn.q_proj.bias", order=from_pairs),),
+        "self_attn.k_proj.weight": (Part("self_attn.k_proj.weight", order=from_pairs),),
+        "self_attn.k_proj.bias": (Part("self_attn.k_proj.bias", order=from_pairs),),
         "mlp.gate_up_proj.weight": (Part("mlp.gate_proj.weight", "ffn"), Part("mlp.up_proj.weight", "ffn")),
     },
     config=_config,
