@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,5 +46,5 @@ def rehearsed(plan: Plan, root: Path) -> Plan | Refused:
 def _first(expert: Expert, root: Path) -> dict[str, Any]:
     """What is read of an expert's data: one document at most."""
     data = expert.data
-    local = data is not None and file_path(root, data.path).is_file()
+    local = data is not None and os.path.isfile(file_path(root, data.path))
     return {"data": data.model_copy(update={"limit": 1}) if data is not None and local else None}

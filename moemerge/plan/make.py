@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -260,7 +261,7 @@ def _check_merge(recipe: Recipe, keys: Mapping[str, str], found: _Findings) -> N
 
 
 def _is_adapter(root: Path, spec: str) -> bool:
-    return "+" in spec or (root / spec / "adapter_config.json").is_file()
+    return "+" in spec or os.path.isfile(root / spec / "adapter_config.json")
 
 
 def _architecture(base: Checkpoint, found: _Findings) -> DenseConfig | None:

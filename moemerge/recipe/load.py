@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def load_evaluation(path: Path) -> tuple[Evaluation, Path]:
             line and a caret.
     """
     path = Path(path)
-    if path.suffix.lower() in JSON_LINES + CSV + PARQUET and path.is_file():
+    if path.suffix.lower() in JSON_LINES + CSV + PARQUET and os.path.isfile(path):
         message = f"`{path}` holds texts; what is wanted is a YAML file that names texts for each domain"
         raise RecipeError(message, hint=f"write one with lines such as `code: {path.name}`", code="no-recipe")
     tree = compose(_source(path, "file of domains"))

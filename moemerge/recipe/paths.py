@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -40,11 +41,4 @@ def resolve(root: Path, spec: str) -> Path | None:
     if spec == "base" or spec.startswith("package:"):
         return None
     path = file_path(root, spec)
-    return path if spec.startswith((".", "/", "~")) or _exists(path) else None
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, a NUL: nothing that exists
-        return False
+    return path if spec.startswith((".", "/", "~")) or os.path.exists(path) else None

@@ -68,7 +68,7 @@ def parse(spec: str, root: Path) -> Local | Hub | WithAdapter:
     if "\0" in text:
         raise SourceError(f"Model {spec!r} does not exist: no path holds a NUL")
     path = _path(text, root)
-    if not text.startswith(PACKAGE) and _exists(path):
+    if not text.startswith(PACKAGE) and os.path.exists(path):
         return Local(spec, path)
     model, plus, adapter = text.partition("+")
     if plus and model and adapter:
@@ -78,7 +78,7 @@ def parse(spec: str, root: Path) -> Local | Hub | WithAdapter:
     name, at, revision = text.rpartition("@")
     if not at:
         name, revision = text, ""
-    if at and _exists(_path(name, root)):
+    if at and os.path.exists(_path(name, root)):
         raise SourceError(
             f"Model `{spec}` names the revision `{revision}` of `{name}`, which is local and has no revisions",
             hint=f"write `{name}`",
@@ -112,13 +112,6 @@ def _path(text: str, root: Path) -> Path:
         return root / Path(text).expanduser()
     except RuntimeError as error:  # `~nobody`
         raise SourceError(f"Model `{text}` cannot be found: {error}") from error
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, a NUL: nothing that exists
-        return False
 
 
 def _in_package(spec: str, rest: str) -> Path:

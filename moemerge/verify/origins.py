@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,7 +57,7 @@ def open_origins(record: Record, root: Path, *, online: bool, allow_pickle: bool
             if error.code == REFUSED:
                 origins.absent[key] = "are pickled, and read only where `--allow-pickle` asks for it"
                 continue
-            there = (root / source.model).exists()
+            there = os.path.exists(root / source.model)
             origins.absent[key] = f"cannot be read ({error.message})" if there else "not found"
             continue
         if key == "base":

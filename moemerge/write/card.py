@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -70,7 +70,7 @@ def _hub_ids(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.base is not None and checkpoint.adapter is not None:
         yield from _hub_ids(checkpoint.base)
         name = checkpoint.adapter["base"]
-        if isinstance(name, str) and HUB_ID.fullmatch(name) and not Path(name).exists():
+        if isinstance(name, str) and HUB_ID.fullmatch(name) and not os.path.exists(name):
             yield name
 
 

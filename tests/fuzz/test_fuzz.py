@@ -31,6 +31,8 @@ MEMORY = 2_000_000_000
 KEPT = 30
 SHOWN = 12
 """Kinds of refusals that are told: a fuzzer that is refused at the door finds nothing behind it."""
+TOLD = 1000
+"""Inputs after which it is told how far it is."""
 
 
 @pytest.mark.slow
@@ -47,10 +49,18 @@ def test_no_input_makes_a_traceback_a_hang_or_gigabytes(
     outcomes: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     refusals: Counter[str] = Counter()
+    tried: set[str] = set()  # small files are often spoilt in the same way
     began, slowest = time.monotonic(), 0.0
     for number in range(INPUTS):
+        if number and number % TOLD == 0:
+            print(f"{name}: {number:,} in {time.monotonic() - began:.0f} s, {len(tried):,} of them differ", flush=True)
         chance = random.Random(f"{name} {SEED} {number}")
         data = target.mutate(chance, chance.choice(seeds))
+        digest = hashlib.sha256(data).hexdigest()
+        if digest in tried:
+            outcomes["the same again"] += 1
+            continue
+        tried.add(digest)
         started = time.process_time()
         try:
             with bounded(MEMORY):
@@ -67,7 +77,7 @@ def test_no_input_makes_a_traceback_a_hang_or_gigabytes(
             kind = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}: {str(error)[:200]}"
             faults[kind] += 1
             if faults[kind] == 1 and len(faults) <= KEPT:
-                _keep(name, data)
+                _keep(name, digest[:12], data)
                 print(f"--- {name} {number}\n{''.join(traceback.format_exception(error))[-3000:]}")
         slowest = max(slowest, time.process_time() - started)
     print(*(f"{count} x {kind!r}" for kind, count in refusals.most_common(SHOWN)), sep="\n")
@@ -77,7 +87,7 @@ def test_no_input_makes_a_traceback_a_hang_or_gigabytes(
     assert not faults, "\n".join(f"{count} x {kind}" for kind, count in faults.most_common(KEPT))
 
 
-def _keep(name: str, data: bytes) -> None:
+def _keep(name: str, file: str, data: bytes) -> None:
     folder = CORPUS / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / hashlib.sha256(data).hexdigest()[:12]).write_bytes(data)
+    (folder / file).write_bytes(data)
