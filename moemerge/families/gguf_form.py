@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -70,6 +71,17 @@ PAIRED: Mapping[str, tuple[Stored, ...]] = {
     for kind in ("weight", "bias")
 }
 """Queries and keys of an architecture that rotates neighbouring rows, where transformers rotates halves of a head."""
+
+
+def always_on(names: Mapping[Any, str]) -> Mapping[str, str]:
+    """llama.cpp's names of the always-on expert, by a host's `shared_expert`."""
+    stems = ((part, name.partition("{layer}.")[2].removesuffix(".weight")) for part, name in names.items())
+    return {stem: f"ffn_{part}_shexp" for part, stem in stems}
+
+
+def correction(name: str) -> Mapping[str, tuple[Stored, ...]]:
+    """What is added to the router's scores for the choice, by its name in a layer: `[E]` there, whatever it is here."""
+    return {name: (Stored("exp_probs_b.bias", shape=lambda config, shape: (math.prod(shape),)),)}
 
 
 def _no_keys(config: Config) -> Mapping[str, Value | None]:
