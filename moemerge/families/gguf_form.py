@@ -73,6 +73,34 @@ PAIRED: Mapping[str, tuple[Stored, ...]] = {
 """Queries and keys of an architecture that rotates neighbouring rows, where transformers rotates halves of a head."""
 
 
+def added(one: float) -> Callable[[Any, Config], Any]:
+    """Adds a number."""
+    return lambda rows, config: rows + one
+
+
+def minus_exp(rows: Any, config: Config) -> Any:
+    """What the logarithm of a recurrence's decay stands for: `-exp(A)`."""
+    import numpy as np
+
+    return -np.exp(rows)
+
+
+def sections(config: Config, pairs: int) -> list[int]:
+    """What rope with places in pictures is cut into, for text alone, where all three places are one.
+
+    llama.cpp takes the place of pair j from the (j mod 3)-th section, while j is below three times its size, and a
+    fourth place, which is 0, for what is left. transformers lets what is left have the first place. So sections that
+    leave nothing stay as they are, and others become thirds.
+
+    Args:
+        config: the language model's.
+        pairs: how many pairs of dimensions rope rotates.
+    """
+    given = (config["rope_parameters"].get("mrope_section") or [])[:3]
+    whole = sum(given) == pairs and all(pair < 3 * given[pair % 3] for pair in range(pairs))
+    return [*given, 0] if whole else [*[-(-pairs // 3)] * 3, 0]
+
+
 def always_on(names: Mapping[Any, str]) -> Mapping[str, str]:
     """llama.cpp's names of the always-on expert, by a host's `shared_expert`."""
     stems = ((part, name.partition("{layer}.")[2].removesuffix(".weight")) for part, name in names.items())
