@@ -101,6 +101,16 @@ def sections(config: Config, pairs: int) -> list[int]:
     return [*given, 0] if whole else [*[-(-pairs // 3)] * 3, 0]
 
 
+def halves(name: str, first: str, second: str) -> Mapping[str, tuple[Stored, ...]]:
+    """A tensor whose first half of rows is one of theirs, and whose second half another."""
+    return {
+        name: (
+            Stored(first, lambda config, rows: [range(rows // 2)]),
+            Stored(second, lambda config, rows: [range(rows // 2, rows)]),
+        )
+    }
+
+
 def always_on(names: Mapping[Any, str]) -> Mapping[str, str]:
     """llama.cpp's names of the always-on expert, by a host's `shared_expert`."""
     stems = ((part, name.partition("{layer}.")[2].removesuffix(".weight")) for part, name in names.items())
