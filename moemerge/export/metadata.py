@@ -111,8 +111,8 @@ def misfits(config: Mapping[str, Any], form: GgufForm, tensors: Sequence[OutTens
             f"{_ELSEWHERE}; a base with `sliding_window: null` has none",
         )
     stems = {tensor.name.split(".")[-2] for tensor in tensors if tensor.name.endswith(".bias")}
-    if odd := {stem for stem in stems if stem in QKV | {"attn_output"}} - form.biases:
-        where = "q, k and v" if odd & QKV else "the attention's output"
+    if odd := (stems & form.biased) - form.biases:
+        where = "q, k and v" if odd & QKV else ", ".join(f"`{stem}`" for stem in sorted(odd))
         yield Problem("biases", f"llama.cpp's `{form.architecture}` has no biases on {where}", _ELSEWHERE)
     yield from form.refuse(config)
 

@@ -101,6 +101,17 @@ def sections(config: Config, pairs: int) -> list[int]:
     return [*given, 0] if whole else [*[-(-pairs // 3)] * 3, 0]
 
 
+def squeezed(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a convolution's kernel, `[channels, 1, tokens]` here, without the one in its middle."""
+    return (shape[0], shape[-1])
+
+
+def window_keys(config: Config) -> Mapping[str, Value]:
+    """The sliding window, and which layers have it."""
+    kinds = [kind == "sliding_attention" for kind in config["layer_types"]]
+    return {"attention.sliding_window": config["sliding_window"], "attention.sliding_window_pattern": kinds}
+
+
 def halves(name: str, first: str, second: str) -> Mapping[str, tuple[Stored, ...]]:
     """A tensor whose first half of rows is one of theirs, and whose second half another."""
     return {
@@ -177,6 +188,11 @@ class GgufForm:
     down: float = 1.0
     keys: Callable[[Config], Mapping[str, Value | None]] = _no_keys
     refuse: Callable[[Config], Iterator[Problem]] = _no_problems
+
+    @property
+    def biased(self) -> frozenset[str]:
+        """The maps by llama.cpp's names, any of which transformers may give a bias."""
+        return frozenset({**_NAMES, **self.names}.values())
 
     def places(self, name: str) -> tuple[Stored, ...]:
         """What is made of a tensor, by its own name; nothing where it has no place."""

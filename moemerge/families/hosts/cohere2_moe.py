@@ -11,6 +11,7 @@ from typing import Any
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.gguf_form import QKV, GgufForm, window_keys
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 
 
@@ -49,4 +50,17 @@ HOST = Host(
     config=_config,
     refuse=_refuse,
     anatomy=Anatomy(logits_multiplier="logit_scale"),
+    gguf=GgufForm(
+        "cohere2moe",
+        biases=QKV,
+        windows=True,
+        epsilon="layer_norm_eps",
+        dense="first",
+        keys=lambda config: {
+            **window_keys(config),
+            "attention.layer_norm_rms_epsilon": None,
+            "attention.layer_norm_epsilon": float(config["layer_norm_eps"]),
+            "logit_scale": float(config["logit_scale"]),
+        },
+    ),
 )
