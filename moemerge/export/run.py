@@ -18,10 +18,11 @@ from moemerge.console import Progress
 from moemerge.errors import ExportError, ManyProblems, WriteError
 from moemerge.export.metadata import hyperparameters, misfits, rope_factors
 from moemerge.export.modelfile import MARK, modelfile
-from moemerge.export.tensors import OutTensor, out_tensors
+from moemerge.export.pieces import OutTensor
+from moemerge.export.tensors import out_tensors
 from moemerge.export.vocabulary import Vocabulary, read_vocabulary
-from moemerge.families import Host, host_of
-from moemerge.families.gguf_form import GgufForm
+from moemerge.families import Host, host_of, routed_layers
+from moemerge.families.gguf_form import GgufForm, Value
 from moemerge.files import remove_leftovers, replacing
 from moemerge.mixture.folder import BuiltFolder, MoeFolder, open_moe
 from moemerge.options import GgufType
@@ -85,8 +86,7 @@ def export_gguf(folder: Path, path: Path, kind: GgufType, progress: Progress, *,
     host, form = _form(opened)
     config = opened.config
     tensors, problems = out_tensors(opened.checkpoint, config, host, form, kind)
-    biased = any(tensor.name.endswith("attn_q.bias") for tensor in tensors)
-    problems += misfits(config, form, biased=biased)
+    problems += misfits(config, form, tensors)
     vocabulary = None
     try:
         vocabulary = read_vocabulary(opened.checkpoint.files, config["vocab_size"], _ends(config))
@@ -99,9 +99,9 @@ def export_gguf(folder: Path, path: Path, kind: GgufType, progress: Progress, *,
         progress.note(f"removed `{name}`, left by a run that was killed")
     _check_space(path, total)
     with replacing(path) as staged:
-        writer = _writer(opened, form, vocabulary, kind)
+        writer = _writer(opened, host, form, vocabulary, kind)
         progress.stage("write", total, "bytes")
-        _write(writer, staged, tensors, rope_factors(config), progress)
+        _write(writer, staged, tensors, rope_factors(config, form), progress)
     text = modelfile(path, vocabulary, config["max_position_embeddings"])
     with replacing(beside) as staged:
         staged.write_text(text, encoding="utf-8")
@@ -159,7 +159,7 @@ def _check_space(path: Path, needed: int) -> None:
         raise WriteError(f"no space left for `{path}`: {needed:,} bytes are needed and {free:,} are free")
 
 
-def _writer(opened: MoeFolder, form: GgufForm, vocabulary: Vocabulary, kind: GgufType) -> gguf.GGUFWriter:
+def _writer(opened: MoeFolder, host: Host, form: GgufForm, vocabulary: Vocabulary, kind: GgufType) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(None, form.architecture)
     writer.add_string(MADE, __version__)
     writer.add_name(opened.path.resolve().name)
@@ -167,7 +167,9 @@ def _writer(opened: MoeFolder, form: GgufForm, vocabulary: Vocabulary, kind: Ggu
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if opened.checkpoint.licence:
         writer.add_license(opened.checkpoint.licence)
-    for key, value in hyperparameters(opened.config, form).items():
+    config = opened.config
+    dense = config["num_hidden_layers"] - len(routed_layers(opened.checkpoint.tensors, config, host))
+    for key, value in hyperparameters(config, host, form, dense).items():
         _add(writer, f"{form.architecture}.{key}", value)
     writer.add_tokenizer_model(vocabulary.model)
     writer.add_tokenizer_pre(vocabulary.pre)
@@ -186,8 +188,9 @@ def _writer(opened: MoeFolder, form: GgufForm, vocabulary: Vocabulary, kind: Ggu
     return writer
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: float | int | bool | str) -> None:
+def _add(writer: gguf.GGUFWriter, key: str, value: Value) -> None:
     adders: Mapping[type, Callable[[str, Any], None]] = {
+        list: writer.add_array,
         bool: writer.add_bool,
         int: writer.add_uint32,
         float: writer.add_float32,

@@ -79,6 +79,12 @@ def routed_layers(names: Container[str], config: Mapping[str, Any], host: Host) 
     return tuple(layer for layer in range(config["num_hidden_layers"]) if host.gate.format(layer=layer) in names)
 
 
+def own_name(config: Mapping[str, Any], stored: str) -> str | None:
+    """What a mixture's language model itself calls a tensor on disk; None for what is a wrapper's own."""
+    wrapper = WRAPPED.get(str(config.get("model_type")))
+    return stored if wrapper is None else wrapper.name(wrapper.in_memory(stored))
+
+
 def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a `config.json` says of the language model: a wrapper's has a map of its own for that."""
     wrapper = WRAPPED.get(str(config.get("model_type")))
@@ -145,6 +151,7 @@ __all__ = [
     "host_of",
     "hosts_of",
     "language_config",
+    "own_name",
     "routed_layers",
     "routing_of",
     "why_host",

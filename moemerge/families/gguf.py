@@ -12,8 +12,9 @@ CLASSES: Mapping[str, tuple[str, str]] = {
 }
 """model_type and class of each GGUF architecture that is read; mistral is written as `llama`."""
 
-_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_LAYER = {
+TOP: Mapping[str, str] = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+"""Names outside the layers, theirs and transformers'."""
+LAYER: Mapping[str, str] = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -26,6 +27,7 @@ _LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+"""Names below a layer, likewise."""
 _PERMUTED = {"llama": {".self_attn.q_proj.": "num_attention_heads", ".self_attn.k_proj.": "num_key_value_heads"}}
 """Maps whose rows llama.cpp permutes within each head, by architecture, and the config's number of these heads."""
 
@@ -35,12 +37,12 @@ def model_name(name: str) -> str | None:
     stem, _, suffix = name.rpartition(".")
     if suffix not in ("weight", "bias"):
         return None
-    if stem in _TOP:
-        return f"{_TOP[stem]}.{suffix}"
+    if stem in TOP:
+        return f"{TOP[stem]}.{suffix}"
     found = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
-    if found is None or found[2] not in _LAYER:
+    if found is None or found[2] not in LAYER:
         return None
-    return f"model.layers.{int(found[1])}.{_LAYER[found[2]]}.{suffix}"
+    return f"model.layers.{int(found[1])}.{LAYER[found[2]]}.{suffix}"
 
 
 def permuted_heads(architecture: str, name: str) -> str | None:

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from moemerge.cli import app
 from moemerge.export import Exported
-from moemerge.export import tensors as room
-from moemerge.export.tensors import _paired
+from moemerge.export import pieces as room
+from moemerge.families.gguf_form import paired
 from tests.export.conftest import Mixture
 
 
@@ -68,7 +68,7 @@ def test_every_tensor_is_the_folders(
 def test_pairs_are_halves_interleaved() -> None:
     """Row s D/2 + j of a head becomes row 2 j + s."""
     rows = np.arange(12, dtype=np.float32).reshape(12, 1)
-    assert _paired(rows, 6).ravel().tolist() == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
+    assert paired(rows, 6).ravel().tolist() == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
 
 
 def test_norms_and_routers_are_f32_whatever_the_type(mixture: Mixture, exported: Callable[..., Exported]) -> None:

@@ -14,6 +14,7 @@ from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense_layers import listed_layers
+from moemerge.families.gguf_form import QKV, GgufForm, window_keys
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 
 
@@ -55,4 +56,17 @@ HOST = Host(
     refuse=_refuse,
     anatomy=Anatomy(logits_multiplier="logit_scale"),
     dense_layers=listed_layers("mlp_layer_types", "dense", "sparse"),
+    gguf=GgufForm(
+        "cohere2moe",
+        biases=QKV,
+        windows=True,
+        epsilon="layer_norm_eps",
+        dense="first",
+        keys=lambda config: {
+            **window_keys(config),
+            "attention.layer_norm_rms_epsilon": None,
+            "attention.layer_norm_epsilon": float(config["layer_norm_eps"]),
+            "logit_scale": float(config["logit_scale"]),
+        },
+    ),
 )

@@ -12,6 +12,7 @@ from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.corrected import CORRECTION, zero_correction
 from moemerge.families.dense_layers import first_layers
+from moemerge.families.gguf_form import LINEAR_ROPES, GgufForm, correction
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.routing import Routing
 
@@ -51,4 +52,11 @@ HOST = Host(
     anatomy=Anatomy(shared="shared_experts"),
     routing=Routing(correction=f"moe_statics.{CORRECTION}"),
     dense_layers=first_layers("moe_layer_start_index"),
+    gguf=GgufForm(
+        "ernie4_5-moe",
+        made=correction(f"mlp.moe_statics.{CORRECTION}"),
+        ropes=LINEAR_ROPES,
+        dense="first",
+        keys=lambda config: {"interleave_moe_layer_step": config["moe_layer_interval"]},
+    ),
 )

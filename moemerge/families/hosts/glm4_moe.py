@@ -12,6 +12,7 @@ from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.corrected import CORRECTION, SIGMOIDS, deepseek_config, zero_correction
 from moemerge.families.dense_layers import first_layers
+from moemerge.families.gguf_form import LINEAR_ROPES, QKV, GgufForm, always_on, correction
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems, window_problems
 from moemerge.families.shared_expert import UNGATED, zeros
 
@@ -52,4 +53,15 @@ HOST = Host(
     anatomy=Anatomy(shared="shared_experts"),
     routing=SIGMOIDS,
     dense_layers=first_layers("first_k_dense_replace"),
+    gguf=GgufForm(
+        "glm4moe",
+        names={"post_attention_layernorm": "post_attention_norm", **always_on(UNGATED)},
+        made=correction(f"mlp.gate.{CORRECTION}"),
+        biases=QKV,
+        ropes=LINEAR_ROPES,
+        partial=True,
+        dense="first",
+        shared=True,
+        keys=lambda config: {"expert_shared_count": config["n_shared_experts"]},
+    ),
 )

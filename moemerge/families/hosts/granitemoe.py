@@ -16,7 +16,7 @@ from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense.granite import MULTIPLIERS
-from moemerge.families.gguf_form import GgufForm
+from moemerge.families.gguf_form import OUTPUT, PAIRED, QKV, GgufForm
 from moemerge.families.host import Host, bias_problems, window_problems
 from moemerge.families.mamba import MAMBA
 from moemerge.families.neutral import plain_multipliers, zero_biases
@@ -45,7 +45,8 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
     return problems
 
 
-def _keys(config: Mapping[str, Any]) -> Mapping[str, float]:
+def multipliers(config: Mapping[str, Any]) -> Mapping[str, float]:
+    """What llama.cpp calls Granite's multipliers."""
     return {
         "attention.scale": float(config["attention_multiplier"]),
         "embedding_scale": float(config["embedding_multiplier"]),
@@ -68,6 +69,12 @@ HOST = Host(
     config=_config,
     refuse=_refuse,
     constants=zero_biases,
-    gguf=GgufForm("granitemoe", paired=True, biased=True, keys=_keys),
+    gguf=GgufForm(
+        "granitemoe",
+        names={"block_sparse_moe.router.layer": "ffn_gate_inp"},
+        made=PAIRED,
+        biases=QKV | OUTPUT,
+        keys=multipliers,
+    ),
     anatomy=Anatomy(block="block_sparse_moe", router="router", logits_divisor="logits_scaling"),
 )

@@ -5,13 +5,17 @@ The experts lie beside its FFN, which is made exactly silent. The router is give
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.gguf_form import OUTPUT, PAIRED, QKV, Config, GgufForm, Value, halves
+from moemerge.families.gguf_mamba import mamba2_keys, mamba2_made
 from moemerge.families.host import Constant, Host, bias_problems
+from moemerge.families.hosts.granitemoe import multipliers
+from moemerge.families.mamba import MAMBA
 from moemerge.families.shared_expert import silent_width
 
 
@@ -36,6 +40,40 @@ def _silent(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constant]:
     yield Constant(f"{block}.output_linear.weight", (dense.hidden_size, width), 0.0)
 
 
+def _keys(config: Config) -> Mapping[str, Value]:
+    inner = config["mamba_expand"] * config["hidden_size"]
+    return {
+        **multipliers(config),
+        **mamba2_keys(config, inner, "layer_types", "mamba_n_heads", "mamba_n_groups", "mamba_d_state", "mamba_d_conv"),
+        "expert_shared_feed_forward_length": config["shared_intermediate_size"],
+        "rope.scaling.finetuned": config["position_embedding_type"] == "rope",
+    }
+
+
+def _no_place(config: Config) -> Iterator[Problem]:
+    elsewhere = "run it with transformers or vLLM"
+    if MAMBA not in config["layer_types"]:
+        message = "llama.cpp's `granitehybrid` needs a layer with Mamba, and this one has none"
+        yield Problem("mamba", message, "`architecture: granitemoe` holds it where it has rope")
+    elif config["mamba_expand"] != 2:
+        message = f"llama.cpp's Mamba is twice as wide as the model, and this one {config['mamba_expand']} times"
+        yield Problem("mamba", message, elsewhere)
+
+
+_GGUF = GgufForm(
+    "granitehybrid",
+    names={"block_sparse_moe.router.layer": "ffn_gate_inp", "shared_mlp.output_linear": "ffn_down_shexp"},
+    made={
+        **PAIRED,
+        **mamba2_made("mamba", "mamba_n_groups"),
+        **halves("shared_mlp.input_linear.weight", "ffn_gate_shexp.weight", "ffn_up_shexp.weight"),
+    },
+    biases=QKV | OUTPUT,
+    shared=True,
+    keys=_keys,
+    refuse=_no_place,
+)
+
 HOST = Host(
     model_type="granitemoehybrid",
     architecture="GraniteMoeHybridForCausalLM",
@@ -51,4 +89,5 @@ HOST = Host(
     refuse=_refuse,
     silent=_silent,
     anatomy=Anatomy(block="block_sparse_moe", router="router", recurrent="mamba", logits_divisor="logits_scaling"),
+    gguf=_GGUF,
 )

@@ -12,6 +12,7 @@ from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense_family import Projection
+from moemerge.families.gguf_form import QKV, GgufForm, always_on
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.shared_expert import zeros
 
@@ -50,4 +51,16 @@ HOST = Host(
     shared_expert=_SHARED,
     silent=zeros(_SHARED),
     anatomy=Anatomy(router_matrix="wg.weight", shared="shared_mlp"),
+    gguf=GgufForm(
+        "hunyuan-moe",
+        names={
+            "self_attn.query_layernorm": "attn_q_norm",
+            "self_attn.key_layernorm": "attn_k_norm",
+            "mlp.gate.wg": "ffn_gate_inp",
+            **always_on(_SHARED),
+        },
+        biases=QKV,
+        shared=True,
+        keys=lambda config: {"expert_shared_feed_forward_length": config["intermediate_size"]},
+    ),
 )

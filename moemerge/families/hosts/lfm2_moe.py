@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
-from moemerge.families.dense.lfm2 import ANATOMY
+from moemerge.families.dense.lfm2 import ANATOMY, FULL
 from moemerge.families.dense_layers import first_layers
+from moemerge.families.gguf_form import LINEAR_ROPES, Config, GgufForm, Stored, squeezed
 from moemerge.families.host import Host
 from moemerge.families.routing import Routing
 
@@ -33,6 +35,50 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
     return []
 
 
+def _no_place(config: Config) -> Iterator[Problem]:
+    size, usual = config["head_dim"], config["hidden_size"] // config["num_attention_heads"]
+    if size != usual:
+        message = f"llama.cpp's `lfm2moe` has heads of `hidden_size` over their number, {usual}, and these are {size}"
+        yield Problem("head-dim", message, "run it with transformers")
+
+
+_GGUF = GgufForm(
+    "lfm2moe",
+    names={
+        "operator_norm": "attn_norm",
+        "self_attn.out_proj": "attn_output",
+        "self_attn.q_layernorm": "attn_q_norm",
+        "self_attn.k_layernorm": "attn_k_norm",
+        "conv.in_proj": "shortconv.in_proj",
+        "conv.out_proj": "shortconv.out_proj",
+        "ffn_norm": "ffn_norm",
+        "feed_forward.w1": "ffn_gate",
+        "feed_forward.w2": "ffn_down",
+        "feed_forward.w3": "ffn_up",
+        "model.embedding_norm": "token_embd_norm",
+    },
+    made={
+        "conv.conv.weight": (Stored("shortconv.conv.weight", shape=squeezed),),
+        "feed_forward.gate.weight": (
+            Stored("ffn_gate_inp.weight"),
+            # what is added to the scores for the choice, which it wants: zeros
+            Stored(
+                "exp_probs_b.bias", turn=lambda rows, config: 0 * rows[:, :1], shape=lambda config, shape: shape[:1]
+            ),
+        ),
+    },
+    ropes=LINEAR_ROPES,
+    epsilon="norm_eps",
+    dense="first",
+    keys=lambda config: {
+        "shortconv.l_cache": config["conv_L_cache"],
+        "attention.head_count_kv": [
+            config["num_key_value_heads"] if kind == FULL else 0 for kind in config["layer_types"]
+        ],
+    },
+    refuse=_no_place,
+)
+
 HOST = Host(
     model_type="lfm2_moe",
     architecture="Lfm2MoeForCausalLM",
@@ -51,6 +97,7 @@ HOST = Host(
     anatomy=ANATOMY,
     routing=Routing(score="sigmoid"),
     dense_layers=first_layers("num_dense_layers"),
+    gguf=_GGUF,
     near="it divides the chosen weights by their sum plus 1e-6, so an FFN's output is 1e-6 over that sum too small: "
     "5e-7 where two experts are chosen for sure, and more where the gate gives all experts very small scores",
 )

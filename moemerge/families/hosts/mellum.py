@@ -5,11 +5,13 @@ The class has what `qwen3_moe` has, with a window and a rope for each kind of la
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense_layers import listed_layers
+from moemerge.families.gguf_form import LINEAR_ROPES, Config, GgufForm, Value, window_keys
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 
 
@@ -37,6 +39,17 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
     return bias_problems(dense, "mellum", qkv=True, output=True)
 
 
+def _keys(config: Config) -> Mapping[str, Value]:
+    return window_keys(config) if config["sliding_window"] else {}
+
+
+def _no_place(config: Config) -> Iterator[Problem]:
+    kind = config["rope_parameters"]["sliding_attention"]["rope_type"]
+    if config["sliding_window"] and kind != "default":
+        message = f"llama.cpp's `mellum` has rope of the type `default` in layers with a window, not `{kind}`"
+        yield Problem("rope", message, "run it with transformers or vLLM")
+
+
 HOST = Host(
     model_type="mellum",
     architecture="MellumForCausalLM",
@@ -51,4 +64,13 @@ HOST = Host(
     rope=_rope,
     lacks=("rope_theta", "rope_scaling"),
     dense_layers=listed_layers("mlp_layer_types", "dense", "sparse"),
+    gguf=GgufForm(
+        "mellum",
+        ropes=LINEAR_ROPES,
+        rope=lambda config: config["rope_parameters"]["full_attention"],
+        windows=True,
+        head=True,
+        keys=_keys,
+        refuse=_no_place,
+    ),
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
-from moemerge.families.gguf_form import GgufForm
+from moemerge.families.gguf_form import PAIRED, QKV, GgufForm
 from moemerge.families.host import FUSED, Host, bias_problems
 
 
@@ -46,7 +46,7 @@ HOST = Host(
     fused=FUSED,
     config=_config,
     refuse=_refuse,
-    gguf=GgufForm("llama", paired=True, biased=True),
+    gguf=GgufForm("llama", names={"block_sparse_moe.gate": "ffn_gate_inp"}, made=PAIRED, biases=QKV),
     runtimes={
         "transformers 4.57": "right",
         "llama.cpp": "right",

@@ -10,7 +10,7 @@ from typing import Any
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense_layers import any_layers
-from moemerge.families.gguf_form import GgufForm
+from moemerge.families.gguf_form import PAIRED, QKV, GgufForm
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.shared_expert import SHARED, SHARED_GATE, silent, silent_width
 
@@ -48,7 +48,7 @@ HOST = Host(
     fused=FUSED,
     config=_config,
     refuse=_refuse,
-    gguf=GgufForm("llama", paired=True, biased=True),
+    gguf=GgufForm("llama", made=PAIRED, biases=QKV),
     shared_expert=SHARED,
     shared_gate=SHARED_GATE,
     shared_width="shared_expert_intermediate_size",

@@ -5,11 +5,24 @@ The class always has a gated shared expert, which is made exactly silent where t
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moemerge.errors import Problem
+from moemerge.families import gguf_delta
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.gguf_form import (
+    LINEAR_ROPES,
+    Config,
+    GgufForm,
+    Stored,
+    Value,
+    added,
+    always_on,
+    head_dim,
+    sections,
+)
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.shared_expert import SHARED, SHARED_GATE, silent, silent_width
 
@@ -29,6 +42,47 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
     return bias_problems(dense, "qwen3_5_moe_text", qkv=True, output=True)
 
 
+def _keys(config: Config) -> Mapping[str, Value]:
+    share = config["rope_parameters"].get("partial_rotary_factor", 1.0)
+    return {
+        **gguf_delta.keys(config),
+        "expert_shared_feed_forward_length": config["shared_expert_intermediate_size"],
+        "rope.dimension_sections": sections(config, int(head_dim(config) * share) // 2),
+    }
+
+
+def _no_place(config: Config) -> Iterator[Problem]:
+    keys, values = config["linear_key_head_dim"], config["linear_value_head_dim"]
+    if keys != values:
+        message = (
+            f"llama.cpp's `qwen35moe` has heads of one size in linear attention, and these are {keys} and {values}"
+        )
+        yield Problem("head-dim", message, "run it with transformers")
+
+
+def _one_more(name: str, stored: str) -> Mapping[str, tuple[Stored, ...]]:
+    return {f"{name}.weight": (Stored(f"{stored}.weight", turn=added(1.0)),)}
+
+
+_GGUF = GgufForm(
+    "qwen35moe",
+    names={**gguf_delta.NAMES, **always_on(SHARED)},
+    made={
+        **gguf_delta.MADE,
+        **_one_more("input_layernorm", "attn_norm"),
+        **_one_more("post_attention_layernorm", "post_attention_norm"),
+        **_one_more("self_attn.q_norm", "attn_q_norm"),
+        **_one_more("self_attn.k_norm", "attn_k_norm"),
+        **_one_more("model.norm", "output_norm"),
+        "mlp.shared_expert_gate.weight": (Stored("ffn_gate_inp_shexp.weight", shape=lambda config, shape: shape[1:]),),
+    },
+    ropes=LINEAR_ROPES,
+    partial=True,
+    shared=True,
+    keys=_keys,
+    refuse=_no_place,
+)
+
 HOST = Host(
     model_type="qwen3_5_moe_text",
     architecture="Qwen3_5MoeForCausalLM",
@@ -45,4 +99,5 @@ HOST = Host(
     shared_width="shared_expert_intermediate_size",
     silent=silent,
     anatomy=Anatomy(recurrent="linear_attn"),
+    gguf=_GGUF,
 )

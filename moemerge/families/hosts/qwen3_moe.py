@@ -53,6 +53,6 @@ HOST = Host(
     config=_config,
     refuse=_refuse,
     dense_layers=any_layers("mlp_only_layers"),
-    gguf=GgufForm("qwen3moe", paired=False, biased=False),
+    gguf=GgufForm("qwen3moe"),
     runtimes={"transformers 4.57": "right", "llama.cpp": "right", "vLLM": "right", "mlx-lm": "right"},
 )
