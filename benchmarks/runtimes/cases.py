@@ -1,4 +1,4 @@
-"""The mixtures that every runtime is given: each host plain, and with what a runtime might not hold, one thing at a time.
+"""The mixtures that every runtime is given: each host plain, and with one thing at a time that not all may hold.
 
 A case is a dense family, what its models have beside `SIZES` and `OWN`, and fields of the recipe.
 """

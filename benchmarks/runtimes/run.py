@@ -39,6 +39,9 @@ from moemerge.device import processor  # noqa: E402
 from moemerge.errors import MoemergeError  # noqa: E402
 from moemerge.families.runtimes import MEASURED  # noqa: E402
 
+_VERSIONS = """import json, sys
+from importlib.metadata import version
+print(json.dumps({name: version(name) for name in sys.argv[1:]}))"""
 PATIENCE = 300
 """Seconds for one answer."""
 Prepare = Callable[[Built, Path, Path], Path]
@@ -54,7 +57,8 @@ def exported(built: Built, work: Path, programs: Path) -> Path:
     """A GGUF file by `moemerge export`."""
     from moemerge.export import export_gguf
 
-    return export_gguf(built.folder, work / f"{built.name}.gguf", "f32", Silent(), overwrite=True).path
+    path: Path = export_gguf(built.folder, work / f"{built.name}.gguf", "f32", Silent(), overwrite=True).path
+    return path
 
 
 def converted(built: Built, work: Path, programs: Path) -> Path:
@@ -120,8 +124,8 @@ def install(tool: Tool, folder: Path) -> Path:
 def versions(tool: Tool, programs: Path) -> dict[str, str]:
     """Of what took part."""
     names = [re.split(r"[\[=]", package)[0] for package in tool.packages]
-    code = "import json, sys; from importlib.metadata import version; print(json.dumps({n: version(n) for n in sys.argv[1:]}))"
-    said = subprocess.run([str(programs / "python"), "-c", code, *names], capture_output=True, text=True, check=True)
+    command = [str(programs / "python"), "-c", _VERSIONS, *names]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, str] = json.loads(said.stdout)
     return {**found, "moemerge": __version__}
 
@@ -165,8 +169,8 @@ def compared(built: Built, said: Mapping[str, Any], work: Path) -> dict[str, Any
     """A run as it is kept."""
     run: dict[str, Any] = {"case": built.name, "host": built.host, "traits": sorted(built.traits)}
     if "error" in said:
-        text = str(said["error"]).replace(f"{work}/", "").replace(str(work), "").strip().splitlines()
-        return {**run, "error": re.sub(r"\s+", " ", text[0] if text else "")[:200]}
+        lines = str(said["error"]).replace(f"{work}/", "").replace(str(work), "").strip().splitlines()
+        return {**run, "error": re.sub(r"\s+", " ", " ".join(lines[:2]))[:160].strip()}
     mine, theirs = torch.tensor(built.logprobs), torch.tensor(said["logprobs"])
     difference = float((mine - theirs).abs().max())
     if difference != difference:
@@ -210,6 +214,7 @@ def main() -> None:
         print(f"| {run['case']} | {run.get('difference', run.get('error'))} | {run.get('ids', '')} |")
     if not options.only:
         about = {"versions": versions(tool, programs), "date": time.strftime("%Y-%m-%d"), "cpu": processor()}
+        MEASURED.mkdir(exist_ok=True)
         path = MEASURED / f"{options.runtime}.json"
         path.write_text(json.dumps({**about, "runs": runs}, indent=1) + "\n", encoding="utf-8")
         print(f"kept in {path.relative_to(ROOT)}")

@@ -78,7 +78,7 @@ def misfits(config: Mapping[str, Any], form: GgufForm, *, biased: bool) -> Itera
         form: how llama.cpp stores it.
         biased: whether q, k or v have biases.
     """
-    elsewhere = "run it with transformers or vLLM"
+    elsewhere = "run it with transformers 5; `moemerge families HOST` says what else holds it"
     activation = config.get("hidden_act")
     if activation != "silu":
         yield Problem("activation", f"llama.cpp's experts have the activation `silu`, not `{activation}`", elsewhere)

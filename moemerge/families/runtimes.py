@@ -1,4 +1,4 @@
-"""What runtimes other than transformers 5 make of a mixture. Nothing is claimed here: `measured/` has a file of runs each.
+"""What runtimes other than transformers 5 make of a mixture, by runs: `measured/` has a file of each runtime's.
 
 `benchmarks/runtimes/run.py` makes these files. A run is a tiny mixture with random weights, its logprobs by the runtime
 and by transformers 5. What a mixture has that a runtime may not hold are its traits. What is said of another mixture
@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.host import Host
 
@@ -60,17 +61,21 @@ class Run:
     """What a runtime made of one mixture.
 
     Attributes:
-        host: the mixture's class.
+        case: the mixture in words.
+        host: its class.
         traits: what it had.
         difference: the largest difference of its logprobs from those of transformers 5, in nats; None where it gave
             none.
         error: why it gave none.
+        ids: whether it gave texts the same ids; None where it gave no logprobs.
     """
 
+    case: str
     host: str
     traits: Traits
     difference: float | None
     error: str | None
+    ids: bool | None
 
     @property
     def state(self) -> State:
@@ -125,7 +130,14 @@ def measured() -> Mapping[Runtime, Runs]:
         if path.exists():
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             runs = tuple(
-                Run(run["host"], frozenset(run["traits"]), run.get("difference"), run.get("error"))
+                Run(
+                    run["case"],
+                    run["host"],
+                    frozenset(run["traits"]),
+                    run.get("difference"),
+                    run.get("error"),
+                    run.get("ids"),
+                )
                 for run in values["runs"]
             )
             found[runtime] = Runs(values["versions"], values["date"], values["cpu"], runs)
@@ -173,3 +185,21 @@ def known_of(host: Host, traits: Traits | None = None) -> Iterator[tuple[Runtime
 def right_in(host: Host, traits: Traits | None = None) -> tuple[str, ...]:
     """The runtimes that hold it rightly, by their titles."""
     return tuple(runtime.title for runtime, _, run in known_of(host, traits) if run.state == "right")
+
+
+def silently_wrong(host: Host, traits: Traits) -> Problem | None:
+    """The warning where a runtime loads a mixture and computes something else; None where none does."""
+    known = list(known_of(host, traits))
+    wrong = [(runtime, runs, run) for runtime, runs, run in known if run.state == "wrong"]
+    if not wrong:
+        return None
+    listed = "; ".join(
+        f"{runtime.title} ({runs.versions[runtime.package]}, logprobs up to {run.difference:.1g} nats off)"
+        for runtime, runs, run in wrong
+    )
+    message = f"silently wrong in {listed}: such mixtures load there and compute something else"
+    right = ", ".join(["transformers 5", *right_in(host, traits)])
+    hint = f"run it with one that was right: {right}"
+    if "fused" in traits and len(right_in(host, traits - {"fused"})) > len(right_in(host, traits)):
+        hint = "leave out `output.layout: fused`, which transformers 5 alone reads"
+    return Problem("runtime", message, hint)
