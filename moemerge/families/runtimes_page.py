@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from moemerge.families.registry import HOSTS
-from moemerge.families.runtimes import BAR, RUNTIMES, Run, Runs, Runtime, measured
+from moemerge.families.runtimes import BAR, RUNTIMES, Run, Runs, Runtime, Traits, measured
 
 HEAD = f"""# Runtimes
 
 What programs other than transformers 5 make of a mixture. `make docs` writes this page from the runs in
-`moemerge/families/measured/`, and `moemerge plan`, the model card and `moemerge families HOST` speak from the same.
+`moemerge/families/measured/`. `moemerge plan`, the model card and `moemerge families HOST` speak from the same runs.
 
-Each run builds a tiny mixture of four experts with moemerge: every tensor random, two layers, fp32, a router that is soft
-(no expert takes nearly all the weight). After 1, 3, 9 and 20 tokens the logprobs of the whole vocabulary are compared
-with those of transformers 5. A figure is the largest difference in nats. Up to {BAR:g} counts as right: all that is right
-was far below, and all that is wrong far above. The ids of three texts were compared too.
+Each run builds a tiny mixture with moemerge: four experts, two layers, every tensor random, fp32, and a router that is
+soft (no expert takes nearly all the weight). After 1, 3, 9 and 20 tokens the logprobs of the whole vocabulary are
+compared with those of transformers 5. A figure is the largest difference, in nats; up to {BAR:g} counts as right. What
+is right was far below that, and what is wrong far above. The ids of three texts are compared too.
 
 **Wrong** means silently wrong: the program loads the mixture and computes something else. `moemerge plan` warns of it.
 """
 
-TRAITS = """A mixture of another model has traits: tied embeddings, biases, a rope with a type, and so on. It is as right as
-the runs of its host that are nearest to it. Where none has one of its traits, nothing is said."""
+TRAITS = """`with` names what else the mixture has. For yours the runs of its host count that are nearest to it, and of
+these the worst. Where yours has something that no run had, nothing is said of it.
+"""
 
 
 def markdown() -> str:
@@ -31,7 +32,7 @@ def markdown() -> str:
     lines += [f"| {_row(runtime, runs)} |" for runtime, runs in known.items()]
     lines += [f"| {runtime.title} | not tried | | | |" for runtime in RUNTIMES if runtime not in known]
     lines += ["", "## What holds what", "", *_summary(known)]
-    lines += ["", TRAITS, "", "## Every run", "", *_all(known)]
+    lines += ["", TRAITS, "## Every run", "", *_all(known)]
     lines += ["", "## Why some did not run", "", *_errors(known)]
     return "\n".join(lines) + "\n"
 
@@ -53,16 +54,15 @@ def in_words(runs: Runs, host: str) -> str:
     plain = runs.plainest(host)
     if plain is None:
         return "not tried"
+    own = [run for run in runs.runs if run.host == host]
+    alike: Traits = frozenset().union(*(run.traits for run in own if run.state == plain.state))
     others: dict[str, list[str]] = {}
-    for run in runs.runs:
-        if run.host == host and run.state != plain.state:
-            others.setdefault(_state(run), []).append(_beside(run, plain))
+    for run in own:
+        if run.state != plain.state:
+            beside = run.traits - alike or run.traits - plain.traits
+            others.setdefault(_state(run), []).append(" and ".join(sorted(beside)))
     buts = [f"{state} with {', '.join(dict.fromkeys(with_))}" for state, with_ in others.items()]
     return "; ".join([_state(plain), *buts])
-
-
-def _beside(run: Run, plain: Run) -> str:
-    return " and ".join(sorted(run.traits - plain.traits)) or "another gate"
 
 
 def _state(run: Run) -> str:
