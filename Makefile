@@ -19,8 +19,8 @@ PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(PY) -m pip --disable-pip-ver
         bench-rivals-build bench-rivals bench-training clean
 
 help:  ## lists the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null \
-	  || sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1: \2/p' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^\([a-z0-9%-]*\):.*##  *\(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null \
+	  || sed -n 's/^\([a-z0-9%-]*\):.*##  *\(.*\)/  make \1: \2/p' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP)  ## the environment alone
 
@@ -81,11 +81,16 @@ lint: $(STAMP)  ## ruff's rules and format
 types: $(STAMP)  ## strict mypy
 	@$(PY) -m mypy
 
-docs: $(STAMP)  ## writes docs/recipe.md and docs/families.md from the recipe's fields and the families
+docs: $(STAMP)  ## writes docs/recipe.md, docs/families.md and docs/runtimes.md from what they tell of
 	@$(PY) -m moemerge.recipe.reference > docs/recipe.md.new
 	@mv docs/recipe.md.new docs/recipe.md
 	@$(PY) -m moemerge.families.reference > docs/families.md.new
 	@mv docs/families.md.new docs/families.md
+	@$(PY) -m moemerge.families.runtimes_page > docs/runtimes.md.new
+	@mv docs/runtimes.md.new docs/runtimes.md
+
+runtimes-%: $(STAMP)  ## what transformers4, llamacpp, llamacpp_converter, mlx, vllm or lmeval makes of every host (minutes to an hour)
+	@$(PY) benchmarks/runtimes/run.py $*
 
 bench: $(STAMP)  ## a build of four experts of 1.1 B against `cp` of as many bytes (9 GB of disk beside the output)
 	@$(PY) benchmarks/build_vs_cp.py
@@ -100,5 +105,5 @@ bench-rivals: $(STAMP)  ## the demo's MoE built by mergekit-moe, in an environme
 	@$(PY) benchmarks/mergekit/run.py --venv $(MERGEKIT_VENV)
 
 clean:  ## removes caches, work/ and out/; the environment stays
-	rm -rf work out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/recipe.md.new docs/families.md.new
+	rm -rf work out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/recipe.md.new docs/families.md.new docs/runtimes.md.new
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -17,7 +17,7 @@ _YARN: Mapping[str, float | None] = {
 """Keys of `yarn` and the only values that are exported."""
 _GATINGS: Mapping[str, int] = {"softmax": 1, "sigmoid": 2}
 """llama.cpp's numbers of what makes scores of a router's logits."""
-_ELSEWHERE = "run it with transformers or vLLM"
+_ELSEWHERE = "run it with transformers 5; `moemerge families HOST` says what else holds it"
 
 
 def hyperparameters(config: Mapping[str, Any], host: Host, form: GgufForm, dense: int) -> Mapping[str, Value]:

@@ -122,9 +122,7 @@ def _form(opened: MoeFolder) -> tuple[Host, GgufForm]:
             hint=f"run `moemerge verify {opened.path}`, and build the folder again where it does not say why",
         )
     if host is None or host.gguf is None:
-        said = None if host is None else host.runtimes.get("llama.cpp")
-        why = f": llama.cpp {said}" if said else ""
-        raise ExportError(f"`{kind}` is not exported{why}", hint="run it with transformers or vLLM")
+        raise ExportError(f"`{kind}` is not exported", hint=f"`moemerge families {kind}` says what runs it")
     return host, host.gguf
 
 

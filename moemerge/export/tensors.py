@@ -146,7 +146,7 @@ def _silent(
         problem = Problem(
             "shared-expert",
             "it has an expert that is always on (`shared_experts`), and llama.cpp has no place for it in this form",
-            "build it without `shared_experts`, or run it with transformers or vLLM",
+            "build it without `shared_experts`, or run it with transformers 5",
         )
         return frozenset(), [problem]
     return frozenset(template.format(layer=layer) for layer in layers for template in templates), []

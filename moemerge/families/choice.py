@@ -9,18 +9,22 @@ from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.host import Host
 from moemerge.families.registry import HOSTS
+from moemerge.families.runtimes import known_of, runtimes_where, traits_of
 from moemerge.families.wrapper import Wrapper
 
 
-def hosts_of(family: str, within: Wrapper | None = None) -> list[Host]:
+def hosts_of(family: str, within: Wrapper | None = None, dense: DenseConfig | None = None) -> list[Host]:
     """The hosts that a dense family may go into, alone or within a wrapper, the preferred one first.
 
     An exact one comes before a near miss; then the one comes first that is right in the most other runtimes, as far as
-    they were tried; of equals the one that was made for the family before others.
+    they were tried; of equals the one that is silently wrong in fewer, and then the one that was made for the family
+    before others. With `dense`, that very model counts, and else the plainest one.
     """
 
-    def rank(host: Host) -> tuple[bool, int, int]:
-        return host.near is not None, -len(host.right_in), host.fits.index(family)
+    def rank(host: Host) -> tuple[bool, int, int, int]:
+        traits = None if dense is None else traits_of(dense, host)
+        right, wrong = (len(runtimes_where(state, host, traits)) for state in ("right", "wrong"))
+        return host.near is not None, -right, wrong, host.fits.index(family)
 
     able = (host for host in HOSTS.values() if family in host.fits)
     return sorted((host for host in able if _stands(host, within)), key=rank)
@@ -44,8 +48,8 @@ def choose_host(
     Returns:
         The host (also when it refuses, so that planning can go on and find more) and the problems.
     """
-    alone = hosts_of(dense.family)
-    able = hosts_of(dense.family, within) or alone  # of these none was run within, which is said where it is planned
+    alone = hosts_of(dense.family, dense=dense)
+    able = hosts_of(dense.family, within, dense) or alone  # none of these was run within, which planning says
     holding = list(_holding(dense, within))
     if architecture == "auto":
         if holding:
@@ -79,16 +83,18 @@ def why_host(dense: DenseConfig, architecture: str) -> str | None:
     able = list(_holding(dense))
     if architecture != "auto" or len(able) < 2:
         return None
-    others = ", ".join(f"{host.model_type} ({_standing(host)})" for host in able[1:])
-    return f"right in {len(able[0].right_in)} other runtimes; could also be {others}"
+    others = ", ".join(f"{host.model_type} ({_standing(host, dense)})" for host in able[1:])
+    count = len(runtimes_where("right", able[0], traits_of(dense, able[0])))
+    return f"right in {count} other runtimes; could also be {others}"
 
 
 def _holding(dense: DenseConfig, within: Wrapper | None = None) -> Iterator[Host]:
     """The hosts that hold this very model."""
-    return (host for host in hosts_of(dense.family, within) if not host.problems(dense))
+    return (host for host in hosts_of(dense.family, within, dense) if not host.problems(dense))
 
 
-def _standing(host: Host) -> str:
+def _standing(host: Host, dense: DenseConfig) -> str:
     if host.near is not None:
         return "near"
-    return str(len(host.right_in)) if host.runtimes else "not tried"
+    traits = traits_of(dense, host)
+    return str(len(runtimes_where("right", host, traits))) if any(known_of(host, traits)) else "not tried"

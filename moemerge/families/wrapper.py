@@ -134,7 +134,6 @@ class Wrapper:
             ),
             auto_class=self.auto_class,
             task=self.task,
-            runtimes={},
             gguf=None,
         )
 

@@ -19,6 +19,7 @@ from moemerge.families import (
     choose_host,
     family_problem,
 )
+from moemerge.families.runtimes import silently_wrong
 from moemerge.plan.alike import made_alike
 from moemerge.plan.checks import (
     bad_config,
@@ -118,7 +119,7 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
     if host.wrapper is not None:
         config = WRAPPED[host.wrapper].config(stored(models["base"]).config, config)
     layout = Layout(recipe, models, tuple(planned), dense, host, dtype, shared)
-    return Plan(
+    made = Plan(
         recipe=recipe,
         models=models,
         opened=opened,
@@ -133,6 +134,8 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
         warnings=tuple(found.warnings),
         notes=tuple(found.notes),
     )
+    wrong = silently_wrong(host, made.traits)
+    return made if wrong is None else replace(made, warnings=(*made.warnings, wrong))
 
 
 def _comparable(models: Mapping[str, Checkpoint], keys: Mapping[str, str], found: _Findings) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from moemerge.errors import Problem
 from moemerge.families import DenseConfig, Group, Host, why_host
+from moemerge.families.runtimes import Traits, traits_of
 from moemerge.plan.tokenizer_json import AddedToken
 from moemerge.recipe.schema import MergeMethod, Recipe
 from moemerge.sources.checkpoint import ITEM_SIZE, Checkpoint
@@ -259,6 +260,17 @@ class Plan:
     def because(self) -> str | None:
         """Why it is this host, where there was a choice."""
         return why_host(self.dense, self.recipe.architecture) if self.host.wrapper is None else None
+
+    @cached_property
+    def traits(self) -> Traits:
+        """What the mixture has that not every runtime holds."""
+        return traits_of(
+            self.dense,
+            self.host,
+            layout=self.recipe.output.layout,
+            experts_per_token=self.recipe.experts_per_token,
+            shared=self.shared_expert is not None,
+        )
 
     @cached_property
     def parameters(self) -> Parameters:

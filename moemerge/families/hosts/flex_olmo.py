@@ -38,5 +38,4 @@ HOST = Host(
     config=_config,
     refuse=_refuse,
     routing=Routing(reads="residual"),
-    runtimes={"llama.cpp": "does not know it"},
 )

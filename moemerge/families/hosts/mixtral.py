@@ -47,11 +47,4 @@ HOST = Host(
     config=_config,
     refuse=_refuse,
     gguf=GgufForm("llama", names={"block_sparse_moe.gate": "ffn_gate_inp"}, made=PAIRED, biases=QKV),
-    runtimes={
-        "transformers 4.57": "right",
-        "llama.cpp": "right",
-        "vLLM": "right",
-        "mlx-lm": "right, but silently wrong with llama3, linear or yarn rope, and a load error where `head_dim` is "
-        "not `hidden_size / heads`",
-    },
 )

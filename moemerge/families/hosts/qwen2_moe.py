@@ -54,11 +54,4 @@ HOST = Host(
     shared_width="shared_expert_intermediate_size",
     silent=silent,
     dense_layers=any_layers("mlp_only_layers"),
-    runtimes={
-        "transformers 4.57": "right",
-        "llama.cpp": "right by `moemerge export`; silently wrong by its own converter: weights are not divided by "
-        "their sum; with tied embeddings a load error",
-        "vLLM": "right",
-        "mlx-lm": "silently wrong, for the same reason; with tied embeddings a load error",
-    },
 )

@@ -54,5 +54,4 @@ HOST = Host(
     refuse=_refuse,
     dense_layers=any_layers("mlp_only_layers"),
     gguf=GgufForm("qwen3moe"),
-    runtimes={"transformers 4.57": "right", "llama.cpp": "right", "vLLM": "right", "mlx-lm": "right"},
 )

@@ -1,0 +1,34 @@
+"""vLLM on the CPU."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+from answers import answer_all
+from vllm import LLM, SamplingParams
+from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+
+def answer(asked: dict[str, Any]) -> dict[str, Any]:
+    """In fp32, without a compiler."""
+    model = LLM(asked["model"], dtype="float32", max_model_len=64, max_num_seqs=1, max_logprobs=asked["vocabulary"],
+                enforce_eager=True, enable_prefix_caching=False)  # fmt: skip
+    try:
+        every = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True, logprobs=asked["vocabulary"])
+        rows = [{"prompt_token_ids": asked["tokens"][:length]} for length in asked["lengths"]]
+        said = model.generate(rows, every, use_tqdm=False)
+        found = [one.outputs[0].logprobs[0] for one in said]
+        tokenizer = model.get_tokenizer()
+        return {
+            "logprobs": [[row[token].logprob for token in range(asked["vocabulary"])] for row in found],
+            "ids": [tokenizer.encode(text) for text in asked["texts"]],
+        }
+    finally:
+        del model
+        cleanup_dist_env_and_memory()
+        gc.collect()
+
+
+if __name__ == "__main__":
+    answer_all(answer)

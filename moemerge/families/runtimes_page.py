@@ -1,0 +1,104 @@
+"""docs/runtimes.md, made from the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from moemerge.families.registry import HOSTS
+from moemerge.families.runtimes import BAR, RUNTIMES, Run, Runs, Runtime, Traits, measured
+
+HEAD = f"""# Runtimes
+
+What programs other than transformers 5 make of a mixture. `make docs` writes this page from the runs in
+`moemerge/families/measured/`. `moemerge plan`, the model card and `moemerge families HOST` speak from the same runs.
+
+Each run builds a tiny mixture with moemerge: four experts, two layers, every tensor random, fp32, and a router that is
+soft (no expert takes nearly all the weight). After 1, 3, 9 and 20 tokens the logprobs of the whole vocabulary are
+compared with those of transformers 5. A figure is the largest difference, in nats; up to {BAR:g} counts as right. What
+is right was far below that, and what is wrong far above. The ids of three texts are compared too.
+
+**Wrong** means silently wrong: the program loads the mixture and computes something else. `moemerge plan` warns of it.
+"""
+
+TRAITS = """`with` names what else the mixture has. For yours the runs of its host count that are nearest to it, and of
+these the worst. Where yours has something that no run had, nothing is said of it.
+"""
+
+
+def markdown() -> str:
+    """The page."""
+    known = measured()
+    lines = [HEAD, "| runtime | versions | day | CPU | made by |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"| {_row(runtime, runs)} |" for runtime, runs in known.items()]
+    lines += [f"| {runtime.title} | not tried | | | |" for runtime in RUNTIMES if runtime not in known]
+    lines += ["", "## What holds what", "", *_summary(known)]
+    lines += ["", TRAITS, "## Every run", "", *_all(known)]
+    lines += ["", "## Why some did not run", "", *_errors(known)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(runtime: Runtime, runs: Runs) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in runs.versions.items())
+    return f"{runtime.title} | {versions} | {runs.date} | {runs.cpu} | `make runtimes-{runtime.name}`"
+
+
+def _summary(known: Mapping[Runtime, Runs]) -> Iterator[str]:
+    yield f"| host | {' | '.join(runtime.title for runtime in known)} |"
+    yield "| --- |" + " --- |" * len(known)
+    for host in HOSTS:
+        yield f"| `{host}` | {' | '.join(in_words(runs, host) for runs in known.values())} |"
+
+
+def in_words(runs: Runs, host: str) -> str:
+    """What a runtime makes of a host, in a few words: the plainest run's state, and the traits with another one."""
+    plain = runs.plainest(host)
+    if plain is None:
+        return "not tried"
+    own = [run for run in runs.runs if run.host == host]
+    alike: Traits = frozenset().union(*(run.traits for run in own if run.state == plain.state))
+    others: dict[str, list[str]] = {}
+    for run in own:
+        if run.state != plain.state:
+            beside = run.traits - alike or run.traits - plain.traits
+            others.setdefault(_state(run), []).append(" and ".join(sorted(beside)))
+    buts = [f"{state} with {', '.join(dict.fromkeys(with_))}" for state, with_ in others.items()]
+    return "; ".join([_state(plain), *buts])
+
+
+def _state(run: Run) -> str:
+    return {"right": "right", "wrong": "**wrong**", "fails": "does not run"}[run.state]
+
+
+def _all(known: Mapping[Runtime, Runs]) -> Iterator[str]:
+    cases = dict.fromkeys(run.case for runs in known.values() for run in runs.runs)
+    yield f"| mixture | {' | '.join(runtime.title for runtime in known)} |"
+    yield "| --- |" + " --- |" * len(known)
+    for case in cases:
+        found = ({run.case: run for run in runs.runs}.get(case) for runs in known.values())
+        yield f"| {case} | {' | '.join(map(_figure, found))} |"
+
+
+def _figure(run: Run | None) -> str:
+    if run is None:
+        return ""
+    if run.difference is None:
+        return "–"
+    other = ", other ids" if run.ids is False else ""
+    return (f"**{run.difference:.1e}**" if run.state == "wrong" else f"{run.difference:.1e}") + other
+
+
+def _errors(known: Mapping[Runtime, Runs]) -> Iterator[str]:
+    yield "| runtime | what it said | mixtures |"
+    yield "| --- | --- | --- |"
+    for runtime, runs in known.items():
+        said: dict[str, list[str]] = {}
+        for run in runs.runs:
+            if run.error is not None:
+                said.setdefault(run.error, []).append(run.case)
+        for error, cases in said.items():
+            shown = error.replace("|", r"\|").replace("`", "'")
+            yield f"| {runtime.title} | `{shown}` | {'; '.join(cases)} |"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
