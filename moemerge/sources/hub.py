@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import SourceError, cause_of
-from moemerge.sources.beside import CARD, LICENCE_FILES, OTHER_FILES, PROCESSOR_FILES, TEMPLATE_FOLDER, TOKENIZER_FILES
+from moemerge.sources.beside import LICENCE_FILES, OTHER_FILES, PROCESSOR_FILES, TEMPLATE_FOLDER, TOKENIZER_FILES
+from moemerge.sources.card import CARD
 from moemerge.sources.checkpoint import ITEM_SIZE, ByteRange, TensorInfo
 from moemerge.sources.folder import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
 from moemerge.sources.pickle import refuse_pickle
