@@ -49,13 +49,17 @@ class Stated:
         )
 
 
+NOTHING = Stated()
+"""What is stated where there is no card."""
+
+
 def stated_in(folder: Folder) -> Stated:
     """What the model card of a folder states; nothing where there is none."""
     if not folder.has(CARD):
-        return Stated()
+        return NOTHING
     path = folder.file(CARD)
     if not path.is_file():
-        return Stated()
+        return NOTHING
     with open(path, "rb") as file:
         return stated_in_card(file.read(MAX_HEAD).decode("utf-8", "replace"))
 
@@ -66,13 +70,13 @@ def stated_in_card(text: str) -> Stated:
 
     head = _HEAD.match(text)
     if head is None:
-        return Stated()
+        return NOTHING
     try:
         # the base loader makes strings, lists and maps and nothing else
         metadata = yaml.load(head.group(1), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
-        return Stated()
-    return stated_by(metadata) if isinstance(metadata, dict) else Stated()
+        return NOTHING
+    return stated_by(metadata) if isinstance(metadata, dict) else NOTHING
 
 
 def stated_by(metadata: Mapping[str, Any]) -> Stated:

@@ -108,7 +108,7 @@ def open_gguf(path: Path, spec: str) -> StoredCheckpoint:
             read; a tokenizer that cannot be converted.
     """
     _need_gguf(spec)
-    header = read_gguf_header(path, _byte_size)
+    header = read_gguf_header(path, byte_size)
     config = config_of(header, spec, lambda: _floats(header.tensors[ROPE_FACTORS]))
     names = model_names(header, spec)
     tensors: dict[str, TensorInfo] = {}
@@ -161,7 +161,7 @@ def _need_gguf(spec: str) -> None:
         )
 
 
-def _byte_size(kind: int, elements: int) -> int:
+def byte_size(kind: int, elements: int) -> int:
     """Bytes of so many numbers; see `read_gguf_header`."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
