@@ -16,7 +16,8 @@ MAX_HEAD = 100_000
 OTHER = "other"
 """What the hub calls a licence that it has no id for."""
 
-_HEAD = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+HEAD = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+"""A card's metadata, between the first two `---` lines."""
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|code|multilingual")
 _DATA_SET = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _LINK = re.compile(r"https?://[^\s<>\"'`]+|LICEN[SC]E(\.md|\.txt)?", re.ASCII)
@@ -68,7 +69,7 @@ def stated_in_card(text: str) -> Stated:
     """What the YAML between the first two `---` lines states; nothing where there is none or it is not YAML."""
     import yaml
 
-    head = _HEAD.match(text)
+    head = HEAD.match(text)
     if head is None:
         return NOTHING
     try:
