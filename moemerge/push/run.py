@@ -63,11 +63,11 @@ def push_folder(parcel: Parcel, progress: Progress, *, revision: str | None = No
     api = HfApi(token=get_token())
     check_account(api)
     remote = look(api, parcel, revision, private=private)
-    items = parcel.items(remote.beside if remote.same else ())
+    kept = remote.beside if remote.same else ()
+    items = parcel.items(kept)
     check_card(parcel.card)
     open_repo(api, parcel.repo, revision, remote, private=private)
-    names = {item.name for item in items} | set(remote.beside if remote.same else ())
-    removed = tuple(sorted(remote.ours - names))
+    removed = tuple(sorted(remote.ours - {item.name for item in items} - set(kept)))
     adds = [(item, CommitOperationAdd(item.name, item.source)) for item in items]
     large = [(item, add) for item, add in adds if item.name.endswith(NO_TEXTS) or item.size > _LARGE]
     progress.stage("push", sum(item.size for item, _ in large), "bytes")

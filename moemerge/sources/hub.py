@@ -173,7 +173,7 @@ def explain(error: Exception, hub: Hub, access: Access) -> SourceError | None:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return SourceError(
             f"{name} cannot be downloaded: no space left for the hub's cache",
-            hint="free some, or set `HF_HOME` to a larger disk; the download resumes where it stopped",
+            hint="free some, or set `HF_HOME` to a larger disk; what arrived whole is not fetched again",
         )
     if isinstance(error, OSError):
         return SourceError(f"{name} cannot be downloaded: {cause_of(error)}")

@@ -24,7 +24,7 @@ def published(tiny: TinyMaker, tmp_path_factory: pytest.TempPathFactory) -> Path
         model = shutil.copytree(tiny("llama", number), root / f"model-{number}")
         (model / "README.md").write_text("---\nlicense: mit\nlanguage: [en, fr]\ndatasets: [org/texts]\n---\n")
     models = [root / "model-0", root / "model-1"]
-    return build_tiny(root / "moe", models[0], models, output={"shard_size": "80KB"})
+    return build_tiny(root / "moe", models[0], models, output={"shard_size": "40KB"})
 
 
 @pytest.fixture

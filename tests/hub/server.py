@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,14 +32,15 @@ class WritableHub(FakeHub):
     private: set[str] = field(default_factory=set)
     branches: dict[tuple[str, str], Path] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
-    """Large files by their sha256."""
-    sent: list[int] = field(default_factory=list)
-    """Sizes of the large files that were sent, in order."""
+    """Large files by their sha256; those that were sent by Xet, in blocks, are not among them."""
+    sent: list[str] = field(default_factory=list)
+    """Digests of the large files, or of Xet's blocks of them, in the order in which they came."""
     asked: list[str] = field(default_factory=list)
     """Method and path of each request that could change something."""
-    commits: list[dict[str, Any]] = field(default_factory=list)
+    commits: list[list[str]] = field(default_factory=list)
+    """The files of each commit."""
     stall: int | None = None
-    """After so many large files, the next one is not answered before `release` is set."""
+    """After so many of these, the next one is not answered before `release` is set."""
     stalled: threading.Event = field(default_factory=threading.Event)
     release: threading.Event = field(default_factory=threading.Event)
     answers: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -71,6 +73,8 @@ class Writable(Handler):
             if self._known():
                 account = {"type": "user", "name": "jo", "orgs": [], "auth": {"accessToken": {"role": self.state.role}}}
                 self._json(account)
+        elif "/xet-write-token/" in path:
+            self._json({"accessToken": "x", "exp": int(time.time()) + 3600, "casUrl": self.state.url})
         elif re.fullmatch(r"api/models/[^/]+/[^/]+(/revision/[^/]+)?", path):
             parts = path.split("/")
             model, revision = "/".join(parts[2:4]), parts[5] if len(parts) > 4 else "main"
@@ -84,23 +88,45 @@ class Writable(Handler):
         heads = {self.state.head(f): f for (m, _), f in self.state.branches.items() if m == model}
         folder = self.state.branches.get((model, revision)) or heads.get(revision)
         main = self.state.models.get(model)
-        if folder is not None or (main is not None and revision == self.state.head(main)):
-            return folder or main
+        if main is not None and revision == self.state.head(main):
+            folder = main
+        if folder is not None and model not in self.state.errors:
+            return folder
         return super()._folder(model, revision)
+
+    def _commit_of(self, folder: Path) -> str:
+        return self.state.head(folder)
 
     def do_PUT(self) -> None:
         data = self._body()
-        if self.state.stall is not None and len(self.state.sent) >= self.state.stall:
-            self.state.stalled.set()
-            self.state.release.wait(60)
-            self.close_connection = True
-            return
-        self.state.sent.append(len(data))
-        self.state.blobs[hashlib.sha256(data).hexdigest()] = data
-        self._send(200, b"", {})
+        digest = hashlib.sha256(data).hexdigest()
+        if self._takes(digest):
+            self.state.blobs[digest] = data
+            self._send(200, b"", {})
+
+    def _takes(self, digest: str) -> bool:
+        """Whether a large file is taken; where the server stalls, its connection breaks in the end."""
+        if self.state.stall is None or len(self.state.sent) < self.state.stall:
+            self.state.sent.append(digest)
+            return True
+        self.state.stalled.set()
+        self.state.release.wait(60)
+        self.close_connection = True
+        return False
+
+    def _xet(self, path: str) -> None:
+        """The storage of Xet, https://huggingface.co/docs/xet/api, as far as version 1: takes all blocks."""
+        version, kind, *rest = path.strip("/").split("/")
+        if version != "v1" or kind not in ("xorbs", "shards", "telemetry"):
+            self._send(404, b"{}", {})
+        elif kind != "xorbs" or self._takes(rest[-1]):
+            self._json({"was_inserted": True, "result": 1})
 
     def do_POST(self) -> None:
         body, path = self._body(), self.path.partition("?")[0]
+        if re.match("/v[0-9]/", path):
+            self._xet(path)
+            return
         self.state.asked.append(path)
         answer = next((value for key, value in self.state.answers.items() if key in path), None)
         if answer is not None:
@@ -186,8 +212,8 @@ class Writable(Handler):
             if operation["key"] == "file":
                 path.write_bytes(base64.b64decode(value["content"]))
             else:
-                path.write_bytes(self.state.blobs[value["oid"]])
-        self.state.commits.append({"files": [one["value"]["path"] for one in operations]})
+                path.write_bytes(self.state.blobs.get(value["oid"], value["oid"].encode()))
+        self.state.commits.append([one["value"]["path"] for one in operations])
         head = self.state.head(folder)
         self._json({"commitOid": head, "commitUrl": f"{self.state.url}/{model}/commit/{head}", "success": True})
 

@@ -97,7 +97,11 @@ class Handler(BaseHTTPRequestHandler):
             self._error(404, "EntryNotFound")
             return
         data, status = (folder / name).read_bytes(), 200
-        headers = {"ETag": f'"{_etag(folder / name)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        headers = {
+            "ETag": f'"{_etag(folder / name)}"',
+            "X-Repo-Commit": self._commit_of(folder),
+            "Accept-Ranges": "bytes",
+        }
         asked = self.headers.get("Range")
         if asked:
             first, _, last = asked.removeprefix("bytes=").partition("-")
@@ -136,6 +140,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[:most])
         if most is not None:
             self.close_connection = True
+
+    def _commit_of(self, folder: Path) -> str:
+        return COMMIT
 
 
 FakeHub.handler = Handler
