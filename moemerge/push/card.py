@@ -35,7 +35,7 @@ class Card:
         """All of it."""
         front = yaml.safe_dump(self.metadata, sort_keys=False, allow_unicode=True) if self.metadata else ""
         body = "\n\n".join(self.sections)
-        return f"---\n{front}---\n\n{body}\n"
+        return f"---\n{front}---\n\n{body}\n" if front else f"{body}\n"
 
 
 def read_card(text: str) -> Card:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from moemerge.errors import PushError, SourceError
+from moemerge.errors import PushError, SourceError, cause_of
 from moemerge.report import write_plots
 from moemerge.report.headline import gains, verdict
 from moemerge.report.reading import MODELS, Report, domains, mapping, number, text
@@ -45,8 +45,8 @@ def read_report(path: Path, record: str, folder: Path) -> Report:
     data = read_whole(path, _LARGEST)
     try:
         report: Report = load_json(data, path.name)
-    except SourceError as error:
-        raise PushError(f"`{path}` holds no figures of `moemerge eval`: {error.message}", hint=again) from None
+    except (SourceError, ValueError, RecursionError) as error:
+        raise PushError(f"`{path}` holds no figures of `moemerge eval`: {cause_of(error)}", hint=again) from None
     if "moemerge" not in report or "domains" not in report:
         raise PushError(f"`{path}` holds no figures of `moemerge eval`", hint=again)
     if report.get("record") != record:

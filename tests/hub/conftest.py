@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from moemerge.export.run import OF_RECORD
 from moemerge.record.read import record_digest
 from tests.conftest import TinyMaker
 from tests.hub.server import TOKEN, WritableHub
@@ -51,6 +52,21 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WritableHub
         template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         yield hub
+
+
+def gguf_of(folder: Path, path: Path) -> Path:
+    """A GGUF file of one tensor that says it was exported from a folder."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_string(OF_RECORD, record_digest(folder) or "")
+    writer.add_tensor("output_norm.weight", np.ones(64, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
 
 def figures_of(folder: Path, **fields: Any) -> dict[str, Any]:

@@ -223,7 +223,7 @@ WritableHub.handler = Writable
 
 def wrong_metadata(card: str) -> Iterator[str]:
     """What the hub refuses in a card's metadata, by https://huggingface.co/docs/hub/model-cards."""
-    front = yaml.safe_load(card.split("---\n")[1])
+    front = yaml.safe_load(card.split("---\n")[1]) if card.startswith("---\n") else {}
     if front.get("license", "mit") not in LICENCES:
         yield f'"license" must be one of [{", ".join(sorted(LICENCES))}]'
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", front.get("license_name", "mit")):
