@@ -15,7 +15,7 @@ from moemerge.record.schema import Record
 from moemerge.sources.card import HEAD, MAX_HEAD
 from moemerge.write.running import run_section
 
-_FENCE = re.compile(r"(`{3,}|~{3,})")
+_FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
 _RESULTS, _RUN = "## Results", "## Run"
 
 

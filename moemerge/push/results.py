@@ -15,7 +15,7 @@ from moemerge.report.reading import MODELS, Report, domains, mapping, number, te
 from moemerge.report.words import gain, nats
 from moemerge.sources.regular import read_whole
 from moemerge.sources.strict_json import load_json
-from moemerge.write.markdown import plain, table
+from moemerge.write.markdown import one_line, plain, table
 
 _SHOWN = ("base", "specialist", "linear_merge", "moe")
 """The models whose losses the card shows."""
@@ -121,13 +121,13 @@ def model_index(report: Report, name: str) -> dict[str, Any] | None:
 
 
 def _metric(kind: str, name: str, value: float | None) -> dict[str, Any] | None:
-    return None if value is None else {"type": kind, "name": name, "value": round(value, _DIGITS)}
+    return None if value is None else {"type": one_line(kind), "name": one_line(name), "value": round(value, _DIGITS)}
 
 
 def _result(kind: str, name: str, metrics: list[dict[str, Any] | None]) -> dict[str, Any]:
     return {
         "task": {"type": "text-generation"},
-        "dataset": {"type": kind, "name": name},
+        "dataset": {"type": kind, "name": one_line(name)},
         "metrics": [metric for metric in metrics if metric is not None],
     }
 

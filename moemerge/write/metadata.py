@@ -62,7 +62,7 @@ def _union(listed: Iterable[tuple[str, ...]]) -> list[str]:
 def _hub_ids(checkpoint: Checkpoint) -> Iterator[str]:
     """The hub models that a source is made of, an adapter's own base (by its config) among them; nothing local."""
     spec = checkpoint.spec.rpartition("+")[2] if checkpoint.kind == "adapter" else checkpoint.spec
-    if checkpoint.revision is not None:
+    if checkpoint.revision is not None and HUB_ID.fullmatch(spec.partition("@")[0]):
         yield spec.partition("@")[0]
     if checkpoint.base is not None and checkpoint.adapter is not None:
         yield from _hub_ids(checkpoint.base)
