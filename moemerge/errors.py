@@ -147,6 +147,12 @@ class TrainError(MoemergeError):
     code = "train"
 
 
+class PushError(MoemergeError):
+    """A mixture cannot be published on the hub."""
+
+    code = "push"
+
+
 class ExportError(MoemergeError):
     """A mixture cannot be written in another form."""
 

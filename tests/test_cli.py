@@ -93,7 +93,7 @@ def test_the_help_fits_a_screen_and_shows_the_way() -> None:
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     commands = [found[1] for line in lines if (found := re.match(r"  ([a-z][a-z-]+)  +[A-Z].*\.$", line))]
-    beside = ["trace", "export", "families", "schema", "doctor"]
+    beside = ["trace", "export", "push", "families", "schema", "doctor"]
     assert commands == ["plan", "build", "verify", "eval", "train-router", *beside]
 
 

@@ -27,6 +27,9 @@ _CIRCUMSTANCES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPER
 
 WAY = ("plan", "build", "verify", "eval", "train-router")
 """The commands from a recipe to a trained mixture, in the order in which they are used."""
+BESIDE = ("trace", "export", "push", "families", "schema")
+"""The first of the others."""
+_REST = "Beside these (`moemerge COMMAND --help` and docs/cli.md tell more)"
 
 
 class _Group(TyperGroup):
@@ -55,11 +58,9 @@ class _Group(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The way from a recipe to a trained mixture, in its order; then the rest."""
-        rest = [
-            name for name in dict.fromkeys(("trace", "export", "families", "schema", *self.commands)) if name not in WAY
-        ]
+        rest = [name for name in dict.fromkeys((*BESIDE, *self.commands)) if name not in WAY]
         width = max(map(len, self.commands))
-        for title, names in (("Commands, in the order in which they are used", WAY), ("Beside these", rest)):
+        for title, names in (("Commands, in the order in which they are used", WAY), (_REST, rest)):
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(width), self.commands[name].get_short_help_str(60)) for name in names])
 
@@ -85,7 +86,6 @@ def print_problems(problems: Iterable[Problem], *, word: str = "error") -> None:
 app = typer.Typer(
     name="moemerge",
     cls=_Group,
-    epilog="Read more: `moemerge COMMAND --help`, README.md, docs/cli.md.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -115,7 +115,7 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Prints the version.")
     ] = False,
 ) -> None:
-    """Merges fine-tunes of one base model into a mixture of experts that plain transformers loads."""
+    """Merges fine-tunes of one model into a mixture that plain transformers loads."""
 
 
 def run() -> None:

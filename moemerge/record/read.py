@@ -93,6 +93,21 @@ def _is_whole(parsed: Mapping[Any, Any]) -> bool:
     )
 
 
+def record_digest(folder: Path) -> str | None:
+    """The digest (xxh3-128) of a folder's record, and so of every tensor and file that it was built with; None where
+    there is none that is read.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    import xxhash
+
+    path = folder / NAME
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        return None
+    return xxhash.xxh3_128_hexdigest(path.read_bytes())
+
+
 def hint_for(folder: Path) -> str:
     """What to name where a folder is no mixture."""
     if any(next(folder.glob(pattern), None) for pattern in ("adapter_config.json", "*/adapter_config.json")):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from moemerge.errors import Problem, SourceError
 from moemerge.sources.adapter_config import LoraConfig, parse_adapter_config
 from moemerge.sources.adapter_fit import EMBEDDING, HEAD, Change, Fit, Fold, fit, is_same_base
-from moemerge.sources.beside import files_beside, licence_of, overlay
+from moemerge.sources.beside import files_beside, overlay
+from moemerge.sources.card import stated_in
 from moemerge.sources.checkpoint import ITEM_SIZE, ByteRange, Checkpoint, TensorInfo
 from moemerge.sources.folder import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS, other_sets
 from moemerge.sources.safetensors_file import SafetensorsStore, read_file_header
@@ -53,7 +54,7 @@ class AdapterCheckpoint(Checkpoint):
         self.config: Mapping[str, Any] = {**base.config, **changed}
         self.tensors: Mapping[str, TensorInfo] = self._tensors(fitted)
         self.files: Mapping[str, Path] = overlay(base.files, files_beside(folder))
-        self.licence = licence_of(folder) or base.licence
+        self.stated = stated_in(folder).over(base.stated)
         self.adapter: Mapping[str, Any] = {
             "name": folder.path.name,
             "rank": lora.rank,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,9 +18,6 @@ OTHER_FILES = ("generation_config.json",)
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 """What makes numbers of pictures and sound."""
 LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-CARD = "README.md"
-MAX_CARD_HEAD = 100_000
-"""How much of a model card is read for its metadata, in bytes."""
 
 
 def files_beside(folder: Folder, *, more_than_text: bool = False) -> dict[str, Path]:
@@ -56,36 +52,3 @@ def overlay(base: Mapping[str, Path], adapter: Mapping[str, Path]) -> dict[str, 
     own = any(is_tokenizer_file(name) for name in adapter)
     kept = {name: path for name, path in base.items() if not (own and is_tokenizer_file(name))}
     return kept | {name: path for name, path in adapter.items() if is_tokenizer_file(name)}
-
-
-def licence_of(folder: Folder) -> str | None:
-    """The licence in the metadata of the folder's model card (`license`, or `license_name` where that is `other`)."""
-    if not folder.has(CARD):
-        return None
-    path = folder.file(CARD)
-    if not path.is_file():
-        return None
-    with open(path, "rb") as file:
-        return licence_in_card(file.read(MAX_CARD_HEAD).decode("utf-8", "replace"))
-
-
-def licence_in_card(text: str) -> str | None:
-    """The licence in the YAML between the first two `---` lines; None where there is none or it is not YAML."""
-    import yaml
-
-    head = re.match(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", text, re.DOTALL)
-    if head is None:
-        return None
-    try:
-        # the base loader makes strings, lists and maps and nothing else
-        metadata = yaml.load(head.group(1), Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return None
-    if not isinstance(metadata, dict):
-        return None
-    licence = metadata.get("license")
-    if licence == "other" and isinstance(metadata.get("license_name"), str):
-        licence = metadata["license_name"]
-    if isinstance(licence, list):
-        licence = ", ".join(item for item in licence if isinstance(item, str))
-    return licence.strip() or None if isinstance(licence, str) else None

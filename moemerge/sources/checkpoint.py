@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from moemerge.errors import Problem
+from moemerge.sources.card import Stated
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +72,7 @@ class Checkpoint(ABC):
         files: files that belong beside the weights (tokenizer, chat templates, generation config, licence), by
             the relative POSIX path that they have in a checkpoint folder; never weights, config or an index.
         revision: the commit hash of a hub model, else None.
-        licence: SPDX-like id from the model card's metadata (or the GGUF's), else None.
+        stated: what its model card's metadata (or the GGUF's) say of licence, languages and data.
         location: the folder or file that was opened, for the record in `moemerge.yaml`.
         base: for kind `adapter`, the model that it is folded into.
         adapter: likewise, a JSON-able summary (name, rank, target count, base name in its config).
@@ -87,13 +88,18 @@ class Checkpoint(ABC):
     tensors: Mapping[str, TensorInfo]
     files: Mapping[str, Path]
     revision: str | None
-    licence: str | None
+    stated: Stated
     location: Path
     base: Checkpoint | None = None
     adapter: Mapping[str, Any] | None = None
     beside: frozenset[str] = frozenset()
     warnings: tuple[Problem, ...] = ()
     vocabulary_from: Checkpoint | None = None
+
+    @property
+    def licence(self) -> str | None:
+        """Its licence in a word, or None where it states none."""
+        return self.stated.licence
 
     @property
     def has_weights(self) -> bool:

@@ -7,7 +7,8 @@ from typing import Literal
 
 from moemerge.errors import Problem, SourceError
 from moemerge.families import WRAPPERS
-from moemerge.sources.beside import files_beside, licence_of
+from moemerge.sources.beside import files_beside
+from moemerge.sources.card import stated_in
 from moemerge.sources.config import QUANTISATION, check_quantisation, read_config, remote_code
 from moemerge.sources.renamed import as_loaded
 from moemerge.sources.safetensors_file import SafetensorsStore
@@ -105,7 +106,7 @@ def open_folder(
         files=files_beside(folder, more_than_text=config["model_type"] in WRAPPERS),
         location=folder.path,
         revision=revision,
-        licence=licence_of(folder),
+        stated=stated_in(folder),
         warnings=tuple(warnings),
     )
 

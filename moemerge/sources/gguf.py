@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import SourceError
 from moemerge.families.gguf import permuted_heads
+from moemerge.sources.card import Stated, stated_by
 from moemerge.sources.checkpoint import ByteRange, TensorInfo
 from moemerge.sources.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 from moemerge.sources.gguf_names import ROPE_FACTORS, config_of, model_names
@@ -107,7 +108,7 @@ def open_gguf(path: Path, spec: str) -> StoredCheckpoint:
             read; a tokenizer that cannot be converted.
     """
     _need_gguf(spec)
-    header = read_gguf_header(path, _byte_size)
+    header = read_gguf_header(path, byte_size)
     config = config_of(header, spec, lambda: _floats(header.tensors[ROPE_FACTORS]))
     names = model_names(header, spec)
     tensors: dict[str, TensorInfo] = {}
@@ -116,7 +117,7 @@ def open_gguf(path: Path, spec: str) -> StoredCheckpoint:
         source = header.tensors[stored]
         count = _permuted(header, config, name)
         if count is not None:
-            if not source.shape or source.shape[0] % (2 * count):
+            if not source.shape or not source.shape[0] or source.shape[0] % (2 * count):
                 raise SourceError(
                     f"Model `{spec}` has a tensor `{stored}` of shape {source.shape}, which does not divide into "
                     f"{count} heads"
@@ -128,7 +129,6 @@ def open_gguf(path: Path, spec: str) -> StoredCheckpoint:
         )
     from moemerge.sources.gguf_tokenizer import tokenizer_files, tokenizer_warnings
 
-    licence = header.metadata.get("general.license")
     return StoredCheckpoint(
         spec=spec,
         kind="gguf",
@@ -138,9 +138,17 @@ def open_gguf(path: Path, spec: str) -> StoredCheckpoint:
         ),
         files=tokenizer_files(header, config, spec),
         location=header.path,
-        licence=licence if isinstance(licence, str) and licence else None,
+        stated=_stated(header.metadata),
         warnings=tokenizer_warnings(header, spec),
     )
+
+
+def _stated(metadata: Mapping[str, Any]) -> Stated:
+    keys = {
+        "license": "license", "license_name": "license.name", "license_link": "license.link",
+        "language": "languages", "datasets": "datasets",
+    }  # fmt: skip
+    return stated_by({key: metadata.get(f"general.{name}") for key, name in keys.items()})
 
 
 def _need_gguf(spec: str) -> None:
@@ -153,7 +161,7 @@ def _need_gguf(spec: str) -> None:
         )
 
 
-def _byte_size(kind: int, elements: int) -> int:
+def byte_size(kind: int, elements: int) -> int:
     """Bytes of so many numbers; see `read_gguf_header`."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 

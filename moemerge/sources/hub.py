@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import SourceError, cause_of
-from moemerge.sources.beside import CARD, LICENCE_FILES, OTHER_FILES, PROCESSOR_FILES, TEMPLATE_FOLDER, TOKENIZER_FILES
+from moemerge.sources.beside import LICENCE_FILES, OTHER_FILES, PROCESSOR_FILES, TEMPLATE_FOLDER, TOKENIZER_FILES
+from moemerge.sources.card import CARD
 from moemerge.sources.checkpoint import ITEM_SIZE, ByteRange, TensorInfo
 from moemerge.sources.folder import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
 from moemerge.sources.pickle import refuse_pickle
@@ -172,7 +173,7 @@ def explain(error: Exception, hub: Hub, access: Access) -> SourceError | None:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return SourceError(
             f"{name} cannot be downloaded: no space left for the hub's cache",
-            hint="free some, or set `HF_HOME` to a larger disk; the download resumes where it stopped",
+            hint="free some, or set `HF_HOME` to a larger disk; what arrived whole is not fetched again",
         )
     if isinstance(error, OSError):
         return SourceError(f"{name} cannot be downloaded: {cause_of(error)}")

@@ -23,6 +23,7 @@ from moemerge.errors import SourceError
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 """`owner/name`: what a hub model is called, and what a relative path may look like too."""
 PACKAGE = "package:"
+_PRIVATE = re.compile(r"[/\\~]|\.\.([/\\]|$)|[A-Za-z]:[/\\]|file:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,21 @@ def parse(spec: str, root: Path) -> Local | Hub | WithAdapter:
             hint=nearest(name, root),
         )
     return Hub(spec, name, revision or None, _path(name, root))
+
+
+def is_private(text: str) -> bool:
+    """Whether a text is a path that tells of the machine it was written on: absolute, from a home folder, climbing."""
+    return bool(_PRIVATE.match(text)) and text.isprintable()
+
+
+def public(spec: str) -> str:
+    """A spec as others may read it: of a path that tells of this machine the last name alone, all else as it is."""
+    return "+".join(_last_name(part) if is_private(part) else part for part in spec.split("+"))
+
+
+def _last_name(path: str) -> str:
+    name = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+    return "model" if not name or is_private(name) else name
 
 
 def nearest(name: str, root: Path) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from moemerge.errors import Problem
+from moemerge.sources.card import NOTHING, Stated
 from moemerge.sources.checkpoint import ByteRange, Checkpoint, Kind, TensorInfo
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class StoredCheckpoint(Checkpoint):
     files: Mapping[str, Path]
     location: Path
     revision: str | None = None
-    licence: str | None = None
+    stated: Stated = NOTHING
     base: Checkpoint | None = None
     adapter: Mapping[str, Any] | None = None
     beside: frozenset[str] = frozenset()

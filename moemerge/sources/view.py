@@ -63,7 +63,7 @@ class View(Checkpoint):
         """
         self.under, self.config = under, config
         self.spec, self.kind, self.location = under.spec, under.kind, under.location
-        self.files, self.revision, self.licence = under.files, under.revision, under.licence
+        self.files, self.revision, self.stated = under.files, under.revision, under.stated
         self.adapter, self.base, self.warnings = under.adapter, under.base, under.warnings
         self.vocabulary_from, self.beside = under.vocabulary_from, under.beside
         self._pieces = {name: piece for name, piece in (pieces or {}).items() if piece.of in under.tensors}

@@ -274,7 +274,7 @@ class Aligned(Checkpoint):
     ) -> None:
         self.source, self._rows, self._others = source, rows, others
         self.spec, self.kind, self.files, self.location = source.spec, source.kind, source.files, source.location
-        self.revision, self.licence, self.adapter = source.revision, source.licence, source.adapter
+        self.revision, self.stated, self.adapter = source.revision, source.stated, source.adapter
         self.config: Mapping[str, Any] = {**source.config, "vocab_size": len(rows)}
         self.tensors = {
             name: replace(info, shape=(len(rows), *info.shape[1:]), dtype="F32", origin=_origin(info.origin))

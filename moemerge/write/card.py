@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -13,10 +12,10 @@ from moemerge.console import count, few, size
 from moemerge.plan.cost import MERGEKIT, WITHOUT_ACTIVATIONS, groups
 from moemerge.plan.model import Plan
 from moemerge.recipe.layers import as_ranges
-from moemerge.sources import Checkpoint
-from moemerge.sources.spec import HUB_ID
-from moemerge.write.engines import engines
+from moemerge.sources.spec import public
 from moemerge.write.markdown import code, plain, table
+from moemerge.write.metadata import metadata
+from moemerge.write.running import run_section
 
 _NO_TEXT = ", which looks at no text."
 _BASE_ONLY = ", which reads the base model on the prompts. How well it separates is not measured."
@@ -32,7 +31,7 @@ def model_card(plan: Plan, gate: Mapping[str, Any], name: str, near: Mapping[str
         name: the output folder's name.
         near: the record's account of how far a host is off that is not exact.
     """
-    front = yaml.safe_dump(_metadata(plan), sort_keys=False, allow_unicode=True)
+    front = yaml.safe_dump(metadata(plan), sort_keys=False, allow_unicode=True)
     sections = [
         f"---\n{front}---\n\n# {plain(name)}",
         _intro(plan) + _near(plan, near),
@@ -40,38 +39,9 @@ def model_card(plan: Plan, gate: Mapping[str, Any], name: str, near: Mapping[str
         _licence(plan),
         _weights(plan),
         _gate(gate, plan.dense.routed_layers),
-        _run(plan),
+        run_section(plan),
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def _metadata(plan: Plan) -> dict[str, Any]:
-    licences = _licences(plan)
-    metadata: dict[str, Any] = {}
-    if len(licences) == 1:
-        metadata["license"] = licences[0]
-    elif licences:
-        metadata["license"] = "other"
-    local = {c.spec for c in plan.models.values() if c.kind != "hub" and c.revision is None}
-    hub = dict.fromkeys(name for c in plan.models.values() for name in _hub_ids(c) if name not in local)
-    if hub:
-        metadata["base_model"] = list(hub)
-    metadata["library_name"] = "transformers"
-    metadata["pipeline_tag"] = plan.host.task
-    metadata["tags"] = ["moe", "merge", "moemerge", plan.host.model_type]
-    return metadata
-
-
-def _hub_ids(checkpoint: Checkpoint) -> Iterator[str]:
-    """The hub models that a source is made of, an adapter's own base (by its config) among them; nothing local."""
-    spec = checkpoint.spec.rpartition("+")[2] if checkpoint.kind == "adapter" else checkpoint.spec
-    if checkpoint.revision is not None:
-        yield spec.partition("@")[0]
-    if checkpoint.base is not None and checkpoint.adapter is not None:
-        yield from _hub_ids(checkpoint.base)
-        name = checkpoint.adapter["base"]
-        if isinstance(name, str) and HUB_ID.fullmatch(name) and not os.path.exists(name):
-            yield name
 
 
 def _licences(plan: Plan) -> list[str]:
@@ -108,7 +78,9 @@ def _sources(plan: Plan) -> str:
     rows = []
     for name, key in named:
         model = plan.models[key]
-        rows.append((plain(name), code(model.spec), plain(model.revision or ""), plain(model.licence or "not stated")))
+        rows.append(
+            (plain(name), code(public(model.spec)), plain(model.revision or ""), plain(model.licence or "not stated"))
+        )
     return "## Sources\n\n" + table(("expert", "model", "revision", "licence"), rows) + _vocabulary(plan)
 
 
@@ -150,32 +122,3 @@ def _gate(gate: Mapping[str, Any], layers: Sequence[int]) -> str:
     mean = sum(value for _, value in known) / len(known)
     text += f". Tokens given to their own expert, cross-validated, over the layers: {mean:.3f} on average.\n\n"
     return text + table(("layer", "token accuracy"), [(layer, f"{value:.3f}") for layer, value in known])
-
-
-def _run(plan: Plan) -> str:
-    """How to run it by its class of transformers, and by what else."""
-    auto_class, more = plan.host.auto_class, ""
-    if plan.host.wrapper is not None:
-        more = "`AutoProcessor.from_pretrained(model_id)` makes its inputs of more than text. "
-    return (
-        "## Run\n\nIn this folder, or with its id on the hub in the place of the `.`:\n\n"
-        f"```python\nfrom transformers import {auto_class}, AutoTokenizer\n\n"
-        'model_id = "."\n'
-        f'model = {auto_class}.from_pretrained(model_id, dtype="auto", device_map="auto")\n'
-        "tokenizer = AutoTokenizer.from_pretrained(model_id)\n"
-        'inputs = tokenizer("Hello", return_tensors="pt").to(model.device)\n'
-        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))\n```\n\n"
-        f"{more}"
-        "`device_map` needs `accelerate`; leave it out to run on the CPU. `moemerge verify .` checks this folder "
-        "against `moemerge.yaml`, which also holds the recipe that made it.\n\n" + _fast(plan)
-    )
-
-
-def _fast(plan: Plan) -> str:
-    text = (
-        "What a token costs goes mostly with the active parameters. `experts_implementation` in `from_pretrained` says "
-        "how transformers 5 computes the experts: `grouped_mm` (its default), `eager`, or `batched_mm`, which copies "
-        "an expert's weights for every token and is meant for few tokens on a GPU; try which is fastest. "
-        '`dtype="auto"` keeps the stored dtype; on a CPU without bfloat16 instructions try `dtype="float32"`.'
-    )
-    return f"{text}\n\n{engines(plan)}"

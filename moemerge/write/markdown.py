@@ -10,12 +10,12 @@ _SIGNS = re.compile(r"([\\`*_{}\[\]<>()#!~&$^@]|:(?=//)|(?<=www)\.)")
 
 def plain(text: str) -> str:
     """Text on one line that is shown as it is."""
-    return _SIGNS.sub(r"\\\1", _line(text))
+    return _SIGNS.sub(r"\\\1", one_line(text))
 
 
 def code(text: str) -> str:
     """Text on one line, as code."""
-    line = _line(text)
+    line = one_line(text)
     fence = "`" * (max((len(found) for found in re.findall("`+", line)), default=0) + 1)
     space = " " if line[:1] in ("`", " ", "") or line[-1:] in ("`", " ") else ""
     return f"{fence}{space}{line}{space}{fence}"
@@ -27,6 +27,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """Without line breaks and other signs that steer."""
     return "".join(sign if sign.isprintable() else " " for sign in text)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import unquote
 
 COMMIT = "a" * 40
@@ -25,17 +26,16 @@ class FakeHub:
     """Models whose listing is public and whose files are not."""
     fetched: list[str] = field(default_factory=list)
     """Files that were sent, in order; ranged requests with their range."""
+    cut: dict[str, int] = field(default_factory=dict)
+    """Files that break off after so many bytes, once each."""
     url: str = ""
+    handler: ClassVar[type[Handler]]
 
     @contextmanager
     def running(self) -> Iterator[FakeHub]:
         """Serves until the block ends."""
-        hub = self
-
-        class Handler(_Handler):
-            state = hub
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        handler = type("Handler", (self.handler,), {"state": self})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -47,7 +47,7 @@ class FakeHub:
             thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     state: FakeHub
     protocol_version = "HTTP/1.1"
 
@@ -97,7 +97,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, "EntryNotFound")
             return
         data, status = (folder / name).read_bytes(), 200
-        headers = {"ETag": f'"{_etag(folder / name)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        headers = {
+            "ETag": f'"{_etag(folder / name)}"',
+            "X-Repo-Commit": self._commit_of(folder),
+            "Accept-Ranges": "bytes",
+        }
         asked = self.headers.get("Range")
         if asked:
             first, _, last = asked.removeprefix("bytes=").partition("-")
@@ -106,7 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {first}-{int(first) + len(data) - 1}/{whole}"
         if self.command == "GET":
             self.state.fetched.append(name + (f" {asked}" if asked else ""))
-        self._send(status, data, headers)
+        most = self.state.cut.pop(name, None) if self.command == "GET" else None
+        self._send(status, data, headers, most)
 
     def _folder(self, model: str, revision: str) -> Path | None:
         if model in self.state.errors:
@@ -125,14 +130,22 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, value: object) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+    def _send(self, status: int, data: bytes, headers: dict[str, str], most: int | None = None) -> None:
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data[:most])
+        if most is not None:
+            self.close_connection = True
+
+    def _commit_of(self, folder: Path) -> str:
+        return COMMIT
+
+
+FakeHub.handler = Handler
 
 
 def _etag(path: Path) -> str:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from moemerge.errors import SourceError
 from moemerge.sources import Checkpoint, open_checkpoint
-from moemerge.sources.beside import licence_in_card
+from moemerge.sources.card import stated_in_card
 from moemerge.sources.weights import Folder, shard_map, sources_of
 
 INDEX = "model.safetensors.index.json"
@@ -495,15 +495,15 @@ def test_files_beside(model: Path) -> None:
 )
 def test_licence_in_a_card(card: str, licence: str | None) -> None:
     """The licence comes from the card's metadata; a card that cannot be read has none."""
-    assert licence_in_card(card) == licence
+    assert stated_in_card(card).licence == licence
 
 
 @given(st.text(alphabet="-\n :[]{}&*!'\"license mt\t#", max_size=60))
 @settings(deadline=None, max_examples=200)
 def test_any_card_is_read_without_a_crash(text: str) -> None:
-    """Whatever stands in a card, reading its licence raises nothing."""
-    found = licence_in_card(f"---\n{text}\n---\n")
-    assert found is None or isinstance(found, str)
+    """Whatever stands in a card, reading it raises nothing."""
+    found = stated_in_card(f"---\n{text}\n---\n")
+    assert found.licence is None or isinstance(found.licence, str)
 
 
 def test_a_checkpoint_is_what_the_contract_says(model: Path) -> None:

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 
 from moemerge.errors import SourceError
 from moemerge.sources import Checkpoint, open_checkpoint
-from moemerge.sources.gguf import _byte_size
+from moemerge.sources.gguf import byte_size
 from moemerge.sources.gguf_header import read_gguf_header
 from tests.sources.conftest import make_adapter
 from tests.sources.gguf_files import write_gguf
@@ -267,7 +267,7 @@ def test_a_tokenizer_that_does_not_survive(
 ) -> None:
     """A special id that would change is refused, and nothing is left in the cache."""
     path = write_gguf(models["llama"], tmp_path / "m.gguf")
-    reader = read_gguf_header(path, _byte_size)
+    reader = read_gguf_header(path, byte_size)
     monkeypatch.setitem(reader.metadata, "tokenizer.ggml.bos_token_id", 5)
     from moemerge.sources import gguf as room
     from moemerge.sources import gguf_tokenizer
@@ -332,7 +332,7 @@ def test_an_adapter_on_a_gguf_file(models: dict[str, Path], tmp_path: Path) -> N
 def test_header_equals_the_reference_reader(models: dict[str, Path], tmp_path: Path) -> None:
     """Our reader finds the metadata and places that the gguf package finds."""
     path = write_gguf(models["qwen2"], tmp_path / "m.gguf", kind=Kind.Q8_0)
-    ours, theirs = read_gguf_header(path, _byte_size), gguf.GGUFReader(path)
+    ours, theirs = read_gguf_header(path, byte_size), gguf.GGUFReader(path)
     for key, value in ours.metadata.items():
         assert value == theirs.fields[key].contents(), key
     assert set(theirs.fields) - set(ours.metadata) == {"GGUF.version", "GGUF.tensor_count", "GGUF.kv_count"}
@@ -402,7 +402,7 @@ def test_the_real_file(tmp_path: Path) -> None:
     assert tokenizer("def f(x):\n    return x + 12\n")["input_ids"] == [
         1604, 275, 24, 104, 727, 472, 1003, 1792, 1232, 216, 33, 34, 198,
     ]  # fmt: skip
-    header = read_gguf_header(ours.location, _byte_size)
+    header = read_gguf_header(ours.location, byte_size)
     source = header.tensors["blk.29.attn_k.weight"].place
     with open(source.path, "rb") as file:
         file.seek(source.offset)

@@ -13,6 +13,7 @@ from syrupy.assertion import SnapshotAssertion
 from moemerge import __version__
 from moemerge.plan import Plan, make_plan
 from moemerge.sources import open_checkpoint
+from moemerge.sources.card import Stated
 from moemerge.write.card import model_card
 from tests.conftest import TinyMaker
 from tests.moe import recipe_of
@@ -33,14 +34,14 @@ def plan(tiny: TinyMaker) -> Plan:
 def renamed(plan: Plan, **models: tuple[str, str | None]) -> Plan:
     changed: dict[str, Any] = dict(plan.models)
     for key, (spec, licence) in models.items():
-        changed[key] = replace(changed[key], spec=spec, licence=licence)
+        changed[key] = replace(changed[key], spec=spec, stated=Stated(licence))
     return replace(plan, models=changed)
 
 
 def on_the_hub(plan: Plan, **specs: str) -> Plan:
     changed: dict[str, Any] = dict(plan.models)
     for key, spec in specs.items():
-        changed[key] = replace(changed[key], spec=spec, kind="hub", revision="0123abc", licence="mit")
+        changed[key] = replace(changed[key], spec=spec, kind="hub", revision="0123abc", stated=Stated("mit"))
     return replace(plan, models=changed)
 
 
