@@ -24,7 +24,7 @@ PACKAGE = ROOT / "moemerge"
 ORDER = (
     "signals", "errors", "files", "options", "console", "device", "apart", "templates", "recipe", "record", "texts",
     "families", "sources", "plan", "execute", "dense", "gate", "write", "verify", "build", "mixture", "evaluate",
-    "train", "export", "report", "doctor", "api", "cli", "__main__",
+    "train", "export", "report", "init", "doctor", "api", "cli", "__main__",
 )  # fmt: skip
 """Data flows one way: a room imports only from rooms before it."""
 FORBIDDEN = {"verify": {"plan", "execute", "dense", "gate", "write"}}

@@ -1,6 +1,17 @@
 """The command line. Nothing heavy is imported until a command needs it."""
 
-from moemerge.cli import commands, doctor, evaluation, exporting, tracing, training
+from moemerge.cli import commands, doctor, evaluation, exporting, starting, tracing, training
 from moemerge.cli.app import app, print_problems, run
 
-__all__ = ["app", "commands", "doctor", "evaluation", "exporting", "print_problems", "run", "tracing", "training"]
+__all__ = [
+    "app",
+    "commands",
+    "doctor",
+    "evaluation",
+    "exporting",
+    "print_problems",
+    "run",
+    "starting",
+    "tracing",
+    "training",
+]

@@ -25,8 +25,8 @@ _CIRCUMSTANCES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPER
 """What the system may refuse anywhere (a full disk for temporary files, say) and the user can mend."""
 
 
-WAY = ("plan", "build", "verify", "eval", "train-router")
-"""The commands from a recipe to a trained mixture, in the order in which they are used."""
+WAY = ("init", "plan", "build", "verify", "eval", "train-router")
+"""The commands from models to a trained mixture, in the order in which they are used."""
 
 
 class _Group(TyperGroup):
@@ -54,12 +54,15 @@ class _Group(TyperGroup):
             sys.exit(1)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The way from a recipe to a trained mixture, in its order; then the rest."""
+        """The way from models to a trained mixture, in its order; then the rest."""
         rest = [
             name for name in dict.fromkeys(("trace", "export", "families", "schema", *self.commands)) if name not in WAY
         ]
         width = max(map(len, self.commands))
-        for title, names in (("Commands, in the order in which they are used", WAY), ("Beside these", rest)):
+        for title, names in (
+            ("Commands, in the order in which they are used (COMMAND --help says more)", WAY),
+            ("Beside these", rest),
+        ):
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(width), self.commands[name].get_short_help_str(60)) for name in names])
 
@@ -85,7 +88,6 @@ def print_problems(problems: Iterable[Problem], *, word: str = "error") -> None:
 app = typer.Typer(
     name="moemerge",
     cls=_Group,
-    epilog="Read more: `moemerge COMMAND --help`, README.md, docs/cli.md.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -115,7 +117,7 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Prints the version.")
     ] = False,
 ) -> None:
-    """Merges fine-tunes of one base model into a mixture of experts that plain transformers loads."""
+    """Merges fine-tunes of one model into a mixture of experts for transformers."""
 
 
 def run() -> None:
