@@ -81,7 +81,7 @@ def in_a_process(*command: str, **environment: str) -> subprocess.CompletedProce
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=variables, check=False)
 
 
-@pytest.mark.parametrize("command", ["", "plan", "build", "verify", "schema", "train-router"])
+@pytest.mark.parametrize("command", ["", "init", "plan", "build", "verify", "schema", "train-router"])
 def test_help(command: str, snapshot: SnapshotAssertion) -> None:
     """Every command says what it takes; where it takes much, what most people need comes first."""
     assert shown(*command.split(), "--help") == snapshot
@@ -94,7 +94,7 @@ def test_the_help_fits_a_screen_and_shows_the_way() -> None:
     assert max(map(len, lines)) <= 80
     commands = [found[1] for line in lines if (found := re.match(r"  ([a-z][a-z-]+)  +[A-Z].*\.$", line))]
     beside = ["trace", "export", "families", "schema", "doctor"]
-    assert commands == ["plan", "build", "verify", "eval", "train-router", *beside]
+    assert commands == ["init", "plan", "build", "verify", "eval", "train-router", *beside]
 
 
 def test_version_of_the_installed_command() -> None:

@@ -14,7 +14,7 @@ from moemerge.errors import MoemergeError
 
 @app.command(short_help="Looks at your models and writes a recipe for them.")
 def init(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The recipe to write.")] = Path("moe.yaml"),
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The recipe to write.")] = Path("moe.yaml"),
     base: Annotated[
         str | None, typer.Option("--base", metavar="MODEL", help="The base: a folder, a hub id or a GGUF file.")
     ] = None,

@@ -72,7 +72,7 @@ def wanted_of(
         )
     models = dict(_pairs("--expert", "MODEL", experts, problems))
     given = dict(_pairs("--prompts", "FILE", prompts, problems))
-    for name in given.keys() - models.keys():
+    for name in [name for name in given if name not in models]:
         problems.append(Problem("init", f"`--prompts {name}={given[name]}`: there is no expert `{name}`"))
     found = tuple(_expert(name, model, given.get(name), here, problems) for name, model in models.items())
     problems += _misfits(found)
