@@ -17,9 +17,9 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 from typer.testing import CliRunner
 
-from moemerge import __version__
 from moemerge.cli import app
 from moemerge.recipe import Recipe
+from moemerge.version import full_version
 from tests.conftest import TinyMaker
 
 RECIPE = """\
@@ -98,9 +98,23 @@ def test_the_help_fits_a_screen_and_shows_the_way() -> None:
 
 
 def test_version_of_the_installed_command() -> None:
-    """`python -m moemerge` is the command."""
+    """`python -m moemerge` is the command; in a clone it says its commit too."""
     done = in_a_process("-m", "moemerge", "--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"moemerge {__version__}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"moemerge {full_version()}\n", "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_complete(shell: str) -> None:
+    """It is given a script, and with that the commands that begin with what was typed."""
+    environment = {"_MOEMERGE_COMPLETE": f"source_{shell}"}
+    script = in_a_process("-c", AS_SCRIPT, **environment)
+    assert (script.returncode, script.stderr, "_MOEMERGE_COMPLETE=complete_" in script.stdout) == (0, "", True)
+    if shell == "bash":
+        typed = {"COMP_WORDS": "moemerge ver", "COMP_CWORD": "1", "_MOEMERGE_COMPLETE": "complete_bash"}
+        assert in_a_process("-c", AS_SCRIPT, **typed).stdout == "verify\n"
+
+
+AS_SCRIPT = "import sys; from moemerge.__main__ import main; sys.argv[0] = 'moemerge'; main()"
 
 
 @pytest.mark.parametrize(

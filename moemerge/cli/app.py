@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from moemerge import __version__
 from moemerge.errors import MoemergeError, Problem
 from moemerge.options import OUTPUT
 
@@ -107,7 +106,9 @@ Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Says more.")]
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"moemerge {__version__}")
+        from moemerge.version import full_version
+
+        typer.echo(f"moemerge {full_version()}")
         raise typer.Exit
 
 
@@ -124,4 +125,8 @@ def run() -> None:
     """Runs the command that the process was started with; `moemerge.__main__.main` is the script."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
+    if "_MOEMERGE_COMPLETE" in os.environ:  # a shell asks: docs/cli.md says how it comes to
+        from typer.completion import completion_init  # type: ignore[attr-defined]  # where typer's own apps find it
+
+        completion_init()
     app()
