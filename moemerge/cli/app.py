@@ -28,6 +28,11 @@ WAY = ("init", "plan", "build", "verify", "eval", "train-router")
 """The commands from models to a trained mixture, in the order in which they are used."""
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """All commands: those of `WAY`, then the rest, those first that more people need."""
+    return list(dict.fromkeys((*WAY, "trace", "export", "families", "schema", *names)))
+
+
 class _Group(TyperGroup):
     """Prints what a user can mend as `error:` and `hint:` and exits with 1; anything else stays a traceback."""
 
@@ -54,13 +59,11 @@ class _Group(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The way from models to a trained mixture, in its order; then the rest."""
-        rest = [
-            name for name in dict.fromkeys(("trace", "export", "families", "schema", *self.commands)) if name not in WAY
-        ]
-        width = max(map(len, self.commands))
+        ordered = in_order(self.commands)
+        width = max(map(len, ordered))
         for title, names in (
-            ("Commands, in the order in which they are used (COMMAND --help says more)", WAY),
-            ("Beside these", rest),
+            ("Commands, in the order in which they are used (COMMAND --help says more)", ordered[: len(WAY)]),
+            ("Beside these", ordered[len(WAY) :]),
         ):
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(width), self.commands[name].get_short_help_str(60)) for name in names])
