@@ -83,11 +83,13 @@ lint: $(STAMP)  ## ruff's rules and format
 types: $(STAMP)  ## strict mypy
 	@$(PY) -m mypy
 
-docs: $(STAMP)  ## writes docs/recipe.md and docs/families.md from the recipe's fields and the families
+docs: $(STAMP)  ## writes docs/recipe.md, families.md and commands.md from the recipe's fields, the families and the commands
 	@$(PY) -m moemerge.recipe.reference > docs/recipe.md.new
 	@mv docs/recipe.md.new docs/recipe.md
 	@$(PY) -m moemerge.families.reference > docs/families.md.new
 	@mv docs/families.md.new docs/families.md
+	@$(PY) -m moemerge.cli.reference > docs/commands.md.new
+	@mv docs/commands.md.new docs/commands.md
 
 licences: $(STAMP)  ## the licences of what moemerge needs; fails where one must be looked at
 	@$(PY) release/licences.py
@@ -122,5 +124,5 @@ bench-rivals: $(STAMP)  ## the demo's MoE built by mergekit-moe, in an environme
 	@$(PY) benchmarks/mergekit/run.py --venv $(MERGEKIT_VENV)
 
 clean:  ## removes caches, work/ and out/; the environment stays
-	rm -rf work out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/recipe.md.new docs/families.md.new
+	rm -rf work out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/recipe.md.new docs/families.md.new docs/commands.md.new
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
