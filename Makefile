@@ -7,6 +7,8 @@ VENV ?= .venv
 #   make demo TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_ARGS ?=
 MERGEKIT_VENV ?= work/venvs/mergekit
+DOCS_VENV ?= work/venvs/docs
+RELEASE_VENV ?= work/venvs/release
 INPUTS ?= 10000
 
 PY := $(VENV)/bin/python
@@ -14,7 +16,7 @@ STAMP := $(VENV)/.moemerge-installed
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(PY) -m pip --disable-pip-version-check --no-input install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-train demo-gguf demo-vision test test-avx2 test-slow test-families test-browser fuzz check lint types docs bench \
+.PHONY: help install demo demo-train demo-gguf demo-vision test test-avx2 test-slow test-families test-browser fuzz check lint types docs docs-site licences dist test-install bench \
         bench-growth \
         bench-rivals-build bench-rivals bench-training clean
 
@@ -81,16 +83,38 @@ lint: $(STAMP)  ## ruff's rules and format
 types: $(STAMP)  ## strict mypy
 	@$(PY) -m mypy
 
-docs: $(STAMP)  ## writes docs/recipe.md, docs/families.md and docs/runtimes.md from what they tell of
+docs: $(STAMP)  ## writes docs/recipe.md, families.md, runtimes.md and commands.md from what they tell of
 	@$(PY) -m moemerge.recipe.reference > docs/recipe.md.new
 	@mv docs/recipe.md.new docs/recipe.md
 	@$(PY) -m moemerge.families.reference > docs/families.md.new
 	@mv docs/families.md.new docs/families.md
 	@$(PY) -m moemerge.families.runtimes_page > docs/runtimes.md.new
 	@mv docs/runtimes.md.new docs/runtimes.md
+	@$(PY) -m moemerge.cli.reference > docs/commands.md.new
+	@mv docs/commands.md.new docs/commands.md
 
 runtimes-%: $(STAMP)  ## what transformers4, llamacpp, llamacpp_converter, mlx, vllm or lmeval makes of every host (minutes to an hour)
 	@$(PY) benchmarks/runtimes/run.py $*
+
+licences: $(STAMP)  ## the licences of what moemerge needs; fails where one must be looked at
+	@$(PY) release/licences.py
+
+# Environments that need nothing of moemerge's own: small, and made in seconds.
+$(DOCS_VENV)/.installed $(RELEASE_VENV)/.installed: pyproject.toml constraints.txt | $(PY)
+	@$(PY) -m venv $(@D) >/dev/null 2>&1 || $(PY) -m venv --clear --without-pip $(@D)
+	@PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(PY) -m pip --python $(@D)/bin/python --disable-pip-version-check --no-input \
+	  install --quiet $(if $(findstring $(DOCS_VENV),$@),mkdocs-material,build pipx uv)
+	@touch $@
+
+docs-site: $(DOCS_VENV)/.installed  ## the documentation as a site, in work/site; a broken link is an error
+	@$(DOCS_VENV)/bin/mkdocs build --quiet --strict --site-dir work/site
+
+dist: $(RELEASE_VENV)/.installed  ## the wheel and the sdist, in dist/
+	@rm -rf dist
+	@PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(RELEASE_VENV)/bin/python -m build --outdir dist
+
+test-install: dist  ## installs the wheel by uv and by pipx, and builds a tiny mixture there
+	@$(RELEASE_VENV)/bin/python release/try_install.py dist/moemerge-*.whl
 
 bench: $(STAMP)  ## a build of four experts of 1.1 B against `cp` of as many bytes (9 GB of disk beside the output)
 	@$(PY) benchmarks/build_vs_cp.py
@@ -105,5 +129,5 @@ bench-rivals: $(STAMP)  ## the demo's MoE built by mergekit-moe, in an environme
 	@$(PY) benchmarks/mergekit/run.py --venv $(MERGEKIT_VENV)
 
 clean:  ## removes caches, work/ and out/; the environment stays
-	rm -rf work out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/recipe.md.new docs/families.md.new docs/runtimes.md.new
+	rm -rf work out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/*.md.new
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

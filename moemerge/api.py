@@ -5,6 +5,7 @@ Each loads what it needs when it is called, so importing this costs nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from moemerge.build.run import Build
     from moemerge.evaluate.options import EvalOptions
     from moemerge.export import Exported
+    from moemerge.init import Draft
     from moemerge.mixture.processes import Processes
     from moemerge.options import GgufType
     from moemerge.plan import Plan, Refused
@@ -21,6 +23,39 @@ if TYPE_CHECKING:
     from moemerge.train.options import TrainOptions
     from moemerge.train.run import TrainResult
     from moemerge.verify import Verification
+
+
+def init(
+    file: Path | str,
+    base: str,
+    experts: Mapping[str, str],
+    prompts: Mapping[str, str] | None = None,
+    *,
+    allow_pickle: bool = False,
+) -> Draft:
+    """Looks at models and writes a recipe for them, as `moemerge init` does.
+
+    Args:
+        file: the recipe, which must not exist. Paths in it are relative to its folder.
+        base: the base model: a folder, hub id or GGUF file.
+        experts: the specialists' models by their names, which choose the prompts that are suggested.
+        prompts: for some of them, a file of prompts or the name of a domain (`moemerge.init.DOMAINS`).
+        allow_pickle: reads `.bin` sources, tensors only.
+
+    Returns:
+        What was written, what the models are, and what is still to fill in.
+
+    Raises:
+        MoemergeError: every mistake in what was asked, or every reason why these models make no mixture; nothing is
+            then written.
+    """
+    from moemerge.init import draft_recipe, wanted_of, write_new
+
+    named = [f"{name}={model}" for name, model in experts.items()]
+    given = [f"{name}={text}" for name, text in (prompts or {}).items()]
+    draft = draft_recipe(wanted_of(base, named, given, Path.cwd(), allow_pickle=allow_pickle), Path(file), Path.cwd())
+    write_new(Path(file), draft.text)
+    return draft
 
 
 def plan(recipe: Recipe | Path | str, *, root: Path | None = None) -> Plan | Refused:

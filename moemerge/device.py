@@ -46,6 +46,48 @@ def available_memory() -> int:
     return int(psutil.virtual_memory().available)
 
 
+GPU_DRIVERS = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+"""What Linux has where there is a GPU: NVIDIA's, AMD's, and that of Windows below WSL."""
+
+
+def may_have_gpu() -> bool:
+    """Whether there are signs of a GPU; cheap, where asking torch takes seconds."""
+    return platform.system() != "Linux" or any(Path(driver).exists() for driver in GPU_DRIVERS)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that this torch can use.
+
+    Attributes:
+        device: what `--device` calls it.
+        name: its maker's name.
+        memory: its bytes; None where it shares the machine's.
+        bfloat16: whether it multiplies bf16 itself.
+    """
+
+    device: str
+    name: str
+    memory: int | None
+    bfloat16: bool
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """The GPUs that this torch can use; loads torch."""
+    import torch
+
+    if torch.backends.mps.is_available():
+        return (Gpu("mps", processor(), None, True),)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = []
+    for index in range(count):
+        with torch.cuda.device(index):
+            own = torch.cuda.is_bf16_supported(including_emulation=False)
+        properties = torch.cuda.get_device_properties(index)
+        found.append(Gpu(f"cuda:{index}", properties.name, properties.total_memory, own))
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Computing:
     """The dtype that models run in.

@@ -17,9 +17,9 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 from typer.testing import CliRunner
 
-from moemerge import __version__
 from moemerge.cli import app
 from moemerge.recipe import Recipe
+from moemerge.version import full_version
 from tests.conftest import TinyMaker
 
 RECIPE = """\
@@ -81,7 +81,7 @@ def in_a_process(*command: str, **environment: str) -> subprocess.CompletedProce
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=variables, check=False)
 
 
-@pytest.mark.parametrize("command", ["", "plan", "build", "verify", "schema", "train-router"])
+@pytest.mark.parametrize("command", ["", "init", "plan", "build", "verify", "schema", "train-router"])
 def test_help(command: str, snapshot: SnapshotAssertion) -> None:
     """Every command says what it takes; where it takes much, what most people need comes first."""
     assert shown(*command.split(), "--help") == snapshot
@@ -94,13 +94,27 @@ def test_the_help_fits_a_screen_and_shows_the_way() -> None:
     assert max(map(len, lines)) <= 80
     commands = [found[1] for line in lines if (found := re.match(r"  ([a-z][a-z-]+)  +[A-Z].*\.$", line))]
     beside = ["trace", "export", "push", "families", "schema", "doctor"]
-    assert commands == ["plan", "build", "verify", "eval", "train-router", *beside]
+    assert commands == ["init", "plan", "build", "verify", "eval", "train-router", *beside]
 
 
 def test_version_of_the_installed_command() -> None:
-    """`python -m moemerge` is the command."""
+    """`python -m moemerge` is the command; in a clone it says its commit too."""
     done = in_a_process("-m", "moemerge", "--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"moemerge {__version__}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"moemerge {full_version()}\n", "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_complete(shell: str) -> None:
+    """It is given a script, and with that the commands that begin with what was typed."""
+    environment = {"_MOEMERGE_COMPLETE": f"source_{shell}"}
+    script = in_a_process("-c", AS_SCRIPT, **environment)
+    assert (script.returncode, script.stderr, "_MOEMERGE_COMPLETE=complete_" in script.stdout) == (0, "", True)
+    if shell == "bash":
+        typed = {"COMP_WORDS": "moemerge ver", "COMP_CWORD": "1", "_MOEMERGE_COMPLETE": "complete_bash"}
+        assert in_a_process("-c", AS_SCRIPT, **typed).stdout == "verify\n"
+
+
+AS_SCRIPT = "import sys; from moemerge.__main__ import main; sys.argv[0] = 'moemerge'; main()"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from moemerge import __version__
 from moemerge.errors import MoemergeError, Problem
 from moemerge.options import OUTPUT
 
@@ -25,11 +24,13 @@ _CIRCUMSTANCES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPER
 """What the system may refuse anywhere (a full disk for temporary files, say) and the user can mend."""
 
 
-WAY = ("plan", "build", "verify", "eval", "train-router")
-"""The commands from a recipe to a trained mixture, in the order in which they are used."""
-BESIDE = ("trace", "export", "push", "families", "schema")
-"""The first of the others."""
-_REST = "Beside these (`moemerge COMMAND --help` and docs/cli.md tell more)"
+WAY = ("init", "plan", "build", "verify", "eval", "train-router")
+"""The commands from models to a trained mixture, in the order in which they are used."""
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """All commands: those of `WAY`, then the rest, those first that more people need."""
+    return list(dict.fromkeys((*WAY, "trace", "export", "push", "families", "schema", *names)))
 
 
 class _Group(TyperGroup):
@@ -57,10 +58,13 @@ class _Group(TyperGroup):
             sys.exit(1)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The way from a recipe to a trained mixture, in its order; then the rest."""
-        rest = [name for name in dict.fromkeys((*BESIDE, *self.commands)) if name not in WAY]
-        width = max(map(len, self.commands))
-        for title, names in (("Commands, in the order in which they are used", WAY), (_REST, rest)):
+        """The way from models to a trained mixture, in its order; then the rest."""
+        ordered = in_order(self.commands)
+        width = max(map(len, ordered))
+        for title, names in (
+            ("Commands, in the order in which they are used (COMMAND --help says more)", ordered[: len(WAY)]),
+            ("Beside these", ordered[len(WAY) :]),
+        ):
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(width), self.commands[name].get_short_help_str(60)) for name in names])
 
@@ -105,7 +109,9 @@ Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Says more.")]
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"moemerge {__version__}")
+        from moemerge.version import full_version
+
+        typer.echo(f"moemerge {full_version()}")
         raise typer.Exit
 
 
@@ -122,4 +128,8 @@ def run() -> None:
     """Runs the command that the process was started with; `moemerge.__main__.main` is the script."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
+    if "_MOEMERGE_COMPLETE" in os.environ:  # a shell asks: docs/cli.md says how it comes to
+        from typer.completion import completion_init  # type: ignore[attr-defined]  # where typer's own apps find it
+
+        completion_init()
     app()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import typer
 
@@ -27,6 +28,7 @@ def doctor(as_json: AsJson = False) -> None:
             ("processor", f"{found['processor']}, {found['cores']} cores"),
             ("instructions", ", ".join(found["instructions"]) or "none that moemerge knows"),
             ("bf16 models", f"run in {found['bf16_models_run_in']} on this CPU"),
+            *_gpus(found),
             ("memory", f"{size(found['memory']['available'])} free" + (f", limit {size(limit)}" if limit else "")),
             *((f"{name} cache", f"{size(cache['bytes'])} in {cache['folder']}"
                + (f", {size(cache['free'])} free" if cache["free"] is not None else ""))
@@ -39,10 +41,21 @@ def doctor(as_json: AsJson = False) -> None:
         width = max(len(name) for name, _ in rows) + 2
         for name, text in rows:
             typer.echo(f"{name.ljust(width)}{text}")
-        lacking = [name for name, version in found["packages"].items() if version is None]
-        print_problems(
-            Problem("missing-package", message, f"`pip install {name}`")
-            for name, message in zip(lacking, found["problems"], strict=True)
-        )
+        print_problems(Problem(**problem) for problem in found["problems"])
     if found["problems"]:
         raise typer.Exit(1)
+
+
+def _gpus(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """A row for each GPU, and one where torch cannot use what is there."""
+    if found["gpus"] == []:
+        return [("GPU", f"none that torch {found['packages']['torch']} can use")]
+    return [
+        (
+            gpu["device"],
+            gpu["name"]
+            + (f", {size(gpu['memory'])}" if gpu["memory"] else "")
+            + ("" if gpu["bfloat16"] else ", without bf16 of its own"),
+        )
+        for gpu in found["gpus"] or []
+    ]

@@ -171,7 +171,7 @@ def statistics_bytes(plan: Plan) -> int:
 
 
 def plan_json(plan: Plan | Refused) -> dict[str, Any]:
-    """The plan for programs; the names are promises (see docs/cli.md). What is refused has no cost."""
+    """The plan for programs; the names are promises (see docs/json.md). What is refused has no cost."""
 
     def listed(problems: Any) -> list[dict[str, Any]]:
         return [{"code": p.code, "message": p.message, "hint": p.hint} for p in problems]

@@ -15,6 +15,9 @@ MergeMethod = Literal["mean", "base", "weighted", "task_arithmetic", "slerp", "t
 SharedMerge = Literal["mean", "base", "weighted", "task_arithmetic", "slerp", "ties", "dare_ties", "auto"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
+EXPERT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""What an expert may be called."""
+
 MOST_EXPERTS = 1024
 """Experts that a recipe may have, copies counted."""
 
@@ -82,7 +85,7 @@ class Questions(Rows):
 class Expert(Strict):
     """One specialist whose FFNs become an expert."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(min_length=1, pattern=EXPERT_NAME)
     """A short name for messages, the model card and the report. Unique."""
     model: str = Field(min_length=1)
     """Full checkpoint or PEFT adapter: folder, hub id[@revision], GGUF file, `package:NAME/file.gguf`, `MODEL+ADAPTER`,
