@@ -81,6 +81,13 @@ def nll(logits: Tensor, labels: Tensor) -> float:
     return float(balanced(labels) @ torch.nn.functional.cross_entropy(logits, labels, reduction="none"))
 
 
+def regret(logits: Tensor, advantages: Tensor, labels: Tensor) -> float:
+    """Mean of what the best expert would save more than the one with the largest logit, in nats, balanced over the
+    experts' texts. Shapes `[n, E]`, `[n, E]`, `[n]`."""
+    chosen = advantages.gather(1, logits.argmax(1, keepdim=True))[:, 0]
+    return float(balanced(labels) @ (advantages.amax(1) - chosen).double())
+
+
 def best_scale(logits: Tensor, labels: Tensor) -> float:
     """The positive factor on the logits that minimises `nll`, which is convex in it: Newton's steps, where they stay
     between the nearest factors that were too small and too large, and halvings of that range's logarithm elsewhere."""

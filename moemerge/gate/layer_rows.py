@@ -27,7 +27,8 @@ class LayerRows:
         scale: see docs/gates.md.
         judgement: how the experts part.
         agreement: see `held_out.bf16_agreement`.
-        loss: NLL of the held-out tokens' experts, at the best scale; 0 where λ is not chosen.
+        loss: what chooses λ, on held-out tokens: the regret of `advantage`, otherwise the NLL of the tokens' experts at
+            the best scale; 0 where λ is not chosen.
     """
 
     weights: Tensor
