@@ -6,8 +6,8 @@ There are four parts, no file or package in two of them: `train` is for the spec
 fitted from data, `development` for every choice, and `test` is read once, when all choices are made.
 
 **Surface**: C headers, which begin with licences and are full of English comments, the licences themselves (`legal`),
-and Python. **Mixed**: documents that go from French prose to Python, or from Python to French, in
-the middle. **General**: English that belongs to no expert but the base.
+and Python. **Mixed**: documents that go from French prose to Python, or from Python to French, in the middle.
+**Romance**: Spanish prose, beside what `examples/` keeps. **General**: English that belongs to no expert but the base.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
-from debian_prose import markup_paragraphs, package_files  # noqa: E402  # after the path
+from debian_prose import is_prose, markup_paragraphs, package_files  # noqa: E402  # after the path
 from training_sources import packed  # noqa: E402
 
 WORK = ROOT / "work" / "hard"
@@ -64,6 +64,9 @@ SOURCES: dict[str, dict[str, Files]] = {
         ),
         "test": Files(("base-files",), tuple(f"{LICENCES}{name}" for name in ("Apache-2.0", "CC0-1.0", "MPL-2.0"))),
     },
+    "spanish": {
+        "development": Files(("stellarium-data",), ("*/skycultures/*/description.es.utf8",)),
+    },
     "general": {
         "development": Files(("gnome-user-docs",), ("*/help/C/gnome-help/*.page",)),
         "test": Files(("fortunes",), ("*/fortunes/people", "*/fortunes/wisdom", "*/fortunes/literature")),
@@ -88,6 +91,8 @@ def reader(files: Files) -> Callable[[bytes], Iterator[str]]:
     """How the paragraphs of such files are read."""
     if files.patterns[0].endswith(".page"):
         return markup_paragraphs
+    if files.patterns[0].endswith(".utf8"):
+        return lambda content: (one for one in markup_paragraphs(content) if is_prose(one, "spanish"))
     return quotes if "fortunes" in files.packages else plain
 
 

@@ -68,7 +68,9 @@ def train(domain: str, steps: int, texts: Path, output: Path) -> None:
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % 6 == 0:
-            print(f"{domain}: step {step + 1}, {time.monotonic() - started:.0f} s, {float(loss.detach()):.3f}", flush=True)
+            print(
+                f"{domain}: step {step + 1}, {time.monotonic() - started:.0f} s, {float(loss.detach()):.3f}", flush=True
+            )
     save_adapter(model, output / domain)
     print(f"{domain}: development texts: base {before:.4f}, specialist {mean_loss(model, unseen):.4f}", flush=True)
 

@@ -32,12 +32,9 @@ NEWTON, HALVINGS = 20, 12
 FEW_RIDGE = 0.3
 """λ where too little can be held out to choose one."""
 
-FIXED_SPREAD = 3.0
-"""Spread of the logits (see `spread`) that the fixed scale gives.
-
-With SmolLM2-135M, four domains and one or two prompts each, 3.5 to 4.6 was best on unseen prompts (median over the
-layers); domains nearer to each other want less.
-"""
+SPREAD = 1.5
+"""Spread of the logits (see `spread`) that the scale gives: by the loss of the mixture's texts, measured in
+docs/decisions.md. The likelihood of the tokens' domains wants 5 to 10, which leaves nothing to the second expert."""
 
 SPREAD_RANGE = (0.05, 50.0)
 """The scale is sought where it gives the logits a spread between these."""

@@ -216,7 +216,7 @@ def test_negative_prompts_lower_the_experts_logit(models: TinyModels, tokenizer:
 
 
 def test_one_prompt_an_expert_fixes_what_cannot_be_held_out(models: TinyModels, tokenizer: Any) -> None:
-    """λ = 0.3, a fixed scale, no separation; all said."""
+    """λ = 0.3, no separation; both said."""
     experts = tuple(ExpertTexts(name, texts(name, 1)) for name in NAMES)
     fit = fit_gate(replace(OFF, experts=experts), models, tokenizer)
     assert fit.ridge == 0.3
@@ -224,8 +224,7 @@ def test_one_prompt_an_expert_fixes_what_cannot_be_held_out(models: TinyModels, 
     assert fit.confusion is None
     assert Problem(
         "few-groups",
-        "λ is 0.3 and the scale is fixed, as fewer than 3 prompts or documents of `code`, `french`, `math` can be held "
-        "out to choose",
+        "λ is 0.3, as fewer than 3 prompts or documents of `code`, `french`, `math` can be held out to choose",
         "give each expert 3 prompts or documents at least",
     ) in list(fit.warnings)
 
