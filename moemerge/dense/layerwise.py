@@ -72,9 +72,17 @@ class LayerwiseModels:
 
     def specialist(self, expert: int) -> PreTrainedModel:
         """The specialist as a user would run it, whole: writing needs all layers for every token."""
+        return self._held().specialist(expert)
+
+    def whole_merged(self, expert: int) -> PreTrainedModel:
+        """The merged shared weights with one expert's FFNs, whole, head and all."""
+        return self._held().merged(expert)
+
+    def _held(self) -> PlannedModels:
+        """Models that are held whole, in place of those that load themselves."""
         self._module = None
         self._whole = self._whole or PlannedModels(self._plan, self._device, self._dtype)
-        return self._whole.specialist(expert)
+        return self._whole
 
     def _show(
         self, key: Callable[[str], object], read: Callable[[str], Tensor], rows: Callable[[str, Tensor], Tensor]

@@ -56,12 +56,14 @@ class Captured:
         labels: the expert of each token, `[n]`; its number plus E where the expert must not win the token.
         sizes: tokens of each fold, then of the negative prompts, which are never left out.
         experts: E.
+        advantages: what each expert saves on each token, `[n, E]`, where that is what the gate is fitted to.
     """
 
     tokens: Tensor
     labels: Tensor
     sizes: tuple[int, ...]
     experts: int
+    advantages: Tensor | None = None
 
     @property
     def folds(self) -> int:
@@ -86,20 +88,24 @@ class Captured:
         width, classes, device = self.tokens.shape[1], 2 * self.experts, self.tokens.device
         second: Tensor | None = None
         first = torch.zeros(classes, width, dtype=torch.float64, device=device)
+        aims = None if self.advantages is None else torch.zeros(self.experts, width, dtype=torch.float64, device=device)
         mass = torch.zeros(classes, dtype=torch.float64)
         mass.index_add_(0, self.labels[places], weights[places])
-        for tokens, labels, each in zip(
-            *(of[places].split(BLOCK) for of in (self.tokens, self.labels, weights)), strict=True
+        saved = self.tokens.new_zeros(len(weights), 0) if self.advantages is None else self.advantages
+        for tokens, labels, each, gains in zip(
+            *(of[places].split(BLOCK) for of in (self.tokens, self.labels, weights, saved)), strict=True
         ):
             member = torch.zeros(classes, len(labels)).scatter_(0, labels[None], each.float()[None])
             block = tokens.to(torch.float32, copy=True)
             first += member.to(device) @ block
+            if aims is not None:
+                aims += (gains * each[:, None]).T.float().to(device) @ block
             product = _gram(block.mul_(each.sqrt().float().to(device)[:, None]))
             second = product.double() if second is None else second.add_(product)
         assert second is not None, "no tokens are one empty block"
         mass = mass.to(device)
         own, negative = slice(self.experts), slice(self.experts, None)
-        return Moments(second, first[own], mass[own], first[negative], mass[negative])
+        return Moments(second, first[own], mass[own], first[negative], mass[negative], aims=aims)
 
 
 def _gram(block: Tensor) -> Tensor:
@@ -148,6 +154,9 @@ def capture(
     order = torch.cat([group.parts for group in every]).sort(stable=True)
     labels = torch.cat([torch.full((len(group.parts),), group.label) for group in every])[order.indices]
     sizes = tuple(torch.bincount(order.values, minlength=folds + 1).tolist())
+    advantages = None
+    if all(group.advantages is not None for group in every):
+        advantages = torch.cat([group.advantages for group in every])[order.indices]  # type: ignore[misc]  # none is None
     found: list[Tensor] = []
 
     def read(number: int, place: int, entered: Tensor) -> None:
@@ -165,7 +174,7 @@ def capture(
                 walk.advance(layer, read)
             tokens = torch.cat(found)
             found.clear()
-            captured = Captured(tokens[order.indices.to(tokens.device)], labels, sizes, len(domains))
+            captured = Captured(tokens[order.indices.to(tokens.device)], labels, sizes, len(domains), advantages)
             _check(captured, layer, domains)
             yield captured
             if in_turn and layer != layers[-1]:
@@ -193,12 +202,14 @@ class _Group:
         counted: which places count, `[1, S]`.
         label: the class of their tokens.
         parts: the fold of each counted token.
+        advantages: what each expert saves on each counted token, `[n, E]`.
     """
 
     batch: Batch
     counted: Tensor
     label: int
     parts: Tensor
+    advantages: Tensor | None
 
 
 def _groups(passages: Sequence[Passage], label: int, part: int | None) -> Iterator[_Group]:
@@ -224,7 +235,10 @@ def _packed(row: Sequence[Sequence[Passage]], label: int, part: int | None) -> _
             counted += [*passage.counted, *[False] * padding]
             folds += [passage.fold if part is None else part] * passage.tokens
     runs = tuple((len(run), len(run[-1].ids)) for run in row)
-    return _Group(Batch(torch.tensor([ids]), runs=runs), torch.tensor([counted]), label, torch.tensor(folds))
+    batch = Batch(torch.tensor([ids]), runs=runs)
+    given = [passage.advantages for run in row for passage in run if passage.advantages is not None]
+    advantages = torch.cat(given) if given else None
+    return _Group(batch, torch.tensor([counted]), label, torch.tensor(folds), advantages)
 
 
 def _positions(run: Sequence[Passage]) -> int:

@@ -29,6 +29,17 @@ def ridge(moments: Moments, strength: float) -> Tensor:
     return _unit(moments.everything.solve(strength, targets))
 
 
+def advantage(moments: Moments, strength: float) -> Tensor:
+    """Least squares to what each expert saves, in nats, with a penalty; rows centred, then divided by their norms.
+
+    `W = [(G + λ tr(G)/d I)^-1 B]ᵀ`, where column e of B is `Σ w a_e h` with the expert's advantages a_e. A token's
+    advantages sum to zero, so centring changes rounding alone.
+    """
+    assert moments.aims is not None, "passages without advantages"
+    rows = moments.everything.solve(strength, moments.aims)
+    return _unit(rows - rows.mean(0))
+
+
 def lda(moments: Moments, strength: float) -> Tensor:
     """Linear discriminant analysis with a shrunken pooled covariance, its bias folded into the rows.
 
@@ -62,13 +73,14 @@ def centred(moments: Moments, _: float) -> Tensor:
 
 METHODS: Mapping[str, Callable[[Moments, float], Tensor]] = {
     "discriminant": ridge,
+    "advantage": advantage,
     "lda": lda,
     "centroid": centroid,
     "centred": centred,
 }
 """The fitted methods by name. Each takes the moments of a layer and λ, and gives `[E, d]`."""
 
-REGULARISED: frozenset[str] = frozenset({"discriminant", "lda"})
+REGULARISED: frozenset[str] = frozenset({"discriminant", "advantage", "lda"})
 """Methods that have a λ."""
 
 

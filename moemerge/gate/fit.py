@@ -13,6 +13,7 @@ from moemerge.console import Progress, Silent
 from moemerge.errors import GateError, Problem
 from moemerge.execute.thread_map import ThreadMap
 from moemerge.gate import held_out
+from moemerge.gate.advantage import with_advantages
 from moemerge.gate.blank import blank_gate
 from moemerge.gate.capture import Captured, Domain, capture
 from moemerge.gate.closed_forms import REGULARISED
@@ -163,6 +164,8 @@ def _domains(
     folded, folds = assign_folds(passages)
     negatives = [[p for p in prompt_passages(t.negative, t, tokenizer, request) if p.tokens] for t in request.experts]
     domains = [Domain(t.name, mine, no) for t, mine, no in zip(request.experts, folded, negatives, strict=True)]
+    if request.init == "advantage":
+        domains = with_advantages(domains, models, progress)
     return domains, folds, expansion, warnings
 
 

@@ -32,12 +32,9 @@ NEWTON, HALVINGS = 20, 12
 FEW_RIDGE = 0.3
 """λ where too little can be held out to choose one."""
 
-FIXED_SPREAD = 3.0
-"""Spread of the logits (see `spread`) that the fixed scale gives.
-
-With SmolLM2-135M, four domains and one or two prompts each, 3.5 to 4.6 was best on unseen prompts (median over the
-layers); domains nearer to each other want less.
-"""
+SPREAD = 1.5
+"""Spread of the logits (see `spread`) that the scale gives: by the loss of the mixture's texts, measured in
+docs/decisions.md. The likelihood of the tokens' domains wants 5 to 10, which leaves nothing to the second expert."""
 
 SPREAD_RANGE = (0.05, 50.0)
 """The scale is sought where it gives the logits a spread between these."""
@@ -79,6 +76,13 @@ def spread(logits: Tensor, labels: Tensor) -> float:
 def nll(logits: Tensor, labels: Tensor) -> float:
     """Mean negative log-likelihood of the expert labels in nats, balanced over the experts."""
     return float(balanced(labels) @ torch.nn.functional.cross_entropy(logits, labels, reduction="none"))
+
+
+def regret(logits: Tensor, advantages: Tensor, labels: Tensor) -> float:
+    """Mean of what the best expert would save more than the one with the largest logit, in nats, balanced over the
+    experts' texts. Shapes `[n, E]`, `[n, E]`, `[n]`."""
+    chosen = advantages.gather(1, logits.argmax(1, keepdim=True))[:, 0]
+    return float(balanced(labels) @ (advantages.amax(1) - chosen).double())
 
 
 def best_scale(logits: Tensor, labels: Tensor) -> float:

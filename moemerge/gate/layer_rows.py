@@ -15,7 +15,7 @@ from moemerge.gate.moments import Moments, together
 from moemerge.gate.request import GateRequest
 
 CHOOSING_FOLDS = 3
-"""λ and the scale are chosen out of fold with at least so many folds."""
+"""λ is chosen out of fold with at least so many folds, and what shifts the logits of sigmoids."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class LayerRows:
         scale: see docs/gates.md.
         judgement: how the experts part.
         agreement: see `held_out.bf16_agreement`.
-        loss: NLL of the held-out tokens' experts, at the best scale; 0 where λ is not chosen.
+        loss: what chooses λ, on held-out tokens: the regret of `advantage`, otherwise the NLL of the tokens' experts at
+            the best scale; 0 where λ is not chosen.
     """
 
     weights: Tensor
@@ -51,27 +52,23 @@ def fit_layer(
     method = METHODS[request.init]
     logits = held_out.judging_logits(inside, whole, parts, request.init, strengths)
     tokens, labels = held_out.judged(captured)
+    advantages = None if captured.advantages is None else captured.advantages[: len(labels)]
     one_wins = request.experts_per_token == 1 or captured.experts == 1  # then no scale changes anything
-    choosing = len(strengths) > 1
-    sought = choosing or (not one_wins and captured.folds >= CHOOSING_FOLDS)
     sigmoids = request.rule.sees_shifts
-    along = shift.common(inside, whole, parts) if sigmoids and sought and not one_wins else None
+    sought = sigmoids and not one_wins and captured.folds >= CHOOSING_FOLDS
+    along = shift.common(inside, whole, parts) if sought else None
     vector = None if along is None else _outside(bias_vector(whole)[None], basis).cpu()
     scales, weights, losses = [], [], []
     for strength, own in zip(strengths, logits, strict=True):
         rows = _outside(method(whole, strength), basis).cpu()
         rows = shift.centred(rows) if sigmoids else rows
-        best = held_out.best_scale(own, labels) if sought else 1.0
-        if one_wins and not sigmoids:  # scores of sigmoids must not all be 1
-            scales.append(1.0)
-        else:
-            scales.append(best if sought and not one_wins else _fixed_scale(tokens, rows, labels))
+        # with one expert a token only the scores of sigmoids, which must not all be 1, see the scale
+        scales.append(1.0 if one_wins and not sigmoids else _scale(tokens, rows, labels))
         if along is not None and vector is not None:
-            factor, by = shift.best_shift(scales[-1] * shift.centred(own.mT).mT, along, labels)
-            scales[-1] *= factor
+            by = shift.best_shift(scales[-1] * shift.centred(own.mT).mT, along, labels)
             rows = rows - by / scales[-1] * vector
         weights.append((scales[-1] * rows).float())
-        losses.append(held_out.nll(best * own, labels) if choosing else 0.0)
+        losses.append(_loss(own, labels, advantages) if len(strengths) > 1 else 0.0)
     judgements = [held_out.judge(own, labels) for own in logits]
     agreements = held_out.bf16_agreement(tokens, torch.stack(weights), labels)
     found = map(LayerRows, weights, scales, judgements, agreements, losses)
@@ -98,7 +95,14 @@ def _outside(rows: Tensor, basis: Tensor | None) -> Tensor:
     return rows if basis is None else rows @ basis.T
 
 
-def _fixed_scale(tokens: Tensor, rows: Tensor, labels: Tensor) -> float:
+def _loss(logits: Tensor, labels: Tensor, advantages: Tensor | None) -> float:
+    """What chooses λ, from logits of held-out tokens."""
+    if advantages is not None:
+        return held_out.regret(logits, advantages, labels)
+    return held_out.nll(held_out.best_scale(logits, labels) * logits, labels)
+
+
+def _scale(tokens: Tensor, rows: Tensor, labels: Tensor) -> float:
     """The scale that gives the logits a fixed spread."""
     size = held_out.spread((tokens.double() @ rows.to(tokens.device).T).cpu(), labels)
-    return held_out.FIXED_SPREAD / size if size else 1.0
+    return held_out.SPREAD / size if size else 1.0

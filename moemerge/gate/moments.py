@@ -25,6 +25,7 @@ class Moments:
         mass: `Σ w` of each expert's own domain, shape `[E]`: 1 unless a fold is left out.
         negative: `Σ w h` of each expert's negative prompts, shape `[E, d]`.
         negative_mass: `Σ w` of each expert's negative prompts, shape `[E]`: 0 where there are none.
+        aims: `Σ w a h` with each expert's advantages a on the tokens, shape `[E, d]`; None where they are not known.
         width: the d of λ's unit tr/d, where the vectors are coordinates in a span of fewer dimensions.
     """
 
@@ -34,6 +35,7 @@ class Moments:
     negative: Tensor
     negative_mass: Tensor
     width: int | None = None
+    aims: Tensor | None = None
 
     @property
     def total(self) -> Tensor:
@@ -65,17 +67,19 @@ class Moments:
 
     def __sub__(self, other: Moments) -> Moments:
         """The moments without the tokens of `other`."""
-        return replace(self, **{name: getattr(self, name) - getattr(other, name) for name in ADDITIVE})
+        return replace(self, **{name: getattr(self, name) - getattr(other, name) for name in self.additive})
 
-
-ADDITIVE = ("second", "first", "mass", "negative", "negative_mass")
-"""What is added where moments are."""
+    @property
+    def additive(self) -> tuple[str, ...]:
+        """What is added where moments are."""
+        always = ("second", "first", "mass", "negative", "negative_mass")
+        return always if self.aims is None else (*always, "aims")
 
 
 def together(parts: Sequence[Moments]) -> Moments:
     """The moments of all parts."""
     first, *others = (part for part in parts if part.total)
-    sums = {name: getattr(first, name).clone() for name in ADDITIVE}
+    sums = {name: getattr(first, name).clone() for name in first.additive}
     for part in others:
         for name, total in sums.items():
             total += getattr(part, name)

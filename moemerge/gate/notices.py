@@ -9,6 +9,7 @@ import torch
 
 from moemerge.errors import Problem
 from moemerge.gate.capture import Domain
+from moemerge.gate.closed_forms import REGULARISED
 from moemerge.gate.held_out import FEW_RIDGE, Judgement
 from moemerge.gate.request import ExpertTexts, GateRequest
 from moemerge.texts import text_of
@@ -45,19 +46,14 @@ def few_tokens(names: Sequence[str], tokens: Sequence[int], hidden_size: int) ->
 def too_few_groups(
     names: Sequence[str], domains: Sequence[Domain], folds: int, needed: int, request: GateRequest
 ) -> list[Problem]:
-    """Says that λ and the scale are fixed, where too few prompts or documents can be held out to choose them."""
-    fixed = []
-    if request.ridge is None and request.init in ("discriminant", "lda"):
-        fixed.append(f"λ is {FEW_RIDGE}")
-    if request.experts_per_token > 1:
-        fixed.append("the scale is fixed")
-    if folds >= needed or not fixed:
+    """Says that λ is fixed, where too few prompts or documents can be held out to choose it."""
+    if folds >= needed or request.ridge is not None or request.init not in REGULARISED:
         return []
     few = [n for n, d in zip(names, domains, strict=True) if len({p.group for p in d.passages}) < needed]
     return [
         Problem(
             "few-groups",
-            f"{' and '.join(fixed)}, as fewer than {needed} prompts or documents of "
+            f"λ is {FEW_RIDGE}, as fewer than {needed} prompts or documents of "
             f"{', '.join(f'`{name}`' for name in few)} can be held out to choose",
             f"give each expert {needed} prompts or documents at least",
         )

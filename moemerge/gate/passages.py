@@ -8,10 +8,11 @@ docs/decisions.md). Nothing is cut off: a text longer than the context is read i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from moemerge.errors import GateError, Problem, TemplateError
 from moemerge.gate.request import ExpertTexts, GateRequest
@@ -37,12 +38,14 @@ class Passage:
         counted: which of them count.
         group: number of the prompt or document that it comes from: a group is held out as a whole.
         fold: number of its fold, set by `assign_folds`.
+        advantages: what each expert saves on each token that counts, `[counted, E]`, for the gate that is fitted to it.
     """
 
     ids: tuple[int, ...]
     counted: tuple[bool, ...]
     group: int
     fold: int = 0
+    advantages: Tensor | None = field(default=None, compare=False)
 
     @property
     def tokens(self) -> int:

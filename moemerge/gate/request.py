@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 GateInit = Literal[
-    "discriminant", "lda", "centroid", "centred", "random", "uniform",
+    "discriminant", "advantage", "lda", "centroid", "centred", "random", "uniform",
     "mergekit_hidden", "hidden_avg", "cheap_embed",
 ]  # fmt: skip
 
-FITTED: frozenset[str] = frozenset({"discriminant", "lda", "centroid", "centred"})
+FITTED: frozenset[str] = frozenset({"discriminant", "advantage", "lda", "centroid", "centred"})
 """Methods that are fitted to the tensor that enters the MoE block."""
 
 MERGEKIT: frozenset[str] = frozenset({"mergekit_hidden", "hidden_avg", "cheap_embed"})
@@ -85,6 +85,9 @@ class DenseModels(MergedModels, Protocol):
 
     def base(self) -> PreTrainedModel:
         """The base model."""
+
+    def whole_merged(self, expert: int) -> PreTrainedModel:
+        """As `merged`, held whole, so that it gives logits too."""
 
 
 @runtime_checkable

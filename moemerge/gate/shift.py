@@ -4,8 +4,8 @@ A number that is added to all logits of a token changes nothing in a softmax, an
 large, all scores are 1 and the weights even. But `σ(l - b) = e^(l - b) / (1 + e^(l - b))`, and `e^-b` goes out of
 weights that are divided by their sum: below b, sigmoids weigh as a softmax of the same logits does, to a factor between
 1 and `1 + e^(l - b)`. So a gate loses what its rows have in common, and where tokens are held out, `b a` is taken from
-every row: `a·h` is close to 1 on every token (`closed_forms.bias_vector`). b, and a factor on the scale, are those with
-the lowest negative log-likelihood of the held-out tokens' experts, whose probability is their share of the scores.
+every row: `a·h` is close to 1 on every token (`closed_forms.bias_vector`). b is the one with the lowest negative
+log-likelihood of the held-out tokens' experts, whose probability is their share of the scores.
 """
 
 from __future__ import annotations
@@ -19,11 +19,8 @@ from moemerge.gate.closed_forms import bias_vector
 from moemerge.gate.held_out import balanced
 from moemerge.gate.moments import Moments
 
-FACTORS = (0.1, 0.2, 0.4, 0.7, 1.0, 1.4, 2.0)
-"""Factors on the softmax' scale that are tried; small ones where all scores would be 1."""
-
 ENOUGH = 16384
-"""Tokens that the two numbers are chosen on, evenly spread."""
+"""Tokens that b is chosen on, evenly spread."""
 
 MARGINS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0)
 """How far b is tried above the largest logit, of which 95 tokens in 100 have none larger."""
@@ -54,10 +51,10 @@ def loss(logits: Tensor, labels: Tensor) -> float:
     return float(balanced(labels) @ (sums - logs.gather(1, labels[:, None])[:, 0]))
 
 
-def best_shift(logits: Tensor, along: Tensor, labels: Tensor) -> tuple[float, float]:
-    """The factor on centred logits `[n, E]`, and the b of `b · along` that is taken from them, with the lowest loss."""
+def best_shift(logits: Tensor, along: Tensor, labels: Tensor) -> float:
+    """The b of `b · along` with the lowest loss where it is taken from centred logits `[n, E]`."""
     every = -(-len(logits) // ENOUGH)
     logits, along, labels = logits[::every], along[::every], labels[::every]
     top = float(logits.amax(dim=1).sort().values[round(0.95 * (len(logits) - 1))])
-    tried = [(factor, b) for factor in FACTORS for b in (0.0, *(factor * top + m for m in MARGINS)) if b >= 0]
-    return min(tried, key=lambda one: loss(one[0] * logits - one[1] * along[:, None], labels))
+    tried = [b for b in (0.0, *(top + margin for margin in MARGINS)) if b >= 0]
+    return min(tried, key=lambda b: loss(logits - b * along[:, None], labels))

@@ -107,7 +107,8 @@ def _peak_memory(plan: Plan, item: int) -> int:
         fitting += min(SIDE_BY_SIDE * squares, max(squares, KEPT))
         fitting += min(KEPT, 4 * _tokens(plan) * len(plan.dense.routed_layers) * plan.dense.hidden_size)
         fitting += 3 * statistics_bytes(plan)  # as gathered, as one tensor, and as a file's bytes
-        if plan.recipe.gate.expand != "off" and not all(expert.data for expert in plan.recipe.experts):
+        written = plan.recipe.gate.expand != "off" and not all(expert.data for expert in plan.recipe.experts)
+        if written or init == "advantage":
             fitting = max(fitting, _whole(plan, plan.dense, item))
     return max(streaming, GATE_IMPORTS + streaming - IMPORTS + fitting)
 

@@ -15,7 +15,7 @@ from moemerge.recipe.yaml import Table
 
 WITHOUT_PROMPTS = frozenset({"random", "uniform"})
 """Gates that are made from nothing that an expert says."""
-EXPANDED = frozenset({"discriminant", "lda", "centroid", "centred"})
+EXPANDED = frozenset({"discriminant", "advantage", "lda", "centroid", "centred"})
 """Gates for which specialists write."""
 RESERVED = re.compile(r"base|shared-[0-9]+")
 """Names that the plan gives to models that are no experts."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from pydantic_core import PydanticCustomError
 
 GateInit = Literal[
-    "discriminant", "lda", "centroid", "centred", "random", "uniform",
+    "discriminant", "advantage", "lda", "centroid", "centred", "random", "uniform",
     "mergekit_hidden", "hidden_avg", "cheap_embed",
 ]  # fmt: skip
 MergeMethod = Literal["mean", "base", "weighted", "task_arithmetic", "slerp", "ties", "dare_ties"]

@@ -90,6 +90,10 @@ class _Mixture:
         """See `DenseModels`: the same for every expert."""
         return self._model
 
+    def whole_merged(self, expert: int) -> Any:
+        """See `DenseModels`: it is whole."""
+        return self.merged(expert)
+
     def specialist(self, expert: int) -> Any:
         """See `DenseModels`; without expansion nothing asks for it."""
         raise NotImplementedError

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from moemerge.gate.closed_forms import METHODS
 from tests.tiny import tiny_config, write_tokenizer
 
 LAYERS, WIDTH = 2, 32
+LABELLED = sorted(set(METHODS) - {"advantage"})
+"""Methods that are fitted to the labels of domains."""
 
 WORDS = {
     "code": "def return if else while print list number function class",
@@ -45,6 +48,9 @@ class TinyModels:
         model = copy.deepcopy(self._base)
         model.load_state_dict({name: own[name] if ".mlp." in name else mean for name, mean in self._mean.items()})
         return model.eval()
+
+    def whole_merged(self, expert: int) -> Any:
+        return self.merged(expert)
 
     def specialist(self, expert: int) -> Any:
         self.calls.append(f"specialist {expert}")

@@ -16,7 +16,7 @@ from moemerge.gate import fit as room
 from moemerge.gate.closed_forms import METHODS
 from moemerge.gate.fit import fit_in_turn
 from moemerge.gate.moments import Moments
-from tests.gate.conftest import LAYERS, WIDTH, TinyModels, texts
+from tests.gate.conftest import LABELLED, LAYERS, WIDTH, TinyModels, texts
 
 NAMES = ("code", "french", "math")
 EXPERTS = tuple(ExpertTexts(name, texts(name, 6)) for name in NAMES)
@@ -39,7 +39,7 @@ def top1(weights: torch.Tensor, models: TinyModels, tokenizer: Any, expert: int,
     return float((logits.argmax(-1) == expert).double().mean())
 
 
-@pytest.mark.parametrize("init", sorted(METHODS))
+@pytest.mark.parametrize("init", LABELLED)
 def test_domains_apart_are_routed_to_their_experts(init: Any, models: TinyModels, tokenizer: Any) -> None:
     """Unseen texts of domains that share no word go to their own expert in every layer, as the separation says."""
     fit = fit_gate(replace(OFF, init=init), models, tokenizer)
@@ -216,7 +216,7 @@ def test_negative_prompts_lower_the_experts_logit(models: TinyModels, tokenizer:
 
 
 def test_one_prompt_an_expert_fixes_what_cannot_be_held_out(models: TinyModels, tokenizer: Any) -> None:
-    """λ = 0.3, a fixed scale, no separation; all said."""
+    """λ = 0.3, no separation; both said."""
     experts = tuple(ExpertTexts(name, texts(name, 1)) for name in NAMES)
     fit = fit_gate(replace(OFF, experts=experts), models, tokenizer)
     assert fit.ridge == 0.3
@@ -224,8 +224,7 @@ def test_one_prompt_an_expert_fixes_what_cannot_be_held_out(models: TinyModels, 
     assert fit.confusion is None
     assert Problem(
         "few-groups",
-        "λ is 0.3 and the scale is fixed, as fewer than 3 prompts or documents of `code`, `french`, `math` can be held "
-        "out to choose",
+        "λ is 0.3, as fewer than 3 prompts or documents of `code`, `french`, `math` can be held out to choose",
         "give each expert 3 prompts or documents at least",
     ) in list(fit.warnings)
 

@@ -10,10 +10,10 @@ import torch
 
 from moemerge.gate import held_out, layer_rows
 from moemerge.gate.capture import Captured
-from moemerge.gate.closed_forms import METHODS
 from moemerge.gate.layer_rows import fit_layer
 from moemerge.gate.moments import together
 from moemerge.gate.request import GateRequest
+from tests.gate.conftest import LABELLED
 
 WIDTH, TOKENS, FOLDS = 24, 60, 4
 
@@ -55,7 +55,7 @@ def test_held_out_logits_come_from_the_other_folds() -> None:
     np.testing.assert_allclose(logits[fold].numpy(), data.tokens[fold].numpy() @ rows.T, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("init", sorted(METHODS))
+@pytest.mark.parametrize("init", LABELLED)
 def test_fewer_tokens_than_dimensions(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the span of the tokens everything is what it is in all dimensions."""
     data = captured(1.0, tokens=6)

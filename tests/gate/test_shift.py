@@ -12,11 +12,10 @@ from moemerge.families import Routing
 from moemerge.gate import fit_gate
 from moemerge.gate.blank import random_rows
 from moemerge.gate.capture import Captured
-from moemerge.gate.closed_forms import METHODS
 from moemerge.gate.layer_rows import LayerRows, fit_layer
 from moemerge.gate.request import GateRequest
 from moemerge.gate.shift import LEAST, best_shift, loss
-from tests.gate.conftest import TinyModels
+from tests.gate.conftest import LABELLED, TinyModels
 from tests.gate.test_fit import OFF
 from tests.gate.test_held_out import WIDTH, captured
 
@@ -30,7 +29,7 @@ def both(data: Captured, init: Any, k: int) -> tuple[LayerRows, LayerRows]:
     return soft, hard
 
 
-@pytest.mark.parametrize("init", sorted(METHODS))
+@pytest.mark.parametrize("init", LABELLED)
 def test_a_fitted_gate_weighs_nearly_as_a_softmax_does(init: Any) -> None:
     """All closed forms, on states that have much in common, as hidden states do: the same experts, and weights within
     a few hundredths, where the softmax' own rows give half and half or nearly."""
@@ -48,7 +47,7 @@ def test_a_fitted_gate_weighs_nearly_as_a_softmax_does(init: Any) -> None:
 
 @pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("tokens", [60, 5])
-@pytest.mark.parametrize("init", sorted(METHODS))
+@pytest.mark.parametrize("init", LABELLED)
 def test_the_first_choice_is_that_of_the_softmax(init: Any, tokens: int, k: int) -> None:
     """By scores in fp32, which are all 1 where logits are large: also where nothing can be said of b."""
     data = captured(1.0, tokens=tokens)
@@ -76,10 +75,10 @@ def test_a_shift_is_taken_where_it_helps_alone() -> None:
     labels = torch.arange(600) % 3
     logits = 3 * torch.nn.functional.one_hot(labels, 3).double() + torch.randn(600, 3, generator=draw).double()
     logits -= logits.mean(1, keepdim=True)
-    factor, by = best_shift(logits, torch.ones(600).double(), labels)
+    by = best_shift(logits, torch.ones(600).double(), labels)
     assert by > 2
-    assert loss(factor * logits - by, labels) < loss(factor * logits, labels)
-    assert best_shift(logits, 5 * torch.randn(600, generator=draw).double(), labels)[1] == 0.0
+    assert loss(logits - by, labels) < loss(logits, labels)
+    assert best_shift(logits, 5 * torch.randn(600, generator=draw).double(), labels) == 0.0
 
 
 def test_gates_that_are_not_fitted_saturate_no_score(models: TinyModels, tokenizer: Any) -> None:

@@ -1,0 +1,275 @@
+"""The table of gates on a hard set: gain kept, of the ceiling, and general text.
+
+    python benchmarks/hard/hard_gates.py mixed                      # development texts: for every choice
+    python benchmarks/hard/hard_gates.py mixed --part test          # once, when all choices are made
+    python benchmarks/hard/hard_gates.py surface --data             # gates fitted from texts instead of six prompts
+
+Specialists write once a set, so that all gates are fitted to the same texts; gates are kept in work/hard/gates and
+fitted again with `--again`. In a document of several pieces the specialist (and the oracle) is that of each piece.
+"Ahead of" is the paired difference to the row above that is named, with its 95 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import transformers
+from hard_texts import ROOT, WORK
+from torch import Tensor
+
+sys.path.insert(0, str(ROOT / "examples"))
+
+from losses import RESAMPLES, Losses, gain_interval, gain_kept, mean  # after the path
+from moemerge.build.run import build_plan, fit_router, read_expert_texts
+from moemerge.dense.models import PlannedModels, load_tokenizer
+from moemerge.gate.expand import expand as gate_expand
+from moemerge.plan import Plan, sound_plan
+from moemerge.recipe import load_recipe
+from moemerge.texts import Document
+
+EXAMPLES = {"development": ROOT / "examples" / "held_out", "test": ROOT / "examples" / "eval"}
+SETS: Mapping[str, Sequence[str]] = {
+    "surface": ("c", "code", "legal"),
+    "mixed": ("code", "math", "french", "mixed"),
+    "romance": ("code", "french", "spanish"),
+}
+EXPAND = 1000
+"""Tokens that each specialist writes."""
+MOST_TOKENS = 2000
+"""Tokens of an expert that gates are fitted to from data."""
+POSITIONS = 2048
+"""That run at once."""
+
+
+class HardSet:
+    """A set's texts, baselines and sparse model."""
+
+    def __init__(self, name: str, part: str, limit: int, tokens: int) -> None:
+        self.name, self.plan = name, plan_of(name)
+        self.names = [expert.name for expert in self.plan.experts]
+        tokenizer = load_tokenizer(self.plan)
+        self.rows: dict[str, list[list[int]]] = {}
+        self.owners: dict[str, list[list[int]]] = {}
+        for domain in (*SETS[name], "general"):
+            self.rows[domain], self.owners[domain] = [], []
+            for pieces in documents(domain, part)[:limit]:
+                ids, owners = list[int](), list[int]()
+                for owner, text in pieces:
+                    own = tokenizer(text if not ids else f"\n\n{text}")["input_ids"]
+                    ids += own
+                    owners += [self.names.index(owner)] * len(own)
+                self.rows[domain].append(ids[:tokens])
+                self.owners[domain].append(owners[:tokens])
+        self.models = PlannedModels(self.plan)
+        self.base = self.losses(self.models.base())
+        self.linear = self.losses(self.models.linear_merge())
+        self.own = self.by_owner(self.models.specialist)
+        self.oracle = self.by_owner(self.models.merged)
+
+    def losses(self, model: Any) -> Losses:
+        """Of one model on every domain."""
+        return {d: torch.stack([summed(one) for one in token_losses(model, rows)]) for d, rows in self.rows.items()}
+
+    def by_owner(self, give: Callable[[int], Any]) -> Losses:
+        """Of the models of the tokens' owners."""
+        found = {d: [torch.zeros(len(row) - 1) for row in rows] for d, rows in self.rows.items()}
+        for expert in range(len(self.names)):
+            model = give(expert)
+            for domain, rows in self.rows.items():
+                owned = [n for n, owners in enumerate(self.owners[domain]) if expert in owners[1:]]
+                for number, losses in zip(owned, token_losses(model, [rows[n] for n in owned]), strict=True):
+                    own = torch.tensor(self.owners[domain][number][1:]) == expert
+                    found[domain][number][own] = losses[own]
+        return {domain: torch.stack([summed(one) for one in each]) for domain, each in found.items()}
+
+    @cached_property
+    def sparse(self) -> Any:
+        """The mixture, by plain transformers."""
+        from transformers import AutoModelForCausalLM
+
+        folder = WORK / "built" / self.name
+        if not folder.exists():
+            build_plan(plan_of(self.name, "gate.init=random"), folder, root=recipe_path(self.name).parent)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+
+    def routed(self, gate: Tensor, k: int) -> tuple[Losses, float]:
+        """The mixture's losses by a gate `[L, E, d]`, and the share of general tokens whose first choice is the base's
+        expert, mean of the layers."""
+        won: list[float] = []
+        general = self.names.index("general")
+
+        def look(router: Any, inputs: tuple[Tensor, ...]) -> None:
+            chosen = (inputs[0].reshape(-1, gate.shape[2]).float() @ router.weight.float().T).argmax(1)
+            won.append(float((chosen == general).double().mean()))
+
+        with torch.no_grad():
+            for layer, weights in zip(self.sparse.model.layers, gate, strict=True):
+                layer.mlp.gate.weight.copy_(weights)
+                layer.mlp.gate.top_k = k
+        losses = self.losses(self.sparse)
+        hooks = [layer.mlp.gate.register_forward_pre_hook(look) for layer in self.sparse.model.layers]
+        with torch.inference_mode():
+            for row in self.rows["general"]:
+                self.sparse(torch.tensor([row]), use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        return losses, sum(won) / len(won)
+
+
+def recipe_path(name: str) -> Path:
+    """Of a set."""
+    return Path(__file__).with_name(f"{name}.yaml")
+
+
+def plan_of(name: str, *overrides: str) -> Plan:
+    """A set's plan with overrides."""
+    loaded = load_recipe(recipe_path(name), (f"gate.expand={EXPAND}", f"gate.max_tokens={MOST_TOKENS}", *overrides))
+    return sound_plan(loaded.recipe, loaded.root)
+
+
+def documents(domain: str, part: str) -> list[list[tuple[str, str]]]:
+    """The documents of a domain, each as pieces: (owner, text)."""
+    path = WORK / "texts" / part / f"{domain}.jsonl"
+    if part in EXAMPLES and not path.exists():
+        path = EXAMPLES[part] / f"{domain}.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line["pieces"] if "pieces" in line else [(domain, line["text"])] for line in lines]
+
+
+def gate_documents(domain: str) -> tuple[Document, ...]:
+    """What a gate is fitted to from data; none for the general expert."""
+    paths = (WORK / "texts" / "gate" / f"{domain}.jsonl", ROOT / "examples" / "calibration" / f"{domain}.jsonl")
+    found = [path for path in paths if path.exists()][:1]
+    return tuple(json.loads(line)["text"] for path in found for line in path.read_text(encoding="utf-8").splitlines())
+
+
+def fitted(name: str, init: str, *, data: bool, again: bool) -> Tensor:
+    """A gate as `moemerge build` fits it for two experts a token, `[L, E, d]`."""
+    kept = WORK / "gates" / f"{name}-{'data' if data else 'prompts'}-{init}.pt"
+    if kept.exists() and not again:
+        return torch.load(kept, weights_only=True)  # type: ignore[no-any-return]  # as it was saved
+    plan = plan_of(name, f"gate.init={init}", "experts_per_token=2")
+    texts = read_expert_texts(plan, recipe_path(name).parent)
+    if data:
+        read = {own.name: gate_documents(own.name) for own in texts}
+        texts = tuple(replace(own, prompts=(), documents=read[own.name]) if read[own.name] else own for own in texts)
+    gate = torch.as_tensor(fit_router(plan, texts).weights)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(gate, kept)
+    return gate
+
+
+def write_once(kept: Path) -> None:
+    """Lets the gate room take what specialists wrote from a file, or keep it there."""
+
+    def expand(*arguments: Any) -> Any:
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(gate_expand(*arguments), kept)
+        return torch.load(kept, weights_only=False)  # our own file, of a moment ago
+
+    patch("moemerge.gate.fit.expand", expand).start()
+
+
+@torch.inference_mode()
+def token_losses(model: Any, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Next-token losses of each row, `[S - 1]`, in nats."""
+    found = []
+    step = max(POSITIONS // max(map(len, rows), default=1), 1)
+    for start in range(0, len(rows), step):
+        batch = rows[start : start + step]
+        ids = torch.zeros(len(batch), max(map(len, batch)), dtype=torch.long)
+        for number, row in enumerate(batch):
+            ids[number, : len(row)] = torch.tensor(row)
+        logits = model(ids, use_cache=False).logits
+        for number, row in enumerate(batch):
+            scores, wanted = logits[number, : len(row) - 1].float(), ids[number, 1 : len(row)]
+            found.append(torch.nn.functional.cross_entropy(scores, wanted, reduction="none"))
+    return found
+
+
+def summed(losses: Tensor) -> Tensor:
+    """`[sum, count]`."""
+    return torch.tensor([float(losses.sum()), len(losses)], dtype=torch.float64)
+
+
+def ahead(base: Losses, own: Losses, one: Losses, other: Losses) -> tuple[float, float, float]:
+    """The gain that one model keeps more than another, and its interval, by a paired bootstrap over the texts."""
+    draw = torch.Generator().manual_seed(0)
+    more, possible = torch.zeros(RESAMPLES), torch.zeros(RESAMPLES)
+    for domain in own:
+        count = len(base[domain])
+        picked = torch.randint(count, (RESAMPLES, count), generator=draw)
+        means = [
+            (sums[:, 0] / sums[:, 1]) for sums in (each[domain][picked].sum(1) for each in (base, own, one, other))
+        ]
+        more += means[3] - means[2]
+        possible += means[0] - means[1]
+    difference = more / possible
+    low, high = difference.quantile(torch.tensor([0.025, 0.975])).tolist()
+    return gain_kept(base, own, one) - gain_kept(base, own, other), low, high
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description="Gain kept by gate on a hard set.")
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--part", choices=("development", "test"), default="development")
+    parser.add_argument("--data", action="store_true", help="fit from texts instead of prompts")
+    parser.add_argument("--again", action="store_true", help="fit kept gates again")
+    parser.add_argument("--gates", nargs="*", default=["mergekit_hidden", "discriminant", "advantage"], metavar="INIT")
+    parser.add_argument("--limit", type=int, default=16, help="documents of a domain [16]")
+    parser.add_argument("--tokens", type=int, default=200, help="of a document at most [200]")
+    arguments = parser.parse_args()
+
+    transformers.utils.logging.disable_progress_bar()
+    name = arguments.set
+    write_once(WORK / "gates" / f"{name}-{'data' if arguments.data else 'prompts'}-written.pt")
+    gates = {
+        init: fitted(name, init, data=arguments.data, again=arguments.again) for init in arguments.gates
+    }  # before the texts are looked at
+    bench = HardSet(name, arguments.part, arguments.limit, arguments.tokens)
+    domains = SETS[name]
+    base, own = ({d: losses[d] for d in domains} for losses in (bench.base, bench.own))
+    ceiling = gain_kept(base, own, bench.oracle)
+    print("| gate | k | " + " | ".join(domains) + " | gain kept | of ceiling | general | its tokens at the base's |")
+    print("| --- | --- |" + " --- |" * (len(domains) + 4))
+
+    def line(label: str, k: str, losses: Losses, share: float | None = None) -> None:
+        low, high = gain_interval(base, own, losses)
+        kept = gain_kept(base, own, losses)
+        each = [gain_kept({d: base[d]}, {d: own[d]}, losses) for d in domains]
+        cells = [
+            label, k, *(f"{one:.3f}" for one in each), f"{kept:.3f} [{low:.2f}, {high:.2f}]", f"{kept / ceiling:.3f}",
+            f"{mean(losses['general']) - mean(bench.base['general']):+.3f}", "" if share is None else f"{share:.2f}",
+        ]  # fmt: skip
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+    line("linear merge", "", bench.linear)
+    line("oracle routing", "1", bench.oracle)
+    found: dict[tuple[str, int], Losses] = {}
+    for init, gate in gates.items():
+        for k in (1, 2):
+            found[init, k], share = bench.routed(gate, k)
+            line(init, str(k), found[init, k], share)
+    for k in (1, 2):
+        if ("discriminant", k) in found:
+            for init in arguments.gates:
+                if init != "discriminant":
+                    more = ahead(base, own, found[init, k], found["discriminant", k])
+                    print(f"{init} ahead of discriminant, {k} a token: {more[0]:+.3f} [{more[1]:+.3f}, {more[2]:+.3f}]")
+            more = ahead(base, own, found["discriminant", k], bench.linear)
+            print(f"discriminant ahead of the linear merge, {k}: {more[0]:+.3f} [{more[1]:+.3f}, {more[2]:+.3f}]")
+
+
+if __name__ == "__main__":
+    main()
