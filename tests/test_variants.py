@@ -33,8 +33,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """What a model may have otherwise than the tiny one of its family."""
 
 FAMILIES = sorted({case[0] for case in CASES.values()} & {*DENSE_FAMILIES, *TRANSLATIONS})
-OWN_ROPES = {"phi3": "longrope", "gemma3_text": "a rope by type", "gemma4_text": "a rope by type"}
-"""Families whose classes take no other rope than these, which the identity tests have."""
+OWN_ROPES = {
+    "phi3": "longrope",
+    "gemma3_text": "a rope for each type of layer",
+    "gemma4_text": "a rope for each type of layer",
+    "ministral3": "one with what its queries are scaled by",
+}
+"""Families whose classes take no other rope than such ones, which the identity tests have."""
 REFUSED: dict[tuple[str, str], list[str]] = {
     ("ernie4_5", "use_bias"): ["host-bias"] * 3,
     ("nemotron_h", "tied"): ["bad-config"],
