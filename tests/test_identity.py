@@ -264,6 +264,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "glm first layer dense": ("glm", THREE, {"layers": {"0": "dense"}}),
     "ernie4_5 first layers dense": ("ernie4_5", THREE, {"layers": {"0-1": "dense"}, "output": {"layout": "fused"}}),
     "qwen3 in mellum": ("qwen3", {"rope_parameters": LINEAR}, {"architecture": "mellum"}),
+    "helium biases": ("helium", {"attention_bias": True, "tie_word_embeddings": True}, {}),
     "helium linear rope": ("helium", {"rope_parameters": LINEAR}, {"output": {"layout": "fused"}}),
 }
 FIRST = {case[0]: name for name, case in reversed(CASES.items())}

@@ -114,7 +114,7 @@ class Host:
         down: a power of two that the experts' `down` is multiplied by.
         shared_expert: on-disk names of the always-on expert's matrices, or None where there is no place for one.
         shared_gate: on-disk name of the shared expert's `[1, hidden]` gate; None where it is added as it is.
-        shared_width: config key of the shared expert's width; None where it is as wide as an expert.
+        shared_config: config keys where the recipe names a shared expert, given the dense model.
         silent: tensors of a shared expert that says nothing, where the recipe names none, given the dense model, E and
             the layer.
         constants: tensors that silence what else the host has and the dense model has not, likewise.
@@ -147,7 +147,7 @@ class Host:
     down: float = 1.0
     shared_expert: Mapping[Projection, str] | None = None
     shared_gate: str | None = None
-    shared_width: str | None = None
+    shared_config: Callable[[DenseConfig], Mapping[str, Any]] = lambda dense: {}
     silent: Callable[[DenseConfig, int, int], Iterator[Constant]] = _nothing
     constants: Callable[[DenseConfig, int, int], Iterator[Constant]] = _nothing
     rope: Callable[[DenseConfig], dict[str, Any]] = _rope

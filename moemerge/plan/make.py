@@ -114,8 +114,8 @@ def make_plan(recipe: Recipe, root: Path, *, configs_only: bool = False) -> Plan
         return Refused(recipe, models, tuple(found.problems), tuple(found.warnings), tuple(found.notes))
     name = next(name for name, short in DTYPES.items() if short == dtype)
     config = host.host_config(dense, len(planned), recipe.experts_per_token, name)
-    if shared is not None and host.shared_width is not None:
-        config[host.shared_width] = dense.intermediate_size
+    if shared is not None:
+        config |= host.shared_config(dense)
     if host.wrapper is not None:
         config = WRAPPED[host.wrapper].config(stored(models["base"]).config, config)
     layout = Layout(recipe, models, tuple(planned), dense, host, dtype, shared)

@@ -113,6 +113,8 @@ def _asked(host: HostRow, record: Record) -> Iterator[Field]:
         yield Field(key, derive(record.dense_layers), "the record says")
     if host.always_on is not None and host.always_on.width is not None:
         yield Field(host.always_on.width, always_on_width(record, host.always_on), "the shared expert has")
+    if host.always_on is not None and host.always_on.count is not None:
+        yield Field(host.always_on.count, len(record.recipe.shared_experts), "the recipe has")
     if host.silenced is not None:
         yield Field(host.silenced.width, min(host.silenced.most, record.width), "the silent FFN has")
 

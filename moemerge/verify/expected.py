@@ -142,7 +142,7 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
         if (correction := host.correction) is not None:
             shape = correction.shape(len(record.experts))
             wanted[correction.name.format(layer=layer)] = _single(Constant(shape, 0.0))
-        if host.always_on is not None:
+        if host.always_on is not None and (host.always_on.count is None or record.recipe.shared_experts):
             wanted |= _always_on(record, host.always_on, row, layer, width, hidden)
         if host.silenced is not None:
             silent = min(host.silenced.most, width)

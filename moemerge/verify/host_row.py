@@ -27,12 +27,14 @@ class AlwaysOn:
         gate: name of the `[1, hidden]` gate on its output, with `{layer}`; None where its output is added as it is.
         width: the config's key of W; None where W is the experts' width.
         silent: W where the recipe names none and it says nothing (never wider than an expert); None as above.
+        count: the config's key of how many there are: none where the recipe names none; None where there is always one.
     """
 
     matrices: tuple[str, ...]
     gate: str | None
     width: str | None
     silent: int | None
+    count: str | None = None
 
     def names(self, layer: int) -> tuple[str, ...]:
         """One layer's gate, up and down, or up and down."""

@@ -34,10 +34,10 @@ _QWEN_ALWAYS_ON = AlwaysOn(
 )
 
 
-def _added(names: str) -> AlwaysOn:
+def _added(names: str, count: str | None = None) -> AlwaysOn:
     """An FFN beside the experts that is as wide as they are, and has no gate."""
     gate, up, down = (f"model.layers.{{layer}}.mlp.{names}.{which}_proj.weight" for which in ("gate", "up", "down"))
-    return AlwaysOn((gate, up, down), gate=None, width=None, silent=None)
+    return AlwaysOn((gate, up, down), gate=None, width=None, silent=None, count=count)
 
 
 def _has_head_norms(dense: Dense) -> bool:
@@ -277,14 +277,14 @@ _ROWS = (
         router="model.layers.{layer}.mlp.gate.weight",
         expert=_QWEN_EXPERT,
         fixed={
-            "moe_layer_interval": 1, "moe_norm_min": 1e-12, "moe_num_shared_experts": 0,
-            "use_bias": False,
+            "moe_layer_interval": 1, "moe_norm_min": 1e-12, "use_bias": False,
         },
         counts=("moe_num_experts", "num_experts"),
         widths=("intermediate_size", "moe_intermediate_size"),
         dense_layers={"moe_layer_start_index": len},
         tops=("moe_k",),
         from_base={"moe_layer_end_index": lambda dense: dense.layers - 1},
+        always_on=_added("shared_experts", "moe_num_shared_experts"),
         correction=Zeros(
             "model.layers.{layer}.mlp.moe_statics.e_score_correction_bias",
             lambda experts: (1, experts),
@@ -343,7 +343,7 @@ _ROWS = (
         router="model.layers.{layer}.mlp.gate.weight",
         expert=_QWEN_EXPERT,
         fixed={
-            "expert_selection_fn": "softmax", "norm_topk_prob": True, "num_shared_experts": 0,
+            "expert_selection_fn": "softmax", "norm_topk_prob": True, "shared_expert_combination_strategy": "sum",
             "prefix_dense_sliding_window_pattern": 2,
         },
         counts=("num_experts",),
@@ -356,6 +356,7 @@ _ROWS = (
             "sliding_window": lambda dense: dense.window or dense.fields["max_position_embeddings"],
         },
         kinds=("mlp_layer_types", "dense", "sparse"),
+        always_on=_added("shared_experts", "num_shared_experts"),
     ),
 )  # fmt: skip
 

@@ -140,9 +140,9 @@ def _helium_config(raw: Config) -> Config:
     absent = {
         "vocab_size": 48000, "hidden_size": 2560, "num_hidden_layers": 24, "num_attention_heads": 20,
         "num_key_value_heads": 20, "head_dim": 128, "max_position_embeddings": 4096, "rms_norm_eps": 1e-8,
-        "pad_token_id": 3, "rope_theta": 100000.0,
+        "pad_token_id": 3, "rope_theta": 100000.0, "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
-    return {**absent, **raw, "model_type": "llama"}
+    return {**absent, **raw, "model_type": "qwen2" if raw.get("attention_bias") else "llama"}
 
 
 def _helium_pieces(dense: Dense) -> Mapping[str, Piece]:

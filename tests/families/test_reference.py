@@ -116,7 +116,7 @@ def test_the_command_lists_all_of_them() -> None:
     assert said == list(overview())
     assert [line.split()[0] for line in said] == sorted({*DENSE_FAMILIES, *TRANSLATIONS, *WRAPPERS})
     assert CliRunner().invoke(app, ["families", "llama"]).stdout == "\n".join(account("llama")) + "\n"
-    assert list(account("helium"))[1] == "computes what a llama does, and is read as one"
+    assert list(account("arcee"))[1] == "computes what a llama does, and is read as one"
     assert list(account("phi3"))[1] == "computes what a mistral or a glm4_moe does, and is read as one"
     assert next(account("mixtral")) == "into mixtral (MixtralForCausalLM), exact"
     assert list(account("mamba")) == [

@@ -16,6 +16,7 @@ from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense_layers import listed_layers
 from moemerge.families.gguf_form import QKV, GgufForm, window_keys
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
+from moemerge.families.shared_expert import UNGATED
 
 
 def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[st
         "prefix_dense_intermediate_size": dense.intermediate_size,
         "prefix_dense_sliding_window_pattern": 2,
         "rms_norm_eps": None,
+        "shared_expert_combination_strategy": "sum",
         "sliding_window": next(
             (window for window in dense.windows if window is not None), dense.max_position_embeddings
         ),
@@ -47,14 +49,17 @@ HOST = Host(
     model_type="cohere2_moe",
     architecture="Cohere2MoeForCausalLM",
     holds="LayerNorm, attention beside the FFN, windows with rope and full attention without, attention biases, a "
-    "factor on the logits, tied embeddings, layers that stay dense",
+    "factor on the logits, tied embeddings, layers that stay dense; a shared expert "
+    "(`shared_experts`)",
     fits=("cohere2",),
     gate="model.layers.{layer}.mlp.gate.weight",
     expert=EXPERT,
     fused=FUSED,
     config=_config,
     refuse=_refuse,
-    anatomy=Anatomy(logits_multiplier="logit_scale"),
+    shared_expert=UNGATED,
+    shared_config=lambda dense: {"num_shared_experts": 1},
+    anatomy=Anatomy(logits_multiplier="logit_scale", shared="shared_experts"),
     dense_layers=listed_layers("mlp_layer_types", "dense", "sparse"),
     gguf=GgufForm(
         "cohere2moe",

@@ -15,6 +15,7 @@ from moemerge.families.dense_layers import first_layers
 from moemerge.families.gguf_form import LINEAR_ROPES, GgufForm, correction
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.routing import Routing
+from moemerge.families.shared_expert import UNGATED
 
 
 def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
@@ -41,13 +42,15 @@ HOST = Host(
     model_type="ernie4_5_moe",
     architecture="Ernie4_5_MoeForCausalLM",
     holds="rope that rotates neighbouring dimensions, any head dimension, tied embeddings, first layers "
-    "that stay dense",
+    "that stay dense; a shared expert (`shared_experts`)",
     fits=("ernie4_5",),
     gate="model.layers.{layer}.mlp.gate.weight",
     expert=EXPERT,
     fused=FUSED,
     config=_config,
     refuse=_refuse,
+    shared_expert=UNGATED,
+    shared_config=lambda dense: {"moe_num_shared_experts": 1},
     constants=zero_correction(f"model.layers.{{layer}}.mlp.moe_statics.{CORRECTION}", rows=1),
     anatomy=Anatomy(shared="shared_experts"),
     routing=Routing(correction=f"moe_statics.{CORRECTION}"),

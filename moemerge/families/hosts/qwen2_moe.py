@@ -51,7 +51,7 @@ HOST = Host(
     gguf=GgufForm("llama", made=PAIRED, biases=QKV),
     shared_expert=SHARED,
     shared_gate=SHARED_GATE,
-    shared_width="shared_expert_intermediate_size",
+    shared_config=lambda dense: {"shared_expert_intermediate_size": dense.intermediate_size},
     silent=silent,
     dense_layers=any_layers("mlp_only_layers"),
 )

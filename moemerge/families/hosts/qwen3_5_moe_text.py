@@ -96,7 +96,7 @@ HOST = Host(
     refuse=_refuse,
     shared_expert=SHARED,
     shared_gate=SHARED_GATE,
-    shared_width="shared_expert_intermediate_size",
+    shared_config=lambda dense: {"shared_expert_intermediate_size": dense.intermediate_size},
     silent=silent,
     anatomy=Anatomy(recurrent="linear_attn"),
     gguf=_GGUF,
