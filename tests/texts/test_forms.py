@@ -105,10 +105,13 @@ def read(path: Path, **settings: Any) -> list[Any]:
         ("g.csv", f"instruction,input,output\n{Q},,{A}\n{Q},,{A}\n"),
         ("h.csv", f"\ufeffinstruction;input;output\r\n{Q};;{A}\r\n{Q};;{A}\r\n"),
         ("i.tsv", f"prompt\tcompletion\n{Q}\t{A}\n{Q}\t{A}\n"),
+        ("j.json", json.dumps([SHAREGPT, MESSAGES])),
+        ("k.jsonl", "\n".join([json.dumps(MESSAGES), json.dumps(SHAREGPT)])),
     ],
 )
 def test_files_of_rows(tmp_path: Path, name: str, text: str) -> None:
-    """An array in a `.jsonl` file and lines in a `.json` file are read as what they are."""
+    """An array in a `.jsonl` file and lines in a `.json` file are read as what they are. A row may be the list of
+    messages itself, as unsloth's wiki had them (unsloth#321)."""
     (tmp_path / name).write_text(text, encoding="utf-8", newline="")
     assert read(tmp_path / name) == [CHAT, CHAT]
 
