@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moemerge.device import available_memory
 from moemerge.errors import MoemergeError, SourceError, cause_of
 from moemerge.recipe.paths import CSV, JSON, JSON_LINES, PARQUET
 from moemerge.recipe.schema import Rows
 
 SAVE = "save its text in a file"
 """Texts are read more than once, so a pipe does not do."""
+TAKES = 3
+"""Bytes of memory that a byte of an array of JSON takes while it is read, at least: the text, and what is made of it."""
 LONGEST_CELL = 1 << 30
 """Characters of a cell of a CSV file; Python's own limit is 131,072."""
 _WITHIN = ("data", "train", "rows", "examples", "instances")
@@ -159,6 +162,14 @@ def _json_error(error: ValueError | RecursionError) -> str:
 
 def _json_array(path: Path) -> Iterator[Row]:
     """The objects of an array, which may stand under a key of its own. A text stands for an object that holds it."""
+    size, free = path.stat().st_size, available_memory()
+    if size * TAKES > free:
+        message = (
+            f"`{path}` is an array of {size / 1e9:.3g} GB, which takes more than the {free / 1e9:.3g} GB of memory "
+        )
+        raise SourceError(
+            message + "that are free", hint="save it as JSONL, an object a line, which is read line by line"
+        )
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:

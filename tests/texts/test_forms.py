@@ -126,6 +126,21 @@ def test_a_json_file_of_one_row_or_of_texts(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_an_array_that_does_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is held as a whole; lines are not."""
+    path, rows = tmp_path / "a.json", [{"messages": MESSAGES}] * 300
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    monkeypatch.setattr("moemerge.texts.rows.available_memory", lambda: 90_000)
+    with pytest.raises(SourceError) as error:
+        check_texts(Data(path="a.json"), tmp_path)
+    assert error.value.message == (
+        f"`{path}` is an array of 3.27e-05 GB, which takes more than the 9e-05 GB of memory that are free"
+    )
+    assert error.value.hint == "save it as JSONL, an object a line, which is read line by line"
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    check_texts(Data(path="a.jsonl"), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
