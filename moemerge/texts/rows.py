@@ -20,7 +20,7 @@ from moemerge.recipe.schema import Rows
 SAVE = "save its text in a file"
 """Texts are read more than once, so a pipe does not do."""
 TAKES = 3
-"""Bytes of memory that a byte of an array of JSON takes while it is read, at least: the text, and what is made of it."""
+"""Bytes of memory, at least, that a byte of an array of JSON takes while it is read: as text, and as what it holds."""
 LONGEST_CELL = 1 << 30
 """Characters of a cell of a CSV file; Python's own limit is 131,072."""
 _WITHIN = ("data", "train", "rows", "examples", "instances")
