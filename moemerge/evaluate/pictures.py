@@ -18,6 +18,8 @@ from torch import Tensor
 
 from moemerge.errors import EvalError, TemplateError, cause_of
 from moemerge.mixture.windows import Batch
+from moemerge.sources.beside import PROCESSOR_FILES
+from moemerge.sources.strict_json import check_file
 from moemerge.templates import render
 from moemerge.texts.forms import Conversation
 from moemerge.texts.pictures import Pictured, need_pillow, open_picture
@@ -38,7 +40,7 @@ class Eyes:
         tokenizer: its own.
 
     Raises:
-        SourceError: Pillow is missing.
+        SourceError: Pillow is missing, or a file of the processor is too large to be one.
         EvalError: transformers cannot load the processor.
     """
 
@@ -47,6 +49,9 @@ class Eyes:
 
         need_pillow()
         self._tokenizer = tokenizer
+        for file in (folder / name for name in PROCESSOR_FILES):
+            if file.exists():
+                check_file(file)
         try:
             self._processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # whatever a broken config or a missing package makes transformers raise

@@ -213,7 +213,8 @@ def load_pretrained(path: Path, placement: Placement, auto_class: str = "AutoMod
     """A model's folder by that class of transformers, in eval mode, without remote code.
 
     Raises:
-        EvalError: transformers cannot load it, or the device has too little memory.
+        EvalError: transformers cannot load it, it lacks weights, which transformers would draw at random, or the device
+            has too little memory.
     """
     import torch
     import transformers
@@ -225,8 +226,14 @@ def load_pretrained(path: Path, placement: Placement, auto_class: str = "AutoMod
         limits = dict(placement.max_memory) if placement.max_memory else None
         where = {"device_map": placement.device_map, "offload_folder": placement.offload, "max_memory": limits}
     try:
-        model: Any = getattr(transformers, auto_class).from_pretrained(
-            path, dtype=placement.dtype, local_files_only=True, trust_remote_code=False, **where
+        model: Any
+        model, told = getattr(transformers, auto_class).from_pretrained(
+            path,
+            dtype=placement.dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **where,
         )
         if placement.device_map is None:
             model = model.to(placement.device)
@@ -239,6 +246,9 @@ def load_pretrained(path: Path, placement: Placement, auto_class: str = "AutoMod
             message = f"`{path}` does not fit where `--device-map` puts it, and there is no folder for the rest"
             raise EvalError(message, hint="add `--offload FOLDER`") from error
         raise EvalError(f"transformers cannot load `{path}`: {first}", hint="`moemerge verify` looks closer") from error
+    if lacks := sorted(told["missing_keys"]):
+        message = f"`{path}` lacks {len(lacks)} of the tensors of its class, such as `{lacks[0]}`"
+        raise EvalError(message, hint="copy the folder again, or build it again; `moemerge verify` looks closer")
     refuse_unknown_ids(model)
     return model.eval().requires_grad_(False)
 

@@ -12,6 +12,10 @@ from moemerge.sources import Checkpoint, Piece, View
 
 WINDOW = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
 """Keys of a config that say which layers have a sliding window, and how long it is."""
+_TWO_HEADS = (
+    "to keep it, as transformers 5 does, set `tie_word_embeddings: false` in its config; if its embedding is its head, "
+    "remove that tensor"
+)
 
 
 def made_alike(
@@ -62,7 +66,7 @@ def _check_tied_head(
         notes.append(f"{label} stores `{names.head}` beside tied embeddings: equal, so it is dropped")
         return
     message = f"{label} ties its embeddings and stores another `{names.head}`"
-    problems.append(Problem("untied-head", message, "set `tie_word_embeddings: false` in its config if that is meant"))
+    problems.append(Problem("untied-head", message, _TWO_HEADS))
 
 
 def _equal(checkpoint: Checkpoint, first: str, second: str) -> bool:

@@ -10,7 +10,14 @@ from typing import Any
 from moemerge.errors import MoemergeError, Problem, SourceError
 from moemerge.families import DENSE_FAMILIES, DenseConfig
 from moemerge.families.values import same_rope
-from moemerge.plan.tokens import Kept, blank_templates, check_base_tokenizer, check_settings, check_tokenizer
+from moemerge.plan.tokens import (
+    Kept,
+    blank_templates,
+    check_base_tokenizer,
+    check_end,
+    check_settings,
+    check_tokenizer,
+)
 from moemerge.recipe import Recipe, file_path
 from moemerge.recipe.schema import Data, Rows
 from moemerge.sources import Checkpoint
@@ -132,10 +139,12 @@ def _check_config(
 
 
 def check_special(checkpoint: Checkpoint, kept: Kept, key: str, label: str, warnings: list[Problem]) -> None:
-    """Says where a model's special tokens and chat template are not those that the output has."""
-    if checkpoint is kept.checkpoint:
-        return
+    """Says where a model's special tokens and chat template are not those that the output has, and, of the model whose
+    they are, where they contradict each other."""
     try:
+        if checkpoint is kept.checkpoint:
+            check_end(checkpoint, label, warnings)
+            return
         own, theirs = DenseConfig.resolve(checkpoint.config), DenseConfig.resolve(kept.checkpoint.config)
         for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
             mine, other = getattr(own, field), getattr(theirs, field)

@@ -17,7 +17,7 @@ from moemerge.errors import Problem, SourceError
 from moemerge.plan.tokenizer_json import FILE, load_tokenizer_json, same_file
 from moemerge.sources import Checkpoint
 from moemerge.sources.regular import MAX_BYTES, check_downloaded, read_whole
-from moemerge.sources.strict_json import load_json
+from moemerge.sources.strict_json import load_json, read_object
 from moemerge.sources.tokenizer import try_file
 from moemerge.sources.tokenizer_config import SPECIAL, SWITCHES, tokenizer_config
 
@@ -30,6 +30,7 @@ SAMPLES = (
     " leading and trailing  spaces \r\n\r\n",
 )
 """Texts that tell a converted tokenizer from its original by their ids."""
+_GENERATION = "generation_config.json"
 _LISTED = 4
 _HINT = "the experts see the base's token ids; use specialists that kept the base's tokenizer"
 _CHANGE_IDS = ("model", "normalizer", "pre_tokenizer")
@@ -169,6 +170,34 @@ def check_settings(checkpoint: Checkpoint, kept: Kept, name: str, label: str, wa
         message = f"{label} has a chat template, {theirs_is}: the output keeps what {owner} has"
         hint = f"`tokenizer.chat_template: {name}` ships it; `template: chat` fits the gate with each specialist's own"
         warnings.append(Problem("chat-template-differs", message, hint))
+
+
+def check_end(checkpoint: Checkpoint, label: str, warnings: list[Problem]) -> None:
+    """Says where `generate` does not stop at the token that ends a text by the tokenizer, as after a fine-tune on chats
+    whose generation config is still its base's.
+
+    Args:
+        checkpoint: the model whose settings the output has; its files can be read.
+        label: what to call it.
+        warnings: what the user should know is added here.
+    """
+    files = checkpoint.files
+    settings = tokenizer_config(files)
+    end = settings.special.get("eos_token")
+    index = settings.added.get(end) if end is not None else None
+    if end is not None and index is None and FILE in files:
+        index = _raw_ids(_parse(files[FILE]), files[FILE]).get(end)
+    if index is None:
+        return
+    where, held = "config.json", checkpoint.config
+    if _GENERATION in files:  # which alone counts then
+        where, held = _GENERATION, read_object(files[_GENERATION], str(files[_GENERATION]))
+    ends = held.get("eos_token_id")
+    if index not in (ends if isinstance(ends, list) else [ends]):
+        message = f"{label} ends texts with `{end}` ({index}) by its tokenizer, and its `{where}` has "
+        message += f"`eos_token_id` {json.dumps(ends)}: `generate` does not stop there"
+        hint = f"set `eos_token_id` to {index} in the `{_GENERATION}` beside its tokenizer"
+        warnings.append(Problem("end-differs", message, hint))
 
 
 def blank_templates(models: Mapping[str, Checkpoint]) -> list[str]:

@@ -20,6 +20,8 @@ from moemerge.sources.saved import Shape
 from moemerge.sources.wrapped import is_wrapper
 
 EMBEDDING, HEAD = Names().embedding, Names().head
+_ROWS = {EMBEDDING: ("lora_embedding_A",), HEAD: ("lora_B.weight", "lora_B.bias", "magnitude")}
+"""The parts of a LoRA that have as many rows or columns as there are tokens."""
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -231,6 +233,8 @@ class _Matching:
             elif held != shapes[part]:
                 line = f"{key}: adapter {held}, expected {shapes[part]} for rank {rank} and base {shape}"
                 reason: Reason = "file" if len(ranks) > 1 else "base" if ranks == {(rank,)} else "config"
+                if reason == "base" and part in _ROWS.get(name, ()):
+                    reason = "rows"
                 self.wrong.append(Misfit(line, reason, (held, shapes[part])))
         if "lora_B.bias" in parts and f"{module}.bias" not in self.base.tensors:
             line = f"{parts['lora_B.bias']}: the base has no `{module}.bias` to add it to"

@@ -48,7 +48,9 @@ def is_tokenizer_file(name: str) -> bool:
 
 
 def overlay(base: Mapping[str, Path], adapter: Mapping[str, Path]) -> dict[str, Path]:
-    """An adapter's files over its base's: a tokenizer is taken whole from one of the two, never mixed."""
+    """An adapter's files over its base's: a tokenizer is taken whole from one of the two, never mixed. No tool writes a
+    generation config beside an adapter, so that one was put there on purpose."""
     own = any(is_tokenizer_file(name) for name in adapter)
     kept = {name: path for name, path in base.items() if not (own and is_tokenizer_file(name))}
-    return kept | {name: path for name, path in adapter.items() if is_tokenizer_file(name)}
+    settings = (name for name in adapter if is_tokenizer_file(name) or name in OTHER_FILES)
+    return kept | {name: adapter[name] for name in settings}

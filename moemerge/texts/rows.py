@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moemerge.device import available_memory
 from moemerge.errors import MoemergeError, SourceError, cause_of
 from moemerge.recipe.paths import CSV, JSON, JSON_LINES, PARQUET
 from moemerge.recipe.schema import Rows
 
 SAVE = "save its text in a file"
 """Texts are read more than once, so a pipe does not do."""
+TAKES = 3
+"""Bytes of memory, at least, that a byte of an array of JSON takes while it is read: as text, and as what it holds."""
 LONGEST_CELL = 1 << 30
 """Characters of a cell of a CSV file; Python's own limit is 131,072."""
 _WITHIN = ("data", "train", "rows", "examples", "instances")
@@ -113,14 +116,13 @@ def lines_of(path: Path) -> Iterator[tuple[int, str | Unreadable]]:
 
 
 def _has_lines(path: Path, suffix: str) -> bool:
-    """Whether a JSON file has an object a line: many a `.json` file has, and many a `.jsonl` file is one array."""
+    """Whether a JSON file has a row a line: many a `.json` file has, and many a `.jsonl` file is one array."""
     lines = (line for _, line in lines_of(path))
     first = next((line for line in lines if isinstance(line, Unreadable) or line.strip()), "")
     if isinstance(first, Unreadable):
         return suffix in JSON_LINES
-    if first.lstrip().startswith("["):
-        return False
-    if suffix in JSON_LINES:
+    in_array = first.lstrip().startswith("[")
+    if suffix in JSON_LINES and not in_array:
         return True
     second = next((line for line in lines if isinstance(line, Unreadable) or line.strip()), None)
     return second is not None and isinstance(_object(first), dict)
@@ -134,12 +136,20 @@ def _json_lines(path: Path) -> Iterator[Row]:
             yield Row(number, _object(line))
 
 
-def _object(text: str) -> dict[str, Any] | Unreadable:
+def _object(text: str) -> Mapping[str, Any] | Unreadable:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         return Unreadable(_json_error(error), _LINE_HINT)
-    return found if isinstance(found, dict) else Unreadable("not a JSON object", _LINE_HINT)
+    fields = _fields(found)
+    return Unreadable("not a JSON object", _LINE_HINT) if fields is None else fields
+
+
+def _fields(row: Any) -> Mapping[str, Any] | None:
+    """A row as fields: an object's own, or a list of messages, as some keep their conversations; None for others."""
+    if isinstance(row, list) and row and all(isinstance(message, dict) for message in row):
+        return {"messages": row}
+    return row if isinstance(row, dict) else None
 
 
 def _json_error(error: ValueError | RecursionError) -> str:
@@ -152,6 +162,14 @@ def _json_error(error: ValueError | RecursionError) -> str:
 
 def _json_array(path: Path) -> Iterator[Row]:
     """The objects of an array, which may stand under a key of its own. A text stands for an object that holds it."""
+    size, free = path.stat().st_size, available_memory()
+    if size * TAKES > free:
+        message = (
+            f"`{path}` is an array of {size / 1e9:.3g} GB, which takes more than the {free / 1e9:.3g} GB of memory "
+        )
+        raise SourceError(
+            message + "that are free", hint="save it as JSONL, an object a line, which is read line by line"
+        )
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -169,7 +187,8 @@ def _json_array(path: Path) -> Iterator[Row]:
         raise SourceError(f"`{path}` holds no array", hint="a `.json` file holds an array of objects")
     for number, item in enumerate(found, start=1):
         item = {"text": item} if isinstance(item, str) else item
-        yield Row(number, item if isinstance(item, dict) else Unreadable("not a JSON object"))
+        fields = _fields(item)
+        yield Row(number, Unreadable("not a JSON object") if fields is None else fields)
 
 
 def _by_columns(found: Any) -> bool:

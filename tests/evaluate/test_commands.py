@@ -86,6 +86,23 @@ def test_damage_fails_a_requirement(moe: Path) -> None:
     assert (status, err) == (3, "failed: idle_experts is 2, and == 0 is required\n")
 
 
+@pytest.mark.parametrize(
+    "arguments", [("eval", "copy"), ("eval", "moe", "--compare", "again=copy"), ("trace", "copy", "a")]
+)
+def test_a_folder_that_lacks_weights(arguments: tuple[str, ...], moe: Path) -> None:
+    """transformers would draw them at random, say so, and go on."""
+    from tests.evaluate.test_run import change
+
+    name = "model.layers.1.self_attn.k_proj.weight"
+    change(moe, lambda tensors: tensors.pop(name))
+    status, _, err = run(*arguments, *(LOSSES if arguments[0] == "eval" else ()), "-q")
+    assert (status, err) == (
+        1,
+        f"error: `copy` lacks 1 of the tensors of its class, such as `{name}`\n"
+        "hint: copy the folder again, or build it again; `moemerge verify` looks closer\n",
+    )
+
+
 def test_a_page_and_plots(trio: Trio) -> None:
     """They are written; an old report is replaced, any other file is not."""
     status, _, _ = run("eval", "moe", "--no-cache", "--limit", "3", "--html", "r.html", "--plots", "plots", "-q")

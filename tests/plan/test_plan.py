@@ -232,7 +232,13 @@ def test_a_stored_head_beside_tied_embeddings(tiny: TinyMaker, tmp_path: Path) -
     assert plan.ok
     assert plan.notes == ("expert `e1` stores `lm_head.weight` beside tied embeddings: equal, so it is dropped",)
     other = changed(tied, tmp_path / "other", {"lm_head.weight": embedding + 1})
-    assert codes(plan_of(tied, [tied, other])) == ["untied-head"]
+    (problem,) = plan_of(tied, [tied, other]).problems
+    assert problem.code == "untied-head"
+    assert problem.message == "expert `e1` ties its embeddings and stores another `lm_head.weight`"
+    assert problem.hint == (
+        "to keep it, as transformers 5 does, set `tie_word_embeddings: false` in its config; if its embedding is its "
+        "head, remove that tensor"
+    )
 
 
 def test_old_rotary_buffers_are_ignored(tiny: TinyMaker, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 
 from moemerge.plan import Plan
+from moemerge.plan.output_files import output_files
 from tests.conftest import TinyMaker
 from tests.plan.test_plan import changed, plan_of
+from tests.sources.conftest import make_adapter
+from tests.vocabularies import write
 
 
 @pytest.fixture
@@ -160,6 +164,59 @@ def test_special_tokens_and_templates_are_a_warning(
     plan = planned(set_to(**values), name="tokenizer_config.json")
     assert plan.ok, plan.problems
     assert message in [w.message for w in plan.warnings]
+
+
+@pytest.mark.parametrize("end", [7, [7, 3], None])
+def test_an_end_that_generate_does_not_know_is_said(end: Any, tiny: TinyMaker, tmp_path: Path) -> None:
+    """Fine-tunes on chats often leave the base's generation config as it was, and their replies never end."""
+    other = changed(tiny("llama", 1), tmp_path / "other")
+    write(other / "generation_config.json", eos_token_id=end)
+    for recipe, said in (({"source": "e1"}, True), ({}, False)):
+        plan = plan_of(tiny("llama"), ["base", other], tokenizer=recipe)
+        found = [(w.message, w.hint) for w in plan.warnings if w.code == "end-differs"]
+        assert (
+            found
+            == [
+                (
+                    f"expert `e1` ends texts with `</s>` (2) by its tokenizer, and its `generation_config.json` has "
+                    f"`eos_token_id` {json.dumps(end)}: `generate` does not stop there",
+                    "set `eos_token_id` to 2 in the `generation_config.json` beside its tokenizer",
+                )
+            ]
+            * said
+        )
+    write(other / "generation_config.json", eos_token_id=[7, 2])
+    assert not [w for w in plan_of(tiny("llama"), [other], tokenizer={"source": "e0"}).warnings if "end" in w.code]
+
+
+def test_the_end_of_a_model_without_a_generation_config_is_that_of_its_config(tiny: TinyMaker, tmp_path: Path) -> None:
+    """So transformers takes it."""
+    base = changed(tiny("llama"), tmp_path / "base")
+    (base / "generation_config.json").unlink()
+    assert not [w for w in plan_of(base, [base, tiny("llama", 1)]).warnings if w.code == "end-differs"]
+    write(base / "tokenizer_config.json", eos_token="<unk>")
+    (warning,) = [w for w in plan_of(base, [base, tiny("llama", 1)]).warnings if w.code == "end-differs"]
+    assert warning.message == (
+        "`base_model` ends texts with `<unk>` (3) by its tokenizer, and its `config.json` has `eos_token_id` 2: "
+        "`generate` does not stop there"
+    )
+
+
+def test_an_adapter_may_bring_a_generation_config(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Nobody writes one there but to say how its chats end."""
+    make_adapter(tiny("llama"), tmp_path / "chat")
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(tiny("llama") / name, tmp_path / "chat" / name)
+    write(tmp_path / "chat" / "tokenizer_config.json", eos_token="<unk>")
+    plan = plan_of(tiny("llama"), ["base", tmp_path / "chat"], tokenizer={"source": "e1"})
+    assert [w.message for w in plan.warnings if w.code == "end-differs"] == [
+        "expert `e1` ends texts with `<unk>` (3) by its tokenizer, and its `generation_config.json` has `eos_token_id` "
+        "2: `generate` does not stop there"
+    ]
+    write(tmp_path / "chat" / "generation_config.json", eos_token_id=[2, 3])
+    plan = plan_of(tiny("llama"), ["base", tmp_path / "chat"], tokenizer={"source": "e1"})
+    assert not [w for w in plan.warnings if w.code == "end-differs"]
+    assert json.loads(output_files(plan)["generation_config.json"])["eos_token_id"] == [2, 3]
 
 
 def test_a_template_in_another_encoding_is_named(tiny: TinyMaker, tmp_path: Path) -> None:

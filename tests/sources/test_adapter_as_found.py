@@ -280,6 +280,35 @@ def test_embeddings_of_a_base_that_was_resized(saved: bool, tied: bool, rows: in
     ]
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_lora_on_embeddings_of_a_base_that_was_resized(saved: bool, llama: Path, tmp_path: Path) -> None:
+    """peft keeps the resized ends beside it unless it is told not to (mergekit#328); without them there is nothing to
+    put it on."""
+    from transformers import AutoModelForCausalLM
+
+    (tmp_path / "base").symlink_to(llama)
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    model.resize_token_embeddings(131, mean_resizing=False)
+    model.save_pretrained(tmp_path / "resized")
+    make_adapter(tmp_path / "resized", tmp_path / "lora", target_modules=["embed_tokens", "lm_head", "q_proj"])
+    if saved:
+        assert_same(
+            open_checkpoint("base+lora", root=tmp_path), merged_by_peft(tmp_path / "resized", tmp_path / "lora")[0]
+        )
+        return
+    count = rename(tmp_path, lambda name: None if "base_layer" in name else name)
+    error = refusal(tmp_path)
+    assert error.message == (
+        f"Adapter `lora` does not fit base `base`: 2 of {count} tensors\n"
+        f"  {PREFIX}model.embed_tokens.lora_embedding_A: adapter (4, 131), expected (4, 128) for rank 4 and base "
+        f"(128, 32)\n  {PREFIX}lm_head.lora_B.weight: adapter (131, 4), expected (128, 4) for rank 4 and base (128, 32)"
+    )
+    assert error.hint == (
+        "it was trained on a base with resized embeddings; save both ends with it (`save_embedding_layers=True`), or "
+        "merge it with peft where it was trained"
+    )
+
+
 def test_only_one_end_of_a_resized_base_is_refused(llama: Path, tmp_path: Path) -> None:
     """The head would be of one size and the embedding of another."""
     (tmp_path / "base").symlink_to(llama)

@@ -105,10 +105,13 @@ def read(path: Path, **settings: Any) -> list[Any]:
         ("g.csv", f"instruction,input,output\n{Q},,{A}\n{Q},,{A}\n"),
         ("h.csv", f"\ufeffinstruction;input;output\r\n{Q};;{A}\r\n{Q};;{A}\r\n"),
         ("i.tsv", f"prompt\tcompletion\n{Q}\t{A}\n{Q}\t{A}\n"),
+        ("j.json", json.dumps([SHAREGPT, MESSAGES])),
+        ("k.jsonl", "\n".join([json.dumps(MESSAGES), json.dumps(SHAREGPT)])),
     ],
 )
 def test_files_of_rows(tmp_path: Path, name: str, text: str) -> None:
-    """An array in a `.jsonl` file and lines in a `.json` file are read as what they are."""
+    """An array in a `.jsonl` file and lines in a `.json` file are read as what they are. A row may be the list of
+    messages itself, as unsloth's wiki had them (unsloth#321)."""
     (tmp_path / name).write_text(text, encoding="utf-8", newline="")
     assert read(tmp_path / name) == [CHAT, CHAT]
 
@@ -121,6 +124,21 @@ def test_a_json_file_of_one_row_or_of_texts(tmp_path: Path) -> None:
     assert read(tmp_path / "b.json") == [
         "one", "two", "`b.json`: one of 3 rows is left out: not a JSON object (row 2)",
     ]  # fmt: skip
+
+
+def test_an_array_that_does_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is held as a whole; lines are not."""
+    path, rows = tmp_path / "a.json", [{"messages": MESSAGES}] * 300
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    monkeypatch.setattr("moemerge.texts.rows.available_memory", lambda: 90_000)
+    with pytest.raises(SourceError) as error:
+        check_texts(Data(path="a.json"), tmp_path)
+    assert error.value.message == (
+        f"`{path}` is an array of 3.27e-05 GB, which takes more than the 9e-05 GB of memory that are free"
+    )
+    assert error.value.hint == "save it as JSONL, an object a line, which is read line by line"
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    check_texts(Data(path="a.jsonl"), tmp_path)
 
 
 @pytest.mark.parametrize(

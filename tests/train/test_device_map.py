@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -100,6 +101,17 @@ def test_gates_are_looked_at_where_they_cannot_be_written(host: str, mixture: An
     assert not torch.equal(found, own)
 
 
+def differing(one: Path, other: Path) -> dict[str, list[tuple[float, float]]]:
+    """Values that two folders do not share, by tensor; a difference of bytes alone would not tell which."""
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, other))
+    unlike = {name: ours[name] != theirs[name] for name in ours}
+    return {
+        name: list(zip(ours[name][where].tolist(), theirs[name][where].tolist(), strict=True))
+        for name, where in unlike.items()
+        if where.any()
+    }
+
+
 @pytest.mark.parametrize("more", [{}, {"checkpointing": True}, {"start": "discriminant", "calibrate": True}])
 def test_a_training_is_the_same(more: Any, trained: Trainer, tmp_path: Path) -> None:
     """To the bytes of the folder, with most of the model on the disk."""
@@ -108,6 +120,7 @@ def test_a_training_is_the_same(more: Any, trained: Trainer, tmp_path: Path) -> 
     where = Placement(device_map="auto", max_memory=ROOM, offload=tmp_path / "offload")
     other = trained(output=tmp_path / "b", placement=where, **given)
     assert list((tmp_path / "offload").iterdir()), "nothing was offloaded, so this shows nothing"
+    assert differing(one.path, other.path) == {}
     assert contents(one.path)["model.safetensors"] == contents(other.path)["model.safetensors"]
     assert one.training["history"] == other.training["history"]
     assert verify_folder(other.path).differences == ()
