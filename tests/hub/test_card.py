@@ -61,7 +61,8 @@ def card_of(tiny: TinyMaker, published: Path) -> Maker:
 def with_name(plan: Plan, name: str) -> Plan:
     """A plan whose models, licences and revisions are called so."""
     models: dict[str, Any] = {
-        key: replace(model, spec=name, revision=name, stated=Stated(name or None, True)) for key, model in plan.models.items()
+        key: replace(model, spec=name, revision=name, stated=Stated(name or None, True))
+        for key, model in plan.models.items()
     }
     return replace(plan, models=models)
 

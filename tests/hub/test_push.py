@@ -11,22 +11,22 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from moemerge import api
 from moemerge.cli import app
-from moemerge.console import Silent
-from moemerge.push import Pushed, prepare, push_folder
+from moemerge.push import Pushed
 from moemerge.push.scrub import public_names
 from moemerge.verify import verify_folder
 from tests.hub.conftest import figures_of, gguf_of
 from tests.hub.server import WritableHub
-from tests.moe import build_tiny
+from tests.moe import build_tiny, recipe_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 """How the hub's library sends a large file without Xet."""
 
 
-def publish(folder: Path, repo: str = "jo/moe", *, revision: str | None = None, **settings: Any) -> Pushed:
+def publish(folder: Path, repo: str = "jo/moe", **settings: Any) -> Pushed:
     """Pushes a folder."""
-    return push_folder(prepare(folder, repo, Silent(), **settings), Silent(), revision=revision)
+    return api.push(folder, repo, **settings)
 
 
 def names_in(folder: Path) -> set[str]:
@@ -195,11 +195,8 @@ def test_a_build_of_hub_models_is_rebuilt_from_what_is_published(
     published: Path, hub: WritableHub, tmp_path: Path
 ) -> None:
     """The record that is published still leads to its sources on the hub."""
-    from moemerge.api import build
-    from tests.moe import recipe_of
-
     hub.models |= {"jo/base": published.parent / "model-0", "jo/code": published.parent / "model-1"}
-    out = build(recipe_of(Path("jo/base"), ["jo/code", "base"]), tmp_path / "out", root=tmp_path).path
+    out = api.build(recipe_of(Path("jo/base"), ["jo/code", "base"]), tmp_path / "out", root=tmp_path).path
     publish(out)
     there = Path(shutil.copytree(hub.models["jo/moe"], tmp_path / "download"))
     front = yaml.safe_load((there / "README.md").read_text().split("---\n")[1])
