@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,10 +34,7 @@ def test_gguf_metadata_are_the_same() -> None:
 
 def test_an_adapter_passes_on_what_its_base_states(llama: Path, tmp_path: Path) -> None:
     """Where it is silent; the data of both count."""
-    base = tmp_path / "base"
-    base.mkdir()
-    for path in llama.iterdir():
-        (base / path.name).symlink_to(path)
+    base = Path(shutil.copytree(llama, tmp_path / "base"))
     (base / "README.md").write_text("---\nlicense: mit\nlanguage: en\ndatasets: [org/one]\n---\n")
     adapter = make_adapter(llama, tmp_path / "lora")
     (adapter / "README.md").write_text("---\nlanguage: fr\ndatasets: [org/two]\n---\n")
