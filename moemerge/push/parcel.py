@@ -126,7 +126,7 @@ def prepare(
         notes.append("the card shows no figures: `--eval FILE` takes what `moemerge eval OUT -o FILE` wrote")
     names = public_names({key: value for key, value in fields.items() if key != "root"})
     text = without_paths((folder / CARD).read_text("utf-8", "replace"), names)
-    card = published_card(text, record, repo, None if gguf is None else gguf.name, results, index)
+    card = published_card(text, repo, None if gguf is None else gguf.name, results, index)
     files = [Item(name, folder / name) for name in made.files - {RECORD, CARD}]
     files += [Item(CARD, card.encode()), *beside]
     public = renamed(fields, names) | {"root": "."}

@@ -56,7 +56,8 @@ def test_what_is_published(moe: Path, hub: WritableHub) -> None:
     for path in there.iterdir():
         assert b"/tmp/" not in path.read_bytes(), path.name
     assert 'model_id = "jo/moe"' in (there / "README.md").read_text()
-    assert "vllm serve jo/moe\n" in (there / "README.md").read_text()
+    commands = "```sh\nhf download jo/moe --local-dir moe && cd moe   # the commands below run there\nvllm serve .\n"
+    assert commands in (there / "README.md").read_text()
     assert {path.name: path.read_bytes() for path in moe.iterdir()} == before, "the folder is as it was"
     publish(moe)
     assert len(hub.commits) == 1, "the same again is no commit"
@@ -94,7 +95,7 @@ def test_a_gguf_file_goes_with_it(moe: Path, hub: WritableHub, tmp_path: Path) -
     there = hub.models["jo/moe"]
     assert (there / file.name).read_bytes() == file.read_bytes()
     text = (there / "README.md").read_text()
-    assert "llama-server -hf jo/moe --hf-file moe-f16.gguf\nollama run hf.co/jo/moe\n" in text
+    assert "llama-server -hf jo/moe --hf-file moe-f16.gguf\nollama run hf.co/jo/moe\nhf download" in text
     assert publish(moe).removed == ()
     assert (there / file.name).exists()
     source = Path(yaml.safe_load((moe / "moemerge.yaml").read_text())["sources"]["base"]["model"])
