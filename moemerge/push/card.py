@@ -11,10 +11,13 @@ import yaml
 
 from moemerge.errors import PushError, cause_of
 from moemerge.sources.card import HEAD, MAX_HEAD
-from moemerge.write.running import moved
 
 _FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
 _RESULTS, _RUN = "## Results", "## Run"
+_WHERE = "In this folder, or with its id on the hub in the place of the `.`:\n\n"
+_HERE = 'model_id = "."\n'
+_SHELL = "```sh\n"
+"""What a build writes into the section on running it."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def published_card(text: str, repo: str, gguf: str | None, results: str | None, 
 
     Args:
         text: that of the folder.
-        repo: the repository's id, which the commands then name.
+        repo: the repository's id.
         gguf: the name of a GGUF file that is published with it.
         results: a section on what was measured, in the place of an older one.
         index: the hub's `model-index` of the same.
@@ -92,10 +95,27 @@ def published_card(text: str, repo: str, gguf: str | None, results: str | None, 
     """
     card = read_card(text)
     first, *sections = card.sections
-    sections = [moved(one, repo, gguf) if one.partition("\n")[0] == _RUN else one for one in sections]
+    sections = [_run(section, repo, gguf) if _heading(section) == _RUN else section for section in sections]
     metadata = dict(card.metadata)
     if results is not None:
-        sections = [results, *(section for section in sections if section.partition("\n")[0] != _RESULTS)]
+        sections = [results, *(section for section in sections if _heading(section) != _RESULTS)]
     if index is not None:
         metadata["model-index"] = [dict(index)]
     return Card(metadata, (first, *sections)).text()
+
+
+def _heading(section: str) -> str:
+    return section.partition("\n")[0]
+
+
+def _run(section: str, repo: str, gguf: str | None) -> str:
+    """The section on running it, from the hub instead of the folder; what somebody wrote anew stays as it is."""
+    if _HERE not in section:
+        return section
+    section = section.replace(_WHERE, "").replace(_HERE, f'model_id = "{repo}"\n')
+    commands = [f"llama-server -hf {repo} --hf-file {gguf}", f"ollama run hf.co/{repo}"] if gguf is not None else []
+    listed = "".join(f"{command}\n" for command in commands)
+    download = f"hf download {repo} --local-dir moe && cd moe   # the commands below run there\n"
+    if _SHELL in section:
+        return section.replace(_SHELL, f"{_SHELL}{listed}{download}", 1)
+    return f"{section}\n\n{_SHELL}{listed}```" if commands else section

@@ -212,9 +212,10 @@ def _explain(error: BaseException, what: str, hint: str | None) -> PushError | N
         return PushError(f"{what}: {cause_of(error)}")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return PushError("offline mode is on, so nothing can be sent", hint="unset `HF_HUB_OFFLINE`")
-    if type(error).__module__.startswith("httpx") or isinstance(error, OSError):
+    if type(error).__module__.startswith("httpx") or isinstance(error, ConnectionError | TimeoutError):
         return PushError(f"the hub cannot be reached: {cause_of(error)}", hint=hint or "check the network")
-    if isinstance(error, RuntimeError):  # of the library that sends large files
+    storage = isinstance(error, ValueError) and "LFS" in str(error)
+    if storage or isinstance(error, RuntimeError | OSError):  # the last: of a file that went, and of Xet
         return PushError(f"{what} cannot be sent: {cause_of(error)}", hint=hint)
     return None
 

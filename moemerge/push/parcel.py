@@ -22,6 +22,7 @@ from moemerge.record.write import dump_record
 from moemerge.sources.card import CARD
 from moemerge.sources.spec import HUB_ID
 from moemerge.verify import verify_folder
+from moemerge.verify.files import CHANGED
 from moemerge.verify.hosts import HOSTS
 from moemerge.write.made import made_by_build
 
@@ -124,7 +125,7 @@ def prepare(
     else:
         notes.append("the card shows no figures: `--eval FILE` takes what `moemerge eval OUT -o FILE` wrote")
     names = public_names({key: value for key, value in fields.items() if key != "root"})
-    text = without_paths((folder / CARD).read_text(encoding="utf-8"), names)
+    text = without_paths((folder / CARD).read_text("utf-8", "replace"), names)
     card = published_card(text, repo, None if gguf is None else gguf.name, results, index)
     files = [Item(name, folder / name) for name in made.files - {RECORD, CARD}]
     files += [Item(CARD, card.encode()), *beside]
@@ -141,7 +142,7 @@ def _check_built(folder: Path, progress: Progress, notes: list[str]) -> None:
         ManyProblems: what changed.
     """
     found = verify_folder(folder, sources=False, progress=progress)
-    rewritten = [one for one in found.differences if one.where == CARD and (folder / CARD).is_file()]
+    rewritten = [one for one in found.differences if (one.where, one.message) == (CARD, CHANGED)]
     if rewritten:
         notes.append(f"`{CARD}` was changed after the build; it is published as it is now")
     wrong = [one for one in found.differences if one not in rewritten]

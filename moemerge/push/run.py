@@ -61,28 +61,29 @@ def push_folder(parcel: Parcel, progress: Progress, *, revision: str | None = No
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
     api = HfApi(token=get_token())
-    check_account(api)
-    remote = look(api, parcel, revision, private=private)
-    kept = remote.beside if remote.same else ()
-    items = parcel.items(kept)
-    check_card(parcel.card)
-    open_repo(api, parcel.repo, revision, remote, private=private)
-    removed = tuple(sorted(remote.ours - {item.name for item in items} - set(kept)))
-    adds = [(item, CommitOperationAdd(item.name, item.source)) for item in items]
-    large = [(item, add) for item, add in adds if item.name.endswith(NO_TEXTS) or item.size > _LARGE]
-    progress.stage("push", sum(item.size for item, _ in large), "bytes")
-    with _going_on(), _quiet(), explained(f"`{parcel.repo}`", hint=AGAIN):
-        for item, add in large:
-            progress.status(item.name)
-            api.preupload_lfs_files(parcel.repo, [add], revision=revision, free_memory=False)
-            progress.advance(item.size)
-        commit = api.create_commit(
-            parcel.repo,
-            [*(CommitOperationDelete(name) for name in removed), *(add for _, add in adds)],
-            commit_message="Push by moemerge",
-            revision=revision,
-            parent_commit=remote.head,
-        )
+    with _quiet():
+        check_account(api)
+        remote = look(api, parcel, revision, private=private)
+        kept = remote.beside if remote.same else ()
+        items = parcel.items(kept)
+        check_card(parcel.card)
+        open_repo(api, parcel.repo, revision, remote, private=private)
+        removed = tuple(sorted(remote.ours - {item.name for item in items} - set(kept)))
+        adds = [(item, CommitOperationAdd(item.name, item.source)) for item in items]
+        large = [(item, add) for item, add in adds if item.name.endswith(NO_TEXTS) or item.size > _LARGE]
+        progress.stage("push", sum(item.size for item, _ in large), "bytes")
+        with _going_on(), explained(f"`{parcel.repo}`", hint=AGAIN):
+            for item, add in large:
+                progress.status(item.name)
+                api.preupload_lfs_files(parcel.repo, [add], revision=revision, free_memory=False)
+                progress.advance(item.size)
+            commit = api.create_commit(
+                parcel.repo,
+                [*(CommitOperationDelete(name) for name in removed), *(add for _, add in adds)],
+                commit_message="Push by moemerge",
+                revision=revision,
+                parent_commit=remote.head,
+            )
     url = f"{api.endpoint}/{parcel.repo}" + (f"/tree/{revision}" if revision is not None else "")
     return Pushed(url, commit.oid, len(items), sum(item.size for item in items), removed)
 

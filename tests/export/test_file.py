@@ -20,6 +20,7 @@ from moemerge.cli import app
 from moemerge.export import Exported
 from moemerge.export import pieces as room
 from moemerge.families.gguf_form import paired
+from moemerge.record.read import record_digest
 from tests.export.conftest import Mixture
 
 
@@ -42,7 +43,8 @@ def test_every_tensor_is_the_folders(
     """Bit for bit in F32, whatever the blocks; q and k in llama.cpp's order, experts stacked."""
     monkeypatch.setattr(room, "BLOCK", block)
     folder = mixture("llama", output={"layout": layout})
-    _, found = read(exported(folder).path)
+    values, found = read(exported(folder).path)
+    assert values["moemerge.record"] == record_digest(folder)
     state = load_file(folder / "model.safetensors")
     prefix = "model.layers.1."
     assert torch.equal(found["token_embd.weight"], state["model.embed_tokens.weight"])

@@ -17,11 +17,8 @@ from markdown_it import MarkdownIt
 from moemerge.plan import Plan, make_plan
 from moemerge.push.card import published_card, read_card
 from moemerge.push.results import model_index, results_section
-from moemerge.record.read import read_record
-from moemerge.record.schema import Record
 from moemerge.report.reading import Report
 from moemerge.sources.card import Stated
-from moemerge.verify.hosts import HOSTS
 from moemerge.write.card import model_card
 from moemerge.write.metadata import licence
 from tests.conftest import TinyMaker
@@ -38,8 +35,8 @@ HARD = st.one_of(st.sampled_from(NAMES), st.text(max_size=24), st.lists(st.sampl
 class Maker:
     """Makes a card in which everything that a user names is called so."""
 
-    def __init__(self, plan: Plan, record: Record, figures: dict[str, Any]) -> None:
-        self._plan, self._record, self._figures = plan, record, figures
+    def __init__(self, plan: Plan, figures: dict[str, Any]) -> None:
+        self._plan, self._figures = plan, figures
 
     def __call__(self, name: str) -> str:
         figures = called(self._figures, name)
@@ -52,10 +49,8 @@ class Maker:
 def card_of(tiny: TinyMaker, published: Path) -> Maker:
     """A maker of cards of a tiny mixture."""
     plan = make_plan(recipe_of(tiny("llama"), [tiny("llama", 1), "base"], gate={"init": "discriminant"}), Path.cwd())
-    record = read_record(published, HOSTS)
     assert isinstance(plan, Plan)
-    assert isinstance(record, Record)
-    return Maker(plan, record, figures_of(published))
+    return Maker(plan, figures_of(published))
 
 
 def with_name(plan: Plan, name: str) -> Plan:

@@ -11,22 +11,22 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from moemerge import api
 from moemerge.cli import app
-from moemerge.console import Silent
-from moemerge.push import Pushed, prepare, push_folder
+from moemerge.push import Pushed
 from moemerge.push.scrub import public_names
 from moemerge.verify import verify_folder
 from tests.hub.conftest import figures_of, gguf_of
 from tests.hub.server import WritableHub
-from tests.moe import build_tiny
+from tests.moe import build_tiny, recipe_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 """How the hub's library sends a large file without Xet."""
 
 
-def publish(folder: Path, repo: str = "jo/moe", *, revision: str | None = None, **settings: Any) -> Pushed:
+def publish(folder: Path, repo: str = "jo/moe", **settings: Any) -> Pushed:
     """Pushes a folder."""
-    return push_folder(prepare(folder, repo, Silent(), **settings), Silent(), revision=revision)
+    return api.push(folder, repo, **settings)
 
 
 def names_in(folder: Path) -> set[str]:
@@ -56,7 +56,8 @@ def test_what_is_published(moe: Path, hub: WritableHub) -> None:
     for path in there.iterdir():
         assert b"/tmp/" not in path.read_bytes(), path.name
     assert 'model_id = "jo/moe"' in (there / "README.md").read_text()
-    assert "vllm serve jo/moe\n" in (there / "README.md").read_text()
+    commands = "```sh\nhf download jo/moe --local-dir moe && cd moe   # the commands below run there\nvllm serve .\n"
+    assert commands in (there / "README.md").read_text()
     assert {path.name: path.read_bytes() for path in moe.iterdir()} == before, "the folder is as it was"
     publish(moe)
     assert len(hub.commits) == 1, "the same again is no commit"
@@ -94,7 +95,7 @@ def test_a_gguf_file_goes_with_it(moe: Path, hub: WritableHub, tmp_path: Path) -
     there = hub.models["jo/moe"]
     assert (there / file.name).read_bytes() == file.read_bytes()
     text = (there / "README.md").read_text()
-    assert "llama-server -hf jo/moe --hf-file moe-f16.gguf\nollama run hf.co/jo/moe\n" in text
+    assert "llama-server -hf jo/moe --hf-file moe-f16.gguf\nollama run hf.co/jo/moe\nhf download" in text
     assert publish(moe).removed == ()
     assert (there / file.name).exists()
     source = Path(yaml.safe_load((moe / "moemerge.yaml").read_text())["sources"]["base"]["model"])
@@ -195,11 +196,8 @@ def test_a_build_of_hub_models_is_rebuilt_from_what_is_published(
     published: Path, hub: WritableHub, tmp_path: Path
 ) -> None:
     """The record that is published still leads to its sources on the hub."""
-    from moemerge.api import build
-    from tests.moe import recipe_of
-
     hub.models |= {"jo/base": published.parent / "model-0", "jo/code": published.parent / "model-1"}
-    out = build(recipe_of(Path("jo/base"), ["jo/code", "base"]), tmp_path / "out", root=tmp_path).path
+    out = api.build(recipe_of(Path("jo/base"), ["jo/code", "base"]), tmp_path / "out", root=tmp_path).path
     publish(out)
     there = Path(shutil.copytree(hub.models["jo/moe"], tmp_path / "download"))
     front = yaml.safe_load((there / "README.md").read_text().split("---\n")[1])

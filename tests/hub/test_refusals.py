@@ -51,6 +51,17 @@ def test_a_folder_that_changed(moe: Path, hub: WritableHub) -> None:
     assert hub.asked == []
 
 
+def test_a_card_that_is_a_link(moe: Path, hub: WritableHub, tmp_path: Path) -> None:
+    """It would publish what lies elsewhere."""
+    (tmp_path / "secret").write_text("mine")
+    (moe / "README.md").unlink()
+    (moe / "README.md").symlink_to(tmp_path / "secret")
+    assert refused(moe).startswith("error: `MOE`: README.md: ")
+    (moe / "README.md").unlink()
+    assert refused(moe).startswith("error: `MOE`: README.md: is missing\n")
+    assert hub.asked == []
+
+
 @pytest.mark.parametrize("repo", ["moe", "jo/", "jo/moe/x", "jo/$(id)", "-jo/moe", "https://huggingface.co/jo/moe"])
 def test_no_id(repo: str, moe: Path, hub: WritableHub) -> None:
     """A repository is `OWNER/NAME`, and nothing that a shell would read otherwise."""
