@@ -107,7 +107,7 @@ $(DOCS_VENV)/.installed $(RELEASE_VENV)/.installed: pyproject.toml constraints.t
 	@touch $@
 
 docs-site: $(DOCS_VENV)/.installed  ## the documentation as a site, in work/site; a broken link is an error
-	@$(DOCS_VENV)/bin/mkdocs build --quiet --strict --site-dir work/site
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --site-dir work/site
 
 dist: $(RELEASE_VENV)/.installed  ## the wheel and the sdist, in dist/
 	@rm -rf dist

@@ -140,3 +140,10 @@ def test_errors_are_those_that_the_code_says() -> None:
     pieces = [piece.strip(" `") for heading in headings for piece in heading.split("…")]
     assert [piece for piece in pieces if len(piece) > 3 and piece not in said] == []
     assert len(headings) > 20
+
+
+def test_the_site_is_built_with_warnings_as_errors() -> None:
+    """`--quiet` would keep mkdocs from counting them."""
+    (line,) = re.findall(r"mkdocs build.*", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert "--strict" in line
+    assert "quiet" not in line

@@ -155,4 +155,5 @@ def _path_from(root: Path, path: str, here: Path) -> str:
     """A relative path from another folder; an absolute one, or one from a home folder, stays."""
     if path.startswith(("/", "~")) or root == here:
         return path
-    return Path(os.path.relpath(here / path, root)).as_posix()
+    found = Path(os.path.relpath(here / path, root)).as_posix()
+    return found if "/" in found else f"./{found}"  # a folder called `base` is not the base

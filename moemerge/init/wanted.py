@@ -70,6 +70,9 @@ def wanted_of(
         problems.append(
             Problem("init", "No base model is named", "`--base MODEL` is a folder, a hub id or a GGUF file")
         )
+    if base == "base":
+        message = "`--base base` names nothing: `base` is the word for the base model itself"
+        problems.append(Problem("init", message, "for a folder of that name write `--base ./base`"))
     models = dict(_pairs("--expert", "MODEL", experts, problems))
     given = dict(_pairs("--prompts", "FILE", prompts, problems))
     for name in [name for name in given if name not in models]:

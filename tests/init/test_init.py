@@ -83,6 +83,19 @@ def test_paths_are_those_of_the_recipes_folder() -> None:
     assert run("plan", "recipes/a.yaml")[0] == 0
 
 
+def test_a_folder_called_base_is_not_the_base() -> None:
+    """From a recipe beside it, it is `./base`; typed as `base` it is refused with that cure."""
+    assert init("models/a.yaml", other="general=base", code="models/base")[0] == 0
+    recipe = load_recipe(Path("models/a.yaml")).recipe
+    assert [recipe.base_model, *(expert.model for expert in recipe.experts)] == ["./base", "./base", "base"]
+    assert run("init", "--base", "base", "--expert", "code=models/code", "--expert", "french=models/french") == (
+        1,
+        "",
+        "error: `--base base` names nothing: `base` is the word for the base model itself\n"
+        "hint: for a folder of that name write `--base ./base`\n",
+    )
+
+
 def test_prompts_that_only_the_user_can_write() -> None:
     """An unknown name leaves a place to fill in; until it is filled nothing plans, and afterwards all does."""
     status, stdout, _ = init(other="vikings=models/french")
