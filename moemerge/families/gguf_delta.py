@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from moemerge.families.gguf_form import Config, Stored, Value, minus_exp, squeezed
+from moemerge.families.gguf_form import Stored, Value, minus_exp, squeezed
+from moemerge.families.gguf_rope import Config
 
 Rows = Callable[[Config, int], Sequence[range]]
 
@@ -53,9 +54,7 @@ MADE: Mapping[str, tuple[Stored, ...]] = {
     f"{PLACE}.in_proj_b.weight": (Stored("ssm_beta.weight", _one_a_head),),
     f"{PLACE}.A_log": (Stored("ssm_a", _one_a_head, turn=minus_exp),),
     f"{PLACE}.dt_bias": (Stored("ssm_dt.bias", _one_a_head),),
-    f"{PLACE}.conv1d.weight": (
-        Stored("ssm_conv1d.weight", _after_keys, shape=squeezed),
-    ),
+    f"{PLACE}.conv1d.weight": (Stored("ssm_conv1d.weight", _after_keys, shape=squeezed),),
     f"{PLACE}.out_proj.weight": (Stored("ssm_out.weight", turn=_columns),),
 }
 """What is not."""

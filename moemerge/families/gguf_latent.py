@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from moemerge.errors import Problem
-from moemerge.families.gguf_form import Config, Stored, Value, paired
+from moemerge.families.gguf_form import Stored, Value, paired
+from moemerge.families.gguf_rope import Config
 
 _ROTATED, _OTHER, _VALUE, _LATENT = "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "kv_lora_rank"
 
@@ -85,7 +86,7 @@ def no_place(config: Config) -> Iterator[Problem]:
 
 
 def keys(config: Config) -> Mapping[str, Value | None]:
-    """Its sizes: for llama.cpp all heads share one key, the latent beside the rotated part, and one value, the latent."""
+    """Its sizes. For llama.cpp all heads share one key, the latent beside the rotated part, and the latent as value."""
     return {
         "attention.head_count_kv": 1,
         "attention.key_length": config[_LATENT] + config[_ROTATED],

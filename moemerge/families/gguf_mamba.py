@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from moemerge.families.gguf_form import Config, Stored, Value, minus_exp, squeezed
+from moemerge.families.gguf_form import Stored, Value, minus_exp, squeezed
+from moemerge.families.gguf_rope import Config
 
 
 def mamba2_made(place: str, groups: str) -> Mapping[str, tuple[Stored, ...]]:
@@ -24,9 +25,7 @@ def mamba2_made(place: str, groups: str) -> Mapping[str, tuple[Stored, ...]]:
     return {
         f"{place}.A_log": (Stored("ssm_a", turn=minus_exp, shape=column),),
         f"{place}.D": (Stored("ssm_d", shape=column),),
-        f"{place}.conv1d.weight": (
-            Stored("ssm_conv1d.weight", shape=squeezed),
-        ),
+        f"{place}.conv1d.weight": (Stored("ssm_conv1d.weight", shape=squeezed),),
         f"{place}.conv1d.bias": (Stored("ssm_conv1d.bias"),),
         f"{place}.dt_bias": (Stored("ssm_dt.bias"),),
         f"{place}.in_proj.weight": (Stored("ssm_in.weight"),),

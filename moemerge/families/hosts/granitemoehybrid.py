@@ -11,8 +11,9 @@ from typing import Any
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
-from moemerge.families.gguf_form import OUTPUT, PAIRED, QKV, Config, GgufForm, Value, halves
+from moemerge.families.gguf_form import OUTPUT, PAIRED, QKV, GgufForm, Value, halves
 from moemerge.families.gguf_mamba import mamba2_keys, mamba2_made
+from moemerge.families.gguf_rope import Config
 from moemerge.families.host import Constant, Host, bias_problems
 from moemerge.families.hosts.granitemoe import multipliers
 from moemerge.families.mamba import MAMBA
@@ -44,9 +45,7 @@ def _keys(config: Config) -> Mapping[str, Value]:
     inner = config["mamba_expand"] * config["hidden_size"]
     return {
         **multipliers(config),
-        **mamba2_keys(
-            config, inner, "layer_types", "mamba_n_heads", "mamba_n_groups", "mamba_d_state", "mamba_d_conv"
-        ),
+        **mamba2_keys(config, inner, "layer_types", "mamba_n_heads", "mamba_n_groups", "mamba_d_state", "mamba_d_conv"),
         "expert_shared_feed_forward_length": config["shared_intermediate_size"],
         "rope.scaling.finetuned": config["position_embedding_type"] == "rope",
     }

@@ -12,7 +12,8 @@ from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense_family import Projection
-from moemerge.families.gguf_form import QKV, Config, GgufForm, always_on, head_dim
+from moemerge.families.gguf_form import QKV, GgufForm, always_on
+from moemerge.families.gguf_rope import Config, head_dim
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.shared_expert import zeros
 

@@ -9,7 +9,8 @@ from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense.lfm2 import ANATOMY, FULL
 from moemerge.families.dense_layers import first_layers
-from moemerge.families.gguf_form import LINEAR_ROPES, Config, GgufForm, Stored, squeezed
+from moemerge.families.gguf_form import GgufForm, Stored, squeezed
+from moemerge.families.gguf_rope import LINEAR_ROPES, Config
 from moemerge.families.host import Host
 from moemerge.families.routing import Routing
 
@@ -62,7 +63,9 @@ _GGUF = GgufForm(
         "feed_forward.gate.weight": (
             Stored("ffn_gate_inp.weight"),
             # what is added to the scores for the choice, which it wants: zeros
-            Stored("exp_probs_b.bias", turn=lambda rows, config: 0 * rows[:, :1], shape=lambda config, shape: shape[:1]),
+            Stored(
+                "exp_probs_b.bias", turn=lambda rows, config: 0 * rows[:, :1], shape=lambda config, shape: shape[:1]
+            ),
         ),
     },
     ropes=LINEAR_ROPES,

@@ -9,20 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moemerge.errors import Problem
-from moemerge.families.anatomy import Anatomy
 from moemerge.families import gguf_delta
+from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
-from moemerge.families.gguf_form import (
-    LINEAR_ROPES,
-    Config,
-    GgufForm,
-    Stored,
-    Value,
-    added,
-    always_on,
-    head_dim,
-    sections,
-)
+from moemerge.families.gguf_form import GgufForm, Stored, Value, added, always_on
+from moemerge.families.gguf_rope import LINEAR_ROPES, Config, head_dim, sections
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.shared_expert import SHARED, SHARED_GATE, silent, silent_width
 
@@ -54,7 +45,9 @@ def _keys(config: Config) -> Mapping[str, Value]:
 def _no_place(config: Config) -> Iterator[Problem]:
     keys, values = config["linear_key_head_dim"], config["linear_value_head_dim"]
     if keys != values:
-        message = f"llama.cpp's `qwen35moe` has heads of one size in linear attention, and these are {keys} and {values}"
+        message = (
+            f"llama.cpp's `qwen35moe` has heads of one size in linear attention, and these are {keys} and {values}"
+        )
         yield Problem("head-dim", message, "run it with transformers")
 
 
@@ -72,9 +65,7 @@ _GGUF = GgufForm(
         **_one_more("self_attn.q_norm", "attn_q_norm"),
         **_one_more("self_attn.k_norm", "attn_k_norm"),
         **_one_more("model.norm", "output_norm"),
-        "mlp.shared_expert_gate.weight": (
-            Stored("ffn_gate_inp_shexp.weight", shape=lambda config, shape: shape[1:]),
-        ),
+        "mlp.shared_expert_gate.weight": (Stored("ffn_gate_inp_shexp.weight", shape=lambda config, shape: shape[1:]),),
     },
     ropes=LINEAR_ROPES,
     partial=True,
