@@ -48,6 +48,7 @@ def hyperparameters(config: Mapping[str, Any], host: Host, form: GgufForm, dense
         "expert_used_count": chosen or 0,
         "expert_gating_func": _GATINGS[host.routing.score],
         "expert_weights_norm": host.routing.divided,
+        "expert_weights_scale": host.routing.factor,
         "vocab_size": config["vocab_size"],
     }
     if form.dense == "first":
