@@ -72,13 +72,18 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "lfm2_moe untied": ("lfm2", {"conv_bias": False, "head_dim": 16, "tie_word_embeddings": False}, {}),
     "mellum tied": ("qwen3", {**WINDOWED, "tie_word_embeddings": True, "head_dim": 24}, {}),
     "mellum without a window": ("qwen3", {"rope_parameters": YARN}, {"architecture": "mellum"}),
+    "nemotron_h": ("nemotron_h", {"head_dim": 16}, {}),
+    "nemotron_h always on": (
+        "nemotron_h",
+        {"head_dim": 16, "mamba_num_heads": 8,
+         "layers_block_type": ["mlp", "full_attention", "mlp", "linear_attention", "linear_attention"]}, ALWAYS_ON),
     "deepseek_v3 halves, first layer dense": ("deepseek_v3", {"rope_interleave": False}, FIRST_DENSE),
     "deepseek_v3 tied, always on": ("deepseek_v3", {"tie_word_embeddings": True}, ALWAYS_ON),
     "deepseek_v3 without the queries' latent": ("deepseek_v3", LITE, {}),
 }  # fmt: skip
 DEFAULT = ("mixtral top-1, tied, llama3 rope", "qwen2_moe", "qwen3_moe", "granitemoe head_dim, biases, tied",
            "glm4_moe first layer dense", "qwen3_5_moe tied", "granitemoehybrid", "ernie4_5_moe first layer dense",
-           "hunyuan_v1_moe", "cohere2_moe tied", "lfm2_moe first layer dense", "mellum tied",
+           "hunyuan_v1_moe", "cohere2_moe tied", "lfm2_moe first layer dense", "mellum tied", "nemotron_h",
            "deepseek_v3 halves, first layer dense")  # fmt: skip
 BAR = 2e-5
 """Nats; what was measured is below 4e-6, and with linear attention below 1e-5."""
@@ -139,6 +144,40 @@ def test_what_a_training_adds_to_scores_goes_along(
     save_file(state, path, metadata={"format": "pt"})
     assert (logits(load(folder), some_tokens(1, 20, ROWS)) - before).abs().max() > 100 * BAR
     assert largest_difference(folder, exported(folder).path, llama) <= BAR
+
+
+GEMMA: dict[str, dict[str, Any]] = {
+    "tied": {"vocab_size_per_layer_input": ROWS},
+    "untied, keys shared": {
+        "vocab_size_per_layer_input": ROWS, "tie_word_embeddings": False, "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2, "use_double_wide_mlp": True,
+    },
+    "no embeddings of layers": {"hidden_size_per_layer_input": 0, "final_logit_softcapping": None,
+                                "attention_k_eq_v": False},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case == "tied" else pytest.mark.families) for case in GEMMA]
+)
+def test_gemma_4_differs_by_its_table_of_gelu_alone(
+    case: str, mixture: Mixture, exported: Callable[..., Exported], llama: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp looks GELU up by numbers of 16 bits. With such a one in transformers, the probabilities are equal."""
+    folder = mixture("gemma4_text", GEMMA[case])
+    file = exported(folder).path
+    assert 10 * BAR < largest_difference(folder, file, llama) < 5e-3
+
+    def by_table(folder: Path) -> Any:
+        model = load(folder)
+        for module in model.modules():
+            if (exact := getattr(module, "act_fn", None)) is not None:
+                module._modules.pop("act_fn", None)
+                object.__setattr__(module, "act_fn", lambda x, exact=exact: exact(x.half().float()).half().float())
+        return model
+
+    monkeypatch.setattr("tests.export.test_llama_cpp.load", by_table)
+    assert largest_difference(folder, file, llama) <= BAR
 
 
 def test_the_comparison_can_fail(mixture: Mixture, exported: Callable[..., Exported], llama: Ask) -> None:

@@ -65,6 +65,8 @@ def refused(folder: Path, target: Path, **options: Any) -> dict[str, str]:
             "needs a layer with Mamba",
         ),
         ("deepseek_v3", {"q_lora_rank": None}, {}, "latent", "of 2 layers has a latent of the queries"),
+        ("nemotron_h", {"head_dim": 16}, {"layers": {"1": "dense"}}, "dense-layers", "experts in every FFN"),
+        ("gemma4_text", {}, {}, "per-layer", "of all tokens, and these are of 128 of 400"),
         (
             "qwen3",
             {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1, "rope_parameters": LINEAR},

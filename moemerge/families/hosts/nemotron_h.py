@@ -67,6 +67,7 @@ def _keys(config: Config) -> Mapping[str, Value]:
         **mamba2_keys(
             config, inner, "layers_block_type", "mamba_num_heads", "n_groups", "ssm_state_size", "conv_kernel"
         ),
+        "attention.layer_norm_epsilon": float(config["layer_norm_epsilon"]),  # read, and used by no layer of ours
         "feed_forward_length": [width.get(kind, 0) for kind in config["layers_block_type"]],
         "expert_shared_count": config["n_shared_experts"],
         "expert_shared_feed_forward_length": config["moe_shared_expert_intermediate_size"],
@@ -90,6 +91,8 @@ _GGUF = GgufForm(
         "mixer.v_proj": "attn_v",
         "mixer.o_proj": "attn_output",
         "mixer.gate": "ffn_gate_inp",
+        "mixer.up_proj": "ffn_up",
+        "mixer.down_proj": "ffn_down",
         **always_on(_SHARED),
     },
     made={**mamba2_made("mixer", "n_groups"), **correction(f"mixer.gate.{CORRECTION}")},
