@@ -146,6 +146,21 @@ def test_what_a_training_adds_to_scores_goes_along(
     assert largest_difference(folder, exported(folder).path, llama) <= BAR
 
 
+@pytest.mark.families
+def test_short_steps_of_time_move_little(mixture: Mixture, exported: Callable[..., Exported], llama: Ask) -> None:
+    """transformers lifts those of `nemotron_h` below `time_step_min` to it, and llama.cpp takes them as they are."""
+    folder = mixture("nemotron_h", {"head_dim": 16})
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    for name in state:
+        if name.endswith("mixer.dt_bias"):
+            state[name].fill_(-9.0)
+        if name.endswith("mixer.in_proj.weight"):
+            state[name][-4:] *= 0.1
+    save_file(state, path, metadata={"format": "pt"})
+    assert 5e-6 < largest_difference(folder, exported(folder).path, llama) < 5e-5
+
+
 GEMMA: dict[str, dict[str, Any]] = {
     "tied": {"vocab_size_per_layer_input": ROWS},
     "untied, keys shared": {

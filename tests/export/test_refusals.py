@@ -66,6 +66,7 @@ def refused(folder: Path, target: Path, **options: Any) -> dict[str, str]:
         ),
         ("deepseek_v3", {"q_lora_rank": None}, {}, "latent", "of 2 layers has a latent of the queries"),
         ("nemotron_h", {"head_dim": 16}, {"layers": {"1": "dense"}}, "dense-layers", "experts in every FFN"),
+        ("nemotron_h", {"head_dim": 16, "time_step_min": 0.01}, {}, "time-step", "and this one's is 0.01"),
         ("gemma4_text", {}, {}, "per-layer", "of all tokens, and these are of 128 of 400"),
         (
             "qwen3",

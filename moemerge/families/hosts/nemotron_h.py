@@ -60,6 +60,10 @@ def _any_layers(dense: DenseConfig) -> Mapping[str, Any]:
     return {}  # `layers_block_type` says it
 
 
+_SHORTEST = 1e-3
+"""`time_step_min` of all models. llama.cpp does not lift shorter steps to it: docs/gguf.md has what that moves."""
+
+
 def _keys(config: Config) -> Mapping[str, Value]:
     width = {"moe": config["moe_intermediate_size"]}
     inner = config["mamba_num_heads"] * config["mamba_head_dim"]
@@ -78,6 +82,9 @@ def _no_place(config: Config) -> Iterator[Problem]:
     if FFN in config["layers_block_type"]:
         message = "llama.cpp's `nemotron_h_moe` has experts in every FFN, and one of these stays dense"
         yield Problem("dense-layers", message, "build it without `layers`, or run it with transformers")
+    if config["time_step_min"] > _SHORTEST:
+        message = f"llama.cpp has no `time_step_min`, and this one's is {config['time_step_min']}"
+        yield Problem("time-step", message, "run it with transformers")
 
 
 _GGUF = GgufForm(
