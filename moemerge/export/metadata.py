@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.export.pieces import OutTensor
-from moemerge.families.gguf_form import QKV, GgufForm, Value, head_dim
+from moemerge.families.gguf_form import QKV, GgufForm, Value
+from moemerge.families.gguf_rope import head_dim
 from moemerge.families.host import Host, expert_counts
 
 _YARN: Mapping[str, float | None] = {
@@ -48,6 +48,7 @@ def hyperparameters(config: Mapping[str, Any], host: Host, form: GgufForm, dense
         "expert_used_count": chosen or 0,
         "expert_gating_func": _GATINGS[host.routing.score],
         "expert_weights_norm": host.routing.divided,
+        "expert_weights_scale": host.routing.factor,
         "vocab_size": config["vocab_size"],
     }
     if form.dense == "first":
@@ -66,26 +67,6 @@ def rotated(config: Mapping[str, Any], form: GgufForm) -> int:
     rope = form.rope(config)
     share = rope.get("partial_rotary_factor", 1.0) if rope is not None and form.partial else 1.0
     return int(head_dim(config) * share)
-
-
-def rope_factors(config: Mapping[str, Any], form: GgufForm) -> Sequence[float] | None:
-    """What llama.cpp divides each frequency of rope by (`rope_freqs.weight`), `[head_dim / 2]`; None for all ones.
-
-    Llama 3's rule, as in transformers' `_compute_llama3_parameters`: waves longer than the original context over
-    `low_freq_factor` turn slower by `factor`, those shorter than it over `high_freq_factor` as they did, and those
-    between by a mean of both.
-    """
-    rope = form.rope(config)
-    if rope is None or rope["rope_type"] != "llama3":
-        return None
-    factor, low, high = (float(rope[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
-    context, size = rope["original_max_position_embeddings"], head_dim(config)
-    found = []
-    for pair in range(size // 2):
-        turns = context / (2 * math.pi * rope["rope_theta"] ** (2 * pair / size))
-        share = min(max((turns - low) / (high - low), 0.0), 1.0)
-        found.append(1 / ((1 - share) / factor + share))
-    return found
 
 
 def misfits(config: Mapping[str, Any], form: GgufForm, tensors: Sequence[OutTensor]) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ import xxhash
 from moemerge import __version__
 from moemerge.console import Progress
 from moemerge.errors import ExportError, ManyProblems, WriteError
-from moemerge.export.metadata import hyperparameters, misfits, rope_factors
+from moemerge.export.metadata import hyperparameters, misfits
 from moemerge.export.modelfile import MARK, modelfile
 from moemerge.export.pieces import OutTensor
 from moemerge.export.tensors import out_tensors
@@ -104,7 +104,7 @@ def export_gguf(folder: Path, path: Path, kind: GgufType, progress: Progress, *,
     with replacing(path) as staged:
         writer = _writer(opened, host, form, vocabulary, kind)
         progress.stage("write", total, "bytes")
-        _write(writer, staged, tensors, rope_factors(config, form), progress)
+        _write(writer, staged, tensors, form.factors(config), progress)
     text = modelfile(path, vocabulary, config["max_position_embeddings"])
     with replacing(beside) as staged:
         staged.write_text(text, encoding="utf-8")

@@ -7,6 +7,8 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from operator import mul as multiply
 from typing import Any
 
 from moemerge.errors import ExportError, Problem
@@ -55,7 +57,8 @@ def out_tensors(
         found += [_made(checkpoint, name, stored, config, wanted) for stored in places]
     for name, pieces in stacked.items():
         shape = (len(pieces), len(pieces[0].rows), pieces[0].info.shape[-1])
-        found.append(OutTensor(name, shape, kind_of(shape[-1], wanted), pieces))
+        turn = partial(multiply, form.down) if form.down != 1 and "ffn_down" in name else None
+        found.append(OutTensor(name, shape, kind_of(shape[-1], wanted), pieces, turn=turn))
     if form.head and _HEAD not in {tensor.name for tensor in found}:
         found += [replace(tensor, name=_HEAD) for tensor in found if tensor.name == _EMBEDDING]
     return sorted(found, key=_layer), problems
@@ -63,11 +66,9 @@ def out_tensors(
 
 def _dense(layers: set[int], form: GgufForm) -> Problem | None:
     """Why layers without a router have no place."""
-    first = layers == set(range(len(layers)))
-    if not layers or form.dense == "any" or (form.dense == "first" and first):
+    if not layers or form.dense != "none":
         return None
-    does = "routes in every layer" if form.dense == "none" else "lets its first layers be dense, and no others"
-    message = f"layers {as_ranges(layers)} are dense, and llama.cpp's `{form.architecture}` {does}"
+    message = f"layers {as_ranges(layers)} are dense, and llama.cpp's `{form.architecture}` routes in every layer"
     return Problem("dense-layers", message, "build it without `layers`, or run it with transformers")
 
 

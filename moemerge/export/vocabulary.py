@@ -30,16 +30,23 @@ _QWEN2 = rf"{_WORDS}|\p{{N}}|{_SIGNS}"
 _QWEN35 = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
 _GPT4O = rf"{_UPPER}*{_LOWER}+{_ENDINGS}?|{_UPPER}+{_LOWER}*{_ENDINGS}?|\p{{N}}{{1,3}}|{_CASED_SIGNS}"
 _TEKKEN = rf"{_UPPER}*{_LOWER}+|{_UPPER}+{_LOWER}*|\p{{N}}|{_CASED_SIGNS}"
-_SPLITS: Mapping[tuple[str, bool], str] = {
-    (_LLAMA3, False): "dbrx",
-    (_LLAMA3, True): "llama-bpe",
-    (_QWEN2, False): "qwen2",
-    (_QWEN35, False): "qwen35",
-    (_GPT4O, False): "gpt-4o",
-    (_TEKKEN, True): "tekken",
+_DEEPSEEK = (
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-\u309f\u30a0-\u30ff]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}",
+)
+_SPLITS: Mapping[tuple[tuple[str, ...], bool], str] = {
+    ((_LLAMA3,), False): "dbrx",
+    ((_LLAMA3,), True): "llama-bpe",
+    ((_QWEN2,), False): "qwen2",
+    ((_QWEN35,), False): "qwen35",
+    ((_GPT4O,), False): "gpt-4o",
+    ((_TEKKEN,), True): "tekken",
+    (_DEEPSEEK, False): "deepseek-v3",
 }
-"""llama.cpp's name of what splits text by one pattern, and whether a word that is a token then stays whole, whatever
-the merges say (`ignore_merges`)."""
+"""llama.cpp's name of what splits text by patterns, one after the other, and whether a word that is a token then
+stays whole, whatever the merges say (`ignore_merges`)."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 """A piece of SentencePiece's that stands for a byte."""
 
@@ -213,10 +220,12 @@ def _pre(whole: Mapping[str, Any], model: Mapping[str, Any]) -> str:
         return "gpt-2"
     if gpt2 and len(before) == 1 and before[0]["type"] == "Digits" and before[0].get("individual_digits"):
         return "smollm"
-    if gpt2 or len(before) != 1 or before[0]["type"] != "Split" or before[0].get("behavior") != "Isolated":
+    if gpt2 or any(
+        step["type"] != "Split" or step.get("behavior") != "Isolated" or step.get("invert") for step in before
+    ):
         raise unknown
-    pattern = (before[0].get("pattern") or {}).get("Regex", "")
-    name = _SPLITS.get((pattern, bool(model.get("ignore_merges"))))
+    patterns = tuple((step.get("pattern") or {}).get("Regex", "") for step in before)
+    name = _SPLITS.get((patterns, bool(model.get("ignore_merges"))))
     if name is None:
         raise unknown
     return name

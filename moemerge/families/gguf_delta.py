@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from moemerge.families.gguf_form import Config, Stored, Value, minus_exp, squeezed
+from moemerge.families.gguf_form import Stored, Value, minus_exp, squeezed
+from moemerge.families.gguf_rope import Config
 
 Rows = Callable[[Config, int], Sequence[range]]
 

@@ -10,16 +10,11 @@ from typing import Any, Literal
 
 from moemerge.errors import Problem
 from moemerge.families.gguf import LAYER, TOP
+from moemerge.families.gguf_rope import ROPES, Config, head_dim, llama3_factors
 
-Config = Mapping[str, Any]
-"""A language model's `config.json`."""
 Value = float | int | bool | str | list[int] | list[bool]
 """What a key of a file's metadata can be."""
 
-LINEAR_ROPES = frozenset({"default", "linear", "yarn"})
-"""Kinds of rope that a GGUF file says in its metadata."""
-ROPES = LINEAR_ROPES | {"llama3"}
-"""And the one that it says in a tensor, which not every architecture reads."""
 QKV = frozenset({"attn_q", "attn_k", "attn_v"})
 """The maps of attention that may have biases in most architectures."""
 
@@ -50,11 +45,6 @@ class Stored:
     shape: Callable[[Config, tuple[int, ...]], tuple[int, ...]] | None = None
 
 
-def head_dim(config: Config) -> int:
-    """Size of one attention head."""
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
-
-
 def paired(rows: Any, size: int) -> Any:
     """Rows of whole heads `[n D, d]`, the halves of each head interleaved: row s D/2 + j becomes row 2 j + s."""
     halves = rows.reshape(-1, 2, size // 2, rows.shape[-1])
@@ -81,22 +71,6 @@ def minus_exp(rows: Any, config: Config) -> Any:
     import numpy as np
 
     return -np.exp(rows)
-
-
-def sections(config: Config, pairs: int) -> list[int]:
-    """What rope with places in pictures is cut into, for text alone, where all three places are one.
-
-    llama.cpp takes the place of pair j from the (j mod 3)-th section, while j is below three times its size, and a
-    fourth place, which is 0, for what is left. transformers lets what is left have the first place. So sections that
-    leave nothing stay as they are, and others become thirds.
-
-    Args:
-        config: the language model's.
-        pairs: how many pairs of dimensions rope rotates.
-    """
-    given = (config["rope_parameters"].get("mrope_section") or [])[:3]
-    whole = sum(given) == pairs and all(pair < 3 * given[pair % 3] for pair in range(pairs))
-    return [*given, 0] if whole else [*[-(-pairs // 3)] * 3, 0]
 
 
 def squeezed(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -156,6 +130,8 @@ class GgufForm:
         biases: the maps that may have biases, by llama.cpp's names.
         ropes: kinds of rope that it computes.
         rope: the rope that its usual keys speak of, by the config; None where there is none.
+        factors: what each frequency of rope is divided by (`rope_freqs.weight`), `[pairs]`, by the config; None for
+            all ones.
         partial: whether it heeds `partial_rotary_factor`, as the host's class then does.
         windows: whether it heeds sliding windows; `keys` say which.
         activation: the config's key of the experts' activation, and the only value that it computes.
@@ -176,6 +152,7 @@ class GgufForm:
     biases: frozenset[str] = frozenset()
     ropes: frozenset[str] = ROPES
     rope: Callable[[Config], Mapping[str, Any] | None] = _the_rope
+    factors: Callable[[Config], Sequence[float] | None] = llama3_factors
     partial: bool = False
     windows: bool = False
     activation: tuple[str, str] = ("hidden_act", "silu")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from moemerge.families.gguf_form import Config, Stored, Value, minus_exp, squeezed
+from moemerge.families.gguf_form import Stored, Value, minus_exp, squeezed
+from moemerge.families.gguf_rope import Config
 
 
 def mamba2_made(place: str, groups: str) -> Mapping[str, tuple[Stored, ...]]:

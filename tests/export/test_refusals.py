@@ -19,6 +19,12 @@ from tests.export.conftest import Mixture
 from tests.export.vocabularies import byte_level, gpt2, sentencepiece
 from tests.moe import build_tiny
 
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+
 
 def refused(folder: Path, target: Path, **options: Any) -> dict[str, str]:
     """The problems by their codes; nothing may have been written."""
@@ -44,6 +50,31 @@ def refused(folder: Path, target: Path, **options: Any) -> dict[str, str]:
         ),
         ("qwen3", {}, {"layers": {"1": "dense"}}, "dense-layers", "`qwen3moe` routes in every layer"),
         ("qwen2", {}, {"shared_experts": [{"model": "base"}]}, "shared-expert", "always on"),
+        ("qwen3_5_text", {"linear_value_head_dim": 16}, {}, "head-dim", "these are 8 and 16"),
+        ("qwen3_5_text", {"attention_bias": True}, {}, "biases", "`qwen35moe` has no biases on q, k and v"),
+        ("lfm2", {"conv_bias": False, "head_dim": 24}, {}, "head-dim", "over their number, 16, and these are 24"),
+        ("lfm2", {"head_dim": 16}, {}, "no-place", "has no place for `model.layers.0.conv.conv.bias`"),
+        ("cohere2", {"attention_bias": True}, {}, "biases", "`cohere2moe` has no biases on `attn_output`"),
+        ("ernie4_5", {"rope_parameters": LLAMA3}, {}, "rope", "`llama3` is not exported"),
+        ("granitemoehybrid", {"mamba_expand": 1}, {}, "mamba", "and this one 1 times"),
+        (
+            "granitemoehybrid",
+            {"layer_types": ["full_attention"] * 2},
+            {"architecture": "granitemoehybrid"},
+            "mamba",
+            "needs a layer with Mamba",
+        ),
+        ("deepseek_v3", {"q_lora_rank": None}, {}, "latent", "of 2 layers has a latent of the queries"),
+        ("nemotron_h", {"head_dim": 16}, {"layers": {"1": "dense"}}, "dense-layers", "experts in every FFN"),
+        ("nemotron_h", {"head_dim": 16, "time_step_min": 0.01}, {}, "time-step", "and this one's is 0.01"),
+        ("gemma4_text", {}, {}, "per-layer", "of all tokens, and these are of 128 of 400"),
+        (
+            "qwen3",
+            {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1, "rope_parameters": LINEAR},
+            {},
+            "rope",
+            "in layers with a window, not `linear`",
+        ),
         (
             "llama",
             {

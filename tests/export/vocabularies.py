@@ -33,13 +33,19 @@ GPT4O = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
     r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+DEEPSEEK = (
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-\u309f\u30a0-\u30ff]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"""
+    r"\s*[\r\n]+|\s+(?!\S)|\s+",
+)
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 
 
-def split_by(pattern: str) -> Any:
-    """A pre-tokenizer as Llama 3, Qwen and others have it."""
+def split_by(*patterns: str) -> Any:
+    """A pre-tokenizer as Llama 3, Qwen, and with several patterns DeepSeek and Hunyuan have it."""
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), plain])
+    return pre_tokenizers.Sequence([*(pre_tokenizers.Split(Regex(one), "isolated") for one in patterns), plain])
 
 
 def gpt2() -> Any:
@@ -60,6 +66,7 @@ BYTE_LEVEL: dict[str, tuple[Callable[[], Any], bool]] = {
     "qwen2": (lambda: split_by(LLAMA3.replace("{1,3}", "")), False),
     "qwen35": (lambda: split_by(QWEN35), False),
     "gpt-4o": (lambda: split_by(GPT4O), False),
+    "deepseek-v3": (lambda: split_by(*DEEPSEEK), False),
     "tekken": (lambda: split_by(TEKKEN), True),
 }
 """By llama.cpp's names: what splits text first, and whether a word that is a token stays whole."""

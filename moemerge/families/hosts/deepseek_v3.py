@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from moemerge.errors import Problem
+from moemerge.families import gguf_latent
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.corrected import CORRECTION, SIGMOIDS, deepseek_config, zero_correction
 from moemerge.families.dense.deepseek_v3 import LINEAR_MAPS
 from moemerge.families.dense_layers import first_layers
+from moemerge.families.gguf_form import GgufForm, always_on, correction
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.shared_expert import UNGATED, zeros
 
@@ -47,4 +49,14 @@ HOST = Host(
     anatomy=Anatomy(projections=LINEAR_MAPS, shared="shared_experts"),
     routing=SIGMOIDS,
     dense_layers=first_layers("first_k_dense_replace"),
+    gguf=GgufForm(
+        "deepseek2",
+        names={**gguf_latent.NAMES, **always_on(UNGATED)},
+        made={**gguf_latent.MADE, **correction(f"mlp.gate.{CORRECTION}")},
+        ropes=frozenset({"default"}),
+        dense="first",
+        shared=True,
+        keys=lambda config: {**gguf_latent.keys(config), "expert_shared_count": config["n_shared_experts"]},
+        refuse=gguf_latent.no_place,
+    ),
 )

@@ -12,7 +12,8 @@ from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.corrected import CORRECTION, zero_correction
 from moemerge.families.dense_layers import first_layers
-from moemerge.families.gguf_form import LINEAR_ROPES, GgufForm, correction
+from moemerge.families.gguf_form import GgufForm, correction
+from moemerge.families.gguf_rope import LINEAR_ROPES
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.routing import Routing
 from moemerge.families.shared_expert import UNGATED

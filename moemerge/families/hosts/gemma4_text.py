@@ -16,12 +16,14 @@ scale at sqrt(hidden) times the weight of the norm before the FFN, the gate mult
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
+from moemerge.families.gguf_form import GgufForm, Stored, Value, window_keys
+from moemerge.families.gguf_rope import Config, proportional_factors
 from moemerge.families.host import Constant, Host, Made, bias_problems
 from moemerge.families.routing import Routing
 from moemerge.families.shared_expert import SILENT_WIDTH
@@ -74,6 +76,71 @@ def _constants(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constan
     yield Constant(f"{prefix}.router.per_expert_scale", (experts,), 1.0)
 
 
+def _keys(config: Config) -> Mapping[str, Value | None]:
+    full = config["num_global_key_value_heads"] if config["attention_k_eq_v"] else None
+    heads = {"sliding_attention": config["num_key_value_heads"]}
+    return {
+        **window_keys(config),
+        "attention.head_count_kv": [heads.get(kind, full or config["num_key_value_heads"])
+                                    for kind in config["layer_types"]],
+        "attention.key_length": config["global_head_dim"],
+        "attention.key_length_swa": config["head_dim"],
+        "attention.shared_kv_layers": config["num_kv_shared_layers"],
+        "attention.value_length": config["global_head_dim"],
+        "attention.value_length_swa": config["head_dim"],
+        "embedding_length_per_layer_input": config["hidden_size_per_layer_input"] or 0,
+        "feed_forward_length": config["intermediate_size"],
+        "final_logit_softcapping": config["final_logit_softcapping"],
+        "rope.dimension_count": config["global_head_dim"],
+        "rope.dimension_count_swa": config["head_dim"],
+        "rope.freq_base_swa": float(config["rope_parameters"]["sliding_attention"]["rope_theta"]),
+    }  # fmt: skip
+
+
+def _no_place(config: Config) -> Iterator[Problem]:
+    elsewhere, sliding = "run it with transformers", config["rope_parameters"]["sliding_attention"]
+    if sliding["rope_type"] != "default" or sliding.get("partial_rotary_factor", 1.0) != 1.0:
+        message = "llama.cpp's `gemma4` has rope of the type `default` on whole heads in layers with a window"
+        yield Problem("rope", message, elsewhere)
+    if config["hidden_size_per_layer_input"] and config["vocab_size_per_layer_input"] != config["vocab_size"]:
+        message = "llama.cpp's `gemma4` has embeddings for each layer of all tokens, and these are of " \
+            f"{config['vocab_size_per_layer_input']:,} of {config['vocab_size']:,}"  # fmt: skip
+        yield Problem("per-layer", message, elsewhere)
+
+
+_GGUF = GgufForm(
+    "gemma4",
+    names={
+        "post_attention_layernorm": "post_attention_norm",
+        "pre_feedforward_layernorm": "ffn_norm",
+        "pre_feedforward_layernorm_2": "pre_ffw_norm_2",
+        "post_feedforward_layernorm": "post_ffw_norm",
+        "post_feedforward_layernorm_1": "post_ffw_norm_1",
+        "post_feedforward_layernorm_2": "post_ffw_norm_2",
+        "router.proj": "ffn_gate_inp",
+        "per_layer_input_gate": "inp_gate",
+        "per_layer_projection": "proj",
+        "post_per_layer_input_norm": "post_norm",
+        "model.embed_tokens_per_layer": "per_layer_token_embd",
+        "model.per_layer_model_projection": "per_layer_model_proj",
+        "model.per_layer_projection_norm": "per_layer_proj_norm",
+    },
+    made={
+        "layer_scalar": (Stored("layer_output_scale.weight"),),
+        "router.scale": (Stored("ffn_gate_inp.scale"),),
+        # takes back what `down` multiplies by, so that small types hold the experts as they hold others
+        "router.per_expert_scale": (Stored("ffn_down_exps.scale", turn=lambda rows, config: rows * DOWN),),
+    },
+    ropes=frozenset({"proportional"}),
+    rope=lambda config: config["rope_parameters"]["full_attention"],
+    factors=proportional_factors,
+    windows=True,
+    activation=("hidden_activation", "gelu_pytorch_tanh"),
+    down=1 / DOWN,
+    keys=_keys,
+    refuse=_no_place,
+)
+
 HOST = Host(
     model_type="gemma4_text",
     architecture="Gemma4ForCausalLM",
@@ -91,4 +158,5 @@ HOST = Host(
     constants=_constants,
     anatomy=Anatomy(beside=True, router="router", router_matrix="proj.weight", softcap="final_logit_softcapping"),
     routing=Routing(reads="residual", before=("norm", "scale", "scalar_root_size"), gives="probabilities"),
+    gguf=_GGUF,
 )

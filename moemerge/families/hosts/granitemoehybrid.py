@@ -11,8 +11,9 @@ from typing import Any
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
-from moemerge.families.gguf_form import OUTPUT, PAIRED, QKV, Config, GgufForm, Value, halves
+from moemerge.families.gguf_form import OUTPUT, PAIRED, QKV, GgufForm, Value, halves
 from moemerge.families.gguf_mamba import mamba2_keys, mamba2_made
+from moemerge.families.gguf_rope import Config
 from moemerge.families.host import Constant, Host, bias_problems
 from moemerge.families.hosts.granitemoe import multipliers
 from moemerge.families.mamba import MAMBA

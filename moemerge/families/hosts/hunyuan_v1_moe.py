@@ -13,6 +13,7 @@ from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense_family import Projection
 from moemerge.families.gguf_form import QKV, GgufForm, always_on
+from moemerge.families.gguf_rope import Config, head_dim
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.shared_expert import zeros
 
@@ -35,6 +36,15 @@ def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[st
 
 def _refuse(dense: DenseConfig) -> list[Problem]:
     return bias_problems(dense, "hunyuan_v1_moe", qkv=True, output=True)
+
+
+def _rope(config: Config) -> Mapping[str, Any]:
+    """`dynamic` with an `alpha` is another base of rope, whatever the length of the text."""
+    rope: Mapping[str, Any] = config["rope_parameters"]
+    if rope["rope_type"] != "dynamic" or not rope.get("alpha"):
+        return rope
+    size = head_dim(config)
+    return {"rope_type": "default", "rope_theta": rope["rope_theta"] * rope["alpha"] ** (size / (size - 2))}
 
 
 HOST = Host(
@@ -60,6 +70,7 @@ HOST = Host(
             **always_on(_SHARED),
         },
         biases=QKV,
+        rope=_rope,
         shared=True,
         keys=lambda config: {"expert_shared_feed_forward_length": config["intermediate_size"]},
     ),

@@ -9,7 +9,8 @@ from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense.lfm2 import ANATOMY, FULL
 from moemerge.families.dense_layers import first_layers
-from moemerge.families.gguf_form import LINEAR_ROPES, Config, GgufForm, Stored, squeezed
+from moemerge.families.gguf_form import GgufForm, Stored, squeezed
+from moemerge.families.gguf_rope import LINEAR_ROPES, Config
 from moemerge.families.host import Host
 from moemerge.families.routing import Routing
 

@@ -11,7 +11,8 @@ from typing import Any
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense_layers import listed_layers
-from moemerge.families.gguf_form import LINEAR_ROPES, Config, GgufForm, Value, window_keys
+from moemerge.families.gguf_form import GgufForm, Value, window_keys
+from moemerge.families.gguf_rope import LINEAR_ROPES, Config
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 
 

@@ -13,8 +13,11 @@ from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.corrected import CORRECTION, SIGMOIDS, deepseek_config, zero_correction
-from moemerge.families.dense.nemotron_h import DISK
+from moemerge.families.dense.nemotron_h import DISK, FFN
 from moemerge.families.dense_family import Projection, exchanged
+from moemerge.families.gguf_form import GgufForm, Value, always_on, correction
+from moemerge.families.gguf_mamba import mamba2_keys, mamba2_made
+from moemerge.families.gguf_rope import Config
 from moemerge.families.host import Constant, Host, bias_problems
 from moemerge.families.shared_expert import silent_width
 
@@ -57,6 +60,60 @@ def _any_layers(dense: DenseConfig) -> Mapping[str, Any]:
     return {}  # `layers_block_type` says it
 
 
+_SHORTEST = 1e-3
+"""`time_step_min` of all models. llama.cpp does not lift shorter steps to it: docs/gguf.md has what that moves."""
+
+
+def _keys(config: Config) -> Mapping[str, Value]:
+    width = {"moe": config["moe_intermediate_size"]}
+    inner = config["mamba_num_heads"] * config["mamba_head_dim"]
+    return {
+        **mamba2_keys(
+            config, inner, "layers_block_type", "mamba_num_heads", "n_groups", "ssm_state_size", "conv_kernel"
+        ),
+        "attention.layer_norm_epsilon": float(config["layer_norm_epsilon"]),  # read, and used by no layer of ours
+        "feed_forward_length": [width.get(kind, 0) for kind in config["layers_block_type"]],
+        "expert_shared_count": config["n_shared_experts"],
+        "expert_shared_feed_forward_length": config["moe_shared_expert_intermediate_size"],
+    }
+
+
+def _no_place(config: Config) -> Iterator[Problem]:
+    if FFN in config["layers_block_type"]:
+        message = "llama.cpp's `nemotron_h_moe` has experts in every FFN, and one of these stays dense"
+        yield Problem("dense-layers", message, "build it without `layers`, or run it with transformers")
+    if config["time_step_min"] > _SHORTEST:
+        message = f"llama.cpp has no `time_step_min`, and this one's is {config['time_step_min']}"
+        yield Problem("time-step", message, "run it with transformers")
+
+
+_GGUF = GgufForm(
+    "nemotron_h_moe",
+    names={
+        "backbone.embeddings": "token_embd",
+        "backbone.norm_f": "output_norm",
+        "norm": "attn_norm",
+        "mixer.q_proj": "attn_q",
+        "mixer.k_proj": "attn_k",
+        "mixer.v_proj": "attn_v",
+        "mixer.o_proj": "attn_output",
+        "mixer.gate": "ffn_gate_inp",
+        "mixer.up_proj": "ffn_up",
+        "mixer.down_proj": "ffn_down",
+        **always_on(_SHARED),
+    },
+    made={**mamba2_made("mixer", "n_groups"), **correction(f"mixer.gate.{CORRECTION}")},
+    prefix="backbone.layers.",
+    rope=lambda config: None,
+    factors=lambda config: None,
+    activation=("mlp_hidden_act", "relu2"),
+    epsilon="layer_norm_epsilon",
+    dense="any",
+    shared=True,
+    keys=_keys,
+    refuse=_no_place,
+)
+
 HOST = Host(
     model_type="nemotron_h",
     architecture="NemotronHForCausalLM",
@@ -82,4 +139,5 @@ HOST = Host(
                     gate_up="up_proj", gated=False, shared="shared_experts"),
     routing=SIGMOIDS,
     dense_layers=_any_layers,
+    gguf=_GGUF,
 )  # fmt: skip

@@ -12,17 +12,8 @@ from moemerge.errors import Problem
 from moemerge.families import gguf_delta
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
-from moemerge.families.gguf_form import (
-    LINEAR_ROPES,
-    Config,
-    GgufForm,
-    Stored,
-    Value,
-    added,
-    always_on,
-    head_dim,
-    sections,
-)
+from moemerge.families.gguf_form import GgufForm, Stored, Value, added, always_on
+from moemerge.families.gguf_rope import LINEAR_ROPES, Config, head_dim, sections
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.shared_expert import SHARED, SHARED_GATE, silent, silent_width
 
