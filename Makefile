@@ -89,7 +89,7 @@ docs: $(STAMP)  ## writes docs/recipe.md, docs/families.md and docs/runtimes.md 
 	@$(PY) -m moemerge.families.runtimes_page > docs/runtimes.md.new
 	@mv docs/runtimes.md.new docs/runtimes.md
 
-runtimes-%: $(STAMP)  ## what transformers4, llamacpp, llamacpp_converter, mlx, vllm or lmeval makes of every host (minutes to an hour)
+runtimes-%: $(STAMP)  ## what % makes of every host: transformers4, llamacpp, llamacpp_converter, mlx, vllm, lmeval
 	@$(PY) benchmarks/runtimes/run.py $*
 
 bench: $(STAMP)  ## a build of four experts of 1.1 B against `cp` of as many bytes (9 GB of disk beside the output)

@@ -38,6 +38,7 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_fac
           "original_max_position_embeddings": 64}  # fmt: skip
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+LATENT_YARN = {**YARN, "mscale": 1.0, "mscale_all_dim": 0.7, "beta_fast": 32, "beta_slow": 1}
 DISCRIMINANT = {"gate": {"init": "discriminant"}}
 FUSED = {"output": {"layout": "fused"}}
 ROPES = {"llama3": LLAMA3, "linear": LINEAR, "yarn": YARN}
@@ -64,6 +65,8 @@ FURTHER: Mapping[str, Case] = {
     "qwen2_moe, yarn rope": ("qwen2", {"rope_parameters": YARN}, {}),
     "qwen2_moe, windows": (
         "qwen2", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}, {}),
+    "qwen2_moe of Mistrals, windows": ("mistral", {"sliding_window": 6}, {"architecture": "qwen2_moe"}),
+    "qwen2_moe of llamas, heads of 32": ("llama", {"head_dim": 32}, {"architecture": "qwen2_moe"}),
     "qwen2_moe, shared expert": ("qwen2", {}, {"shared_experts": [{"model": "base"}]}),
     "qwen2_moe of llamas": ("llama", {}, {"architecture": "qwen2_moe"}),
     "qwen2_moe of llamas, tied": ("llama", {"tie_word_embeddings": True}, {"architecture": "qwen2_moe"}),
@@ -75,8 +78,11 @@ FURTHER: Mapping[str, Case] = {
     "granitemoe of llamas": ("llama", {}, {"architecture": "granitemoe"}),
     "granitemoe of Qwen2": ("qwen2", {}, {"architecture": "granitemoe"}),
     "glm4_moe of llamas": ("llama", {}, {"architecture": "glm4_moe"}),
+    "glm4_moe of llamas, tied": ("llama", {"tie_word_embeddings": True}, {"architecture": "glm4_moe"}),
+    "glm4_moe of llamas, heads of 32": ("llama", {"head_dim": 32}, {"architecture": "glm4_moe"}),
     "glm4_moe of Qwen2": ("qwen2", {}, {"architecture": "glm4_moe"}),
     "glm4_moe of Qwen3": ("qwen3", {}, {"architecture": "glm4_moe"}),
+    "deepseek_v3, yarn rope": ("deepseek_v3", {"rope_parameters": LATENT_YARN}, {"architecture": "deepseek_v3"}),
     "granitemoe_swa of Granite": ("granite_swa", {}, {}),
     "mellum, windows": (
         "qwen3", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}, {}),

@@ -155,7 +155,8 @@ def compared(built: Built, said: Mapping[str, Any], work: Path) -> dict[str, Any
     if "error" in said:
         lines = str(said["error"]).replace(f"{work}/", "").replace(str(work), "").strip().splitlines()
         return {**run, "error": re.sub(r"\s+", " ", " ".join(lines[:2]))[:160].strip()}
-    mine, theirs = torch.tensor(built.logprobs), torch.tensor(said["logprobs"])
+    numbers = [[float("nan") if one is None else one for one in row] for row in said["logprobs"]]
+    mine, theirs = torch.tensor(built.logprobs), torch.tensor(numbers)
     difference = float((mine - theirs).abs().max())
     if difference != difference:
         return {**run, "error": "gives NaN"}
