@@ -207,5 +207,5 @@ def silently_wrong(host: Host, traits: Traits) -> Problem | None:
     right = runtimes_where("right", host, traits)
     hint = f"run it with one that was right: {', '.join(['transformers 5', *right])}"
     if "fused" in traits and len(runtimes_where("right", host, traits - {"fused"})) > len(right):
-        hint = "leave out `output.layout: fused`, which transformers 5 alone reads"
+        hint = "leave out `output.layout: fused`: more runtimes hold experts that are stored one by one"
     return Problem("runtime", message, hint)
