@@ -14,13 +14,13 @@ STAMP := $(VENV)/.moemerge-installed
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(PY) -m pip --disable-pip-version-check --no-input install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-train demo-gguf demo-vision test test-avx2 test-slow test-families test-browser fuzz check lint types docs bench \
+.PHONY: help install demo demo-train demo-gguf demo-vision test test-avx2 test-slow test-families test-browser fuzz check lint types docs runtimes bench \
         bench-growth \
         bench-rivals-build bench-rivals bench-training clean
 
 help:  ## lists the targets
-	@sed -n 's/^\([a-z0-9%-]*\):.*##  *\(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null \
-	  || sed -n 's/^\([a-z0-9%-]*\):.*##  *\(.*\)/  make \1: \2/p' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null \
+	  || sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1: \2/p' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP)  ## the environment alone
 
@@ -89,8 +89,8 @@ docs: $(STAMP)  ## writes docs/recipe.md, docs/families.md and docs/runtimes.md 
 	@$(PY) -m moemerge.families.runtimes_page > docs/runtimes.md.new
 	@mv docs/runtimes.md.new docs/runtimes.md
 
-runtimes-%: $(STAMP)  ## what % makes of every host: transformers4, llamacpp, llamacpp_converter, mlx, vllm, lmeval
-	@$(PY) benchmarks/runtimes/run.py $*
+runtimes: $(STAMP)  ## what a runtime makes of every host: `make runtimes RUNTIME=mlx`, transformers4, llamacpp, vllm, ...
+	@$(PY) benchmarks/runtimes/run.py $(RUNTIME)
 
 bench: $(STAMP)  ## a build of four experts of 1.1 B against `cp` of as many bytes (9 GB of disk beside the output)
 	@$(PY) benchmarks/build_vs_cp.py

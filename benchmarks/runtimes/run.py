@@ -1,6 +1,6 @@
 """Compares what a runtime makes of tiny mixtures of every host with what transformers 5 does, and keeps the result.
 
-    make runtimes-mlx                           # or another one of `TOOLS`
+    make runtimes RUNTIME=mlx                   # or another one of `TOOLS`
     python benchmarks/runtimes/run.py mlx --only "mixtral*"
 
 The runtime is installed into an environment of its own, where there is none. Then each mixture is built, and after
