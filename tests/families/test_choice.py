@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from moemerge.families import DENSE_FAMILIES, HOSTS, DenseConfig, choose_host, hosts_of, why_host
+from moemerge.families.runtimes import runtimes_where, traits_of
 from tests.families.test_dense import BOUNDS
 
 
@@ -28,13 +29,17 @@ def test_the_rule_gives_the_usual_hosts(family: str, host: str) -> None:
 @pytest.mark.parametrize("family", DENSE_FAMILIES)
 def test_the_first_is_the_one_that_most_runtimes_hold(family: str) -> None:
     """Exact ones first; of those none is right in more runtimes than the one before it."""
-    ranks = [(host.near is None, len(host.right_in)) for host in hosts_of(family)]
-    assert ranks == sorted(ranks, reverse=True)
+    ranks = [(host.near is not None, -len(runtimes_where("right", host))) for host in hosts_of(family)]
+    assert ranks == sorted(ranks)
 
 
-def test_right_with_a_but_is_not_right() -> None:
-    """mlx-lm takes Mixtral, and not with every rope."""
-    assert HOSTS["mixtral"].right_in == ("transformers 4.57", "llama.cpp", "vLLM")
+def test_what_this_very_model_has_counts() -> None:
+    """mlx-lm takes Mixtral, and not with every rope; a second way into llama.cpp does not count."""
+    every = ("transformers 4", "llama.cpp by `moemerge export`", "mlx-lm", "vLLM")
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+    for config, right in (({}, every), ({"rope_parameters": yarn}, (*every[:2], every[3]))):
+        traits = traits_of(dense("llama", **config), HOSTS["mixtral"])
+        assert runtimes_where("right", HOSTS["mixtral"], traits) == right
 
 
 def test_a_near_host_comes_after_an_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,6 @@ def test_what_most_runtimes_hold_comes_first() -> None:
     """Then a host's own order; Qwen3 with windows on some layers goes where the first one cannot take it."""
     assert [host.model_type for host in hosts_of("llama")][:2] == ["mixtral", "qwen2_moe"]
     assert [host.model_type for host in hosts_of("qwen3")] == ["qwen3_moe", "mellum", "glm4_moe"]
-    assert [len(host.right_in) for host in hosts_of("qwen3")] == [4, 0, 0]
     for values, wanted in (({}, "qwen3_moe"), (HALF_WINDOW, "mellum")):
         host, problems = choose_host(dense_of("qwen3", **values), "auto")
         assert (host, problems) == (HOSTS[wanted], [])

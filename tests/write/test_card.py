@@ -65,16 +65,25 @@ def test_a_random_gate(plan: Plan, snapshot: SnapshotAssertion) -> None:
     assert card_of(plan, {"init": "random", "separation": [None, None]}) == snapshot
 
 
-@pytest.mark.parametrize(("family", "layout", "new"), [
-    ("llama", "per_expert", False), ("llama", "fused", True),
-    ("granite", "per_expert", False), ("granite", "fused", False),
+@pytest.mark.parametrize(("family", "layout", "transformers", "vllm"), [
+    ("llama", "per_expert", "right", "right"), ("llama", "fused", "**silently wrong**", "does not run it"),
+    ("granite", "per_expert", "right", "right"), ("granite", "fused", "right", "right"),
 ])  # fmt: skip
-def test_what_reads_it(family: str, layout: str, new: bool, tiny: TinyMaker) -> None:
-    """Fused names are transformers 5's own but where the class has no others: those are what every engine reads."""
+def test_what_reads_it(family: str, layout: str, transformers: str, vllm: str, tiny: TinyMaker) -> None:
+    """By what was measured of such mixtures; a class that has fused names alone has them in every layout."""
     made = make_plan(recipe_of(tiny(family), [tiny(family, 1), "base"], output={"layout": layout}), Path.cwd())
     card = model_card(made, FITTED, "moe")
-    assert ("which transformers 5 alone reads" in card) == new
-    assert ("vllm serve" in card) == (family == "llama" and not new)
+    assert f"- transformers 4, tried with 4.57.6: {transformers}" in card
+    assert f"- vLLM, tried with 0.32.0: {vllm}" in card
+    assert ("vllm serve ." in card) == (vllm == "right")
+    assert ("mlx_lm.generate" in card) == (layout == "per_expert" or family == "granite")
+
+
+def test_what_was_not_tried_is_said(tiny: TinyMaker) -> None:
+    """A rope that no run had."""
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    made = make_plan(recipe_of(tiny("llama", rope_parameters=rope), ["base", "base"]), Path.cwd())
+    assert "Whether engines other than transformers 5 read it was not tried." in model_card(made, FITTED, "moe")
 
 
 def test_models_of_the_hub(plan: Plan, snapshot: SnapshotAssertion) -> None:
