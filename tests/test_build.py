@@ -147,8 +147,11 @@ def test_the_same_recipe_gives_the_same_bytes(tiny: TinyMaker, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "gate",
-    ["discriminant", "lda", "centroid", "centred", "random", "uniform", "mergekit_hidden", "hidden_avg", "cheap_embed"],
-)
+    [
+        "discriminant", "advantage", "lda", "centroid", "centred", "random", "uniform",
+        "mergekit_hidden", "hidden_avg", "cheap_embed",
+    ],
+)  # fmt: skip
 def test_every_gate_builds_and_is_written(gate: str, tiny: TinyMaker, tmp_path: Path) -> None:
     """The router's rows reach the file, finite and different."""
     models = [tiny("llama", seed) for seed in range(3)]

@@ -62,7 +62,7 @@ def check(recipe: Recipe, tree: Table) -> None:
         RecipeProblems: the rules that it breaks.
     """
     found = [*_counts(recipe, tree), *_names(recipe, tree), *_texts(recipe, tree), *_merges(recipe, tree)]
-    found += [*_layers(recipe, tree), *_vocabulary(recipe, tree)]
+    found += [*_layers(recipe, tree), *_vocabulary(recipe, tree), *_statistics(recipe, tree)]
     if found:
         raise RecipeProblems(found)
 
@@ -169,6 +169,15 @@ def _held_out(recipe: Recipe, tree: Table, index: int) -> Iterator[Problem]:
             message = f"Expert `{expert.name}` is fitted on `{used}`, which `eval.{where}` holds out"
             hint = "evaluate on texts that the gate has not seen"
             yield problem(key_place(tree, ("experts", index, key)), "held-out", message, hint)
+
+
+def _statistics(recipe: Recipe, tree: Table) -> Iterator[Problem]:
+    if recipe.gate.keep_statistics and recipe.gate.init == "advantage":
+        message = (
+            "`gate.keep_statistics` keeps what each expert adds to a gate, and with `advantage` they are not apart"
+        )
+        place = key_place(tree, ("gate", "keep_statistics"))
+        yield problem(place, "keep-statistics", message, "leave it out, or take `gate.init: discriminant`")
 
 
 def _merges(recipe: Recipe, tree: Table) -> Iterator[Problem]:

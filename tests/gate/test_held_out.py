@@ -103,6 +103,26 @@ def test_the_scale_of_equal_logits_is_one() -> None:
     assert held_out.best_scale(torch.ones(4, 2, dtype=torch.float64), torch.tensor([0, 1, 0, 1])) == 1.0
 
 
+def test_the_logits_of_several_experts_a_token_have_a_fixed_spread() -> None:
+    """However well the domains part: their likelihood would sharpen the logits until one expert is left."""
+    for apart in (0.3, 3.0):
+        data = captured(apart)
+        request = GateRequest("discriminant", (), (0,), WIDTH, experts_per_token=2)
+        rows = fit_layer(data, request, (0.1,))[0][0.1]
+        logits = data.tokens.double() @ rows.weights.double().T
+        assert held_out.spread(logits, data.labels) == pytest.approx(held_out.SPREAD, rel=1e-4)
+        unscaled = fit_layer(data, replace(request, experts_per_token=1), (0.1,))[0][0.1]
+        torch.testing.assert_close(rows.weights, rows.scale * unscaled.weights)
+
+
+def test_regret_is_what_a_better_choice_would_save() -> None:
+    """By the largest logit, balanced over the experts' texts."""
+    advantages = torch.tensor([[0.5, -0.5], [0.2, -0.2], [-0.1, 0.1]]).double()
+    logits = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]).double()
+    labels = torch.tensor([0, 0, 1])
+    assert held_out.regret(logits, advantages, labels) == pytest.approx((1.0 + 0.0) / 4 + 0.2 / 2)
+
+
 def test_more_noise_wants_more_ridge() -> None:
     """With few noisy tokens the chosen λ is larger than with many."""
     request = GateRequest("discriminant", (), (0,), WIDTH)

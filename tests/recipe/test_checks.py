@@ -301,3 +301,18 @@ def test_the_models_of_a_tokenizer_are_the_recipe_s() -> None:
     assert message.splitlines()[0] == "`tokenizer.chat_template` goes with `source: union`, and `source` is `base`"
     assert hint == "leave it out: with the tokens of one model its chat template comes too"
     assert one(HEAD + A + B + "tokenizer: {source: uniom}\n")[2] == "did you mean `union`?"
+
+
+def test_a_gate_without_labels_keeps_no_statistics() -> None:
+    """An expert that is added later would change every expert's advantages."""
+    assert one(HEAD + A + B + "gate: {init: advantage, keep_statistics: true}\n") == (
+        "keep-statistics",
+        "`gate.keep_statistics` keeps what each expert adds to a gate, and with `advantage` they are not apart\n"
+        "  r.yaml:5:25\n"
+        "  5 | gate: {init: advantage, keep_statistics: true}\n"
+        "    |                         ^^^^^^^^^^^^^^^",
+        "leave it out, or take `gate.init: discriminant`",
+    )
+    assert parse_recipe(
+        HEAD + A + B + "gate: {init: discriminant, keep_statistics: true}\n"
+    ).recipe.gate.keep_statistics

@@ -1,0 +1,41 @@
+"""The sources of the hard sets: what is developed on is not what is tested on."""
+
+from __future__ import annotations
+
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("benchmarks/hard", "examples"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+    for name in ("hard_texts", "debian_prose", "training_sources", "math_problems"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def test_no_file_is_in_two_parts() -> None:
+    """Parts of a domain take other packages, or other files of one."""
+    from hard_texts import SOURCES
+
+    for parts in SOURCES.values():
+        for one, other in combinations(parts.values(), 2):
+            if set(one.packages) & set(other.packages):
+                assert not set(one.patterns) & set(other.patterns)
+
+
+@pytest.mark.parametrize("part", ["development", "test"])
+def test_mixed_documents_change_the_domain_once(part: str) -> None:
+    """From French to Python and from Python to French in turn, each half cut at the end of a line or sentence."""
+    from hard_texts import CHARACTERS, halves
+
+    found = halves(part)
+    assert len(found) >= 16
+    for number, pieces in enumerate(found):
+        assert [owner for owner, _ in pieces] == (["french", "code"] if number % 2 == 0 else ["code", "french"])
+        assert all(0 < len(text) <= CHARACTERS // 2 for _, text in pieces)
