@@ -9,7 +9,6 @@ import yaml
 
 from moemerge import __version__
 from moemerge.console import count, few, size
-from moemerge.families import Host
 from moemerge.plan.cost import MERGEKIT, WITHOUT_ACTIVATIONS, groups
 from moemerge.plan.model import Plan
 from moemerge.recipe.layers import as_ranges
@@ -123,50 +122,3 @@ def _gate(gate: Mapping[str, Any], layers: Sequence[int]) -> str:
     mean = sum(value for _, value in known) / len(known)
     text += f". Tokens given to their own expert, cross-validated, over the layers: {mean:.3f} on average.\n\n"
     return text + table(("layer", "token accuracy"), [(layer, f"{value:.3f}") for layer, value in known])
-
-
-def _run(host: Host, *, new: bool) -> str:
-    """How to run it by its class of transformers; `new` where it is stored as transformers 5 alone reads it."""
-    auto_class, more = host.auto_class, ""
-    if host.wrapper is not None:
-        more = "`AutoProcessor.from_pretrained(model_id)` makes its inputs of more than text. "
-    return (
-        "## Run\n\nIn this folder, or with its id on the hub in the place of the `.`:\n\n"
-        f"```python\nfrom transformers import {auto_class}, AutoTokenizer\n\n"
-        'model_id = "."\n'
-        f'model = {auto_class}.from_pretrained(model_id, dtype="auto", device_map="auto")\n'
-        "tokenizer = AutoTokenizer.from_pretrained(model_id)\n"
-        'inputs = tokenizer("Hello", return_tensors="pt").to(model.device)\n'
-        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))\n```\n\n"
-        f"{more}"
-        "`device_map` needs `accelerate`; leave it out to run on the CPU. `moemerge verify .` checks this folder "
-        "against `moemerge.yaml`, which also holds the recipe that made it.\n\n" + _fast(host, new=new)
-    )
-
-
-def _fast(host: Host, *, new: bool) -> str:
-    text = (
-        "What a token costs goes mostly with the active parameters. `experts_implementation` in `from_pretrained` says "
-        "how transformers 5 computes the experts: `grouped_mm` (its default), `eager`, or `batched_mm`, which copies "
-        "an expert's weights for every token and is meant for few tokens on a GPU; try which is fastest. "
-        '`dtype="auto"` keeps the stored dtype; on a CPU without bfloat16 instructions try `dtype="float32"`.'
-    )
-    if host.wrapper is not None:
-        return text + "Whether engines other than transformers 5 read it was not tried."
-    if new:
-        text += (
-            " The experts are stored fused, which transformers 5 alone reads: transformers 4 loads them at random and "
-            "only warns."
-        )
-    commands = [] if new or host.runtimes.get("vLLM") != "right" else ["vllm serve ."]
-    if host.gguf is not None:
-        commands += ["moemerge export . --gguf moe.gguf   # for llama.cpp and Ollama", "llama-cli -m moe.gguf"]
-    paragraphs = [text]
-    if commands:
-        listed = "\n".join(commands)
-        paragraphs.append(f"Other engines; none of them was run on this very model:\n\n```sh\n{listed}\n```")
-    wrong = [f"- {name}: {state}" for name, state in host.runtimes.items() if state != "right"]
-    if wrong and not new:
-        listed = "\n".join(wrong)
-        paragraphs.append(f"What some make of such a folder:\n\n{listed}")
-    return "\n\n".join(paragraphs)
