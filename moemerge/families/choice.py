@@ -16,15 +16,15 @@ from moemerge.families.wrapper import Wrapper
 def hosts_of(family: str, within: Wrapper | None = None, dense: DenseConfig | None = None) -> list[Host]:
     """The hosts that a dense family may go into, alone or within a wrapper, the preferred one first.
 
-    An exact one comes before a near miss; then the one comes first that is right in the most other runtimes, as far as
-    they were tried; of equals the one that is silently wrong in fewer, and then the one that was made for the family
-    before others. With `dense`, that very model counts, and else the plainest one.
+    An exact one comes before a near miss. With `dense` the one comes first that is right in the most other runtimes
+    with what that very model has, as far as was tried, and of equals the one that was made for the family before
+    others; without it these two count the other way round, and what plain models have.
     """
 
-    def rank(host: Host) -> tuple[bool, int, int, int]:
+    def rank(host: Host) -> tuple[bool, int, int]:
         traits = None if dense is None else traits_of(dense, host)
-        right, wrong = (len(runtimes_where(state, host, traits)) for state in ("right", "wrong"))
-        return host.near is not None, -right, wrong, host.fits.index(family)
+        right, place = -len(runtimes_where("right", host, traits)), host.fits.index(family)
+        return (host.near is not None, place, right) if dense is None else (host.near is not None, right, place)
 
     able = (host for host in HOSTS.values() if family in host.fits)
     return sorted((host for host in able if _stands(host, within)), key=rank)

@@ -49,14 +49,14 @@ def markdown() -> str:
     lines = ["# Families", ""]
     lines += [
         "Which dense models become which mixture-of-experts class of transformers. `make docs` writes this page.",
-        "`architecture: auto` takes the first host that holds the model: exact ones before near ones, then the one",
-        "that is right in the most other runtimes ([measured](runtimes.md)), with what this very model has. The order",
-        "below is that of plain models. Any other that fits can be named.",
+        "`architecture: auto` takes a host that holds the model: exact ones before near ones, then the one that is",
+        "right in the most other runtimes with what this very model has ([measured](runtimes.md)), and of equals the",
+        "first below. Any other that fits can be named.",
         "",
         *textwrap.wrap(PROVEN, 118),
         "",
     ]
-    lines += ["| models | `model_type` | become, the preferred first |", "| --- | --- | --- |"]
+    lines += ["| models | `model_type` | become, its own first |", "| --- | --- | --- |"]
     for name, family in DENSE_FAMILIES.items():
         lines.append(f"| {family.title} | `{name}` | {_listed(hosts_of(name))} |")
     for name, row in TRANSLATIONS.items():

@@ -26,9 +26,9 @@ def refusals(family: str, architecture: str, **values: Any) -> list[str]:
 
 
 def test_what_most_runtimes_hold_comes_first() -> None:
-    """Then a host's own order; Qwen3 with windows on some layers goes where the first one cannot take it."""
-    assert [host.model_type for host in hosts_of("llama")][:2] == ["mixtral", "qwen2_moe"]
-    assert [host.model_type for host in hosts_of("qwen3")] == ["qwen3_moe", "mellum", "glm4_moe"]
+    """Qwen3 with windows on some layers goes where the first one cannot take it."""
+    assert hosts_of("llama")[0].model_type == "mixtral"
+    assert hosts_of("qwen3")[0].model_type == "qwen3_moe"
     for values, wanted in (({}, "qwen3_moe"), (HALF_WINDOW, "mellum")):
         host, problems = choose_host(dense_of("qwen3", **values), "auto")
         assert (host, problems) == (HOSTS[wanted], [])

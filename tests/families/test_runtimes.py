@@ -157,4 +157,4 @@ def test_the_command_says_what_was_measured() -> None:
     """A line a runtime, with its version."""
     said = "\n".join(account("mixtral"))
     assert "  transformers 4 (4.57.6): right; wrong with fused\n" in said
-    assert "  vLLM (0.32.0): right" in said
+    assert "  vLLM (0.32.0): right; does not run with fused" in said
