@@ -5,7 +5,7 @@ No plan is read: this is a second derivation, in its own words, so that a mistak
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import xxhash
@@ -132,13 +132,14 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
         filled = host.filled(dense, len(record.experts)).items()
         wanted |= {name.format(layer=layer): _single(Constant(shape, value)) for name, (shape, value) in filled}
     width = record.width * dense.wide
-    for layer in sorted(set(dense.ffn_layers) - set(record.dense_layers)):
+    routed = sorted(set(dense.ffn_layers) - set(record.dense_layers))
+    wanted |= _derived(record, host, base, routed, models)
+    for layer in routed:
         wanted[host.router_of(layer)] = _single(AnyFinite((len(record.experts), hidden)))
         experts = _experts(record, host, row, layer, width, hidden)
         if "experts" in record.trained:
             experts = {name: _single(AnyFinite(own.shape)) for name, own in experts.items()}
         wanted |= experts
-        wanted |= _derived(record, host, base, layer, models)
         if (correction := host.correction) is not None:
             shape = correction.shape(len(record.experts))
             wanted[correction.name.format(layer=layer)] = _single(Constant(shape, 0.0))
@@ -152,15 +153,15 @@ def expected_tensors(record: Record, base: Checkpoint, models: Mapping[str, Chec
 
 
 def _derived(
-    record: Record, host: HostRow, base: Checkpoint, layer: int, models: Mapping[str, Checkpoint]
+    record: Record, host: HostRow, base: Checkpoint, routed: Sequence[int], models: Mapping[str, Checkpoint]
 ) -> dict[str, Wanted]:
-    """What a layer has that no tensor of the base is in the place of; with the first one, what all have once."""
+    """What no tensor of the base is in the place of, in each layer that routes or once."""
     wanted, dense = {}, Dense.of(base.config)
     for derived in host.derived(dense):
-        of, name = derived.of.format(layer=layer), derived.name.format(layer=layer)
-        if layer == 0 or name != derived.name:
+        for layer in routed if "{layer}" in derived.name else routed[:1]:
+            of = derived.of.format(layer=layer)
             part = _shared(record, dense.row, of, base.tensors[of].shape, models)
-            wanted[name] = _single(_adjusted(part, derived.times))
+            wanted[derived.name.format(layer=layer)] = _single(_adjusted(part, derived.times))
     return wanted
 
 
