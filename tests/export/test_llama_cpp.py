@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,14 +173,25 @@ GEMMA: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=() if case == "tied" else pytest.mark.families) for case in GEMMA]
-)
+def _by_table(exact: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """GELU as llama.cpp has it: of 16-bit numbers to such, and what is 10 or more as it is."""
+    return torch.where(x < 10, exact(x.half().float()).half().float(), x)
+
+
+@pytest.mark.families
+@pytest.mark.parametrize("case", [case for case in GEMMA if case != "tied"])
+def test_gemma_4_is_near(case: str, mixture: Mixture, exported: Callable[..., Exported], llama: Ask) -> None:
+    """By what the next test is about. A number between two entries of the table may fall to either, so that no table of
+    ours gives just the same here."""
+    folder = mixture("gemma4_text", GEMMA[case])
+    assert largest_difference(folder, exported(folder).path, llama) < 5e-3
+
+
 def test_gemma_4_differs_by_its_table_of_gelu_alone(
-    case: str, mixture: Mixture, exported: Callable[..., Exported], llama: Ask, monkeypatch: pytest.MonkeyPatch
+    mixture: Mixture, exported: Callable[..., Exported], llama: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """llama.cpp looks GELU up by numbers of 16 bits. With such a one in transformers, the probabilities are equal."""
-    folder = mixture("gemma4_text", GEMMA[case])
+    folder = mixture("gemma4_text", GEMMA["tied"])
     file = exported(folder).path
     assert 10 * BAR < largest_difference(folder, file, llama) < 5e-3
 
@@ -190,7 +202,7 @@ def test_gemma_4_differs_by_its_table_of_gelu_alone(
         for module in model.modules():
             if (exact := getattr(module, "act_fn", None)) is not None:
                 module._modules.pop("act_fn", None)
-                object.__setattr__(module, "act_fn", lambda x, exact=exact: exact(x.half().float()).half().float())
+                object.__setattr__(module, "act_fn", partial(_by_table, exact))
         return model
 
     monkeypatch.setattr("tests.export.test_llama_cpp.load", by_table)
