@@ -106,17 +106,17 @@ def test_the_ffns_of_dense_layers_have_a_method_of_their_own(merge: dict[str, st
 
 
 def test_auto_takes_a_host_that_can_keep_layers_dense(models: Maker) -> None:
-    """Llama goes into mixtral, whose layers all route, and with dense layers into qwen2_moe."""
+    """Llama goes into mixtral, whose layers all route, and with dense layers into glm4_moe."""
     paths = models("llama")
     assert planned(paths).host.model_type == "mixtral"
-    assert planned(paths, layers={"0": "dense"}).host.model_type == "qwen2_moe"
+    assert planned(paths, layers={"0": "dense"}).host.model_type == "glm4_moe"
 
 
 def test_a_host_that_routes_in_every_layer_is_refused(models: Maker) -> None:
     """With the hosts of this family that do not, where there are any."""
     assert problems(models("llama"), layers={"0": "dense"}, architecture="mixtral") == [(
         "dense-layers", "`layers`: every layer of `mixtral` routes, so none can stay dense",
-        "set `architecture: auto`, which takes `qwen2_moe`",
+        "set `architecture: auto`, which takes `glm4_moe`",
     )]  # fmt: skip
     assert problems(models("granite"), layers={"0": "dense"}) == [(
         "dense-layers", "`layers`: every layer of `granitemoe` routes, so none can stay dense",
@@ -267,7 +267,7 @@ def half(trio: Trio) -> Path:
 def test_a_fitted_gate_is_measured_in_the_layers_that_route(half: Path, trio: Trio) -> None:
     """Whose numbers are the model's own; the oracle, the baselines and the comparison with the sources run too."""
     report = measure(half)
-    assert (report["architecture"], report["layers"], report["routing"]["layers"]) == ("qwen2_moe", 1, [1])
+    assert (report["architecture"], report["layers"], report["routing"]["layers"]) == ("glm4_moe", 1, [1])
     assert report["routing"]["accuracy"] > 0.8
     assert (report["missing"], report["notes"]) == ({}, [])
     assert None not in report["mean"].values()

@@ -98,7 +98,7 @@ def cases() -> dict[str, Case]:
         found[name] = (family, {}, named)
         found |= {f"{name}, {what}": case for what, case in _variants(host, family, named)}
     for name, (family, config, fields) in FURTHER.items():  # whatever `auto` would take, which follows from the runs
-        home = next(host for host in sorted(HOMES, key=len, reverse=True) if name.startswith(host))
+        home = next(home for home in sorted(HOMES, key=len, reverse=True) if name.startswith(home))
         found[name] = (family, config, {"architecture": home, **fields})
     return found
 

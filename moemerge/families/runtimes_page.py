@@ -25,6 +25,9 @@ these the worst. Where yours has something that no run had, nothing is said of i
 """
 
 
+EMPTY = "A dash is a mixture that did not run; an empty field was not tried."
+
+
 def markdown() -> str:
     """The page."""
     known = measured()
@@ -32,7 +35,7 @@ def markdown() -> str:
     lines += [f"| {_row(runtime, runs)} |" for runtime, runs in known.items()]
     lines += [f"| {runtime.title} | not tried | | | |" for runtime in RUNTIMES if runtime not in known]
     lines += ["", "## What holds what", "", *_summary(known)]
-    lines += ["", TRAITS, "## Every run", "", *_all(known)]
+    lines += ["", TRAITS, "## Every run", "", EMPTY, "", *_all(known)]
     lines += ["", "## Why some did not run", "", *_errors(known)]
     return "\n".join(lines) + "\n"
 
