@@ -29,6 +29,7 @@ OWN: Mapping[str, dict[str, Any]] = {
                     "qk_nope_head_dim": 64, "v_head_dim": 64},
     "qwen3_5_text": {"head_dim": 64, "linear_key_head_dim": 64, "linear_value_head_dim": 64},
     "gemma3_text": {"tie_word_embeddings": True},
+    "lfm2": {"conv_bias": False},  # as all that were published
     "gemma4_text": {"head_dim": 64, "global_head_dim": 128, "vocab_size_per_layer_input": ROWS,
                     "hidden_size_per_layer_input": 32},
     "granite_swa": {"layer_rope_theta": [20000.0, 0]},

@@ -19,8 +19,10 @@ from moemerge.families.architecture import DenseConfig
 from moemerge.families.host import Host
 
 MEASURED = Path(__file__).with_name("measured")
-BAR = 1e-3
-"""Nats. What is right was below a third of it in every run, and what is wrong above thrice: a test holds that gap."""
+BAR = 2.5e-3
+"""Nats. What is right was below half of it in every run, and what is wrong above twice: a test holds that gap. Only
+Gemma 4 in llama.cpp comes near, whose GELU is read from a table of 16-bit numbers there; all else that is right was
+below 5e-5."""
 
 Traits = frozenset[str]
 State = Literal["right", "wrong", "fails"]
