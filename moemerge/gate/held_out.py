@@ -32,7 +32,7 @@ NEWTON, HALVINGS = 20, 12
 FEW_RIDGE = 0.3
 """λ where too little can be held out to choose one."""
 
-SPREAD = 1.5
+SPREAD = 1.0
 """Spread of the logits (see `spread`) that the scale gives: by the loss of the mixture's texts, measured in
 docs/decisions.md. The likelihood of the tokens' domains wants 5 or so, which leaves next to nothing to the second
 expert."""
