@@ -1,7 +1,7 @@
 """Trains the specialists of the set "surface" on a CPU: adapters of rank 32 on every matrix of SmolLM2-135M.
 
     python benchmarks/hard/hard_texts.py
-    python benchmarks/hard/hard_train.py        # writes work/hard/adapters/DOMAIN, a few minutes each
+    python benchmarks/hard/hard_train.py        # writes work/hard/adapters/DOMAIN, some minutes of one core each
 
 Attention and FFN are trained alike, so that the shared weights matter more than with the demo's adapters. A few texts
 of development, which no specialist has seen, are measured before and after.

@@ -1,4 +1,4 @@
-"""Judges a closed form on tokens that it was not fitted to: λ, the scale of the logits, and how well experts part.
+"""Judges a closed form on tokens that it was not fitted to: λ, and how well experts part.
 
 In-sample logits are far too sure of themselves (a scale of 17-24 where held-out tokens want 2-3), so everything here
 comes from rows that were fitted without the token's fold.
@@ -32,9 +32,10 @@ NEWTON, HALVINGS = 20, 12
 FEW_RIDGE = 0.3
 """λ where too little can be held out to choose one."""
 
-SPREAD = 1.5
+SPREAD = 1.0
 """Spread of the logits (see `spread`) that the scale gives: by the loss of the mixture's texts, measured in
-docs/decisions.md. The likelihood of the tokens' domains wants 5 to 10, which leaves nothing to the second expert."""
+docs/decisions.md. The likelihood of the tokens' domains wants 5 or so, which leaves next to nothing to the second
+expert."""
 
 SPREAD_RANGE = (0.05, 50.0)
 """The scale is sought where it gives the logits a spread between these."""
