@@ -19,12 +19,14 @@ from moemerge.api import build
 from moemerge.errors import MoemergeError
 from moemerge.plan import Plan, make_plan
 from moemerge.recipe import Recipe
-from tests.export.vocabularies import byte_level, smollm
+from tests.export.vocabularies import BYTE_LEVEL, byte_level
 from tests.tiny import tiny_model
 
 LENGTHS = (1, 3, 9, 20)
 """After how many tokens the next one's probabilities are compared."""
 TEXTS = ("def add(a, b):\n    return a + b  # 12 + 345", "L'été à Noël; it's WE'LL 你好世界", " leading  spaces \n\n")
+SPLITS = {"qwen3_5_text": "qwen35"}
+"""How the tokenizer of a family splits texts, where transformers does it its own way whatever `tokenizer.json` says."""
 PROMPTS = (
     ["def add(a, b):", "return a + b", "print(a)", "It's what"], ["12 + 345 = 357", "1,000 reasons", "3 + 4", "12"],
     ["Le chat dort", "et l'été est là", "le chat", "là"], ["The quick brown fox", "fox jumps", "we'll do", "they've"],
@@ -109,10 +111,11 @@ def _logprobs(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
 
 def _sources(family: str, config: Mapping[str, Any], root: Path) -> list[Path]:
     """A base and four specialists, made once for all cases that have the same."""
-    tokenizer = root / "tokenizer"
+    split = SPLITS.get(family, "smollm")
+    tokenizer = root / f"tokenizer-{split}"
     if not tokenizer.exists():
         tokenizer.mkdir(parents=True)
-        byte_level(tokenizer, smollm())
+        byte_level(tokenizer, BYTE_LEVEL[split][0]())
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
     sources = [root / f"{family}-{digest}-{seed}" for seed in range(5)]
     for seed, source in enumerate(sources):

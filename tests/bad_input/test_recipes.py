@@ -29,8 +29,8 @@ RECIPES = {
     ),
     "misspelt gate": (
         RECIPE.replace("random", "discriminat"),
-        "error: `gate.init` must be `discriminant`, `lda`, `centroid`, `centred`, `random`, `uniform`, "
-        "`mergekit_hidden`, `hidden_avg` or `cheap_embed`, not `discriminat`\n"
+        "error: `gate.init` must be `discriminant`, `advantage`, `lda`, `centroid`, `centred`, `random`, "
+        "`uniform`, `mergekit_hidden`, `hidden_avg` or `cheap_embed`, not `discriminat`\n"
         "  recipe.yaml:5:14\n"
         "  5 | gate: {init: discriminat}\n"
         "    |              ^^^^^^^^^^^\n"

@@ -37,7 +37,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         "llama", {"tie_word_embeddings": True, "head_dim": 24, "rope_parameters": LLAMA3}, {"experts_per_token": 1}),
     "mixtral yarn, fused": ("mistral", {"sliding_window": None, "rope_parameters": YARN}, FUSED),
     "mixtral linear rope": ("llama", {"rope_parameters": LINEAR}, {}),
-    "qwen2_moe": ("qwen2", {}, {}),
+    "qwen2_moe": ("qwen2", {}, {"architecture": "qwen2_moe"}),
     "qwen2_moe tied, fused": ("qwen2", {"tie_word_embeddings": True, "rope_parameters": YARN}, FUSED),
     "qwen2_moe of llamas": ("llama", {"rope_parameters": LLAMA3}, {"architecture": "qwen2_moe"}),
     "qwen3_moe": ("qwen3", {"head_dim": 24}, {}),
@@ -49,9 +49,9 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "glm4_moe tied, top-1": ("glm4_moe", {"tie_word_embeddings": True}, {"experts_per_token": 1}),
     "glm4_moe always on": ("glm4_moe", {}, ALWAYS_ON),
     "glm4_moe of qwen3": ("qwen3", {"head_dim": 24, "rope_parameters": YARN}, {"architecture": "glm4_moe"}),
-    "qwen3_5_moe tied": ("qwen3_5_text", {"tie_word_embeddings": True}, {}),
-    "qwen3_5_moe always on, top-1": ("qwen3_5_text", {}, {**ALWAYS_ON, "experts_per_token": 1}),
-    "qwen3_5_moe other kinds and sections": (
+    "qwen3_5_moe_text tied": ("qwen3_5_text", {"tie_word_embeddings": True}, {}),
+    "qwen3_5_moe_text always on, top-1": ("qwen3_5_text", {}, {**ALWAYS_ON, "experts_per_token": 1}),
+    "qwen3_5_moe_text other kinds and sections": (
         "qwen3_5_text",
         {"num_hidden_layers": 3, "layer_types": KINDS, "head_dim": 32, "rope_parameters": SECTIONS}, {}),
     "granitemoehybrid": ("granitemoehybrid", {}, {}),
@@ -83,7 +83,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "deepseek_v3 without the queries' latent": ("deepseek_v3", LITE, {}),
 }  # fmt: skip
 DEFAULT = ("mixtral top-1, tied, llama3 rope", "qwen2_moe", "qwen3_moe", "granitemoe head_dim, biases, tied",
-           "glm4_moe first layer dense", "qwen3_5_moe tied", "granitemoehybrid", "ernie4_5_moe first layer dense",
+           "glm4_moe first layer dense", "qwen3_5_moe_text tied", "granitemoehybrid", "ernie4_5_moe first layer dense",
            "hunyuan_v1_moe", "cohere2_moe tied", "lfm2_moe first layer dense", "mellum tied", "nemotron_h",
            "deepseek_v3 halves, first layer dense")  # fmt: skip
 BAR = 2e-5

@@ -18,7 +18,7 @@ def dense(family: str, **config: Any) -> DenseConfig:
 
 
 @pytest.mark.parametrize(("family", "host"), [
-    ("llama", "mixtral"), ("mistral", "mixtral"), ("qwen2", "qwen2_moe"), ("qwen3", "qwen3_moe"),
+    ("llama", "mixtral"), ("mistral", "mixtral"), ("qwen3", "qwen3_moe"),
     ("granite", "granitemoe"), ("olmo2", "flex_olmo"),
 ])  # fmt: skip
 def test_the_rule_gives_the_usual_hosts(family: str, host: str) -> None:
@@ -26,6 +26,15 @@ def test_the_rule_gives_the_usual_hosts(family: str, host: str) -> None:
     assert hosts_of(family)[0].model_type == host
     chosen, _ = choose_host(dense(family), "auto")
     assert chosen is HOSTS[host]
+
+
+def test_qwen2_goes_where_no_common_runtime_is_silently_wrong() -> None:
+    """mlx-lm computes something else of `qwen2_moe`. Tied, it loads neither, and the family's own host stays."""
+    for tied, chosen, other in ((False, "glm4_moe", "qwen2_moe"), (True, "qwen2_moe", "glm4_moe")):
+        model = dense("qwen2", tie_word_embeddings=tied)
+        host, problems = choose_host(model, "auto")
+        assert (host, problems) == (HOSTS[chosen], [])
+        assert other in str(why_host(model, "auto"))
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "seed_oss"])

@@ -80,9 +80,9 @@ def test_another_sliding_window_is_refused_with_its_cure(tiny: TinyMaker) -> Non
 
 
 @pytest.mark.parametrize(("whose", "window"), [("base", 8), ("e0", None)])
-@pytest.mark.parametrize("family", ["mistral", "qwen2"])
+@pytest.mark.parametrize(("family", "host"), [("mistral", "mixtral"), ("qwen2", "qwen2_moe")])
 def test_the_recipe_says_whose_sliding_window_holds(
-    family: str, whose: str, window: int | None, tiny: TinyMaker, tmp_path: Path
+    family: str, host: str, whose: str, window: int | None, tiny: TinyMaker, tmp_path: Path
 ) -> None:
     """The mixture is the specialist under that window, in all tokens."""
     sliding = {"sliding_window": 8} | (
@@ -90,7 +90,7 @@ def test_the_recipe_says_whose_sliding_window_holds(
     )
     base = tiny(family, **sliding)
     expert = shutil.copytree(tiny(family, 1, sliding_window=None), tmp_path / "expert")
-    out = build_tiny(tmp_path / "moe", base, [expert, expert], sliding_window=whose)
+    out = build_tiny(tmp_path / "moe", base, [expert, expert], sliding_window=whose, architecture=host)
     moe = load(out)
     assert (moe.config.sliding_window or None) == window
     assert verified(out, strict=True) == []

@@ -84,8 +84,8 @@ def test_a_misspelt_gate_is_refused_with_the_nearest_and_a_caret() -> None:
     """A value that must be one of several is answered with all of them and the nearest."""
     assert one(with_lines("gate:\n  init: discriminent\n")) == (
         "unknown-value",
-        "`gate.init` must be `discriminant`, `lda`, `centroid`, `centred`, `random`, `uniform`, `mergekit_hidden`, "
-        "`hidden_avg` or `cheap_embed`, not `discriminent`\n"
+        "`gate.init` must be `discriminant`, `advantage`, `lda`, `centroid`, `centred`, `random`, `uniform`, "
+        "`mergekit_hidden`, `hidden_avg` or `cheap_embed`, not `discriminent`\n"
         "  r.yaml:10:9\n"
         "  10 |   init: discriminent\n"
         "     |         ^^^^^^^^^^^^",

@@ -95,8 +95,8 @@ def test_what_an_alias_shares_is_changed_in_one_place_only() -> None:
         ),
         (
             "gate.init=ldaa",
-            "`gate.init` must be `discriminant`, `lda`, `centroid`, `centred`, `random`, `uniform`, `mergekit_hidden`, "
-            "`hidden_avg` or `cheap_embed`, not `ldaa`\n"
+            "`gate.init` must be `discriminant`, `advantage`, `lda`, `centroid`, `centred`, `random`, `uniform`, "
+            "`mergekit_hidden`, `hidden_avg` or `cheap_embed`, not `ldaa`\n"
             "  --set:1:11\n"
             "  1 | gate.init=ldaa\n"
             "    |           ^^^^",

@@ -29,6 +29,7 @@ def built(tiny: TinyMaker, tmp_path_factory: pytest.TempPathFactory) -> Builder:
     def make(
         host: str = "mixtral", config: dict[str, Any] | None = None, experts: Sequence[int] = (1, 2, 3), **fields: Any
     ) -> Path:
+        fields = {"architecture": host, **fields}
         key = repr((host, config, experts, fields))
         if key not in made:
             family, settings = HOSTS[host].dense, HOSTS[host].settings | (config or {})
