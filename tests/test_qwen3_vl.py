@@ -63,7 +63,7 @@ def test_its_language_model_is_no_model_by_itself(tiny: TinyMaker, tmp_path: Pat
     text = tiny("qwen3")
     (problem,) = make_plan(recipe_of(text, [text, text], architecture="qwen3_vl_moe_text"), tmp_path).problems
     assert problem.message == "`architecture: qwen3_vl_moe_text` cannot hold `qwen3`"
-    assert problem.hint == "set `architecture: auto`, or one of `qwen3_moe`, `mellum`, `glm4_moe`"
+    assert problem.hint == "set `architecture: auto`, or one of `qwen3_moe`, `glm4_moe`, `mellum`"
     base = tiny_wrapper(KIND, tmp_path / "base")
     (problem,) = make_plan(recipe_of(base, [base, base], architecture="qwen3_moe"), tmp_path).problems
     assert problem.message == "`base_model`: a `qwen3_vl` around a `qwen3_moe` was never run"

@@ -16,7 +16,7 @@ PARTS = ("samples", "chat", "questions", "speed")
 """What is measured beside the losses."""
 
 REPORT = (
-    "format", "moemerge", "path", "architecture", "dtype", "device", "experts", "experts_per_token", "layers",
+    "format", "moemerge", "path", "record", "architecture", "dtype", "device", "experts", "experts_per_token", "layers",
     "gain_kept", "gain_kept_interval", "gain_kept_ceiling", "baselines", "merge_loss", "routing_loss", "mend", "mean",
     "best_specialist", "against", "domains", "routing", "idle_experts", "parameters", "missing", "notes", "cached",
     "samples", "chat", "questions", "tokens_per_second", "tasks", "verdict",
