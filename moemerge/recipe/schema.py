@@ -121,7 +121,7 @@ class Expert(Strict):
 
 
 class SharedExpert(Strict):
-    """An FFN that every token passes through, beside the routed ones (at most one, in hosts that have a place for it)."""
+    """An FFN that every token passes through, beside the routed ones (at most one, where the host has a place)."""
 
     model: str = Field(min_length=1)
     """Where the FFN comes from, as in an expert's `model`."""
