@@ -27,7 +27,8 @@ def environment(hub: WritableHub, home: Path, **more: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("xet", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["xet", "lfs"])
+@pytest.mark.slow
+@pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
 def test_an_upload_goes_on(xet: bool, moe: Path, tmp_path: Path) -> None:
     """Ctrl-C after the first file: nothing shows, and the second run sends what did not arrive, and no more."""
     (tmp_path / "hub").mkdir()

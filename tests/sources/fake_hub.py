@@ -37,7 +37,7 @@ class FakeHub:
         handler = type("Handler", (self.handler,), {"state": self})
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)  # seconds between looks
         thread.start()
         try:
             yield self
