@@ -12,6 +12,8 @@ RELEASE_VENV ?= work/venvs/release
 INPUTS ?= 10000
 
 PY := $(VENV)/bin/python
+# Side by side, two to four at a time: tests compute by one thread each, and take about a gigabyte a process.
+PYTEST := $(PY) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 STAMP := $(VENV)/.moemerge-installed
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(PY) -m pip --disable-pip-version-check --no-input install --quiet
 
@@ -57,16 +59,16 @@ demo-vision: $(STAMP)  ## builds and measures a MoE that reads texts and picture
 	@$(PY) examples/demo_vision.py
 
 test: $(STAMP)  ## the tests, but for those marked slow or browser
-	@$(PY) -m pytest
+	@$(PYTEST)
 
 test-avx2: $(STAMP)  ## the tests of what models compute, as on a CPU with AVX2 alone
-	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m pytest -m "computing and not slow and not browser and not families"
+	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) -m "computing and not slow and not browser and not families"
 
 test-slow: $(STAMP)  ## the tests marked slow
 	@$(PY) -m pytest -m slow
 
 test-families: $(STAMP)  ## every family and every host at every test
-	@$(PY) -m pytest -m "families and not slow"
+	@$(PYTEST) -m "families and not slow"
 
 fuzz: $(STAMP)  ## 10,000 spoilt inputs of each kind that a user gives (an hour; `make fuzz INPUTS=500` takes minutes)
 	@MOEMERGE_FUZZ=$(INPUTS) $(PY) -m pytest -m slow tests/fuzz -s

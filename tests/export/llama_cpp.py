@@ -24,7 +24,7 @@ def answer(llama: Any, asked: dict[str, Any]) -> dict[str, Any]:
     settings: Any = llama.CommonParams()
     settings.model.path = asked["gguf"]
     settings.n_ctx, settings.n_parallel, settings.warmup, settings.verbosity = 512, 1, False, 0
-    settings.cpuparams.n_threads = 2
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1  # tiny tensors: threads only wait
     settings.use_jinja = False
     settings.cache_type_k = settings.cache_type_v = llama.ggml_type.GGML_TYPE_F32
     settings.flash_attn_type = llama.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
