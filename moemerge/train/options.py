@@ -21,7 +21,7 @@ START, SCHEDULE, KEPT, LOSSES, LORA = "Start and routing", "Schedule", "What is 
 """Headings of `--help`."""
 
 RATE = 1e-2
-"""Learning rate in units of the gates' inputs; docs/decisions.md has what was tried."""
+"""Learning rate in units of the gates' inputs; docs/decisions/train-first-tokens.md has what was tried."""
 
 LOST = ("random", "uniform")
 """Starts that do not route: they have a long way to go, and the domains' labels help them."""
