@@ -198,9 +198,9 @@ def _png(figure: Figure) -> bytes:
 
 
 def _model(report: Report) -> str:
-    """The model by its folder's name, and how it routes: `demo: 3 experts, 1 a token`."""
+    """The model by its folder's name, and how it routes: `demo: 3 experts, 1 per token`."""
     name, k = Path(text(report, "path") or "").name, number(report, "experts_per_token")
-    sizes = f"{len(experts(report))} experts" + ("" if k is None else f", {k:.0f} a token")
+    sizes = f"{len(experts(report))} experts" + ("" if k is None else f", {k:.0f} per token")
     return f"{_short(name)}: {sizes}" if name else sizes
 
 
