@@ -3,9 +3,9 @@
     python examples/make_training_texts.py
 
 What is trained on (`training/`) has several sources a domain, and what is held out (`held_out/`) has others: held-out
-texts of the same sources do not see what a training costs elsewhere (docs/decisions.md). No text shares a word 8-gram
-with what a specialist was trained on, with a prompt or with an evaluation text, and none of `held_out/` with one of
-`training/`. Needs `pip download`, and `apt-get download` for the French.
+texts of the same sources do not see what a training costs elsewhere (docs/decisions/train-held-out-sources.md). No text
+shares a word 8-gram with what a specialist was trained on, with a prompt or with an evaluation text, and none of
+`held_out/` with one of `training/`. Needs `pip download`, and `apt-get download` for the French.
 """
 
 import ast

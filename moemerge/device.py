@@ -20,7 +20,7 @@ def check_device(device: str) -> None:
     """Checks a device name such as `cpu`, `cuda`, `cuda:1` or `mps`.
 
     Raises:
-        MoemergeError: the name is no device, or the device is not here.
+        MoemergeError: the name is not a device, or the device is not here.
     """
     if device == "cpu":
         return
@@ -29,7 +29,7 @@ def check_device(device: str) -> None:
     kind, _, index = device.partition(":")
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind not in here or (index and not index.isdigit()):
-        raise MoemergeError(f"`--device {device}` is no device", hint="one of `cpu`, `cuda`, `cuda:N`, `mps`")
+        raise MoemergeError(f"`--device {device}` is not a device", hint="one of `cpu`, `cuda`, `cuda:N`, `mps`")
     if not here[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
         raise MoemergeError(f"`--device {device}` is not available here", hint="leave `--device` out to use the CPU")
 

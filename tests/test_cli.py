@@ -202,7 +202,7 @@ def test_build_and_verify(snapshot: SnapshotAssertion) -> None:
 
 
 def test_verify_of_what_nobody_built() -> None:
-    """A folder without a record is no difference but an error."""
+    """A folder without a record is not a difference but an error."""
     assert run("verify", "models") == (
         1,
         "",
@@ -242,7 +242,7 @@ def test_build_prints_the_gate() -> None:
     assert re.match(
         r"gate: \d+\.\d% of held-out tokens go to their own expert, by layer:\n   0: \d\.\d\d   1: \d\.\d\d\n", stdout
     )
-    assert "2 (code, math), 1 a token" in stderr
+    assert "2 (code, math), 1 per token" in stderr
     assert "warning: The gate is fitted from few tokens: `code` 12, `math` 15" in stderr
     assert json.loads(Path("out/config.json").read_text(encoding="utf-8"))["num_experts_per_tok"] == 1
 

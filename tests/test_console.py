@@ -155,7 +155,7 @@ def test_an_error_ends_a_stage_without_a_word(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_reader_who_is_gone_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A closed stderr is no traceback of the thread."""
+    """A closed stderr is not a traceback of the thread."""
     monkeypatch.setattr("moemerge.console.FIRST", 0.0)
     closed = io.StringIO()
     closed.close()

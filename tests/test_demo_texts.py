@@ -33,7 +33,7 @@ def rows(kind: str, domain: str) -> list[dict[str, str]]:
 
 
 def prompts(domain: str) -> list[str]:
-    """The prompts of one expert, one a line."""
+    """The prompts of one expert, one per line."""
     return (EXAMPLES / "prompts" / f"{domain}.txt").read_text(encoding="utf-8").splitlines()
 
 
@@ -78,7 +78,7 @@ def test_the_hashes_find_an_overlap_where_there_is_one() -> None:
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_an_evaluation_text_is_not_another_one_reworded(domain: str) -> None:
-    """Sixteen documents a domain count as sixteen only if they are different; problems may share a template."""
+    """Sixteen documents per domain count as sixteen only if they are different; problems may share a template."""
     texts = [row["text"] for row in rows("eval", domain)]
     assert len(texts) == len(set(texts)) == 16
     if domain != "math":

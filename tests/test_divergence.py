@@ -49,7 +49,7 @@ def test_experts_that_are_the_base_or_far_from_it_are_warned_of(tiny: TinyMaker,
 ADDS_NOTHING = Problem(
     "expert-is-base",
     "expert `e1` has the base's FFNs: it adds nothing",
-    "is it the right folder, and did its training reach the FFNs? If the base is meant, write `model: base`",
+    "is it the right folder, and did its training reach the FFNs? If you mean the base, write `model: base`",
 )
 
 

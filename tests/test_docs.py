@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.moe import build_tiny
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+SITE = runpy.run_path(str(ROOT / "release" / "site.py"))
 
 
 def page(name: str) -> str:
@@ -37,8 +39,19 @@ def named(value: Any) -> list[str]:
 
 def test_every_page_is_in_the_navigation() -> None:
     """Once, and each of its pages is a file here or one that `release/site.py` makes."""
-    found = sorted(named(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
-    assert found == sorted([*(path.name for path in DOCS.glob("*.md")), "index.md", "changelog.md", "contributing.md"])
+    config = SITE["on_config"](yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    pages = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
+    assert sorted(named(config["nav"])) == sorted([*pages, *SITE["PAGES"]])
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "decisions").glob("*-*.md")), ids=lambda path: path.stem)
+def test_a_decision_is_one_short_page(path: Path) -> None:
+    """What was chosen, why, and the command that measures it, under the title that the index has."""
+    title, *lines = path.read_text(encoding="utf-8").splitlines()
+    parts = [part for line in lines for part in re.findall(r"^\*\*(Chosen|Why|Command)\.\*\*", line)]
+    assert parts == ["Chosen", "Why", "Command"]
+    assert len(lines) < 60
+    assert f"- [{title.removeprefix('# ')}]({path.name})" in page("decisions/index.md").splitlines()
 
 
 def links(path: Path) -> list[tuple[str, str]]:
@@ -54,7 +67,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-")) for heading in headings}
 
 
-@pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")]), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")]), ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     """To a file that is there, and in it to a heading."""
     wrong = []

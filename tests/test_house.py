@@ -252,7 +252,7 @@ def help_of(verb: str) -> str:
     run = subprocess.run(
         [sys.executable, "-c", program, verb, "--help"], capture_output=True, text=True, env=environment, check=False
     )
-    assert run.returncode == 0, f"`moemerge {verb}` is no command: {run.stderr}"
+    assert run.returncode == 0, f"`moemerge {verb}` is not a command: {run.stderr}"
     return run.stdout
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -41,6 +42,21 @@ def test_every_supported_python_is_tested() -> None:
     promised = [text.rpartition(" :: ")[2] for text in project["classifiers"] if re.search(r":: 3\.\d+$", text)]
     check = yaml.safe_load((ROOT / ".github/workflows/check.yml").read_text(encoding="utf-8"))
     assert check["jobs"]["test"]["strategy"]["matrix"]["python"] == promised
+
+
+def test_pypi_shows_readme_with_links_that_lead_somewhere() -> None:
+    """The release makes them absolute, at its tag: pictures as files, pages as pages; code stays as it is."""
+    absolute = runpy.run_path(str(ROOT / "release" / "readme.py"))["absolute"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    made = absolute(readme, "https://hub.example/a/b", "v1.0.0")
+    assert "![Gain kept by each gate](https://hub.example/a/b/raw/v1.0.0/docs/gates.svg)" in made
+    assert "[CONTRIBUTING.md](https://hub.example/a/b/blob/v1.0.0/CONTRIBUTING.md)" in made
+    assert re.findall(r"\]\((?!https:)[^)]*\)", re.sub(r"```.*?```|`[^`]*`", "", made, flags=re.DOTALL)) == []
+    assert re.findall(r"```.*?```", made, flags=re.DOTALL) == re.findall(r"```.*?```", readme, flags=re.DOTALL)
+    assert absolute(made, "https://hub.example/a/b", "v1.0.0") == made
+    build = steps(ROOT / ".github/workflows/release.yml")
+    commands = [step.get("run", "").split()[0:2] for step in build]
+    assert commands.index(["python", "release/readme.py"]) < commands.index(["make", "test-install"])
 
 
 def test_only_the_publishing_job_may_publish() -> None:

@@ -51,7 +51,7 @@ def test_it_is_what_transformers_renders(template: str, generate: bool, tokenize
 
 
 def test_the_tokenizers_own_template(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is used where none is given; what is no template is said."""
+    """It is used where none is given; what is not a template is said."""
     monkeypatch.setattr(tokenizer, "chat_template", "{{ messages[0].role }}")
     assert render(tokenizer, CHAT) == "system"
     monkeypatch.setattr(tokenizer, "chat_template", {"default": "D", "tool_use": "T"})

@@ -18,7 +18,7 @@ def use(tokenizer: Any, rows: int | None) -> None:
         rows: of the model's embedding, which every id must have one of; None where they are not known.
 
     Raises:
-        ValueError: a text gets an id without a row, or the longest text is no length; or whatever the tokenizer raises.
+        ValueError: a text gets an id without a row, or the longest text is not a length; or what the tokenizer raises.
     """
     longest = tokenizer.model_max_length
     if isinstance(longest, bool | str) or not longest >= 1:

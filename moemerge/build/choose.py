@@ -154,7 +154,7 @@ def _loss(model: PreTrainedModel, ids: Tensor, scored: Tensor, device: str) -> T
 
 
 def _mean(losses: Sequence[Tensor]) -> Tensor:
-    """Mean over the domains of the mean loss a token."""
+    """Mean over the domains of the mean loss per token."""
     return torch.stack([loss[:, 0].sum() / loss[:, 1].sum() for loss in losses]).mean()
 
 

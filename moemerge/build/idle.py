@@ -40,7 +40,7 @@ def idle_experts(plan: Plan) -> list[Problem]:
 
 def adds_nothing(name: str) -> Problem:
     """The warning for an expert whose FFNs are the base's."""
-    hint = "is it the right folder, and did its training reach the FFNs? If the base is meant, write `model: base`"
+    hint = "is it the right folder, and did its training reach the FFNs? If you mean the base, write `model: base`"
     return Problem("expert-is-base", f"expert `{name}` has the base's FFNs: it adds nothing", hint)
 
 

@@ -67,7 +67,7 @@ def output_path(recipe: Recipe, root: Path, output: Path | str | None) -> Path:
         raise RecipeError("no output folder is named", hint="pass `-o FOLDER`, or set `output.path` in the recipe")
     named = str(output) if output is not None else str(recipe.output.path)
     if not _is_text(named):
-        raise RecipeError(f"output {named!r} is no path in UTF-8", hint="choose another with `-o`")
+        raise RecipeError(f"output {named!r} is not a path in UTF-8", hint="choose another with `-o`")
     path = file_path(Path.cwd() if output is not None else root, named).absolute()
     return path.resolve() if ".." in path.parts else path
 

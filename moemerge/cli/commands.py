@@ -102,8 +102,8 @@ def _print_plan(made: Plan | Refused, divergence: dict[str, float] | None, *, ve
             ("architecture", f"{made.dense.family} -> {made.host.model_type}, {made.dense.layers} layers"),
             *([("host", made.because)] if made.because else []),
             *([("dense layers", as_ranges(made.dense.kept))] if made.dense.kept else []),
-            ("experts", f"{len(made.experts)} ({names}), {made.recipe.experts_per_token} a token"),
-            ("parameters", f"{count(made.parameters.total)} total, {count(made.parameters.active)} active a token"),
+            ("experts", f"{len(made.experts)} ({names}), {made.recipe.experts_per_token} per token"),
+            ("parameters", f"{count(made.parameters.total)} total, {count(made.parameters.active)} active per token"),
             ("size", f"{size(made.bytes.total)} in {made.dtype}: {size(made.bytes.copied)} copied, "
                      f"{size(made.bytes.computed)} computed"),
             ("peak memory", f"about {size(peak_memory(made))}"),
@@ -190,7 +190,7 @@ def _print_build(done: Build) -> None:
         where = done.computed.get("processor", done.computed["device"])
         threads = f" by {done.computed['threads']} threads" if "threads" in done.computed else ""
         typer.echo(
-            f"the gate was computed in {done.computed['dtype']}{threads} on {where}; elsewhere it is rounded otherwise"
+            f"the gate was computed in {done.computed['dtype']}{threads} on {where}; other machines round differently"
         )
     here = Path.cwd()
     path = done.path.relative_to(here) if done.path.is_relative_to(here) and done.path != here else done.path

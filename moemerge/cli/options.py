@@ -85,7 +85,7 @@ def _parameter(option: Option) -> str:
 
 
 def _typed(option: Option) -> Any:
-    """The type that Typer is told: our own check is to refuse what is no choice, and it may be a list."""
+    """The type that Typer is told: our own check is to refuse what is not a choice, and it may be a list."""
     kind = option.kind
     if option.read is not None or get_origin(kind) in (tuple, Collection):
         return list[str]

@@ -31,7 +31,7 @@ def check_target(path: Path | None, made: str) -> None:
         with path.open("rb") as file:
             if made.encode() not in file.read(2000):
                 what = "page" if made == PAGE else "file of figures"
-                raise WriteError(f"`{path}` exists and is no {what} of moemerge", hint="name another file")
+                raise WriteError(f"`{path}` exists and is not a {what} of moemerge", hint="name another file")
 
 
 def write_file(path: Path, text: str) -> None:

@@ -24,7 +24,7 @@ def init(
     ] = [],  # noqa: B006  # Typer reads the default and never changes it
     prompts: Annotated[
         list[str],
-        typer.Option("--prompts", metavar="NAME=FILE", help="An expert's prompts, one a line; or a domain's name."),
+        typer.Option("--prompts", metavar="NAME=FILE", help="An expert's prompts, one per line; or a domain's name."),
     ] = [],  # noqa: B006  # likewise
     allow_pickle: AllowPickle = False,
     quiet: Quiet = False,
@@ -51,7 +51,8 @@ def init(
             typer.echo(f"{name.ljust(width)}{what}")
     typer.echo(f"wrote {file}")
     for path in draft.to_fill:
-        typer.echo(f"write {file.parent / path}: six to eight beginnings of what this expert should write, one a line")
+        what = "six to eight beginnings of what this expert should write, one per line"
+        typer.echo(f"write {file.parent / path}: {what}")
     typer.echo(f"then: moemerge plan {file}")
 
 

@@ -237,7 +237,7 @@ def _empty(raw: dict[str, Any], dtype: torch.dtype, device: str) -> PreTrainedMo
         buffers = list(child.named_buffers(recurse=False))
         for name, buffer in buffers:
             setattr(child, name, torch.empty_like(buffer, device=device))
-        # what is no parameter and not stored is computed again
+        # what is not a parameter and not stored is computed again
         if hasattr(child, "compute_default_rope_parameters") and hasattr(child, "config"):
             fresh = type(child)(config=child.config)
             for name, buffer in fresh.named_buffers():
@@ -261,7 +261,7 @@ def load_tokenizer(plan: Plan) -> PreTrainedTokenizerBase:
 
     anchor, files = plan.models[plan.vocabulary.anchor], output_files(plan)
     if not TOKENIZERS & files.keys():
-        raise SourceError(f"`{anchor.spec}` has no tokenizer files", hint="put `tokenizer.json` beside its config")
+        raise SourceError(f"`{anchor.spec}` has no tokenizer files", hint="put `tokenizer.json` next to its config")
     with tempfile.TemporaryDirectory(prefix="moemerge-tokenizer-") as folder:
         put_tokenizer(files, Path(folder))
         return read_tokenizer(Path(folder), anchor.spec, plan.dense.vocab_size)

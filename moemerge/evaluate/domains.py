@@ -64,7 +64,7 @@ def find_evaluation(folder: MoeFolder, file: Path | None) -> tuple[Evaluation, P
         where = f"`{file}`" if file is not None else f"the recipe in `{folder.path}`"
         if not isinstance(folder, BuiltFolder) and file is None:
             where = f"`{folder.path}`, which moemerge did not build,"
-        hint = "pass `--domains FILE.yaml` with a file of texts a domain, such as `code: texts/code.jsonl`"
+        hint = "pass `--domains FILE.yaml` with a file of texts per domain, such as `code: texts/code.jsonl`"
         raise EvalError(f"{where} names no held-out texts", hint=hint)
     return evaluation, root
 
@@ -83,7 +83,7 @@ def read_domains(
         domains: what to read.
         root: what relative paths are relative to.
         experts: the mixture's experts.
-        limit: at most so many documents a domain.
+        limit: at most so many documents per domain.
         tokenizer: the mixture's, with the chat template that conversations are written with.
         eyes: gives what reads pictures, where the mixture sees; without it a row's picture counts for nothing.
 

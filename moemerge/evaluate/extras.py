@@ -57,7 +57,7 @@ def chat_replies(
     experts: Sequence[Expert],
     progress: Progress,
 ) -> tuple[dict[str, Any], list[str]]:
-    """The report's `chat`: a reply a domain through the chat template; nothing where there is none. And notes of what
+    """The report's `chat`: a reply per domain through the chat template; nothing where there is none. And notes of what
     could not be asked: the losses that were measured before are not lost over it."""
     if not has_template(tokenizer):
         blank = tokenizer.chat_template is not None

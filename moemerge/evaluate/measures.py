@@ -43,7 +43,7 @@ class DomainLosses:
     sums: Mapping[str, Tensor]
 
     def nats(self, key: str) -> float | None:
-        """Mean loss a token of one model."""
+        """Mean loss per token of one model."""
         return float(self.sums[key].sum() / self.tokens.sum()) if key in self.sums else None
 
     @property
@@ -209,7 +209,7 @@ def gain_account(measures: Measures, experts: Sequence[str]) -> dict[str, Any]:
     routing_loss = ceiling - moe["gain_kept"] if ceiling is not None and moe["gain_kept"] is not None else None
     mend = None
     if merge_loss is not None and routing_loss is not None:
-        # several experts a token may keep more than the own one alone
+        # several experts per token may keep more than the own one alone
         lost = min(max(merge_loss, routing_loss), 1 - moe["gain_kept"])
         mend = None if lost <= TELLING else "merge" if merge_loss > routing_loss else "routing"
     best = measures.best_specialist(experts)

@@ -76,7 +76,7 @@ class EvalOptions:
     experts: tuple[str, ...] = option(
         (), FIRST, "Names the experts of a folder that moemerge did not make.", metavar="A,B,..."
     )
-    limit: int | None = option(None, MEASURED, "Reads at most so many texts a domain.", least=1)
+    limit: int | None = option(None, MEASURED, "Reads at most this many texts per domain.", least=1)
     context: int | None = option(None, MEASURED, "Longest window in tokens [2048 at most].")
     stride: int | None = option(None, MEASURED, "Tokens between a long text's windows [half the context].")
     without: Collection[str] = option((), MEASURED, f"Leaves out some of {', '.join(PARTS)}.", metavar="A,B,...")

@@ -102,7 +102,7 @@ class Eyes:
             return text, text.rindex(mark) + len(mark), True
         asked, replies = said.turns[:-1], said.turns[-1:]
         if not asked or replies[0].role != "assistant" or not replies[0].content.strip():
-            raise Unreadable("its last message is no reply", "losses are those of the reply about the picture")
+            raise Unreadable("its last message is not a reply", "losses are those of the reply about the picture")
         template = getattr(self._processor, "chat_template", None) or None
         if template is None and not self._tokenizer.chat_template:
             parts = [mark, *(turn.content.strip() for turn in asked if turn.content.strip())]

@@ -52,12 +52,12 @@ def parse_requirement(text: str, names: Sequence[str]) -> Requirement:
         names: those at the top of every report.
 
     Raises:
-        MoemergeError: the text is no requirement, or no report has a name that begins like this one.
+        MoemergeError: the text is not a requirement, or no report has a name that begins like this one.
     """
     found = _FORM.fullmatch(text)
     if found is None or math.isinf(float(found["number"])):
         form = f"write a name of the report, one of {' '.join(OPERATORS)}, and a number, such as `gain_kept>=0.9`"
-        raise _error(f"`{text}` is no requirement", form)
+        raise _error(f"`{text}` is not a requirement", form)
     top = re.split(r"[.\[]", found["name"])[0]
     if top not in names:
         raise _error(f"The report has no `{top}`", did_you_mean(top, names))
@@ -85,7 +85,7 @@ def check(requirement: Requirement, report: Mapping[str, Any]) -> str | None:
         found = nearest(name, values)
         raise _error(f"The report has no `{name}`", f"did you mean `{found}`?" if found else None)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _error(f"`{name}` is no number, and only a number can be required")
+        raise _error(f"`{name}` is not a number, and only a number can be required")
     return (
         None if requirement.holds(value) else f"{name} is {_shown(requirement, value)}, and {requirement} is required"
     )

@@ -283,7 +283,7 @@ class Evaluation:
         few = [f"`{domain.name}` {domain.documents}" for domain in self.domains if domain.documents < FEW]
         found = []
         if few:
-            found.append(f"few documents ({', '.join(few)}): with fewer than {FEW} a domain the intervals are rough")
+            found.append(f"few documents ({', '.join(few)}): with fewer than {FEW} per domain the intervals are rough")
         found += [f"domain `{domain.name}`: {said.message}" for domain in self.domains for said in domain.warnings]
         found += [
             f"questions `{name}`: {said.message}" for name, set_ in self.questions.items() for said in set_.warnings

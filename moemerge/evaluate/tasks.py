@@ -52,7 +52,7 @@ def run_tasks(
 
     Raises:
         MoemergeError: lm-eval or the back end is not installed, a task is unknown or runs code that the model writes,
-            or `include` is no folder.
+            or `include` is not a folder.
         SourceError: the folder holds no model, or a task's texts cannot be had.
     """
     if importlib.util.find_spec("lm_eval") is None:
@@ -63,7 +63,7 @@ def run_tasks(
         raise SourceError(f"`{folder}` holds no model", hint="name a folder with a `config.json`")
     if include is not None and not include.is_dir():
         raise MoemergeError(
-            f"`{include}` is no folder", hint="`--tasks-include` names a folder with the YAML files of tasks"
+            f"`{include}` is not a folder", hint="`--tasks-include` names a folder with the YAML files of tasks"
         )
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager

@@ -27,7 +27,7 @@ def _headline(report: Report) -> str:
     standing = _standing(report)
     kept, interval = report["gain_kept"], report["gain_kept_interval"]
     if kept is None:
-        return f"No gain kept can be said ({_why(report)}){f': it is {standing}' if standing else ''}"
+        return f"Gain kept cannot be stated ({_why(report)}){f': it is {standing}' if standing else ''}"
     text = f"It keeps {_percent(kept)} of the specialists' gain"
     if interval:
         text += f" (95 % interval {_percent(interval[0])} to {_percent(interval[1])})"

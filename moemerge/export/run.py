@@ -138,7 +138,7 @@ def _ends(config: Mapping[str, Any]) -> list[int]:
 def _check_target(path: Path, mark: str, *, overwrite: bool) -> None:
     """Refuses a file that cannot be written, before the work begins; one of ours holds `mark`."""
     if not path.name.isprintable():
-        raise WriteError("the file's name has signs that cannot be printed", hint="name it otherwise")
+        raise WriteError("the file's name has signs that cannot be printed", hint="give it another name")
     if not path.parent.is_dir():
         raise WriteError(f"`{path}` cannot be written: there is no folder `{path.parent}`", hint="make it first")
     if not os.path.lexists(path):

@@ -242,7 +242,7 @@ class DenseConfig:
         return name in self.unread or self.row.ignored.search(name) is not None
 
     def shared_tensors(self) -> Iterator[tuple[str, tuple[int, ...], Group]]:
-        """Name, shape and group of every tensor that is no expert's, in layer order (embedding first, head last)."""
+        """Name, shape and group of every tensor outside the experts, in layer order (embedding first, head last)."""
         yield from self.first_tensors()
         for layer in range(self.layers):
             yield from self.layer_shared_tensors(layer)

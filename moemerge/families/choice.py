@@ -60,7 +60,7 @@ def choose_host(
     host = HOSTS.get(architecture)
     if host is None:
         known = ", ".join(f"`{name}`" for name in HOSTS)
-        return None, [Problem("unknown-host", f"`architecture: {architecture}` is no host", f"one of {known}")]
+        return None, [Problem("unknown-host", f"`architecture: {architecture}` is not a host", f"one of {known}")]
     if host not in (*able, *alone):
         names = ", ".join(f"`{other.model_type}`" for other in able)
         message = f"`architecture: {architecture}` cannot hold `{dense.family}`"

@@ -32,7 +32,7 @@ RECOMPUTED = re.compile(r"(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
 
 @dataclass(frozen=True, slots=True)
 class LayerTensor:
-    """A tensor of each layer that is no FFN matrix.
+    """A tensor of each layer that is not an FFN matrix.
 
     Attributes:
         name: on disk, below the layer's own prefix.

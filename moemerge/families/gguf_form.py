@@ -141,7 +141,7 @@ class GgufForm:
         head: whether it needs a head of its own where that is the embedding.
         down: what the experts' `down` is multiplied by; another tensor takes it back.
         keys: further metadata below the architecture's name, by the config. They go before the usual ones, and None
-            is no key.
+            is not a key.
         refuse: what else it would compute otherwise, by the config.
     """
 

@@ -109,7 +109,7 @@ class Host:
             `save_pretrained` writes, where they are fused.
         config: the host's own config keys, given the dense model, E and k; the common ones come from `host_config`.
         refuse: reasons why this dense model does not fit exactly.
-        made: what becomes of a tensor that is no FFN matrix, by its name in the dense model: first what takes its
+        made: what becomes of a tensor that is not an FFN matrix, by its name in the dense model: first what takes its
             place, then what else is made of it. `stored` gives the names on disk.
         down: a power of two that the experts' `down` is multiplied by.
         shared_expert: on-disk names of the always-on expert's matrices, or None where there is no place for one.

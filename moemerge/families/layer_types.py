@@ -20,7 +20,7 @@ def full_every(nth: Any, layers: int, *, key: str = "layer_types", other: str = 
         first: the first layer with full attention, from 1 on; 0 is the n-th.
 
     Raises:
-        ValueError: n is no positive integer.
+        ValueError: n is not a positive integer.
     """
     check(key, nth, SIZE[0](nth), SIZE[1])
     return [FULL if (layer - first) % nth == 0 else other for layer in range(1, layers + 1)]

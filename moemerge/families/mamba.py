@@ -58,7 +58,7 @@ def mamba2_extents(
 
 
 def kinds_by_todays_names(kinds: Any) -> Any:
-    """`layer_types` by the names that transformers has for them today; what is no list stays as it is."""
+    """`layer_types` by the names that transformers has for them today; what is not a list stays as it is."""
     return [_OLD_NAMES.get(kind, kind) for kind in map(str, kinds)] if isinstance(kinds, list) else kinds
 
 

@@ -137,7 +137,7 @@ def account(name: str) -> Iterator[str]:
         yield problem.message
         yield f"what works instead: {problem.hint}"
     else:
-        raise MoemergeError(f"`{name}` is no family that moemerge knows", hint="`moemerge families` lists them")
+        raise MoemergeError(f"`{name}` is not a family that moemerge knows", hint="`moemerge families` lists them")
 
 
 def _host(host: Host) -> Iterator[str]:

@@ -22,7 +22,7 @@ from a table of 16-bit numbers there; all else that is right is below 0.00005. T
 """
 
 TRAITS = """`with` names what else the mixture has. For yours the runs of its host count that are nearest to it, and of
-these the worst. Where yours has something that no run had, nothing is said of it.
+these the worst. If yours has something that no run had, this page cannot tell you about it.
 """
 
 

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AUTO_TOKENS = 3500
-"""Most tokens an expert that `auto` asks for."""
+"""Most tokens per expert that `auto` asks for."""
 
 ENOUGH_PER_WIDTH = 4
-"""With so many tokens a dimension an expert's texts are enough: `auto` asks for no more."""
+"""With so many tokens per dimension an expert's texts are enough: `auto` asks for no more."""
 
 NEW_TOKENS = 96
 """Longest continuation."""

@@ -34,8 +34,8 @@ FEW_RIDGE = 0.3
 
 SPREAD = 1.0
 """Spread of the logits (see `spread`) that the scale gives: by the loss of the mixture's texts, measured in
-docs/decisions.md. The likelihood of the tokens' domains wants 5 or so, which leaves next to nothing to the second
-expert."""
+docs/decisions/gate-fixed-spread.md. The likelihood of the tokens' domains wants 5 or so, which leaves next to nothing
+to the second expert."""
 
 SPREAD_RANGE = (0.05, 50.0)
 """The scale is sought where it gives the logits a spread between these."""

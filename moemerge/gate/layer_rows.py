@@ -62,7 +62,7 @@ def fit_layer(
     for strength, own in zip(strengths, logits, strict=True):
         rows = _outside(method(whole, strength), basis).cpu()
         rows = shift.centred(rows) if sigmoids else rows
-        # with one expert a token only the scores of sigmoids, which must not all be 1, see the scale
+        # with one expert per token only the scores of sigmoids, which must not all be 1, see the scale
         scales.append(1.0 if one_wins and not sigmoids else _scale(tokens, rows, labels))
         if along is not None and vector is not None:
             by = shift.best_shift(scales[-1] * shift.centred(own.mT).mT, along, labels)

@@ -37,7 +37,7 @@ def few_tokens(names: Sequence[str], tokens: Sequence[int], hidden_size: int) ->
         Problem(
             "few-tokens",
             f"The gate is fitted from few tokens: {', '.join(few)}; "
-            f"4 × hidden size = {wanted:,} an expert are recommended",
+            f"4 × hidden size = {wanted:,} per expert are recommended",
             f"give texts of the domain as `data`, more prompts, or set `gate.expand: {wanted}`",
         )
     ]

@@ -2,7 +2,7 @@
 
 Special tokens and those of a chat template never count. The text's own first token does, although it is the attention
 sink: every later token reads from it, so which expert it goes to matters more than for any other token (measured in
-docs/decisions.md). Nothing is cut off: a text longer than the context is read in windows.
+docs/decisions/gate-first-token.md). Nothing is cut off: a text longer than the context is read in windows.
 """
 
 from __future__ import annotations

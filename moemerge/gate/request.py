@@ -111,10 +111,10 @@ class GateRequest:
         rule: how the host's routers make weights of the logits.
         seed: seeds the samples of the expansion and the random methods.
         ridge: λ in units of the mean eigenvalue tr(G)/d; chosen out of fold when None.
-        expand: whether the specialists continue their own prompts: `auto`, `off`, or so many tokens an expert.
+        expand: whether the specialists continue their own prompts: `auto`, `off`, or so many tokens per expert.
         template: `chat` wraps the prompts in their expert's chat template, or else in the tokenizer's; its own tokens
             never count.
-        max_tokens: at most so many tokens an expert are read from `documents`.
+        max_tokens: at most so many tokens per expert are read from `documents`.
         context: longest window of a text in tokens, at most the model's positions; the tokenizer's own limit holds too.
         keep_statistics: gives the sufficient statistics back.
     """
@@ -161,7 +161,7 @@ class GateFit:
 
     Attributes:
         weights: the router's weights, `[L, E, d]`, fp32: the logits are `weights[l] @ h`.
-        tokens: counted tokens an expert; zero where the method reads none.
+        tokens: counted tokens per expert; zero where the method reads none.
         separation: per layer, the share of held-out tokens whose largest logit is their own expert's, balanced over the
             experts; None where nothing could be held out.
         confusion: `[E, E]`, mean over the layers: share of expert i's held-out tokens that go to expert j.

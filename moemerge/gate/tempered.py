@@ -2,7 +2,7 @@
 
 A softmax tells large logits apart; a sigmoid of 17 and one of 20 are both 1 in fp32, and in bf16 those of 6 are. Where
 a class adds a small number to the sum of the chosen scores, tiny ones are as bad. Which single expert is chosen does
-not hang on a common factor, so a gate of one expert a token may have any size; and a gate that looked at no text has
+not hang on a common factor, so a gate of one expert per token may have any size; and a gate that looked at no text has
 none to keep.
 """
 

@@ -28,7 +28,7 @@ DOMAINS: Mapping[str, tuple[str, ...]] = {
     "russian": ("ru",),
     "spanish": ("es", "espanol"),
 }
-"""Each domain with the other words that name it. `prompts/DOMAIN.txt` has its prompts, one a line."""
+"""Each domain with the other words that name it. `prompts/DOMAIN.txt` has its prompts, one per line."""
 
 _WORDS = {word: domain for domain, others in DOMAINS.items() for word in (domain, *others)}
 

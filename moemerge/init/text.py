@@ -101,13 +101,13 @@ def _expert(expert: WantedExpert, pad: bool, seen: Seen) -> Iterator[str]:
     if pad:
         yield "    pad: true   # its FFN is narrower than the widest expert's"
     if expert.file is not None:
-        yield f"    prompts_file: {_scalar(expert.file)}   # one prompt a line"
+        yield f"    prompts_file: {_scalar(expert.file)}   # one prompt per line"
     elif expert.domain is not None:
         yield f"    prompts:   # suggested for {expert.domain}"
         for prompt in suggested_prompts(expert.domain):
             yield f"      - {_scalar(prompt, quoted=True)}"
     else:
-        yield "    # FILL IN: write this file, six to eight beginnings of what this expert should write, one a line."
+        yield "    # FILL IN: write this file, six to eight beginnings of what this expert should write, one per line."
         yield "    # Until it is there, `moemerge plan` and `moemerge build` refuse this recipe."
         yield f"    prompts_file: {_scalar(str(expert.to_fill))}"
 

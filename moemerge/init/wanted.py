@@ -14,8 +14,9 @@ from moemerge.recipe.schema import EXPERT_NAME
 from moemerge.sources.spec import parse
 from moemerge.texts import read_prompts_file
 
-CHOOSE = "`--prompts {name}=FILE` gives its prompts, one a line; `--prompts {name}=DOMAIN` takes those of " + ", ".join(
-    f"`{domain}`" for domain in DOMAINS
+CHOOSE = (
+    "`--prompts {name}=FILE` gives its prompts, one per line; `--prompts {name}=DOMAIN` takes those of "
+    + ", ".join(f"`{domain}`" for domain in DOMAINS)
 )
 
 
@@ -99,7 +100,7 @@ def _pairs(option: str, what: str, typed: Sequence[str], problems: list[Problem]
             hint = f"write `{option} NAME={what}`, such as `{option} code=" + (
                 "prompts.txt`" if what == "FILE" else "adapters/code`"
             )
-            problems.append(Problem("init", f"`{option} {text}` has not the form `NAME={what}`", hint))
+            problems.append(Problem("init", f"`{option} {text}` does not have the form `NAME={what}`", hint))
         elif name in seen:
             problems.append(Problem("init", f"`{option} {name}=…` is given twice", "give each expert its own name"))
         else:
@@ -112,7 +113,7 @@ def _expert(name: str, model: str, prompts: str | None, here: Path, problems: li
         hint = "use letters, digits, `.`, `_` and `-`, a letter or digit first"
         problems.append(Problem("init", f"No expert can be named `{name}`", hint))
     elif RESERVED.fullmatch(name):
-        message = f"No expert can be named `{name}`: it stands for a model that is none"
+        message = f"No expert can be named `{name}`: that name is reserved"
         problems.append(Problem("init", message, "give it another name, such as `general`"))
     if prompts is None:
         return WantedExpert(name, model, domain_of(name))

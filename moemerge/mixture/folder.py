@@ -66,7 +66,7 @@ class MoeFolder:
         return tuple(sorted({int(number[1]) for number in found if number is not None}))
 
     def parameters(self) -> tuple[int, int]:
-        """Total and active a token: k of E experts, and everything else."""
+        """Total and active per token: k of E experts, and everything else."""
         sizes = {name: math.prod(info.shape) for name, info in self.checkpoint.tensors.items()}
         total = sum(sizes.values())
         host = host_of(self.checkpoint.config)
@@ -145,7 +145,7 @@ def open_moe(path: Path, names: Sequence[str] = ()) -> MoeFolder:
         A `BuiltFolder` where moemerge made it.
 
     Raises:
-        EvalError: it is no folder with a mixture of experts, its record is damaged, or `names` do not fit.
+        EvalError: it is not a folder with a mixture of experts, its record is damaged, or `names` do not fit.
         SourceError: its files cannot be read.
     """
     if not path.is_dir():

@@ -148,13 +148,13 @@ def find_routers(model: nn.Module) -> Routers:
     if not found:
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         raise EvalError(
-            f"the model (`{kind}`) has no router that can be read: it is no mixture of experts, or its routers are of "
-            "another kind",
+            f"the model (`{kind}`) has no router that can be read: it is not a mixture of experts, or its routers "
+            "are of another kind",
             hint="name a folder that `moemerge build` made, or another top-k mixture of transformers",
         )
     sizes = {size for *_, size in found}
     if len(sizes) > 1:
-        raise EvalError(f"the layers' routers differ in (experts, experts a token): {sorted(sizes)}")
+        raise EvalError(f"the layers' routers differ in (experts, experts per token): {sorted(sizes)}")
     experts, experts_per_token = sizes.pop()
     layers, modules, stacks, _ = zip(*found, strict=True)
     return Routers(modules, layers, experts, experts_per_token, routing_of(model), anatomy, stacks)

@@ -204,8 +204,8 @@ def _check_tensors(checkpoint: Checkpoint, own: DenseConfig, label: str, problem
         message = f"{label} lacks {_list(missing, len(expected))}"
         problems.append(Problem("missing-tensor", message, _cure_of_missing(checkpoint, own, missing)))
     if extra:
-        message = f"{label}: `{own.family}` has no use for {_list(extra, len(held))}"
-        hint = "a build would drop them in silence; remove them, or use the checkpoint they belong to"
+        message = f"{label}: `{own.family}` has no place for {_list(extra, len(held))}"
+        hint = "a build would silently drop them; remove them, or use the checkpoint they belong to"
         problems.append(Problem("extra-tensor", message, hint))
     lines = [f"{name}: {_shape(shape)}, its config says {_shape(expected[name])}" for name, shape in wrong.items()]
     if wrong and (part := part_of((shape, expected[name]) for name, shape in wrong.items())):

@@ -31,7 +31,7 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """Dtypes of weights."""
 
 Shared = Copy | Compute | Merged
-"""What a tensor is made of that is no expert's."""
+"""What a tensor is made of that is not an expert's."""
 
 _DEFAULT_SCALING: Mapping[str, float] = {"task_arithmetic": 0.5}
 

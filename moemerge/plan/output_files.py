@@ -23,7 +23,7 @@ _NEW_CLASS, _OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 
 def output_files(plan: Plan) -> dict[str, bytes]:
-    """What is written beside the weights, config and card, by relative path.
+    """What is written next to the weights, config and card, by relative path.
 
     Raises:
         SourceError: a file cannot be read.

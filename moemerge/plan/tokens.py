@@ -74,7 +74,7 @@ def check_base_tokenizer(
     """
     if FILE not in base.files:
         message = f"{label} has no `{FILE}`: its tokens cannot be compared with the experts'"
-        hint = "save it with `AutoTokenizer.from_pretrained(...)` beside the weights"
+        hint = "save it with `AutoTokenizer.from_pretrained(...)` next to the weights"
         warnings.append(Problem("no-tokenizer", message, hint))
     try:
         ids = dict(tokenizer_config(base.files).added)
@@ -196,7 +196,7 @@ def check_end(checkpoint: Checkpoint, label: str, warnings: list[Problem]) -> No
     if index not in (ends if isinstance(ends, list) else [ends]):
         message = f"{label} ends texts with `{end}` ({index}) by its tokenizer, and its `{where}` has "
         message += f"`eos_token_id` {json.dumps(ends)}: `generate` does not stop there"
-        hint = f"set `eos_token_id` to {index} in the `{_GENERATION}` beside its tokenizer"
+        hint = f"set `eos_token_id` to {index} in the `{_GENERATION}` next to its tokenizer"
         warnings.append(Problem("end-differs", message, hint))
 
 

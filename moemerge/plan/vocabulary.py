@@ -21,7 +21,7 @@ from moemerge.sources.tokenizer_config import tokenizer_config
 from moemerge.sources.united import Lender, Rows, UnitedCheckpoint
 
 _SHOWN = 4
-_SAVE = "save it with `AutoTokenizer.from_pretrained(...)` beside the weights, or set `tokenizer.source: base`"
+_SAVE = "save it with `AutoTokenizer.from_pretrained(...)` next to the weights, or set `tokenizer.source: base`"
 
 
 @dataclass
@@ -93,7 +93,7 @@ def unite(recipe: Recipe, models: Mapping[str, Checkpoint], keys: Mapping[str, s
     )
     table = _Table(own, anchor, voters, {**own[anchor].tokens.added_ids, **ids}, united.output.rows)
     for token, name in recipe.tokenizer.tokens.items():
-        lacks = "is no added token of the output" if token not in table.ids else None
+        lacks = "is not an added token of the output" if token not in table.ids else None
         if lacks is None and own[named[name]].row(token) is None:
             lacks = f"has no row in `{name}`"
         if lacks is not None:

@@ -105,7 +105,7 @@ def prepare(
         SourceError: a file cannot be read.
     """
     if not HUB_ID.fullmatch(repo):
-        raise PushError(f"`{repo}` is no id of a repository", hint="write `OWNER/NAME`, such as `jo/my-moe`")
+        raise PushError(f"`{repo}` is not an id of a repository", hint="write `OWNER/NAME`, such as `jo/my-moe`")
     record = read_record(folder, HOSTS)
     digest, fields, made = record_digest(folder), read_fields(folder), made_by_build(folder)
     notes: list[str] = []

@@ -67,7 +67,7 @@ def results_section(report: Report, pictures: list[str]) -> str:
     documents = sum(int(number(report, "domains", name, "documents") or 0) for name in names)
     parts = [
         f"## Results\n\n{plain(verdict(report))}",
-        "Held-out loss in nats a token, lower is better, measured by `moemerge eval` in "
+        "Held-out loss in nats per token, lower is better, measured by `moemerge eval` in "
         f"{plain(text(report, 'dtype'))} on {documents:,} documents. *Gain kept* is the share of the specialists' gain "
         "over the base: 100 % is as good as the right specialist for every text. The linear merge is one dense model.",
         table(head, rows),
@@ -108,7 +108,7 @@ def model_index(report: Report, name: str) -> dict[str, Any] | None:
     results = []
     for domain in domains(report):
         metrics = [
-            _metric("loss", "held-out loss, nats a token", number(report, "domains", domain, "moe")),
+            _metric("loss", "held-out loss, nats per token", number(report, "domains", domain, "moe")),
             _metric("perplexity", "held-out perplexity", number(report, "domains", domain, "perplexity", "moe")),
             _metric("gain_kept", "share of the specialist's gain kept", number(report, "domains", domain, "gain_kept")),
         ]

@@ -95,7 +95,7 @@ def _names(recipe: Recipe, tree: Table) -> Iterator[Problem]:
             yield problem(place, "duplicate-name", message, "give each its own name")
         first.setdefault(expert.name, index)
         if RESERVED.fullmatch(expert.name):
-            message = f"No expert can be named `{expert.name}`: it stands for a model that is none"
+            message = f"No expert can be named `{expert.name}`: that name is reserved"
             yield problem(place, "bad-name", message, "give it another name, such as `general`")
 
     window = recipe.sliding_window
@@ -167,7 +167,7 @@ def _held_out(recipe: Recipe, tree: Table, index: int) -> Iterator[Problem]:
         if held.path == used and split in {None, held.split}:
             key = "data" if expert.data is not None else "prompts_file"
             message = f"Expert `{expert.name}` is fitted on `{used}`, which `eval.{where}` holds out"
-            hint = "evaluate on texts that the gate has not seen"
+            hint = "evaluate on texts that the gate was not fitted to"
             yield problem(key_place(tree, ("experts", index, key)), "held-out", message, hint)
 
 

@@ -92,7 +92,7 @@ def _with_domains(tree: Table) -> Table:
 
 
 def _refuse_evaluation(tree: Table, name: str) -> None:
-    """Says of a file of texts by domain that it is no recipe, rather than all that it lacks for one."""
+    """Says of a file of texts by domain that it is not a recipe, rather than all that it lacks for one."""
     if tree.entries.keys() & Recipe.model_fields.keys():
         return
     try:
@@ -101,7 +101,7 @@ def _refuse_evaluation(tree: Table, name: str) -> None:
         return
     paths = [given if isinstance(given, str) else given.path for given in found.domains.values()]
     if paths and all(Path(path).suffix.lower() in TEXTS for path in paths):
-        message = f"`{name}` is no recipe: it names texts by domain"
+        message = f"`{name}` is not a recipe: it names texts by domain"
         hint = "give it to `moemerge eval --domains` or `moemerge train-router --data`"
         raise RecipeError(message, hint=hint, code="no-recipe")
 

@@ -142,7 +142,7 @@ class _Translator:
             self.note(f"`gate_mode: {text}` is `gate.init: {GATE_MODES[text]}` here")
 
     def each(self, entry: Entry, key: str, one: Callable[[Table, str], Iterator[tuple[str, Entry]]]) -> Entry:
-        """A list with each of its mappings translated; what is no list is left for the schema to refuse."""
+        """A list with each of its mappings translated; what is not a list is left for the schema to refuse."""
         if not isinstance(entry.node, Items):
             return entry
         nodes = []
@@ -246,7 +246,7 @@ class _Translator:
             if _NATIVE.get(key) in known:
                 hint = f"did you mean `{_NATIVE[key]}`?"
             elif not where and key in Recipe.model_fields:
-                hint = f"mergekit-moe has no `{key}`; give it beside the recipe, with `--set {key}=...`"
+                hint = f"mergekit-moe has no `{key}`; give it on the command line, with `--set {key}=...`"
             inside = f"`{where}` of this mergekit-moe recipe" if where else "this mergekit-moe recipe"
             self.complain(place, "unknown-key", f"Unknown key `{key}` in {inside}", hint)
 

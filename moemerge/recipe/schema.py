@@ -32,7 +32,7 @@ class Strict(BaseModel):
 
 
 class Rows(Strict):
-    """Rows of a file or of a hub data set; what is read of each is said by the classes below."""
+    """Rows of a file or of a hub data set; the classes below say what is read of each."""
 
     path: str
     """JSONL, a JSON array, CSV (or TSV) with a header, Parquet, or the id of a hub data set."""
@@ -43,7 +43,7 @@ class Rows(Strict):
     revision: str | None = None
     """Revision of a hub data set."""
     limit: int | None = Field(default=None, ge=1)
-    """Reads at most so many rows."""
+    """Reads at most this many rows."""
 
 
 class Data(Rows):
@@ -59,7 +59,7 @@ class Data(Rows):
     """What the losses of conversations are taken of, in `eval`, in training and where a merge is chosen: the `replies`
     alone, or `all` that the chat template writes."""
     limit: int | None = Field(default=None, ge=1)
-    """Reads at most so many documents."""
+    """Reads at most this many documents."""
 
 
 class Questions(Rows):
@@ -76,10 +76,10 @@ class Questions(Rows):
     """The answer follows the first such text in what the model writes, such as `Answer:`. Without it the answer begins
     at once, or is what the model marks as the right answer does. It ends with its line."""
     max_new_tokens: int | None = Field(default=None, ge=1)
-    """At most so many tokens are written for a question: 96, or half as many again as the longest answer has where
-    answers are marked."""
+    """The most tokens written for a question: 96, or half as many again as the longest answer has where answers are
+    marked."""
     limit: int | None = Field(default=None, ge=1)
-    """Asks at most so many questions."""
+    """Asks at most this many questions."""
 
 
 class Expert(Strict):
@@ -93,7 +93,7 @@ class Expert(Strict):
     prompts: tuple[str, ...] = ()
     """Prompts that this expert should answer; the gate is fitted from them."""
     prompts_file: str | None = None
-    """A text file with one prompt a line, instead of `prompts`."""
+    """A text file with one prompt per line, instead of `prompts`."""
     data: Data | None = None
     """Texts of the expert's domain, instead of prompts: best for the gate where there are some."""
     negative_prompts: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ class Expert(Strict):
     pad: bool = False
     """Zero-pads a narrower FFN to the widest expert's width, which is exact. Without it another width is refused."""
     copies: int = Field(default=1, ge=1, le=256)
-    """Makes so many experts of it, named `NAME-1`, `NAME-2` and so on: for training from there."""
+    """Makes this many experts of it, named `NAME-1`, `NAME-2` and so on, to be trained further."""
     reinitialise: Fraction = 0.0
     """Share of the FFN's channels that are drawn anew, others in each expert: in each matrix from a normal distribution
     with the mean and the standard deviation of what it has there (drop-upcycling, arXiv 2502.19261)."""
@@ -136,13 +136,13 @@ class Gate(Strict):
     """The method: see docs/gates.md."""
     expand: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = "auto"
     """Lets each specialist continue its own prompts so that a handful of prompts gives enough tokens: `auto` when there
-    are few and the device can do it in reasonable time, `off`, or a number of tokens an expert."""
+    are few and the device can do it in reasonable time, `off`, or a number of tokens per expert."""
     ridge: float | None = Field(default=None, gt=0.0)
     """λ of the ridge in units of the mean eigenvalue tr(G)/d; chosen out of fold when absent."""
     keep_statistics: bool = False
     """Keeps the gate's sufficient statistics in OUT, so that an expert can be added later."""
     max_tokens: int = Field(default=32768, ge=64)
-    """At most so many tokens an expert are read from `data`; what is left out is said."""
+    """The most tokens per expert that are read from `data`; you are told what is left out."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The dtype that the models run in while the gate is fitted: `auto` is that of the weights, or float32 on a CPU
     that is slow in it. The written weights keep theirs."""

@@ -64,7 +64,7 @@ def override(tree: Table, text: str) -> Table:
         text: `a.b[1].c=value`, the value in YAML's flow style; an empty one is null.
 
     Raises:
-        RecipeError: the text is not of that form, or its path leads through something that is no list or mapping.
+        RecipeError: the text is not of that form, or its path leads through something that is not a list or mapping.
     """
     source = Source("--set", text, "value")
     path, equals, value = text.partition("=")
@@ -122,7 +122,7 @@ def _replaced(node: Node | None, steps: Sequence[Step], value: Node, trail: Trai
         if node is None and part == 0:
             return Items((_replaced(None, rest, value, (*trail, part)),), place)
         if not isinstance(node, Items) or part >= len(node.nodes):
-            why = f"it has {len(node.nodes)}, counted from 0" if isinstance(node, Items) else "it is no list"
+            why = f"it has {len(node.nodes)}, counted from 0" if isinstance(node, Items) else "it is not a list"
             message = f"{where} has no item {part}: {'it is not there' if node is None else why}"
             last = len(node.nodes) - 1 if isinstance(node, Items) else -1
             hint = (

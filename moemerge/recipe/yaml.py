@@ -28,7 +28,7 @@ MAX_DEPTH = 64
 
 _NEEDS: Mapping[str, str] = {
     "recipe": "it needs at least `base_model` and `experts`",
-    "file of domains": "it needs a file of texts a domain, such as `code: texts/code.jsonl`",
+    "file of domains": "it needs a file of texts per domain, such as `code: texts/code.jsonl`",
 }
 _BEGINS: Mapping[str, str] = {
     "recipe": "begin with a key, such as `base_model: ...`",
@@ -98,7 +98,7 @@ def decode(data: bytes, name: str, what: str = "recipe") -> Source:
         source = Source(name, data.decode(encoding, "replace"))
         place = Place(source, len(before) - 1, len(before[-1]))
         byte = f"byte 0x{error.object[error.start]:02x}"
-        message = f"The {what} is not {'UTF-16' if utf16 else 'UTF-8'}: {byte} is no character"
+        message = f"The {what} is not {'UTF-16' if utf16 else 'UTF-8'}: {byte} is not a character"
         raise recipe_error(place, "encoding", message, "save the file as UTF-8") from None
 
 
@@ -106,7 +106,7 @@ def compose(source: Source) -> Table:
     """A recipe's text as a tree.
 
     Raises:
-        RecipeError: the text is not YAML, uses a part of YAML that is not read here, is empty, or is no mapping.
+        RecipeError: the text is not YAML, uses a part of YAML that is not read here, is empty, or is not a mapping.
     """
     node = compose_value(source)
     if node is None or (isinstance(node, Scalar) and node.value is None):
@@ -255,7 +255,7 @@ class _Composer:
         for table in node.nodes if isinstance(node, Items) else (node,):
             if not isinstance(table, Table):
                 hint = "write `<<: *name` or `<<: [*one, *two]`, each the anchor of a mapping"
-                raise recipe_error(place, "bad-merge-key", "`<<` merges mappings, and this value is none", hint)
+                raise recipe_error(place, "bad-merge-key", "`<<` merges mappings, and this value is not one", hint)
             self.spend(len(table.entries), place)
             for key, entry in table.entries.items():
                 merged.setdefault(key, entry)

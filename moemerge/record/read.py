@@ -109,7 +109,7 @@ def record_digest(folder: Path) -> str | None:
 
 
 def hint_for(folder: Path) -> str:
-    """What to name where a folder is no mixture."""
+    """What to name where a folder is not a mixture."""
     if any(next(folder.glob(pattern), None) for pattern in ("adapter_config.json", "*/adapter_config.json")):
         return "it holds an adapter and no model: name the folder that the adapter is for"
     return "name a folder that `moemerge build` made"

@@ -15,16 +15,6 @@ from moemerge.report.reading import Report, at, domains, experts, items, mapping
 from moemerge.report.routing import is_own
 from moemerge.report.words import percent
 
-HUES = 8
-LINES = 4
-"""An expert's mark is one of 8 hues and one of 4 kinds of line, so that colour is never the only sign."""
-
-
-def mark(index: int) -> str:
-    """The CSS classes of an expert's mark; 32 experts have marks of their own, later ones repeat them."""
-    return f"h{index % HUES} l{(index + index // HUES) % LINES}"
-
-
 # Bars of gains
 
 

@@ -1,7 +1,7 @@
 """The report as one page of HTML: no network, styles and script inside it, readable without the script.
 
-`page.html` is a Jinja template, in which everything is escaped; `page.css` and `page.js` are put into it, and the
-report itself as JSON, which the script reads for tooltips and for the colours of a layer.
+`page.html` is a Jinja template, in which everything is escaped; `theme.css`, `page.css` and `page.js` are put into it,
+and the report itself as JSON, which the script reads for tooltips and for the colours of a layer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from moemerge.report import figures, grids, headline, routing, words
+from moemerge.report import figures, grids, headline, palette, routing, words
 from moemerge.report.reading import MODELS, Report, at, experts, number, printable, text
 
 if TYPE_CHECKING:
@@ -85,12 +85,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        mark=figures.mark,
+        mark=palette.mark,
         gain=words.gain,
         text=text,
         at=at,
         models=MODELS,
-        css=Markup(_resource("page.css")),
+        css=Markup(_resource("theme.css") + palette.hues() + _resource("page.css")),
         js=Markup(_resource("page.js")),
     )
     environment.filters["firm"] = lambda words: words.replace(" %", "\u00a0%")  # no line break before the sign

@@ -23,6 +23,9 @@
   systemDark.addEventListener("change", nameTheme);
   nameTheme();
 
+  // Paper shows what is folded too.
+  addEventListener("beforeprint", () => { for (const folded of all("details")) folded.open = true; });
+
   // One tooltip for everything, beside a rectangle of the screen.
   const tip = one("#tip");
   const hideTip = () => { tip.hidden = true; };
@@ -96,12 +99,13 @@
 
   if (!one("#samples")) return;
 
-  // Sample texts: marks of the chosen layer (-1: by majority over all), as `mark` in figures.py makes them.
+  // Sample texts: marks of the chosen layer (-1: by majority over all), those of the legend.
   const slider = one("#layer");
   const chips = all(".chip");
   const panels = all(".panel").map((panel) => ({ panel, tokens: all(".t", panel), data: report.samples?.[panel.dataset.name] ?? {} }));
   let chosen = null;
-  const mark = (expert) => (expert === null ? "t none" : `t h${expert % 8} l${(expert + Math.floor(expert / 8)) % 4}`);
+  const marks = chips.map((chip) => chip.className.replace("chip", "t"));
+  const mark = (expert) => marks[expert] ?? "t none";
   const expertAt = (data, layer, place) => {
     const found = data.experts?.[layer]?.[place];
     return Number.isInteger(found) && found >= 0 && found < chips.length ? found : null;

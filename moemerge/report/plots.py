@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from moemerge.errors import MoemergeError, WriteError
 from moemerge.report.figures import layer_numbers
 from moemerge.report.headline import gains
-from moemerge.report.reading import Report, domains, experts, mapping, matrix, number, printable
+from moemerge.report.reading import Report, domains, experts, mapping, matrix, number, printable, text
 from moemerge.report.words import gain
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _gain(report: Report) -> bytes | None:
     found = gains(report)
     if not found:
         return None
-    figure, axes = _figure(7.2, 0.42 * len(found) + 1.1)
+    figure, axes = _figure(7.2, 0.42 * len(found) + 1.6)
     for place, entry in enumerate(reversed(found)):
         value = entry.value or 0.0
         hatch = "////" if entry.key in ("specialist", "oracle_routed") else None
@@ -95,7 +95,10 @@ def _gain(report: Report) -> bytes | None:
             fontsize=9, fontweight="bold" if entry.key == "moe" else "normal",
         )  # fmt: skip
     axes.set_yticks(range(len(found)), [entry.label for entry in reversed(found)])
-    axes.set_xlabel("gain kept: 0 the base, 1 the right specialist for every text")
+    axes.set_xlabel("gain kept: 0 is the base, 1 the right specialist for every text")
+    texts = [number(report, "domains", name, "documents") or 0 for name in domains(report)]
+    about = f"{_model(report)}; {sum(texts):,.0f} held-out texts of {len(texts)} domains; lines are 95 % intervals"
+    _titled(figure, axes, "How much of the specialists' gain is kept", about)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axvline(1, color="black", linewidth=0.8, linestyle="--")
     low, high = axes.get_xlim()
@@ -110,7 +113,7 @@ def _confusion(report: Report) -> bytes | None:
     shares = [[number(found, domain, name) for name in names] for domain in rows]
     if not any(share is not None for row in shares for share in row):
         return None
-    figure, axes = _figure(min(14.0, 0.62 * len(names) + 2.6), min(20.0, 0.5 * len(rows) + 1.8))
+    figure, axes = _figure(min(14.0, 0.62 * len(names) + 2.6), min(20.0, 0.5 * len(rows) + 2.3))
     _heat(axes, shares)
     if len(names) <= 16:
         for y, row in enumerate(shares):
@@ -126,7 +129,7 @@ def _confusion(report: Report) -> bytes | None:
     axes.tick_params(axis="x", labelsize=9 if len(names) <= 32 else 6)
     axes.set_xlabel("expert")
     axes.set_ylabel("domain")
-    axes.set_title("tokens by first expert, %", loc="left", fontsize=10)
+    _titled(figure, axes, "Where each domain's tokens go", f"{_model(report)}\ntokens by their first expert, %")
     return _png(figure)
 
 
@@ -139,12 +142,13 @@ def _load(report: Report) -> bytes | None:
         return None
     shares = [[row[index] if index < len(row) else None for row in by_layer] for index in range(len(names))]
     fair = 1 / len(names)
-    figure, axes = _figure(7.2, min(20.0, 0.22 * len(names) + 1.6))
+    figure, axes = _figure(7.2, min(20.0, 0.22 * len(names) + 2.1))
     times = [[None if share is None else share / fair for share in row] for row in shares]
     _heat(axes, times, top=2.0, bar="load, times the fair share")
     axes.set_yticks(range(len(names)), [_short(name) for name in names])
     axes.tick_params(axis="y", labelsize=9 if len(names) <= 32 else 7)
     axes.set_xlabel("MoE layer")
+    _titled(figure, axes, "How evenly the experts are used", f"{_model(report)}; tokens of all domains together")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     named = dict(enumerate(layer_numbers(report, len(by_layer))))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: str(named.get(round(place), ""))))
@@ -163,6 +167,12 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _titled(figure: Figure, axes: Axes, title: str, about: str) -> None:
+    """What a picture shows, and of which model, so that it needs no caption."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    axes.set_title(about, loc="left", fontsize=9, color="#545c68")
 
 
 def _heat(axes: Axes, rows: list[list[float | None]], *, top: float = 1.0, bar: str = "") -> None:
@@ -185,6 +195,13 @@ def _png(figure: Figure) -> bytes:
         warnings.filterwarnings("ignore", message="constrained_layout not applied")  # a huge name; drawn all the same
         figure.savefig(to, format="png", metadata={"Software": None})
     return to.getvalue()
+
+
+def _model(report: Report) -> str:
+    """The model by its folder's name, and how it routes: `demo: 3 experts, 1 per token`."""
+    name, k = Path(text(report, "path") or "").name, number(report, "experts_per_token")
+    sizes = f"{len(experts(report))} experts" + ("" if k is None else f", {k:.0f} per token")
+    return f"{_short(name)}: {sizes}" if name else sizes
 
 
 def _short(name: str) -> str:

@@ -20,7 +20,7 @@ MODELS = {
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _LARGEST = 1e300
-"""Beyond it a number is no measurement, and its arithmetic overflows."""
+"""Beyond it a number is not a measurement, and its arithmetic overflows."""
 
 
 def at(node: Any, *keys: str) -> Any:
@@ -45,7 +45,7 @@ def items(node: Any, *keys: str) -> list[Any]:
 
 
 def number(node: Any, *keys: str) -> float | None:
-    """The finite number at a path. A truth value is no number."""
+    """The finite number at a path. A truth value is not a number."""
     found = at(node, *keys)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None

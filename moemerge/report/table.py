@@ -1,4 +1,4 @@
-"""The report in a terminal, from 80 columns on."""
+"""The report in a terminal. A table of figures that is too wide for it is a list for each row."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ _MOST_COLUMNS = 6
 _MOST_ROWS = 8
 """With more experts than twice this, only the busiest and the idlest are listed."""
 _LONGEST_REPLY = 160
+_SHORTEST_NAME = 8
+"""A row's name is broken before a table becomes a list."""
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -39,8 +41,8 @@ def print_report(report: Report, console: Console) -> None:
     _line(console, mend(report))
     _gains(console, gains(report))
     table = grids.losses(report)
-    _grid(console, table, short=narrow)
-    if table is not None and narrow and set(_SHORT) <= set(table.head):
+    whole = _grid(console, table, short=narrow)
+    if whole and table is not None and narrow and set(_SHORT) <= set(table.head):
         _line(console, "own: the domain's own specialist; oracle: oracle routing; random: random gate", "dim")
     _reasons(console, report)
     for other in (grids.density(report), grids.compared(report), grids.against(report)):
@@ -62,7 +64,7 @@ def _gains(console: Console, found: list[Gain]) -> None:
     if not found:
         return
     table = _table(("model", "", "gain kept"))
-    room = 24
+    room = _room(console, (entry.label + gain(entry.value, entry.interval) for entry in found))
     longest = max(1.0, *(entry.value or 0.0 for entry in found))
     for entry in found:
         bar = "━" * round(room * min(1.0, max(0.0, entry.value or 0.0) / longest))
@@ -108,12 +110,18 @@ def _load(console: Console, report: Report) -> None:
     idle = items(report, "routing", "idle")
     table = _table(("expert", "", "share of tokens", ""))
     longest = max(fair, *(share or 0.0 for _, share in found))
+    room = _room(console, (f"{name} share of tokens{'   idle' if idle else ''}" for name, _ in found))
     for name, share in found:
-        bar = "━" * round(24 * max(0.0, share or 0.0) / longest)
+        bar = "━" * round(room * max(0.0, share or 0.0) / longest)
         mark = "idle" if name in idle else ""
         table.add_row(_words(name), _words(bar, "cyan"), _words(percent(share)), _words(mark, "bold red"))
     _titled(console, title, table)
     _line(console, f"fair share: {percent(fair)}", "dim")
+
+
+def _room(console: Console, beside: Iterable[str]) -> int:
+    """How long the longest bar may be between such words."""
+    return max(4, min(24, console.width - 8 - max(map(len, beside))))
 
 
 def _spark(values: list[float | None]) -> str:
@@ -155,7 +163,9 @@ def _table(head: Iterable[str], *, free: bool = False) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index, name in enumerate(head):
         number_like = index > 0 and name and not free
-        table.add_column(_words(name), justify="right" if number_like else "left", overflow="fold")
+        table.add_column(
+            _words(name), justify="right" if number_like else "left", overflow="fold", no_wrap=bool(number_like)
+        )
     return table
 
 
@@ -165,14 +175,31 @@ def _titled(console: Console, title: str, table: Table) -> None:
     console.print(table)
 
 
-def _grid(console: Console, found: Grid | None, *, short: bool = False, free: bool = False) -> None:
+def _grid(console: Console, found: Grid | None, *, short: bool = False, free: bool = False) -> bool:
+    """Prints a table, or a list for each row; says whether it was the table."""
     if found is None:
-        return
+        return False
     table = _table((_SHORT.get(name, name) if short else name for name in found.head), free=free)
     for row in found.rows:
         table.add_row(*(_words(cell.text, "bold" if cell.own or cell.best else "") for cell in row))
-    _titled(console, found.title, table)
+    whole = free or _fits(console, table, max(len(row[0].text) for row in found.rows))
+    if whole:
+        _titled(console, found.title, table)
+    else:
+        for row in found.rows:
+            _list(
+                console,
+                [(name, cell.text, "") for name, cell in zip(found.head[1:], row[1:], strict=True)],
+                f"{found.title}: {row[0].text}",
+            )
     _line(console, found.note, "dim")
+    return whole
+
+
+def _fits(console: Console, table: Table, names: int) -> bool:
+    """Whether no figure need be broken, where names of such a length may be."""
+    wanted = console.measure(table, options=console.options.update(width=10_000)).maximum
+    return wanted - max(0, names - _SHORTEST_NAME) <= console.width
 
 
 def _list(console: Console, rows: Iterable[tuple[str, str, str]], title: str = "") -> None:

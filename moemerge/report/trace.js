@@ -38,7 +38,7 @@ function paint() {
   tokens.forEach((span, token) => {
     const expert = layer ? data.chosen[layer - 1][token][0] : data.top[token];
     const kept = [...span.classList].filter((c) => c === "special" || c === "part" || c === "here");
-    span.className = [...kept, only < 0 || expert === only ? "e" + expert % data.colours : "off"].join(" ");
+    span.className = [...kept, "t", data.marks[expert], only < 0 || expert === only ? "" : "faded"].join(" ").trim();
   });
   if (at >= 0) tell(at);
 }
@@ -62,7 +62,7 @@ function tell(token) {
   const list = make("ol", "", tip);
   data.layers.forEach((layer, place) => {
     const item = make("li", "", list);
-    make("i", "", item).className = "e" + data.chosen[place][at][0] % data.colours;
+    make("i", "", item).className = data.marks[data.chosen[place][at][0]];
     const weights = data.weights[place][at];
     const parts = data.chosen[place][at].map((expert, k) => data.experts[expert] + " " + weights[k].toFixed(3));
     item.append("layer " + layer + ": " + parts.join(", "));

@@ -14,7 +14,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from moemerge.report.palette import PALETTE, colour, ink
+from moemerge.report.palette import hues, mark
 from moemerge.report.trace import visible
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def trace_page(trace: Trace) -> str:
     """The page, HTML. Its weights have three decimals."""
-    style = _packaged("trace.css") + _colours()
+    style = _packaged("theme.css") + hues() + _packaged("trace.css")
     script = _packaged("trace.js")
     parts = {
         "style": style,
@@ -48,10 +48,6 @@ def _hash(content: str) -> str:
     return b64encode(sha256(content.encode()).digest()).decode()
 
 
-def _colours() -> str:
-    return "".join(f".e{i} {{ background: {colour(i)}; color: {ink(i)}; }}\n" for i in range(len(PALETTE)))
-
-
 def _summary(trace: Trace) -> str:
     k = len(trace.chosen[0][0])
     line = (
@@ -64,7 +60,7 @@ def _summary(trace: Trace) -> str:
 
 def _legend(trace: Trace) -> list[str]:
     return [
-        f'<li><button type="button" class="e{expert % len(PALETTE)}" aria-pressed="false">{escape(visible(name))} '
+        f'<li><button type="button" class="chip {mark(expert)}" aria-pressed="false">{escape(visible(name))} '
         f"<span>{round(share * 100)} %</span></button></li>"
         for expert, (name, share) in enumerate(zip(trace.experts, trace.shares(), strict=True))
     ]
@@ -76,7 +72,7 @@ def _tokens(trace: Trace) -> list[str]:
     for token, special, expert in zip(trace.tokens, trace.special, trace.top(), strict=True):
         kind = "special " if special else "" if token else "part "
         shown = escape(visible(token or special or "·")).replace("\n", "↵\n")
-        result.append(f'<span class="{kind}e{expert % len(PALETTE)}">{shown}</span>')
+        result.append(f'<span class="{kind}t {mark(expert)}">{shown}</span>')
     return result
 
 
@@ -90,6 +86,6 @@ def _data(trace: Trace) -> str:
         "top": trace.top(),
         "chosen": trace.chosen,
         "weights": [[[round(weight, 3) for weight in weights] for weights in layer] for layer in trace.weights],
-        "colours": len(PALETTE),
+        "marks": [mark(expert) for expert in range(len(trace.experts))],
     }
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

@@ -15,7 +15,7 @@ ALL = "all-linear"
 MEND = "set it right in its `adapter_config.json`, or take that of its training"
 _NAMES = Names()
 _ENDS = frozenset({_NAMES.embedding.removesuffix(".weight"), _NAMES.head.removesuffix(".weight")})
-"""The modules that `all-linear` leaves out: the head, and the embedding, which is no linear layer."""
+"""The modules that `all-linear` leaves out: the head, and the embedding, which is not a linear layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def parse_targets(config: Mapping[str, Any], saved: tuple[str, ...], spec: str) 
 
 
 def check_pattern(pattern: str, key: str, spec: str, *, whole: bool = False) -> None:
-    """Refuses what is no regular expression, or none that can be a part of another.
+    """Refuses what is not a regular expression, or none that can be a part of another.
 
     Raises:
         SourceError: it is none.

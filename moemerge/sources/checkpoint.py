@@ -69,7 +69,7 @@ class Checkpoint(ABC):
         kind: what sort of source it is.
         config: the parsed `config.json` (for an adapter its base's; for GGUF one made from the metadata).
         tensors: every tensor by name; empty when only the config is at hand (`has_weights` is then False).
-        files: files that belong beside the weights (tokenizer, chat templates, generation config, licence), by
+        files: files that belong next to the weights (tokenizer, chat templates, generation config, licence), by
             the relative POSIX path that they have in a checkpoint folder; never weights, config or an index.
         revision: the commit hash of a hub model, else None.
         stated: what its model card's metadata (or the GGUF's) say of licence, languages and data.

@@ -21,7 +21,7 @@ def matches(pattern: str, text: str, *, whole: bool = False) -> bool:
     """Whether a pattern matches the beginning of a module's name, or all of it.
 
     Raises:
-        SourceError: it takes too long, or is no pattern.
+        SourceError: it takes too long, or is not a pattern.
     """
     if not re.search(r"\)[*+{]", pattern) and len(re.findall(r"[*+{]", pattern)) <= _QUICK:
         try:

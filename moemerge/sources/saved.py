@@ -154,7 +154,7 @@ _FILES: tuple[tuple[str, Cause], ...] = (
     (
         r"(?!.*(optim|scheduler|rng_state|training_args)|(adapter_)?model\.safetensors$|(adapter|pytorch)_model\.bin$)"
         r".*\.(safetensors|bin|pt|pth)",
-        Cause("has not the name that is looked for", "load it where it was made and save it with `save_pretrained`"),
+        Cause("does not have the expected name", "load it where it was made and save it with `save_pretrained`"),
     ),
 )
 """Files of weights that are not read, by what their whole name matches; the first that is there speaks."""

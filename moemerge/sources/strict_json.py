@@ -134,7 +134,7 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
     """Reads a JSON file; see `parse_object`.
 
     Raises:
-        SourceError: also when the file cannot be read, is no regular file, or is larger than its kind is.
+        SourceError: also when the file cannot be read, is not a regular file, or is larger than its kind is.
     """
     check_size(name, regular_size(path, name))
     return parse_object(read_whole(path), name)

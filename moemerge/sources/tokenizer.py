@@ -131,4 +131,4 @@ def _fault(what: str, error: BaseException) -> SourceError:
     # these say what is wrong; others mean little without their kind
     plain = isinstance(error, ValueError | OSError) or type(error) in (Exception, ImportError)
     kind = "" if plain else f"{type(error).__name__}: "
-    return SourceError(f"{what}: {kind}{said}", hint="download or copy its files again, or save it anew")
+    return SourceError(f"{what}: {kind}{said}", hint="download or copy its files again, or save it again")

@@ -161,7 +161,7 @@ class _Renderer:
         calling = None
         if self._calling:
             are = "one conversation calls" if self._calling == 1 else f"{self._calling:,} conversations call"
-            message = f"`{self._data.path}`: {are} tools: what is said is read, and the calls are not"
+            message = f"`{self._data.path}`: {are} tools: their words are read, the calls are not"
             calling = Problem("tool-calls", message)
         return self._not_told_apart, calling
 
@@ -170,8 +170,8 @@ class _Renderer:
         if not self._whole or self._template is None:
             return None
         are = "one conversation counts" if self._whole == 1 else f"{self._whole:,} conversations count"
-        why = "the chat template changes what is said" if self._template.fast else "the tokenizer is a slow one"
-        return Problem("chats-whole", f"`{self._data.path}`: {are} whole, replies and all else, as {why}")
+        why = "the chat template changes the messages' words" if self._template.fast else "the tokenizer is a slow one"
+        return Problem("chats-whole", f"`{self._data.path}`: {are} whole, replies and everything else, because {why}")
 
     def documents(self, batch: Sequence[tuple[int, str | Conversation]]) -> Iterator[Document]:
         """One for each text, but for those that the template does not take."""

@@ -190,7 +190,7 @@ def _conversation(row: Mapping[str, Any], turns: Iterable[Turn]) -> Conversation
 def _turns(messages: list[Any]) -> Iterator[Turn]:
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, Mapping):
-            raise Unreadable(f"message {number} is no object with a `role` and a `content`")
+            raise Unreadable(f"message {number} is not an object with a `role` and a `content`")
         speaker, said = (next((message[key] for key in keys if key in message), None) for keys in (_SPEAKER, _SAID))
         role = ROLES.get(speaker.lower()) if isinstance(speaker, str) else None
         if role is None:

@@ -98,20 +98,20 @@ def _inside(folder: Path, row: Mapping[str, Any]) -> Path:
     """Where a row's picture lies.
 
     Raises:
-        Unreadable: it names none, or one outside the folder, or what is no file.
+        Unreadable: it names none, or one outside the folder, or what is not a file.
     """
     named = row.get(FIELD)
     if not isinstance(named, str) or not named.strip() or "\0" in named:
         raise Unreadable(f"field `{FIELD}` names no file", _HINT)
     path = Path(os.path.realpath(folder / named))
     if not path.is_relative_to(os.path.realpath(folder)):
-        raise Unreadable("its picture lies outside the folder of the file", "put the pictures beside the file")
+        raise Unreadable("its picture is outside the file's folder", "put the pictures into the file's folder")
     try:
         state = path.stat()
     except OSError:
         raise Unreadable("its picture is not there", "paths are relative to the folder of the file") from None
     if not S_ISREG(state.st_mode):
-        raise Unreadable("its picture is no file")
+        raise Unreadable("its picture is not a file")
     if state.st_size > MAX_BYTES:
         raise Unreadable(f"its picture has more than {MAX_BYTES >> 20} MiB")
     return path

@@ -156,7 +156,7 @@ def read_rows(rows: Rows, root: Path, fields: Mapping[str, str], left_out: LeftO
 
 
 def read_prompts_file(path: Path) -> tuple[str, ...]:
-    """Reads prompts, one a line; blank lines are left out.
+    """Reads prompts, one per line; blank lines are left out.
 
     Raises:
         SourceError: the file is absent, empty, or not UTF-8.
@@ -170,7 +170,7 @@ def read_prompts_file(path: Path) -> tuple[str, ...]:
     except OSError as error:
         raise _cannot_read(path, error) from error
     if not prompts:
-        raise SourceError(f"Prompts file `{path}` is empty", hint="write one prompt a line")
+        raise SourceError(f"Prompts file `{path}` is empty", hint="write one prompt per line")
     return prompts
 
 

@@ -256,7 +256,7 @@ def _parquet(path: Path, columns: Columns) -> Iterator[Row]:
                     yield Row(number, row)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         message = f"`{path}` is not a Parquet file: {cause_of(error)}"
-        raise SourceError(message, hint="download or copy it again, or write it anew") from error
+        raise SourceError(message, hint="download or copy it again, or write it again") from error
 
 
 def _hub(rows: Rows) -> Iterator[Row]:
@@ -264,7 +264,7 @@ def _hub(rows: Rows) -> Iterator[Row]:
         import datasets
     except ImportError as error:
         raise SourceError(
-            f"`{rows.path}` is no file here, and hub data sets need `datasets`", hint="`pip install datasets`"
+            f"`{rows.path}` is not a file here, and hub data sets need `datasets`", hint="`pip install datasets`"
         ) from error
     try:
         found: Iterable[dict[str, Any]] = datasets.load_dataset(

@@ -4,7 +4,7 @@ stay in the cache.
 torch's fused attention keeps nothing but takes two to six times as long there, forward and backward, at 256 to 2,048
 positions: it makes the products that the mask throws away. transformers' eager one keeps the scores of every layer, in
 fp32 too. This one skips what lies behind a block of queries or in other documents, and keeps its inputs alone: the
-scores are made once more in the backward pass. In fp32 torch's is faster. Figures: docs/decisions.md.
+scores are made once more in the backward pass. In fp32 torch's is faster. Figures: docs/decisions/train-cpu-speed.md.
 """
 
 from __future__ import annotations

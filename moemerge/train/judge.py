@@ -46,7 +46,7 @@ class Judgement:
 
     @property
     def mean(self) -> float:
-        """The mean of the domains' losses, nats a token: what is to fall."""
+        """The mean of the domains' losses, nats per token: what is to fall."""
         return math.fsum(self.by_domain.values()) / len(self.losses)
 
     @property
@@ -60,7 +60,7 @@ class Judgement:
         return self.mean - other.mean, float(drawn.quantile(0.025)), float(drawn.quantile(0.975))
 
     def worse_than(self, other: Judgement, seed: int) -> dict[str, float]:
-        """By how much each domain's loss is above the other's, nats a token, where it is so beyond doubt."""
+        """By how much each domain's loss is above the other's, nats per token, where it is so beyond doubt."""
         found, theirs = self.by_domain, other.by_domain
         gaps = self._gaps(other, seed)
         return {name: found[name] - theirs[name] for name in found if float(gaps[name].quantile(0.025)) > 0}

@@ -21,7 +21,7 @@ START, SCHEDULE, KEPT, LOSSES, LORA = "Start and routing", "Schedule", "What is 
 """Headings of `--help`."""
 
 RATE = 1e-2
-"""Learning rate in units of the gates' inputs; docs/decisions.md has what was tried."""
+"""Learning rate in units of the gates' inputs; docs/decisions/train-first-tokens.md has what was tried."""
 
 LOST = ("random", "uniform")
 """Starts that do not route: they have a long way to go, and the domains' labels help them."""
@@ -47,11 +47,11 @@ class TrainOptions:
     held_out: Path | None = option(
         None, FIRST, "YAML: texts that decide what is kept [a fifth of the training texts].", metavar="FILE"
     )
-    steps: int = option(60, FIRST, "At most so many optimiser steps; 0 writes the start.", least=0)
-    minutes: float | None = option(None, FIRST, "At most so long; the schedule is shortened to fit.", above=0)
+    steps: int = option(60, FIRST, "The most optimiser steps; 0 writes the start.", least=0)
+    minutes: float | None = option(None, FIRST, "The most minutes; the schedule is shortened to fit.", above=0)
     method: Method = option("lora", FIRST, "lora: a low-rank change of each gate; full: the whole gates.")
     also: tuple[AlsoTrained, ...] = option(
-        (), FIRST, "LoRA beside the router too: attention, experts, or both.", metavar="A,B,..."
+        (), FIRST, "Trains LoRA on these too: attention, experts, or both.", metavar="A,B,..."
     )
 
     start: Start = option(
@@ -74,12 +74,12 @@ class TrainOptions:
     rows: int = option(4, SCHEDULE, "Rows of a forward pass.", least=1)
     accumulation: int = option(1, SCHEDULE, "Forward passes of a step, over all processes.", least=1)
     mixed: float = option(0.2, SCHEDULE, "Share of the rows whose texts change the domain midway.")
-    limit: int | None = option(None, SCHEDULE, "Reads at most so many texts a domain.", least=1)
+    limit: int | None = option(None, SCHEDULE, "Reads at most this many texts per domain.", least=1)
     seed: int = option(0, SCHEDULE, "Of everything that is random.")
 
     judge_every: int = option(20, KEPT, "Steps between looks at the held-out texts.", least=1)
     patience: int = option(5, KEPT, "Looks without a better one until it ends.", least=1)
-    held_out_tokens: int = option(4096, KEPT, "Held-out tokens a domain, about so many at most.", least=1)
+    held_out_tokens: int = option(4096, KEPT, "The most held-out tokens per domain, roughly.", least=1)
 
     balance_weight: float = option(1e-3, LOSSES, "Of the load-balancing loss.", least=0)
     z_weight: float = option(1e-4, LOSSES, "Of the router z-loss.", least=0)
@@ -110,7 +110,7 @@ class TrainOptions:
         check(self, TrainError)
         object.__setattr__(self, "also", tuple(name for name in get_args(AlsoTrained) if name in self.also))
         if not 0 <= self.mixed <= 1:
-            raise TrainError(f"`{typed(self, 'mixed')}` is no share: it must be between 0 and 1")
+            raise TrainError(f"`{typed(self, 'mixed')}` is not a share: it must be between 0 and 1")
         if self.context < 8:
             raise TrainError(f"`{typed(self, 'context')}` is too short: give at least 8 tokens")
         if self.placement.dtype not in ("auto", "float32", "bfloat16"):

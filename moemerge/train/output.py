@@ -124,7 +124,7 @@ def _weights(
 def _place(folder: BuiltFolder, name: str) -> ByteRange:
     place = folder.checkpoint.bytes_of(name)
     if place is None:
-        raise VerifyError(f"`{name}` of `{folder.path}` lies in no safetensors file")
+        raise VerifyError(f"`{name}` of `{folder.path}` is in no safetensors file")
     return place
 
 

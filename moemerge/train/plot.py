@@ -1,6 +1,6 @@
 """A training as one picture for the model card: losses on the left, load per expert on the right.
 
-It is written by hand as SVG, since matplotlib is no dependency of training. The same history gives the same bytes.
+It is written by hand as SVG, since matplotlib is not a dependency of training. The same history gives the same bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def training_plot(training: Mapping[str, Any], experts: Sequence[str]) -> str:
         f'height="{_HEIGHT}" font-family="sans-serif" font-size="11">\n'
         f"<title>Losses and load per expert over {training['steps']} steps</title>\n"
         f'<rect width="{2 * _WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>\n'
-        f"{_panel('loss, nats a token (dashed: the step that is kept)', losses, 0, best)}"
+        f"{_panel('loss, nats per token (dashed: the step that is kept)', losses, 0, best)}"
         f"{_panel('load on held-out texts', load, _WIDTH, best, low=0.0)}</svg>\n"
     )
 

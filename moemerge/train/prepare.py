@@ -65,7 +65,9 @@ class Prepared:
         self.labelled = not options.places_first(own)
         self.options = options = replace(options.resolved(own), placement=placement)
         if output.resolve() == path.resolve() or path.resolve() in output.resolve().parents:
-            raise TrainError(f"`{output}` is the folder that is trained, or lies in it", hint="name another with `-o`")
+            raise TrainError(
+                f"`{output}` is the folder that is trained, or is inside it", hint="name another with `-o`"
+            )
         self.track_dir = track_dir(output, options.track_dir)
         if options.track:
             check_trackers(options.track)

@@ -46,7 +46,7 @@ def route(
 
     Args:
         scores: of all experts by the rule, `[N, E]`, fp32.
-        k: experts a token of the exported model.
+        k: experts per token of the exported model.
         how: how training routes; None and `straight-through` route as the exported model does.
         rule: the host's.
         correction: what the router adds to the scores for the choice, `[E]`.

@@ -54,7 +54,7 @@ class TrainResult:
         kept: `best`, or `start` where nothing was better beyond doubt.
         start: the held-out texts at the start.
         best: and at the best look.
-        change: of the mean held-out loss in nats a token, with its 95 % interval; less than 0 is better.
+        change: of the mean held-out loss in nats per token, with its 95 % interval; less than 0 is better.
         training: the record's entry: options, losses, steps and the history.
         warnings: everything the user should know.
     """
@@ -230,7 +230,7 @@ class _Training:
         return TrainResult(self.output, kept, start, best, change, training, tuple(self.prepared.warnings))
 
     def _say(self, kept: str, change: tuple[float, float, float]) -> None:
-        said = f"held-out loss {change[0]:+.4f} nats a token, 95 % interval {change[1]:+.4f} to {change[2]:+.4f}"
+        said = f"held-out loss {change[0]:+.4f} nats per token, 95 % interval {change[1]:+.4f} to {change[2]:+.4f}"
         if kept == "best":
             self.progress.note(f"training won: {said}")
             return
@@ -243,7 +243,7 @@ class _Training:
         few = {name: found for name, found in start.tokens.items() if len(found) < FEW}
         if few:
             listed = ", ".join(f"`{name}` {len(found)} with {int(found.sum())} tokens" for name, found in few.items())
-            text = f"few held-out documents ({listed}): with fewer than {FEW} a domain the interval is rough"
+            text = f"few held-out documents ({listed}): with fewer than {FEW} per domain the interval is rough"
             self._note("few-held-out", text)
 
     def _compare(self, found: Judgement, loop: Loop) -> None:

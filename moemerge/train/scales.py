@@ -1,6 +1,6 @@
 """What the gates are like before they are trained: how sharp their softmax is, and how large each input is.
 
-With one expert a token no factor on a gate's logits changes where a token goes, so a fit leaves it open: a gate may
+With one expert per token no factor on a gate's logits changes where a token goes, so a fit leaves it open: a gate may
 come with logits so large that its softmax is saturated and passes no gradient on, or so small that it is flat. So
 training multiplies the logits of each layer by a factor, found on training rows; the exported gate has none.
 

@@ -45,7 +45,7 @@ def check_sharding(processes: Processes, accumulation: int) -> None:
     """
     if accumulation % processes.count:
         raise TrainError(
-            f"`--accumulation {accumulation}` is no multiple of the {processes.count} processes, as parts need",
+            f"`--accumulation {accumulation}` is not a multiple of the {processes.count} processes, as parts need",
             hint=f"`--accumulation {processes.count}`",
         )
 

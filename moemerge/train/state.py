@@ -52,13 +52,13 @@ def check_state(path: Path, *, resume: bool) -> None:
         if output.exists():
             raise TrainError(
                 f"nothing to resume: `{output}` is there, so its training has ended",
-                hint="leave `--resume` out, and pass `--overwrite`, to train it anew",
+                hint="leave `--resume` out, and pass `--overwrite`, to train it again",
             )
-        raise TrainError(f"nothing to resume: there is no `{path}`", hint="leave `--resume` out to begin anew")
+        raise TrainError(f"nothing to resume: there is no `{path}`", hint="leave `--resume` out to start again")
     if not resume and os.path.lexists(path):
         raise TrainError(
             f"a training was interrupted: `{path}` is there",
-            hint="pass `--resume` to go on with it, or remove the file to begin anew",
+            hint="pass `--resume` to go on with it, or remove the file to start again",
         )
 
 
@@ -110,11 +110,11 @@ def load_state(path: Path, wanted: Mapping[str, Any]) -> State:
     try:
         with safe_open(path, framework="pt") as file:
             values = json.loads((file.metadata() or {})[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a mapping
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise TrainError(f"`{path}` is no state of a training: {error}", hint="remove it to begin anew") from error
+        raise TrainError(f"`{path}` is not a state of a training: {error}", hint="remove it to start again") from error
     if values.pop("format", None) != FORMAT:
-        raise TrainError(f"`{path}` was written by another version of moemerge", hint="remove it to begin anew")
+        raise TrainError(f"`{path}` was written by another version of moemerge", hint="remove it to start again")
     asked = values["asked"]
     differing = [
         f"\n  {name}: {asked.get(name)!r} then, {wanted.get(name)!r} now"
@@ -124,7 +124,7 @@ def load_state(path: Path, wanted: Mapping[str, Any]) -> State:
     if differing:
         raise TrainError(
             f"`{path}` is of a training that was asked for something else:{''.join(differing)}",
-            hint="give the same folder, texts and options, or remove the file to begin anew",
+            hint="give the same folder, texts and options, or remove the file to start again",
         )
     return State(tensors, values)
 

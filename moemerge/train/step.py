@@ -33,8 +33,8 @@ class Losses:
         next_token: nats a scored token.
         balance: mean over the layers of `routing.balance`.
         z: mean over tokens and layers of the squared log-sum-exp (ST-MoE, arXiv 2202.08906, eq. 5).
-        domain: cross-entropy of the domain's expert, nats a token and layer.
-        first: cross-entropy of where the start sends the first token of each document, nats a layer.
+        domain: cross-entropy of the domain's expert, nats per token and layer.
+        first: cross-entropy of where the start sends the first token of each document, nats per layer.
         distil: KL divergence from the specialists, nats a taught token, times the squared temperature.
         accuracy: share of the tokens, over the layers, whose largest logit is their domain's.
         load: each expert's share of the assignments, mean over the layers.

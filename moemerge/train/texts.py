@@ -62,7 +62,7 @@ def find_texts(
         folder: the mixture, with its record.
         tokenizer: the mixture's, with the chat template that conversations are written with.
         file: a YAML file of texts by domain; the recipe's own texts when None.
-        limit: at most so many documents a domain.
+        limit: at most so many documents per domain.
         seed: of the split.
         held_out: a YAML file of the texts that are held out; a part of the others when None.
 
@@ -140,7 +140,7 @@ def _check_names(names: Sequence[str], file: Path, sources: Mapping[str, Data | 
         for name in missing
     ]
     problems += [
-        Problem("no-expert", f"`{file}` has texts for `{name}`, which is no expert", f"the experts are {listed}")
+        Problem("no-expert", f"`{file}` has texts for `{name}`, which is not an expert", f"the experts are {listed}")
         for name in unknown
     ]
     if problems:

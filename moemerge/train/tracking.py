@@ -46,7 +46,7 @@ def check_track_dir(folder: Path, source: Path, output: Path) -> None:
         if place.resolve() in (folder.resolve(), *folder.resolve().parents):
             raise TrainError(f"`--track-dir {folder}` lies in `{place}`", hint="name a folder outside of it")
     if folder.exists() and not folder.is_dir():
-        raise TrainError(f"`--track-dir {folder}` is no folder", hint="name another")
+        raise TrainError(f"`--track-dir {folder}` is not a folder", hint="name another")
 
 
 class Trackers:

@@ -103,7 +103,7 @@ class DenseRow:
         return re.match(self.unread, name) is not None
 
     def group_of(self, name: str) -> Group | None:
-        """The merge group of a tensor that is no expert's; None where it has none."""
+        """The merge group of a tensor that is not an expert's; None where it has none."""
         if name in _ONCE or name in self.once:
             return {**_ONCE, **self.once}[name]
         if self.is_ffn(name):

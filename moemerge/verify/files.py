@@ -1,4 +1,4 @@
-"""The files beside the weights: which ones there must be, that they are the build's and the base's, and no others that
+"""The files next to the weights: which ones there must be, that they are the build's and the base's, and no others that
 transformers would read."""
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def check_list(
 
     Args:
         folder: the built folder.
-        record: what it was built from, and which files were written beside the weights.
+        record: what it was built from, and which files were written next to the weights.
         base: the base's files by relative path, or None where it is not at hand: then any that a build could take from
             one may be there.
         unread: recorded files of which something else is said already.
@@ -149,7 +149,7 @@ def check_base_files(folder: Path, files: Mapping[str, Path], vocabulary: Record
 
 
 def _made(record: Record) -> Iterator[str]:
-    """What moemerge itself may write beside the weights."""
+    """What moemerge itself may write next to the weights."""
     yield from (_CONFIG, _CARD, INDEX, _SAMPLES)
     if record.recipe.gate.keep_statistics:
         yield _STATISTICS

@@ -202,7 +202,7 @@ class _Verifier:
                 self._say(name, "is missing")
         for name, place in weights.places.items():
             if name not in names:
-                self._say(name, "is no tensor of this model")
+                self._say(name, "is not a tensor of this model")
                 continue
             own = host.own_dtype(name)
             if own is not None and place.dtype != own:

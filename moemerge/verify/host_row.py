@@ -102,7 +102,7 @@ class HostRow:
             `{layer}` and `{expert}`; None where they are always fused.
         fixed: keys of the config that have one value in every folder, those that say how tokens are routed among them.
         counts: keys that hold E.
-        tops: keys that hold the number of experts a token, beside the one that every host has.
+        tops: keys that hold the number of experts per token, beside the one that every host has.
         widths: keys that hold I.
         repeated: keys that repeat the base's value, beside those that every host repeats.
         from_base: keys that follow from the base in another way, beside those that every host has.

@@ -81,7 +81,7 @@ def _as_built_from(model: Checkpoint, source: Source, *, is_base: bool) -> Check
             Dense.of(dense.config)
         return dense
     except KeyError:
-        return f"changed since the build: `{model.config.get('model_type')}` is no family that is known here"
+        return f"changed since the build: `{model.config.get('model_type')}` is not a family that is known here"
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         return f"changed since the build: the config cannot be read ({error})"
 

@@ -182,7 +182,7 @@ def test_a_plan_knows_what_a_build_would_refuse_over_a_template() -> None:
 
 
 def test_a_shard_that_is_a_link_to_itself() -> None:
-    """A loop of links is no file."""
+    """A loop of links is not a file."""
     path = Path("models/code/model.safetensors")
     path.unlink()
     path.symlink_to("model.safetensors")
@@ -213,7 +213,7 @@ def test_a_file_that_cannot_be_read() -> None:
 
 @pytest.mark.parametrize("text", ["[" * 50_000, "- " * 50_000, "{a: " * 50_000])
 def test_a_forged_record_under_an_output(text: str) -> None:
-    """`build --overwrite` reads the record of what it would replace: one that goes down for ever is no record."""
+    """`build --overwrite` reads the record of what it would replace: one that goes down for ever is not a record."""
     Path("out").mkdir()
     Path("out/moemerge.yaml").write_text(text, encoding="utf-8")
     assert refused("--overwrite") == (

@@ -35,7 +35,7 @@ def test_an_output_that_cannot_be_a_folder() -> None:
     for length in (240, 300):  # the staged folder's name is a little longer than the output's
         name = "x" * length
         assert refused(out=f"new/{name}") == f"error: `WORK/new/{name}` cannot be written: File name too long\n"
-    assert refused(out="\udcff") == "error: output '\\udcff' is no path in UTF-8\nhint: choose another with `-o`\n"
+    assert refused(out="\udcff") == "error: output '\\udcff' is not a path in UTF-8\nhint: choose another with `-o`\n"
 
 
 def test_folders_made_for_a_failed_build_go_with_it() -> None:

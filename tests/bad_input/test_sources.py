@@ -210,13 +210,13 @@ def test_a_missing_layer() -> None:
         "hint: download or copy the model again, or set its config right if that is of another model\n"
         "error: expert `math` does not fit the base: number of layers is `1`, the base's is `2`\n"
         "hint: experts must be fine-tunes of the base\n"
-        "error: expert `math`: `llama` has no use for 9 of 21 tensors:\n"
+        "error: expert `math`: `llama` has no place for 9 of 21 tensors:\n"
         "  model.layers.1.input_layernorm.weight\n"
         "  model.layers.1.mlp.down_proj.weight\n"
         "  model.layers.1.mlp.gate_proj.weight\n"
         "  model.layers.1.mlp.up_proj.weight\n"
         "  and 5 more\n"
-        "hint: a build would drop them in silence; remove them, or use the checkpoint they belong to\n"
+        "hint: a build would silently drop them; remove them, or use the checkpoint they belong to\n"
     )
 
 
@@ -224,9 +224,9 @@ def test_an_extra_layer() -> None:
     """A layer that the config does not know would be dropped in silence."""
     change_tensors("code", {UP.replace("1", "2"): torch.zeros(48, 32)})
     assert refused() == (
-        "error: expert `code`: `llama` has no use for 1 of 22 tensors:\n"
+        "error: expert `code`: `llama` has no place for 1 of 22 tensors:\n"
         "  model.layers.2.mlp.up_proj.weight\n"
-        "hint: a build would drop them in silence; remove them, or use the checkpoint they belong to\n"
+        "hint: a build would silently drop them; remove them, or use the checkpoint they belong to\n"
     )
 
 

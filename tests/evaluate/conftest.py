@@ -76,7 +76,7 @@ class Trio:
     texts: Mapping[str, Path]
 
     def recipe(self, **fields: Any) -> Recipe:
-        """A recipe of them, one expert a token unless `fields` say otherwise."""
+        """A recipe of them, one expert per token unless `fields` say otherwise."""
         values: dict[str, Any] = {
             "base_model": str(self.base),
             "experts": [

@@ -117,7 +117,7 @@ def test_a_page_and_plots(trio: Trio) -> None:
     Path("r.txt").write_text("mine", encoding="utf-8")
     status, out, err = run("eval", "moe", *LOSSES, "--html", "r.txt")
     assert (status, out) == (1, "")
-    assert err == "error: `r.txt` exists and is no page of moemerge\nhint: name another file\n"
+    assert err == "error: `r.txt` exists and is not a page of moemerge\nhint: name another file\n"
     assert Path("r.txt").read_text(encoding="utf-8") == "mine"
 
 
@@ -127,7 +127,7 @@ def test_a_page_and_plots(trio: Trio) -> None:
         (["gone"], "error: `gone` does not exist\nhint: name a folder that `moemerge build` made\n"),
         (
             ["moe", "--require", "gain_kept=>1"],
-            "error: `gain_kept=>1` is no requirement\n"
+            "error: `gain_kept=>1` is not a requirement\n"
             "hint: write a name of the report, one of >= <= == != < >, and a number, such as `gain_kept>=0.9`\n",
         ),
         (
@@ -168,7 +168,7 @@ def test_a_page_and_plots(trio: Trio) -> None:
         ),
         (
             ["moe", "--device", "tpu"],
-            "error: `--device tpu` is no device\nhint: one of `cpu`, `cuda`, `cuda:N`, `mps`\n",
+            "error: `--device tpu` is not a device\nhint: one of `cpu`, `cuda`, `cuda:N`, `mps`\n",
         ),
     ],
 )
@@ -263,7 +263,7 @@ def test_a_page_does_not_replace_figures() -> None:
     for arguments, what in ((("--html", "r.json"), "page"), (("-o", "r.html"), "file of figures")):
         status, _, err = run("eval", "moe", *LOSSES, "-q", *arguments)
         assert (status, err) == (
-            1, f"error: `{arguments[1]}` exists and is no {what} of moemerge\nhint: name another file\n"
+            1, f"error: `{arguments[1]}` exists and is not a {what} of moemerge\nhint: name another file\n"
         )  # fmt: skip
 
 

@@ -163,11 +163,11 @@ def bad_rows(root: Path) -> dict[str, dict[str, Any]]:
     (root / "in" / "folder.png").mkdir()
     Image.new("RGB", (40, 40)).save(root / "in" / "large.png")
     return {
-        "its picture lies outside the folder of the file (lines 1, 2 and 3)": {"image": "../secret.png", "text": "one"},
+        "its picture is outside the file's folder (lines 1, 2 and 3)": {"image": "../secret.png", "text": "one"},
         "lines 1, 2": {"image": str(root / "secret.png"), "text": "one"},
         "and 3": {"image": "link.png", "text": "one"},
         "its picture is not there (line 4)": {"image": "gone.png", "text": "one"},
-        "its picture is no file (line 5)": {"image": "folder.png", "text": "one"},
+        "its picture is not a file (line 5)": {"image": "folder.png", "text": "one"},
         "field `image` names no file (line 6)": {"image": 7, "text": "one"},
         "its picture cannot be read (line 7)": {"image": "text.png", "text": "one"},
         "its picture has more than 0 million pixels (line 8)": {"image": "large.png", "text": "one"},
@@ -203,7 +203,7 @@ def test_a_folder_without_a_processor(tmp_path: Path) -> None:
 
 
 def test_pillow_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is no dependency: text needs none."""
+    """It is not a dependency: text needs none."""
     import sys
 
     monkeypatch.setitem(sys.modules, "PIL.Image", None)

@@ -75,7 +75,7 @@ def test_a_requirement_is_a_name_an_operator_and_a_number(text: str, expected: R
 def test_texts_that_are_no_requirement(text: str) -> None:
     """The form is said."""
     assert refused(text) == (
-        f"`{text}` is no requirement",
+        f"`{text}` is not a requirement",
         "write a name of the report, one of >= <= == != < >, and a number, such as `gain_kept>=0.9`",
     )
 
@@ -147,8 +147,8 @@ def test_what_was_not_measured_fails_with_the_reason(text: str, reason: str) -> 
         ("tasks.gsm8k.acc,none>0", "The report has no `tasks.gsm8k.acc,none`", None),
         ("routing.load>0", "`routing.load` holds more than one value", "name one, such as `routing.load[0]`"),
         ("routing>0", "`routing` holds more than one value", "name one, such as `routing.load[0]`"),
-        ("verdict>0", "`verdict` is no number, and only a number can be required", None),
-        ("chat.code.stopped==1", "`chat.code.stopped` is no number, and only a number can be required", None),
+        ("verdict>0", "`verdict` is not a number, and only a number can be required", None),
+        ("chat.code.stopped==1", "`chat.code.stopped` is not a number, and only a number can be required", None),
         ("routing.load[2]>0", "The report has no `routing.load[2]`", "did you mean `routing.load[1]`?"),
         ("gain_kept.moe>0", "The report has no `gain_kept.moe`", "did you mean `gain_kept`?"),
     ],

@@ -26,7 +26,7 @@ KEYS = ("base", "specialist", "linear_merge", "oracle_routed", "random_gate", "m
 
 
 def plain_loss(model: Any, tokenizer: Any, texts: list[str]) -> float:
-    """Mean loss a token, one document at a time, by what transformers itself computes from labels."""
+    """Mean loss per token, one document at a time, by what transformers itself computes from labels."""
     total, tokens = 0.0, 0
     for text in texts:
         ids = tokenizer(text, return_tensors="pt")["input_ids"]
@@ -108,7 +108,7 @@ def test_the_names_of_a_report_are_known_beforehand(report: dict[str, Any]) -> N
 
 
 def test_routing_adds_up(report: dict[str, Any]) -> None:
-    """Shares sum to one; loads are the mean of the domains' at one expert a token; the flat figures fit."""
+    """Shares sum to one; loads are the mean of the domains' at one expert per token; the flat figures fit."""
     routing = report["routing"]
     assert sum(routing["load"]) == pytest.approx(1)
     for domain, shares in routing["confusion"].items():
@@ -122,7 +122,7 @@ def test_routing_adds_up(report: dict[str, Any]) -> None:
 
 
 def test_routing_agrees_with_transformers_own_router_logits(trio: Trio, built: Path) -> None:
-    """Counted from `output_router_logits`, one document at a time, at two experts a token."""
+    """Counted from `output_router_logits`, one document at a time, at two experts per token."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     found = measure(built, limit=5)["routing"]
@@ -153,7 +153,7 @@ def test_oracle_routing_with_identical_experts_is_the_dense_model(tiny: TinyMake
         assert domain["gain_kept"] is None
         assert domain["gain_kept_note"] == "its specialist gains 0.000 nats on the base, less than 0.02"
     assert found["gain_kept"] is None
-    assert found["verdict"].startswith("No gain kept can be said (its specialist gains 0.000 nats on the base")
+    assert found["verdict"].startswith("Gain kept cannot be stated (its specialist gains 0.000 nats on the base")
 
 
 def change(folder: Path, change_one: Any) -> None:
@@ -234,7 +234,7 @@ def test_a_folder_that_moemerge_did_not_build(moe: Path, trio: Trio, tmp_path: P
     assert found["routing"]["accuracy"] > 0.95
     assert found["domains"]["code"]["oracle_routed"] is not None
     assert found["domains"]["code"]["base"] is None
-    assert found["verdict"] == "No gain kept can be said (the base is missing)"
+    assert found["verdict"] == "Gain kept cannot be stated (the base is missing)"
     nameless = measure(moe, domains=domains)
     assert nameless["experts"] == ["expert-0", "expert-1", "expert-2"]
     assert nameless["routing"]["accuracy"] is None
@@ -270,7 +270,7 @@ def test_values_that_changed_under_the_same_headers_are_said(trio: Trio, tmp_pat
     folder = here.build(root / "moe", gate={"init": "random"})
     before = measure(folder, limit=4, cache=tmp_path / "cache")
     assert before["notes"] == [
-        "few documents (`code` 4, `math` 4, `french` 4): with fewer than 30 a domain the intervals are rough"
+        "few documents (`code` 4, `math` 4, `french` 4): with fewer than 30 per domain the intervals are rough"
     ]
     change(root / "math", lambda t: t.update({k: v * 1.5 for k, v in t.items() if "mlp" in k}))
     after = measure(folder, limit=4, cache=tmp_path / "cache")
@@ -503,7 +503,7 @@ def test_folders_that_cannot_be_measured(built: Path, moe: Path, trio: Trio, tmp
     )
     assert refused(moe)[0][0].startswith(f"the record of `{moe}` is damaged:\n  moemerge.yaml: ")
     record.unlink()
-    hint = "pass `--domains FILE.yaml` with a file of texts a domain, such as `code: texts/code.jsonl`"
+    hint = "pass `--domains FILE.yaml` with a file of texts per domain, such as `code: texts/code.jsonl`"
     assert refused(moe) == [(f"`{moe}`, which moemerge did not build, names no held-out texts", hint)]
     assert refused(moe, domains=tmp_path / "d.yaml") == [
         (f"File of domains `{tmp_path / 'd.yaml'}` does not exist", None)

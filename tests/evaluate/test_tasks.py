@@ -128,7 +128,7 @@ def test_what_is_not_there_is_said_before_anything_is_loaded(
         return error.value.message, error.value.hint
 
     assert refused(include=tmp_path / "absent") == (
-        f"`{tmp_path / 'absent'}` is no folder", "`--tasks-include` names a folder with the YAML files of tasks",
+        f"`{tmp_path / 'absent'}` is not a folder", "`--tasks-include` names a folder with the YAML files of tasks",
     )  # fmt: skip
     assert refused(tmp_path) == (f"`{tmp_path}` holds no model", "name a folder with a `config.json`")
     with pytest.raises(SourceError):

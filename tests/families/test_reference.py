@@ -123,5 +123,5 @@ def test_the_command_lists_all_of_them() -> None:
         "model type `mamba` does not become a mixture of experts: it has no FFN",
         "what works instead: `bamba` or `granitemoehybrid`, whose Mamba layers have FFNs",
     ]
-    with pytest.raises(MoemergeError, match="`lama` is no family"):
+    with pytest.raises(MoemergeError, match="`lama` is not a family"):
         list(account("lama"))

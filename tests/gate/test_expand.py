@@ -140,7 +140,7 @@ def test_samples_stop_at_the_end_token(models: TinyModels, tokenizer: Any, monke
 
 
 def test_auto_leaves_experts_alone_that_have_enough(models: TinyModels, tokenizer: Any) -> None:
-    """Documents, or prompts of four tokens a dimension, need no expansion."""
+    """Documents, or prompts of four tokens per dimension, need no expansion."""
     request = GateRequest("discriminant", EXPERTS, range(LAYERS), WIDTH)
     assert expand(request, models, tokenizer, [4 * WIDTH, 4 * WIDTH, 10], Notes()) == Expansion()
     assert models.calls == []
@@ -175,7 +175,7 @@ def test_minutes_come_with_the_option_that_makes_them_fewer(
 def test_auto_is_skipped_where_it_takes_too_long(
     models: TinyModels, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The user reads why at once and again at the end, and how to have it all the same: four tokens a dimension."""
+    """The user reads why at once and again at the end, and how to have it all the same: four tokens per dimension."""
     monkeypatch.setattr(room._Writer, "estimate", lambda self, progress: 3600.0)
     notes = Notes()
     assert run(models, tokenizer, notes) == Expansion(

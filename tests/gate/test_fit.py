@@ -230,13 +230,13 @@ def test_one_prompt_an_expert_fixes_what_cannot_be_held_out(models: TinyModels, 
 
 
 def test_few_tokens_are_said_by_name(models: TinyModels, tokenizer: Any) -> None:
-    """Fewer than four tokens a dimension."""
+    """Fewer than four tokens per dimension."""
     experts = (ExpertTexts("code", texts("code", 12)), *EXPERTS[1:])
     fit = fit_gate(replace(OFF, experts=experts), models, tokenizer)
     assert fit.warnings == (
         Problem(
             "few-tokens",
-            "The gate is fitted from few tokens: `french` 84, `math` 84; 4 × hidden size = 128 an expert are "
+            "The gate is fitted from few tokens: `french` 84, `math` 84; 4 × hidden size = 128 per expert are "
             "recommended",
             "give texts of the domain as `data`, more prompts, or set `gate.expand: 128`",
         ),

@@ -149,7 +149,7 @@ def test_folds_keep_groups_together_and_balance_tokens() -> None:
 
 
 def test_folds_are_as_many_as_the_fewest_groups() -> None:
-    """At most five; what has no counted token is no group."""
+    """At most five; what has no counted token is not a group."""
     assert assign_folds([passages(*(2,) * 9), passages(*(2,) * 8)])[1] == 5
     assert assign_folds([passages(2, 2, 2), passages(2, 0, 2)])[1] == 2
     assert assign_folds([passages(2), passages(2, 2)])[1] == 1

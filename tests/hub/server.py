@@ -240,4 +240,4 @@ def wrong_metadata(card: str) -> Iterator[str]:
             if not {"task", "dataset", "metrics"} <= result.keys() or not {"type", "name"} <= result["dataset"].keys():
                 yield '"model-index" lacks a task, a data set or a metric'
             if not all(isinstance(metric["value"], int | float) for metric in result["metrics"]):
-                yield '"model-index" holds a value that is no number'
+                yield '"model-index" holds a value that is not a number'

@@ -61,7 +61,7 @@ def test_what_is_published(moe: Path, hub: WritableHub) -> None:
     assert "\nvllm serve .\n" in card
     assert {path.name: path.read_bytes() for path in moe.iterdir()} == before, "the folder is as it was"
     publish(moe)
-    assert len(hub.commits) == 1, "the same again is no commit"
+    assert len(hub.commits) == 1, "the same again is not a commit"
 
 
 def test_figures_become_a_table_and_an_index(moe: Path, figures: Path, hub: WritableHub) -> None:
@@ -79,7 +79,7 @@ def test_figures_become_a_table_and_an_index(moe: Path, figures: Path, hub: Writ
         "task": {"type": "text-generation"},
         "dataset": {"type": "moemerge-code", "name": "code"},
         "metrics": [
-            {"type": "loss", "name": "held-out loss, nats a token", "value": 2.25},
+            {"type": "loss", "name": "held-out loss, nats per token", "value": 2.25},
             {"type": "perplexity", "name": "held-out perplexity", "value": 9.4877},
             {"type": "gain_kept", "name": "share of the specialist's gain kept", "value": 0.75},
         ],

@@ -67,7 +67,7 @@ def test_no_id(repo: str, moe: Path, hub: WritableHub) -> None:
     """A repository is `OWNER/NAME`, and nothing that a shell would read otherwise."""
     status, out, err = run("push", str(moe), "-q", "--", repo)
     hint = "hint: write `OWNER/NAME`, such as `jo/my-moe`\n"
-    assert (status, out, err) == (1, "", f"error: `{repo}` is no id of a repository\n{hint}")
+    assert (status, out, err) == (1, "", f"error: `{repo}` is not an id of a repository\n{hint}")
 
 
 def test_figures_of_another_model(moe: Path, hub: WritableHub, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.conftest import TinyMaker
 from tests.sources.conftest import make_adapter
 from tests.tiny import write_tokenizer
 
-TO_WRITE = "six to eight beginnings of what this expert should write, one a line"
+TO_WRITE = "six to eight beginnings of what this expert should write, one per line"
 
 
 @pytest.fixture(autouse=True)

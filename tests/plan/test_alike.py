@@ -193,7 +193,7 @@ def test_a_class_that_holds_more_than_the_model(tiny: TinyMaker, tmp_path: Path)
         "  student.model.layers.0.mlp.down_proj.weight\n"
         "  and 16 more",
         "expert `e1` lacks 1 of 21 tensors:\n  model.norm.weight",
-        "expert `e1`: `llama` has no use for 1 of 21 tensors:\n  teacher.norm.weight",
+        "expert `e1`: `llama` has no place for 1 of 21 tensors:\n  teacher.norm.weight",
     ]
 
 

@@ -213,7 +213,7 @@ def test_missing_extra_and_misshapen_tensors_are_named(tiny: TinyMaker, tmp_path
         ("missing-tensor", "expert `e1` lacks 1 of 21 tensors:\n  model.layers.1.mlp.up_proj.weight"),
         (
             "extra-tensor",
-            "expert `e1`: `llama` has no use for 1 of 21 tensors:\n  model.layers.9.mlp.up_proj.weight",
+            "expert `e1`: `llama` has no place for 1 of 21 tensors:\n  model.layers.9.mlp.up_proj.weight",
         ),
         (
             "shape-mismatch",
@@ -281,7 +281,7 @@ def test_no_host_says_why(tmp_path: Path) -> None:
 
 
 def test_a_mixture_as_a_source_is_refused(tmp_path: Path) -> None:
-    """A checkpoint that is a MoE already is no base."""
+    """A checkpoint that is a MoE already is not a base."""
     base = config_folder(tmp_path / "moe", {"model_type": "mixtral"})
     assert codes(plan_of(base, [base, base])) == ["is-moe"]
 
@@ -290,7 +290,7 @@ def test_a_mixture_as_a_source_is_refused(tmp_path: Path) -> None:
     ("architecture", "message"),
     [
         ("qwen3_moe", "`architecture: qwen3_moe` cannot hold `llama`"),
-        ("mixtrall", "`architecture: mixtrall` is no host"),
+        ("mixtrall", "`architecture: mixtrall` is not a host"),
     ],
 )
 def test_a_forced_host_must_fit(architecture: str, message: str, tiny: TinyMaker) -> None:

@@ -180,7 +180,7 @@ def test_an_end_that_generate_does_not_know_is_said(end: Any, tiny: TinyMaker, t
                 (
                     f"expert `e1` ends texts with `</s>` (2) by its tokenizer, and its `generation_config.json` has "
                     f"`eos_token_id` {json.dumps(end)}: `generate` does not stop there",
-                    "set `eos_token_id` to 2 in the `generation_config.json` beside its tokenizer",
+                    "set `eos_token_id` to 2 in the `generation_config.json` next to its tokenizer",
                 )
             ]
             * said

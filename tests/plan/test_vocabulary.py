@@ -124,7 +124,7 @@ def test_a_base_without_tokenizer_json_cannot_take_tokens(tiny: TinyMaker, tmp_p
     assert (problem.code, problem.message, problem.hint) == (
         "tokenizer-fixed",
         "`base_model` has no `tokenizer.json` to add tokens to, and the experts add `<|im_start|>`, `<|im_end|>`",
-        "save it with `AutoTokenizer.from_pretrained(...)` beside the weights, or set `tokenizer.source: base`",
+        "save it with `AutoTokenizer.from_pretrained(...)` next to the weights, or set `tokenizer.source: base`",
     )
     assert plan_of(base, [base, chat], tokenizer={"source": "base"}).ok
 
@@ -148,7 +148,7 @@ def test_a_token_that_nobody_has_a_row_for_is_named(tiny: TinyMaker, tmp_path: P
     wish = {"tokens": {"<|im_end|>": "base", "hello": "e1"}}
     assert [problem.message for problem in plan_of(base, [base, chat], tokenizer=wish).problems] == [
         "`tokenizer.tokens`: `<|im_end|>` has no row in `base`",
-        "`tokenizer.tokens`: `hello` is no added token of the output",
+        "`tokenizer.tokens`: `hello` is not an added token of the output",
     ]
 
 

@@ -71,7 +71,7 @@ def test_names_that_stand_for_other_models_are_taken(name: str) -> None:
     """The base and the shared experts have these names in plans."""
     code, message, hint = one(HEAD + A + B.replace("name: b", f"name: {name}"))
     assert (code, hint) == ("bad-name", "give it another name, such as `general`")
-    assert message.startswith(f"No expert can be named `{name}`: it stands for a model that is none\n  r.yaml:4:12\n")
+    assert message.startswith(f"No expert can be named `{name}`: that name is reserved\n  r.yaml:4:12\n")
 
 
 def test_the_base_model_is_not_the_word_for_it() -> None:
@@ -202,7 +202,7 @@ def test_experts_with_the_same_file_cannot_be_told_apart(texts: str) -> None:
 def test_held_out_texts_fit_no_gate(texts: str, domain: str) -> None:
     """What judges the result must not have made it."""
     code, message, hint = one(HEAD + A.replace("prompts: [one]", texts) + B + f"eval: {{domains: {{d: {domain}}}}}\n")
-    assert (code, hint) == ("held-out", "evaluate on texts that the gate has not seen")
+    assert (code, hint) == ("held-out", "evaluate on texts that the gate was not fitted to")
     assert message.splitlines()[:2] == [
         "Expert `a` is fitted on `e.jsonl`, which `eval.domains.d` holds out",
         "  r.yaml:3:27",

@@ -280,7 +280,7 @@ def test_a_file_of_domains_is_no_recipe(text: str) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_recipe(text, "d.yaml")
     assert (caught.value.message, caught.value.hint) == (
-        "`d.yaml` is no recipe: it names texts by domain",
+        "`d.yaml` is not a recipe: it names texts by domain",
         "give it to `moemerge eval --domains` or `moemerge train-router --data`",
     )
     with pytest.raises(RecipeError) as caught:

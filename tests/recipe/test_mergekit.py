@@ -273,7 +273,7 @@ def test_dtypes_are_spelt_as_in_mergekit(dtype: str) -> None:
             TWO + "output: {path: x}",
             "unknown-key",
             "Unknown key `output` in this mergekit-moe recipe\n  m.yaml:5:1\n  5 | output: {path: x}\n    | ^^^^^^",
-            "mergekit-moe has no `output`; give it beside the recipe, with `--set output=...`",
+            "mergekit-moe has no `output`; give it on the command line, with `--set output=...`",
         ),
         (
             TWO.replace("positive_prompts: p", "positve_prompts: p"),

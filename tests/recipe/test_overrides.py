@@ -130,7 +130,7 @@ def test_what_an_alias_shares_is_changed_in_one_place_only() -> None:
         ),
         (
             "base_model[0]=x",
-            "`base_model` has no item 0: it is no list\n  --set:1:11\n  1 | base_model[0]=x\n    |           ^^^",
+            "`base_model` has no item 0: it is not a list\n  --set:1:11\n  1 | base_model[0]=x\n    |           ^^^",
             "give all of it: `--set 'base_model=[...]'`",
         ),
         (

@@ -118,7 +118,7 @@ def test_utf8_with_a_mark_and_utf16_are_read() -> None:
         (
             "a: {<<: 3}",
             "bad-merge-key",
-            "`<<` merges mappings, and this value is none\n  r.yaml:1:5\n  1 | a: {<<: 3}\n    |     ^^",
+            "`<<` merges mappings, and this value is not one\n  r.yaml:1:5\n  1 | a: {<<: 3}\n    |     ^^",
             "write `<<: *name` or `<<: [*one, *two]`, each the anchor of a mapping",
         ),
         (
@@ -157,7 +157,7 @@ def test_utf8_with_a_mark_and_utf16_are_read() -> None:
         (
             b"a: caf\xe9",
             "encoding",
-            "The recipe is not UTF-8: byte 0xe9 is no character\n  r.yaml:1:7\n  1 | a: caf\ufffd\n    |       ^",
+            "The recipe is not UTF-8: byte 0xe9 is not a character\n  r.yaml:1:7\n  1 | a: caf\ufffd\n    |       ^",
             "save the file as UTF-8",
         ),
         (

@@ -81,7 +81,7 @@ def make(names: tuple[str, ...] = ("code", "math", "french"), layers: int = 4, t
         "tasks": {"gsm8k": {"exact_match": 0.123, "alias": "gsm8k"}},
         "samples": {name: {"tokens": _TEXT, "experts": chosen, "weights": [[0.75] * len(_TEXT)] * layers}
                     for name in listed},
-        "missing": {}, "notes": ["16 documents a domain are few"], "cached": 0,
+        "missing": {}, "notes": ["16 documents per domain are few"], "cached": 0,
     }  # fmt: skip
 
 

@@ -76,6 +76,16 @@ def test_a_phone_shows_it_without_scrolling_sideways(
     assert browser.run("[document.documentElement.scrollWidth, innerWidth]") == [360, 360]
 
 
+def test_a_phone_shows_a_table_as_lists(browser: Browser, tmp_path: Path, report: dict[str, Any]) -> None:
+    """Every figure of a wide table beside the name of its column, none out of sight."""
+    browser.open(written(report, tmp_path), width=360, height=740)
+    cells = "[...document.querySelectorAll('table.full td')].slice(0, 3)"
+    named = f"{cells}.map((cell) => getComputedStyle(cell, '::before').content)"
+    assert browser.run(named) == ['"base"', '"own specialist"', '"linear merge"']
+    boxes = "[...document.querySelectorAll('.scroll:has(> .full:not(.prose))')]"
+    assert browser.run(f"{boxes}.filter((box) => box.scrollWidth > box.clientWidth).length") == 0
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_text_is_readable(
@@ -114,7 +124,7 @@ def test_the_button_changes_the_theme(browser: Browser, tmp_path: Path, report: 
 
 
 def classes(report: dict[str, Any], layer: int, domain: str = "code") -> list[str]:
-    from moemerge.report.figures import mark
+    from moemerge.report.palette import mark
 
     return [f"t {mark(expert)}" for expert in report["samples"][domain]["experts"][layer]]
 

@@ -142,12 +142,12 @@ def test_a_sample_keeps_its_text(report: dict[str, Any]) -> None:
     assert re.sub("<[^>]*>", "", block) == "".join(report["samples"]["code"]["tokens"])
 
 
-def test_experts_up_to_32_have_marks_of_their_own() -> None:
+def test_experts_up_to_64_have_marks_of_their_own() -> None:
     """Hue and line together tell them apart; neighbours differ in both."""
-    from moemerge.report.figures import mark
+    from moemerge.report.palette import mark
 
-    assert len({mark(index) for index in range(32)}) == 32
-    for index in range(31):
+    assert len({mark(index) for index in range(64)}) == 64
+    for index in range(63):
         assert not set(mark(index).split()) & set(mark(index + 1).split())
 
 

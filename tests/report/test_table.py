@@ -41,12 +41,21 @@ def test_many_experts_are_cut_short(many: dict[str, Any], snapshot: SnapshotAsse
     assert printed(many) == snapshot
 
 
-@pytest.mark.parametrize("width", [80, 100, 120])
+@pytest.mark.parametrize("width", [50, 80, 100, 120])
 @pytest.mark.parametrize("kind", ["report", "foreign", "many", "hostile"])
 def test_no_line_is_wider_than_the_terminal(kind: str, width: int, request: pytest.FixtureRequest) -> None:
     """Whatever the names are."""
     lines = printed(request.getfixturevalue(kind), width).splitlines()
     assert [line for line in lines if cell_len(line) > width] == []
+
+
+def test_a_table_that_does_not_fit_is_a_list_for_each_row(report: dict[str, Any]) -> None:
+    """At 60 columns no number is broken; what fits stays a table."""
+    lines = printed(report, 60).splitlines()
+    at = lines.index("Losses in nats: math")
+    assert lines[at + 1 : at + 3] == ["base            2.900", "own specialist  2.500"]
+    assert lines[at + 7] == "gain kept       95.0 % (90 to 102)"
+    assert "code     90.0 %    5.0 %    5.0 %" in lines
 
 
 def test_texts_are_never_markup_nor_terminal_sequences(hostile: dict[str, Any]) -> None:

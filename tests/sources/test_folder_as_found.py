@@ -188,17 +188,17 @@ def test_several_sets_of_weights_are_said(there: tuple[str, ...], message: str, 
         ),
         (
             ["optimizer.pt", "weights.safetensors"],
-            "`weights.safetensors` has not the name that is looked for: load it where it was made and save it with "
+            "`weights.safetensors` does not have the expected name: load it where it was made and save it with "
             "`save_pretrained`",
         ),
         (
             ["my_model.safetensors"],
-            "`my_model.safetensors` has not the name that is looked for: load it where it was made and save it with "
+            "`my_model.safetensors` does not have the expected name: load it where it was made and save it with "
             "`save_pretrained`",
         ),
         (
             ["finetuned_model.bin"],
-            "`finetuned_model.bin` has not the name that is looked for: load it where it was made and save it with "
+            "`finetuned_model.bin` does not have the expected name: load it where it was made and save it with "
             "`save_pretrained`",
         ),
         (["model.safetensors", "adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin"], None),

@@ -1,4 +1,4 @@
-"""JSON that would take gigabytes of memory, or is no file of its kind, is refused before it is parsed."""
+"""JSON that would take gigabytes of memory, or is not a file of its kind, is refused before it is parsed."""
 
 from __future__ import annotations
 

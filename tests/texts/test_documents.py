@@ -189,7 +189,8 @@ def test_a_conversation_that_the_template_changes_counts_whole(
     found, warnings = documents(tmp_path, [TALK, TALK], letters)
     assert all(all(tokenise(document, letters).scored) for document in found)
     assert warnings == [
-        "`a.jsonl`: 2 conversations count whole, replies and all else, as the chat template changes what is said"
+        "`a.jsonl`: 2 conversations count whole, replies and everything else, because the chat template changes the "
+        "messages' words"
     ]
 
 
@@ -208,9 +209,9 @@ def test_calls_of_tools_are_not_read(letters: Any, tmp_path: Path) -> None:
     assert document.text == letters.apply_chat_template(empty, tokenize=False)
     assert [document.text[start:end].removesuffix("<|end|>") for start, end in document.scored] == ["three"]
     assert "".join(document.text[start:end] for start, end in document.words) == "one and two3three"
-    assert warnings == ["`a.jsonl`: one conversation calls tools: what is said is read, and the calls are not"]
+    assert warnings == ["`a.jsonl`: one conversation calls tools: their words are read, the calls are not"]
     _, warnings = documents(tmp_path, [chat, TALK, chat], letters)
-    assert warnings == ["`a.jsonl`: 2 conversations call tools: what is said is read, and the calls are not"]
+    assert warnings == ["`a.jsonl`: 2 conversations call tools: their words are read, the calls are not"]
 
 
 @pytest.mark.parametrize("template", [None, ""])

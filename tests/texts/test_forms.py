@@ -70,7 +70,7 @@ def test_a_named_field_holds_a_text_or_messages() -> None:
     [
         ({"messages": None}, "field `messages` is null"),
         ({"instruction": Q, "output": None}, "field `output` is null"),
-        ({"messages": ["x"]}, "message 1 is no object with a `role` and a `content`"),
+        ({"messages": ["x"]}, "message 1 is not an object with a `role` and a `content`"),
         ({"messages": [{"role": "user"}]}, "message 1 holds no text"),
         ({"messages": [MESSAGES[0], {"role": "assistant", "content": None}]}, "message 2 holds no text"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "message 1 holds more than text"),

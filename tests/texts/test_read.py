@@ -176,7 +176,7 @@ def test_parquet(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"PAR1 but not really")
     message, hint = refused(Data(path="b.parquet"), tmp_path)
     assert message.startswith(f"`{tmp_path / 'b.parquet'}` is not a Parquet file: ")
-    assert hint == "download or copy it again, or write it anew"
+    assert hint == "download or copy it again, or write it again"
 
 
 def test_empty_files(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_hub_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_prompts_file(tmp_path: Path) -> None:
-    """One prompt a line, blank lines left out."""
+    """One prompt per line, blank lines left out."""
     path = tmp_path / "prompts.txt"
     path.write_text("one\n\n  two three \n", encoding="utf-8")
     assert read_prompts_file(path) == ("one", "two three")
@@ -275,7 +275,7 @@ def test_prompts_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as error:
         read_prompts_file(path)
     assert error.value.message == f"Prompts file `{path}` is empty"
-    assert error.value.hint == "write one prompt a line"
+    assert error.value.hint == "write one prompt per line"
     path.write_bytes(b"fine\n\xff")
     with pytest.raises(SourceError) as error:
         read_prompts_file(path)

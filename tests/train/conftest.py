@@ -54,7 +54,7 @@ def texts(trio: Trio) -> Path:
 
 @pytest.fixture(scope="session")
 def unrouted(trio: Trio) -> Path:
-    """The trio's mixture with a random gate, one expert a token."""
+    """The trio's mixture with a random gate, one expert per token."""
     return trio.build(trio.root / "unrouted", gate={"init": "random"})
 
 

@@ -34,7 +34,7 @@ def test_a_domain_without_texts(trained: Trainer, tmp_path: Path) -> None:
     error = refused(trained, data=data)
     assert [problem.message for problem in error.problems] == [
         f"`{data}` has no texts for the expert `french`",
-        f"`{data}` has texts for `maths`, which is no expert",
+        f"`{data}` has texts for `maths`, which is not an expert",
     ]
 
 
@@ -106,7 +106,7 @@ def test_outputs_that_cannot_be_written(trained: Trainer, unrouted: Path, tmp_pa
     """The source itself, a folder that is there."""
     for output in (unrouted, unrouted / "in"):
         error = refused(trained, output=output)
-        assert error.message == f"`{output}` is the folder that is trained, or lies in it"
+        assert error.message == f"`{output}` is the folder that is trained, or is inside it"
     (tmp_path / "out").mkdir()
     assert refused(trained).message == f"output `{tmp_path / 'out'}` exists"
     assert refused(trained, overwrite=True).message == (
@@ -176,7 +176,7 @@ def test_a_file_with_unknown_keys(trained: Trainer, tmp_path: Path) -> None:
         ({"rate": 0.0}, "`--rate 0.0` must be more than 0"),
         ({"rate": float("nan")}, "`--rate nan` must be more than 0"),
         ({"z_weight": -1.0}, "`--z-weight -1.0` must not be negative"),
-        ({"mixed": 1.5}, "`--mixed 1.5` is no share: it must be between 0 and 1"),
+        ({"mixed": 1.5}, "`--mixed 1.5` is not a share: it must be between 0 and 1"),
         ({"context": 4}, "`--context 4` is too short: give at least 8 tokens"),
         ({"minutes": 0.0}, "`--minutes 0.0` must be more than 0"),
     ],

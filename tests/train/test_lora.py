@@ -166,7 +166,7 @@ def test_nothing_better_leaves_all_as_it_was(trained: Trainer, unrouted: Path) -
 
 
 def test_a_change_that_the_record_does_not_name_is_seen(trained: Trainer, trio: Trio, tmp_path: Path) -> None:
-    """Without the record's word on it, trained attention is no copy of its source."""
+    """Without the record's word on it, trained attention is not a copy of its source."""
     result = trained(output=trio.root / "unnamed", also=("attention",), rate=2e-2, steps=12)
     record = result.path / "moemerge.yaml"
     text = record.read_text(encoding="utf-8")

@@ -144,5 +144,5 @@ def test_passes_that_cannot_be_shared_evenly_are_refused() -> None:
     """A process without a pass would wait for ever."""
     with pytest.raises(TrainError) as caught:
         check_sharding(Processes(0, 2), 3)
-    assert caught.value.message == "`--accumulation 3` is no multiple of the 2 processes, as parts need"
+    assert caught.value.message == "`--accumulation 3` is not a multiple of the 2 processes, as parts need"
     check_sharding(Processes(0, 2), 4)

@@ -96,7 +96,7 @@ def test_a_state_is_not_overlooked(trained: Trainer, tmp_path: Path) -> None:
     assert caught.value.message == f"a training was interrupted: `{state}` is there"
     with pytest.raises(TrainError) as caught:
         trained(resume=True)
-    assert caught.value.message.startswith(f"`{state}` is no state of a training: ")
+    assert caught.value.message.startswith(f"`{state}` is not a state of a training: ")
 
 
 def test_other_options_do_not_resume(trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def test_nothing_better_gives_the_start(trained: Trainer, unrouted: Path) -> Non
     )
     assert [warning.code for warning in result.warnings] == ["few-held-out", "not-better"]
     held = ", ".join(f"`{name}` 16 with {int(found.sum())} tokens" for name, found in result.start.tokens.items())
-    assert notes.said[-2] == (f"few held-out documents ({held}): with fewer than 30 a domain the interval is rough")
+    assert notes.said[-2] == (f"few held-out documents ({held}): with fewer than 30 per domain the interval is rough")
     assert "so the start is kept" in (result.path / "README.md").read_text(encoding="utf-8")
     assert verify_folder(result.path).ok
 
@@ -151,7 +151,7 @@ LUCK = {"lfm2_moe": 2, "qwen3_5_moe_text": 1}
 @pytest.mark.parametrize("host", every())
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_every_host(host: str, method: Any, pairs: Any, texts: Path, tmp_path: Path) -> None:
-    """Both methods train, verify and load on each host, with two experts a token and fused or separate experts."""
+    """Both methods train, verify and load on each host, with two experts per token and fused or separate experts."""
     layout = "fused" if method == "full" else "per_expert"
     base, experts = pairs(host)
     moe = build_tiny(

@@ -30,7 +30,7 @@ def test_a_gate_is_trained_alike_whatever_its_scale(mixture: Any) -> None:
 
 
 def test_several_experts_a_token_keep_their_weights(mixture: Any) -> None:
-    """With two experts a token the logits' size is part of the model."""
+    """With two experts per token the logits' size is part of the model."""
     model = mixture("mixtral", k=2)
     routers = find_routers(model)
     found = scales(model, routers, routers.matrices, [some_rows(2)])

@@ -99,7 +99,7 @@ def test_straight_through_loses_what_the_exported_model_loses(host: str, mixture
 def test_straight_through_has_the_gradient_of_the_mixture_of_the_likeliest(
     host: str, k: int, mixture: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Written down as autograd has it: k + 1 experts a token, the value that of the k, the slope that of all."""
+    """Written down as autograd has it: k + 1 experts per token, the value that of the k, the slope that of all."""
     monkeypatch.setattr(steps, "MOST", float("inf"))  # a random model's tokens count for several nats
     model, rows = mixture(host, k=k, **DIVIDED[host]), some_rows(3)
     rows = replace(rows, begins=torch.zeros_like(rows.begins))  # first tokens have no such gradient

@@ -1,4 +1,4 @@
-"""The files beside the weights: each that is gone, changed, added or elsewhere is named, whatever the record lists."""
+"""The files next to the weights: each that is gone, changed, added or elsewhere is named, whatever the record lists."""
 
 from __future__ import annotations
 

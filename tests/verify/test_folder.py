@@ -236,7 +236,7 @@ def test_a_changed_source_is_said(movable: Path, tiny: TinyMaker) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"model_type": "gpt2"}, "`gpt2` is no family that is known here"),
+        ({"model_type": "gpt2"}, "`gpt2` is not a family that is known here"),
         ({"num_hidden_layers": "two"}, "the config cannot be read (invalid literal for int() with base 10: 'two')"),
     ],
 )

@@ -361,7 +361,7 @@ def test_a_renamed_tensor(tampered: Tamper) -> None:
     folder = tampered()
     name = f"{MIXTRAL}.experts.2.w2.weight"
     rewrite_header(folder, lambda header: header.update({"extra.weight": header.pop(name)}))
-    assert folder.differences() == [f"{name}: is missing", "extra.weight: is no tensor of this model"]
+    assert folder.differences() == [f"{name}: is missing", "extra.weight: is not a tensor of this model"]
 
 
 def test_a_transposed_tensor(tampered: Tamper) -> None:

@@ -3,8 +3,8 @@
 Beam divides what it adds up by the square root of n at its n-th addition, so its stream is the dense model's over
 sqrt(n), and a norm before a block feels its epsilon n times. With M the mean of the stream's squares that changes the
 norm's output by (n − 1) ε / 2M. A factor s on all that is added would make it |n / s² − 1| ε / 2M. It was tried from
-0.5 to 1024 (docs/decisions.md): where embeddings are small the first norm is the one that counts, which s = 1 leaves
-exact, and where they are large nothing counts.
+0.5 to 1024 (docs/decisions/host-beam-epsilon.md): where embeddings are small the first norm is the one that counts,
+which s = 1 leaves exact, and where they are large nothing counts.
 
 Of the rest all is exact: its norms have the 1 in their weights, its queries' norm has what scales the scores otherwise,
 the gate on attention is open (sigmoid(30) is 1 in fp32), and the embedding, which Gemma multiplies, lies apart from the

@@ -16,7 +16,7 @@ _LONGEST = 1 << 24
 def _config(raw: Values) -> dict[str, Any]:
     layers = raw["num_hidden_layers"]
     found = {**raw, "sliding_window": _LONGEST}
-    if layers is not None and is_size(layers):  # what is no size is refused as such
+    if layers is not None and is_size(layers):  # what is not a size is refused as such
         found["layer_types"] = ["sliding_attention"] * layers
     return found
 

@@ -12,7 +12,7 @@ from moemerge.families.values import is_size
 
 def _config(raw: Values) -> dict[str, Any]:
     found = {**raw}
-    if is_size(raw["hidden_size"]) and is_size(raw["head_dim"]):  # what is no size is refused as such
+    if is_size(raw["hidden_size"]) and is_size(raw["head_dim"]):  # what is not a size is refused as such
         found |= {"embedding_multiplier": raw["hidden_size"] ** 0.5, "attention_multiplier": raw["head_dim"] ** -0.5}
     if raw["hidden_act"] == "gelu":  # transformers: a legacy value for what is the tanh approximation
         found["hidden_act"] = "gelu_pytorch_tanh"

@@ -8,7 +8,7 @@ from moemerge.families.wrapper import APART, Wrapper
 
 
 def refuse(config: Mapping[str, Any]) -> list[Problem]:
-    """A LoRA that lies beside the weights, and that its class turns on for sounds alone."""
+    """A LoRA that lies next to the weights, and that its class turns on for sounds alone."""
     if not config.get("has_lora_adapter", True):
         return []
     message = (
