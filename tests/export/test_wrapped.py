@@ -60,6 +60,21 @@ def test_texts_have_the_same_probabilities(
         assert found <= NEAR.get(kind, BAR), language
 
 
+@pytest.mark.families
+def test_sections_that_leave_pairs_out_are_made_whole(
+    tmp_path: Path, exported: Callable[..., Exported], llama: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp does not turn those pairs on text; Qwen3-VL's own sections leave some, here half as many of half."""
+    given = [12, 10, 10]
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_interleaved": True, "mrope_section": given}
+    folder = within("qwen3_vl", tmp_path, "qwen3_vl_text", head_dim=64, rope_parameters=rope)
+    assert largest_difference(folder, exported(folder).path, llama, load=load_wrapper) <= BAR
+    own = "moemerge.families.hosts.qwen3_vl_moe_text.sections"
+    monkeypatch.setattr(own, lambda config, pairs: [*given, 0])
+    file = exported(folder, overwrite=True).path
+    assert largest_difference(folder, file, llama, load=load_wrapper) > 5 * BAR
+
+
 def test_what_is_not_in_the_file_is_said(tmp_path: Path) -> None:
     """By the command; the file has no tensor of the tower, and says how many layers that one adds to."""
     folder = within("qwen3_vl", tmp_path, "qwen3_vl_text")
