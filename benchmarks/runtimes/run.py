@@ -172,21 +172,25 @@ class Kept:
 
     Attributes:
         path: the file.
-        about: versions, day and CPU.
+        about: versions, day and CPU; where runs of another day or CPU stay, of all.
         order: the names of all cases.
+        fresh: whether no earlier run stays.
         runs: by case.
     """
 
     path: Path
-    about: Mapping[str, Any]
+    about: dict[str, Any]
     order: Sequence[str]
+    fresh: bool
     runs: dict[str, dict[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:
         """Reads what is there."""
         before = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {"versions": {}}
-        same = before["versions"] == self.about["versions"]
+        same = before["versions"] == self.about["versions"] and not self.fresh
         self.runs = {run["case"]: run for run in before["runs"]} if same else {}
+        for key in ("date", "cpu") if same else ():
+            self.about[key] = ", ".join(dict.fromkeys([*before[key].split(", "), self.about[key]]))
 
     def add(self, run: dict[str, Any]) -> None:
         """Prints and keeps a run."""
@@ -223,9 +227,8 @@ def main() -> None:
         MEASURED / f"{options.runtime}.json",
         {"versions": versions(tool, programs), "date": time.strftime("%Y-%m-%d"), "cpu": processor()},
         list(cases()),
+        fresh=not options.only,
     )
-    if not options.only:
-        kept.runs.clear()
     asked, known = [], {}
     for one in build_all(chosen, builds):
         known[one.name] = one

@@ -95,12 +95,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """All runs of a runtime, of one day and one machine.
+    """All runs of a runtime.
 
     Attributes:
         versions: of everything that took part, by package.
-        date: the day.
-        cpu: what it ran on.
+        date: the day, or days.
+        cpu: what they ran on.
         runs: the runs.
     """
 
