@@ -214,18 +214,25 @@ CASES: dict[str, Case] = {
 """`inner` of Voxtral: what its class would fill in otherwise than the language model's own does."""
 
 
-def tiny_wrapper(kind: str, folder: Path, *, seed: int = 0, tied: bool = False, language: str | None = None) -> Path:
-    """Saves a tiny model with seeded random weights, a tokenizer and a processor's config; returns `folder`."""
+def tiny_wrapper(
+    kind: str, folder: Path, *, seed: int = 0, tied: bool = False, language: str | None = None, **config: Any
+) -> Path:
+    """Saves a tiny model with seeded random weights, a tokenizer and a processor's config; returns `folder`.
+
+    `config` is what its language model's config has beside.
+    """
     import torch
     import transformers
 
     torch.manual_seed(seed)
     case = CASES[kind]
     text = language or case.language
-    inner = {**DEFAULTS, **OWN.get(text, {}), **case.inner, "model_type": text, "tie_word_embeddings": tied}
+    inner = {**DEFAULTS, **OWN.get(text, {}), **case.inner, **config, "model_type": text}
+    inner["tie_word_embeddings"] = tied
     if "layer_types" in inner:
         inner["layer_types"] = inner["layer_types"][: inner["num_hidden_layers"]]
-    config = transformers.AutoConfig.for_model(kind, text_config=inner, tie_word_embeddings=tied, **case.config)
+    around = {**case.config, **({"vocab_size": inner["vocab_size"]} if "vocab_size" in case.config else {})}
+    config = transformers.AutoConfig.for_model(kind, text_config=inner, tie_word_embeddings=tied, **around)
     model = getattr(transformers, WRAPPERS[kind].auto_class).from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from cases import ROWS, Case, settings
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from moemerge.api import build
 from moemerge.errors import MoemergeError
+from moemerge.families import auto_class_of
+from moemerge.families.runtimes import run_as
 from moemerge.plan import Plan, make_plan
 from moemerge.recipe import Recipe
 from tests.export.vocabularies import BYTE_LEVEL, byte_level
 from tests.tiny import tiny_model
+from tests.wrapped import tiny_wrapper
 
 LENGTHS = (1, 3, 9, 20)
 """After how many tokens the next one's probabilities are compared."""
@@ -72,14 +76,13 @@ def build_all(cases: Mapping[str, Case], work: Path) -> list[Built]:
 
 def _built(name: str, case: Case, work: Path) -> dict[str, Any]:
     """Four experts whose weights are all random, of which each token goes to two, by a gate that is soft."""
-    family, config, fields = case
-    sources = _sources(family, config, work / "sources")
+    sources = _sources(case, work / "sources")
     experts = [
         {"name": f"e{number}", "model": str(source), "prompts": prompts}
         for number, (source, prompts) in enumerate(zip(sources[1:], PROMPTS, strict=True))
     ]
     values = {"base_model": str(sources[0]), "experts": experts, "experts_per_token": 2, "gate": {"init": "random"}}
-    recipe = Recipe.model_validate({**values, **fields})
+    recipe = Recipe.model_validate({**values, **case.fields})
     plan = make_plan(recipe, work)
     if not isinstance(plan, Plan):
         raise MoemergeError(f"{name}: {[problem.message for problem in plan.problems]}")
@@ -92,7 +95,7 @@ def _built(name: str, case: Case, work: Path) -> dict[str, Any]:
     return {
         "name": name,
         "folder": "",
-        "host": plan.host.model_type,
+        "host": run_as(plan.host),
         "traits": sorted(plan.traits),
         "tokens": tokens[0].tolist(),
         "logprobs": logprobs[torch.tensor(LENGTHS) - 1].tolist(),
@@ -103,23 +106,39 @@ def _built(name: str, case: Case, work: Path) -> dict[str, Any]:
 @torch.inference_mode()
 def _logprobs(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
     """Of the token after each, `[length, vocabulary]`, by plain loops of transformers 5."""
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    auto: Any = getattr(transformers, auto_class(folder))
+    model = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     model.set_experts_implementation("eager")
     found: torch.Tensor = model.eval()(tokens).logits[0].log_softmax(-1)
     return found
 
 
-def _sources(family: str, config: Mapping[str, Any], root: Path) -> list[Path]:
+def auto_class(folder: Path) -> str:
+    """The class of transformers that loads a mixture."""
+    return auto_class_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+
+def _sources(case: Case, root: Path) -> list[Path]:
     """A base and four specialists, made once for all cases that have the same."""
+    family, given = case.family, settings(case.family, **case.config)
     split = SPLITS.get(family, "smollm")
     tokenizer = root / f"tokenizer-{split}"
     if not tokenizer.exists():
         tokenizer.mkdir(parents=True)
         byte_level(tokenizer, BYTE_LEVEL[split][0]())
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+        config = tokenizer / "tokenizer_config.json"  # as transformers 5 names it; transformers 4 knows no such class
+        said = json.loads(config.read_text(encoding="utf-8"))
+        config.write_text(json.dumps({**said, "tokenizer_class": "TokenizersBackend"}), encoding="utf-8")
+    about = json.dumps([case.within, case.config], sort_keys=True)
+    digest = hashlib.sha256(about.encode()).hexdigest()[:8]
     sources = [root / f"{family}-{digest}-{seed}" for seed in range(5)]
     for seed, source in enumerate(sources):
         if not source.exists():
-            tiny_model(family, source, seed=seed, scale=4.0, **settings(family, **config))
+            if case.within is None:
+                tiny_model(family, source, seed=seed, scale=4.0, **given)
+            else:
+                tied = given["tie_word_embeddings"]
+                rest = {key: value for key, value in given.items() if key != "tie_word_embeddings"}
+                tiny_wrapper(case.within, source, seed=seed, tied=tied, language=family, **rest)
             shutil.copytree(tokenizer, source, dirs_exist_ok=True)
     return sources

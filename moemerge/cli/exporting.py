@@ -24,7 +24,8 @@ def export(
 ) -> None:
     """Writes a mixture as a GGUF file for llama.cpp and Ollama, and a Modelfile beside it.
 
-    What llama.cpp would compute otherwise is refused before anything is written.
+    What llama.cpp would compute otherwise is refused before anything is written. Of a mixture that sees or hears the
+    file has the language model alone.
     """
     from importlib.util import find_spec
 
@@ -40,4 +41,6 @@ def export(
         typer.echo(json.dumps(done.to_json(), indent=1))
     else:
         typer.echo(f"{done.path}: {size(done.bytes)}, llama.cpp's `{done.architecture}`")
+        if done.lacks is not None:
+            typer.echo(f"note: {done.lacks}")
         typer.echo(f"Ollama: `ollama create NAME -f {done.modelfile}`")

@@ -7,7 +7,7 @@ from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.export.pieces import OutTensor
-from moemerge.families.gguf_form import QKV, GgufForm, Value
+from moemerge.families.gguf_form import ELSEWHERE, QKV, GgufForm, Value
 from moemerge.families.gguf_rope import head_dim
 from moemerge.families.host import Host, expert_counts
 
@@ -17,7 +17,6 @@ _YARN: Mapping[str, float | None] = {
 """Keys of `yarn` and the only values that are exported."""
 _GATINGS: Mapping[str, int] = {"softmax": 1, "sigmoid": 2}
 """llama.cpp's numbers of what makes scores of a router's logits."""
-_ELSEWHERE = "run it with transformers 5; `moemerge families HOST` says what else holds it"
 
 
 def hyperparameters(config: Mapping[str, Any], host: Host, form: GgufForm, dense: int) -> Mapping[str, Value]:
@@ -81,7 +80,7 @@ def misfits(config: Mapping[str, Any], form: GgufForm, tensors: Sequence[OutTens
     activation = config.get(key)
     if activation != usual:
         message = f"llama.cpp's experts have the activation `{usual}`, not `{activation}`"
-        yield Problem("activation", message, _ELSEWHERE)
+        yield Problem("activation", message, ELSEWHERE)
     yield from _ropes(config, form)
     window = config.get("sliding_window")
     short = window is not None and window < config["max_position_embeddings"]
@@ -89,12 +88,12 @@ def misfits(config: Mapping[str, Any], form: GgufForm, tensors: Sequence[OutTens
         yield Problem(
             "window",
             f"llama.cpp's `{form.architecture}` has no sliding window, and this one's is {window} tokens",
-            f"{_ELSEWHERE}; a base with `sliding_window: null` has none",
+            f"{ELSEWHERE}; a base with `sliding_window: null` has none",
         )
     stems = {tensor.name.split(".")[-2] for tensor in tensors if tensor.name.endswith(".bias")}
     if odd := (stems & form.biased) - form.biases:
         where = "q, k and v" if odd & QKV else ", ".join(f"`{stem}`" for stem in sorted(odd))
-        yield Problem("biases", f"llama.cpp's `{form.architecture}` has no biases on {where}", _ELSEWHERE)
+        yield Problem("biases", f"llama.cpp's `{form.architecture}` has no biases on {where}", ELSEWHERE)
     yield from form.refuse(config)
 
 
@@ -104,10 +103,10 @@ def _ropes(config: Mapping[str, Any], form: GgufForm) -> Iterator[Problem]:
         return
     kind = rope["rope_type"]
     if kind not in form.ropes:
-        yield Problem("rope", f"rope of the type `{kind}` is not exported", _ELSEWHERE)
+        yield Problem("rope", f"rope of the type `{kind}` is not exported", ELSEWHERE)
     if kind == "yarn" and any(rope.get(key) not in (None, usual) for key, usual in _YARN.items()):
         listed = ", ".join(f"`{key}`" for key in _YARN)
-        yield Problem("rope", f"`yarn` with another value than the usual of {listed} is not exported", _ELSEWHERE)
+        yield Problem("rope", f"`yarn` with another value than the usual of {listed} is not exported", ELSEWHERE)
     if rotated(config, form) % 2:
         message = f"llama.cpp rotates an even number of dimensions, and this one {rotated(config, form)} of a head's"
-        yield Problem("rope", message, _ELSEWHERE)
+        yield Problem("rope", message, ELSEWHERE)

@@ -21,8 +21,8 @@ from moemerge.export.modelfile import MARK, modelfile
 from moemerge.export.pieces import OutTensor
 from moemerge.export.tensors import out_tensors
 from moemerge.export.vocabulary import Vocabulary, read_vocabulary
-from moemerge.families import Host, host_of, routed_layers
-from moemerge.families.gguf_form import GgufForm, Value
+from moemerge.families import Host, config_by_itself, host_of, routed_layers
+from moemerge.families.gguf_form import TEXT_ALONE, GgufForm, Value
 from moemerge.files import remove_leftovers, replacing
 from moemerge.mixture.folder import BuiltFolder, MoeFolder, open_moe
 from moemerge.options import GgufType
@@ -51,18 +51,20 @@ class Exported:
         modelfile: Ollama's, beside it.
         architecture: llama.cpp's name of what it is.
         bytes: the file's size.
+        lacks: what of the mixture is not in it, in a sentence; None where all is.
     """
 
     path: Path
     modelfile: Path
     architecture: str
     bytes: int
+    lacks: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
         return {
             "path": str(self.path), "modelfile": str(self.modelfile), "architecture": self.architecture,
-            "bytes": self.bytes,
+            "bytes": self.bytes, "lacks": self.lacks,
         }  # fmt: skip
 
 
@@ -87,7 +89,7 @@ def export_gguf(folder: Path, path: Path, kind: GgufType, progress: Progress, *,
     _check_target(path, MADE, overwrite=overwrite)
     _check_target(beside, MARK, overwrite=overwrite)
     host, form = _form(opened)
-    config = opened.config
+    config = config_by_itself(opened.checkpoint.config)
     tensors, problems = out_tensors(opened.checkpoint, config, host, form, kind)
     problems += misfits(config, form, tensors)
     vocabulary = None
@@ -108,7 +110,8 @@ def export_gguf(folder: Path, path: Path, kind: GgufType, progress: Progress, *,
     text = modelfile(path, vocabulary, config["max_position_embeddings"])
     with replacing(beside) as staged:
         staged.write_text(text, encoding="utf-8")
-    return Exported(path, beside, form.architecture, path.stat().st_size)
+    lacks = None if host.wrapper is None else TEXT_ALONE
+    return Exported(path, beside, form.architecture, path.stat().st_size, lacks)
 
 
 def _form(opened: MoeFolder) -> tuple[Host, GgufForm]:
@@ -169,7 +172,7 @@ def _writer(opened: MoeFolder, host: Host, form: GgufForm, vocabulary: Vocabular
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if opened.checkpoint.licence:
         writer.add_license(opened.checkpoint.licence)
-    config = opened.config
+    config = config_by_itself(opened.checkpoint.config)
     dense = config["num_hidden_layers"] - len(routed_layers(opened.checkpoint.tensors, config, host))
     for key, value in hyperparameters(config, host, form, dense).items():
         _add(writer, f"{form.architecture}.{key}", value)

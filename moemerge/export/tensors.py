@@ -14,7 +14,7 @@ from typing import Any
 from moemerge.errors import ExportError, Problem
 from moemerge.export.pieces import STORED, Kind, OutTensor, Piece, kind_of
 from moemerge.families import Host, own_name, routed_layers
-from moemerge.families.gguf_form import GgufForm, Stored
+from moemerge.families.gguf_form import ELSEWHERE, GgufForm, Stored
 from moemerge.families.host import expert_counts
 from moemerge.options import GgufType
 from moemerge.recipe.layers import as_ranges
@@ -69,7 +69,7 @@ def _dense(layers: set[int], form: GgufForm) -> Problem | None:
     if not layers or form.dense != "none":
         return None
     message = f"layers {as_ranges(layers)} are dense, and llama.cpp's `{form.architecture}` routes in every layer"
-    return Problem("dense-layers", message, "build it without `layers`, or run it with transformers")
+    return Problem("dense-layers", message, f"build it without `layers`, or {ELSEWHERE}")
 
 
 def _made(checkpoint: Checkpoint, name: str, stored: Stored, config: Mapping[str, Any], wanted: GgufType) -> OutTensor:
@@ -147,7 +147,7 @@ def _silent(
         problem = Problem(
             "shared-expert",
             "it has an expert that is always on (`shared_experts`), and llama.cpp has no place for it in this form",
-            "build it without `shared_experts`, or run it with transformers 5",
+            f"build it without `shared_experts`, or {ELSEWHERE}",
         )
         return frozenset(), [problem]
     return frozenset(template.format(layer=layer) for layer in layers for template in templates), []

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from moemerge.errors import ExportError
+from moemerge.families.gguf_form import ELSEWHERE
 from moemerge.sources.strict_json import load_json
 from moemerge.sources.tokenizer import FILE, try_file
 from moemerge.sources.tokenizer_config import tokenizer_config
@@ -176,7 +177,7 @@ def _scores(model: Mapping[str, Any], tokens: list[str]) -> list[float]:
     ):
         raise ExportError(
             "its tokenizer falls back to bytes, and its merges are not those of SentencePiece, which llama.cpp has",
-            hint="run it with transformers or vLLM",
+            hint=ELSEWHERE,
         )
     return [-float(ranks.get(token, len(ranks))) for token in tokens]
 
@@ -211,7 +212,7 @@ def _pre(whole: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     said = json.dumps(whole.get("pre_tokenizer"), ensure_ascii=False)[:300]
     unknown = ExportError(
         f"its tokenizer splits text in a way that has no name in llama.cpp here: {said}",
-        hint="run it with transformers or vLLM, or tell us of the tokenizer",
+        hint=f"{ELSEWHERE}; or tell us of the tokenizer",
     )
     if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space"):
         raise unknown

@@ -92,6 +92,14 @@ def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return inner if isinstance(inner, Mapping) else config
 
 
+def config_by_itself(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of a mixture's language model, as one by itself would have it that computes the same."""
+    wrapper = WRAPPED.get(str(config.get("model_type")))
+    language = language_config(config)
+    host = _host(language.get("model_type"), language)
+    return language if wrapper is None or host is None else wrapper.by_itself(config, host)
+
+
 def _language_of(config: Any) -> Any:
     """What `language_config` gives of a config object of transformers."""
     wrapper = WRAPPED.get(str(getattr(config, "model_type", None)))
@@ -147,6 +155,7 @@ __all__ = [
     "anatomy_of",
     "auto_class_of",
     "choose_host",
+    "config_by_itself",
     "family_problem",
     "host_of",
     "hosts_of",

@@ -15,6 +15,12 @@ from moemerge.families.gguf_rope import ROPES, Config, head_dim, llama3_factors
 Value = float | int | bool | str | list[int] | list[bool]
 """What a key of a file's metadata can be."""
 
+ELSEWHERE = "run it with transformers 5; `moemerge families HOST` says what else holds it"
+"""What helps where llama.cpp cannot hold a mixture."""
+
+TEXT_ALONE = "its language model alone is in the file: there it reads text, and neither pictures nor sounds"
+"""What is said of a mixture that sees or hears."""
+
 QKV = frozenset({"attn_q", "attn_k", "attn_v"})
 """The maps of attention that may have biases in most architectures."""
 

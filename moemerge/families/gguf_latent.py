@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from moemerge.errors import Problem
-from moemerge.families.gguf_form import Stored, Value, paired
+from moemerge.families.gguf_form import ELSEWHERE, Stored, Value, paired
 from moemerge.families.gguf_rope import Config
 
 _ROTATED, _OTHER, _VALUE, _LATENT = "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "kv_lora_rank"
@@ -82,7 +82,7 @@ def no_place(config: Config) -> Iterator[Problem]:
     if lite == latent:
         wants = "no latent of the queries" if lite else "a latent of the queries (`q_lora_rank`)"
         message = f"llama.cpp's `deepseek2` of {layers} layers has {wants}, and this one is otherwise"
-        yield Problem("latent", message, "run it with transformers or vLLM")
+        yield Problem("latent", message, ELSEWHERE)
 
 
 def keys(config: Config) -> Mapping[str, Value | None]:

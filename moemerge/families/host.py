@@ -142,7 +142,7 @@ class Host:
     expert: Mapping[Projection, str] | None
     fused: Mapping[str, str]
     config: Callable[[DenseConfig, int, int], dict[str, Any]]
-    refuse: Callable[[DenseConfig], list[Problem]]
+    refuse: Callable[[DenseConfig], list[Problem]] = lambda dense: []
     made: Callable[[DenseConfig, str], tuple[Made, ...]] = _same
     down: float = 1.0
     shared_expert: Mapping[Projection, str] | None = None

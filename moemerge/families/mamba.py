@@ -13,6 +13,7 @@ MAMBA = "linear_attention"
 """transformers' word for such a layer."""
 
 _OLD_NAMES = {"mamba": MAMBA, "attention": "full_attention"}
+_PUBLISHED = {today: old for old, today in _OLD_NAMES.items()}
 _NO_LIMIT: Sequence[Any] = (None, [0.0, float("inf")], [0.0, {"__float__": "Infinity"}])
 
 
@@ -60,6 +61,11 @@ def mamba2_extents(
 def kinds_by_todays_names(kinds: Any) -> Any:
     """`layer_types` by the names that transformers has for them today; what is not a list stays as it is."""
     return [_OLD_NAMES.get(kind, kind) for kind in map(str, kinds)] if isinstance(kinds, list) else kinds
+
+
+def kinds_as_published(kinds: Sequence[str]) -> list[str]:
+    """`layer_types` as models are published with them: transformers 5 reads both, transformers 4 and mlx-lm these."""
+    return [_PUBLISHED.get(kind, kind) for kind in kinds]
 
 
 def without_limit(raw: Values) -> dict[str, Any]:

@@ -95,12 +95,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """All runs of a runtime, of one day and one machine.
+    """All runs of a runtime.
 
     Attributes:
         versions: of everything that took part, by package.
-        date: the day.
-        cpu: what it ran on.
+        date: the day, or days.
+        cpu: what they ran on.
         runs: the runs.
     """
 
@@ -181,9 +181,14 @@ def traits_of(
     return frozenset(found | {trait for trait, there in asked.items() if there})
 
 
+def run_as(host: Host) -> str:
+    """What the runs of a host are kept by: its name, and that of the model of more than text that it lies within."""
+    return host.model_type if host.wrapper is None else f"{host.model_type} in {host.wrapper}"
+
+
 def known_of(host: Host, traits: Traits | None = None) -> Iterator[tuple[Runtime, Runs, Run]]:
     """What is known of a mixture, runtime by runtime; without traits, of the plainest one of its class that was run."""
-    name = host.wrapper or host.model_type
+    name = run_as(host)
     for runtime, runs in measured().items():
         run = runs.plainest(name) if traits is None else runs.nearest(name, traits)
         if run is not None:

@@ -17,6 +17,7 @@ soft (no expert takes nearly all the weight). After 1, 3, 9 and 20 tokens the lo
 compared with those of transformers 5. A figure is the largest difference, in nats; up to {BAR:g} counts as right.
 A test holds that nothing lies within a factor of 2 of that. Gemma 4 in llama.cpp is off by 0.001, as GELU is read
 from a table of 16-bit numbers there; all else that is right is below 0.00005. The ids of three texts are compared too.
+A mixture `in` a model of more than text is asked texts alone, and its GGUF file has the language model alone.
 
 **Wrong** means silently wrong: the program loads the mixture and computes something else. `moemerge plan` warns of it.
 """
@@ -49,7 +50,9 @@ def _row(runtime: Runtime, runs: Runs) -> str:
 def _summary(known: Mapping[Runtime, Runs]) -> Iterator[str]:
     yield f"| host | {' | '.join(runtime.title for runtime in known)} |"
     yield "| --- |" + " --- |" * len(known)
-    for host in HOSTS:
+    alone = [name for name, host in HOSTS.items() if host.alone]
+    run = (run.host for runs in known.values() for run in runs.runs)
+    for host in dict.fromkeys([*alone, *run]):
         yield f"| `{host}` | {' | '.join(in_words(runs, host) for runs in known.values())} |"
 
 

@@ -62,6 +62,7 @@ class Wrapper:
         auto_class: the class of transformers that loads it.
         task: the hub's name of what it does.
         refuse: what in the config of a base no mixture can hold.
+        lends: keys that a GGUF file of its language model says something of, by the wrapper's whole config.
     """
 
     model_type: str
@@ -80,6 +81,7 @@ class Wrapper:
     auto_class: str = "AutoModelForImageTextToText"
     task: str = "image-text-to-text"
     refuse: Callable[[Values], list[Problem]] = _nothing
+    lends: Callable[[Values], Values] = lambda config: {}
 
     @property
     def mixture(self) -> str:
@@ -134,8 +136,20 @@ class Wrapper:
             ),
             auto_class=self.auto_class,
             task=self.task,
-            gguf=None,
         )
+
+    def by_itself(self, config: Mapping[str, Any], host: Host) -> dict[str, Any]:
+        """The config of the language model as of a model by itself that computes the same.
+
+        Args:
+            config: the wrapper's whole one.
+            host: the language model's class, as it is by itself.
+        """
+        inner = {**config[self.key], **self.lends(config)}
+        if self.multiplies is not None:
+            return {**inner, self.multiplies: 1.0 / inner[self.multiplies]}
+        scales = (host.anatomy.logits_divisor, host.anatomy.logits_multiplier)
+        return {**inner, **{key: 1.0 for key in scales if key is not None}}
 
     def config(self, base: Mapping[str, Any], language: Mapping[str, Any]) -> dict[str, Any]:
         """The whole `config.json`.

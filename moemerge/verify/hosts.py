@@ -59,6 +59,12 @@ def _full_every(dense: Dense) -> list[str]:
     return list(dense.values.get("layer_types") or usual)
 
 
+def _first_names(dense: Dense) -> list[str]:
+    """`layer_types` of a hybrid by the names that transformers first had for them."""
+    first = {"linear_attention": "mamba", "full_attention": "attention"}
+    return [first[kind] for kind in dense.values["layer_types"] or ["linear_attention"] * dense.layers]
+
+
 def _own(key: str, usual: FromBase) -> FromBase:
     """The base's value of a key that its family has, and else the one at which it does nothing."""
     return lambda dense: dense.values[key] if key in dense.row.missing else usual(dense)
@@ -237,7 +243,7 @@ _ROWS = (
         ),
         from_base={
             **_GRANITE,
-            "layer_types": lambda dense: dense.values["layer_types"] or ["linear_attention"] * dense.layers,
+            "layer_types": _first_names,
         },
         silenced=Silenced(
             both="model.layers.{layer}.shared_mlp.input_linear.weight",

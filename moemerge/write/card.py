@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -75,13 +75,15 @@ def _sources(plan: Plan) -> str:
     named = [("base", "base"), *((", ".join(few(names)), key) for key, names in used.items())]
     if plan.shared_expert is not None:
         named.append(("always-on expert", plan.shared_expert))
-    rows = []
+    head, rows = ("expert", "model", "revision", "licence"), []
     for name, key in named:
         model = plan.models[key]
         rows.append(
             (plain(name), code(public(model.spec)), plain(model.revision or ""), plain(model.licence or "not stated"))
         )
-    return "## Sources\n\n" + table(("expert", "model", "revision", "licence"), rows) + _vocabulary(plan)
+    shown = [column for column in range(len(head)) if any(row[column] for row in rows)]
+    cells = [[row[column] for column in shown] for row in (head, *rows)]
+    return "## Sources\n\n" + table(cells[0], cells[1:]) + _vocabulary(plan)
 
 
 def _vocabulary(plan: Plan) -> str:
@@ -108,8 +110,17 @@ def _licence(plan: Plan) -> str:
 
 
 def _weights(plan: Plan) -> str:
-    rows = [(g["group"], g["tensors"], size(g["bytes"]), plain("; ".join(g["from"]))) for g in groups(plan)]
+    rows = [(g["group"], g["tensors"], size(g["bytes"]), plain("; ".join(_joined(g["from"])))) for g in groups(plan)]
     return "## Weights\n\n" + table(("group", "tensors", "size", "from"), rows)
+
+
+def _joined(ways: Sequence[str]) -> Iterator[str]:
+    """`folded from a` and `folded from b` as one."""
+    models: dict[str, list[str]] = {}
+    for way in ways:
+        how, named, model = way.partition(" from ")
+        models.setdefault(way if "," in model else how + named, []).append("" if "," in model else model)
+    return (how + ", ".join(named) for how, named in models.items())
 
 
 def _gate(gate: Mapping[str, Any], layers: Sequence[int]) -> str:
@@ -120,5 +131,7 @@ def _gate(gate: Mapping[str, Any], layers: Sequence[int]) -> str:
         init = gate["init"]
         return text + (_NO_TEXT if init in WITHOUT_ACTIVATIONS else _BASE_ONLY if init in MERGEKIT else _NOT_HELD_OUT)
     mean = sum(value for _, value in known) / len(known)
-    text += f". Tokens given to their own expert, cross-validated, over the layers: {mean:.3f} on average.\n\n"
-    return text + table(("layer", "token accuracy"), [(layer, f"{value:.3f}") for layer, value in known])
+    (least, low), (most, high) = (choice(known, key=lambda one: one[1]) for choice in (min, max))
+    spread = f", {low:.3f} in layer {least} to {high:.3f} in layer {most}" if least != most else ""
+    text += f". Tokens given to their own expert, cross-validated, over the layers: {mean:.3f} on average{spread}. "
+    return text + "`moemerge.yaml` has it for each layer."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from moemerge.families.runtimes import Run, Runs, Runtime, known_of
+from moemerge.families.gguf_form import TEXT_ALONE
+from moemerge.families.runtimes import Run, Runs, Runtime, known_of, run_as
 from moemerge.plan.model import Plan
 from moemerge.write.markdown import code
 
@@ -17,15 +18,19 @@ def engines(plan: Plan) -> str:
     listed = "\n".join(f"- {_said(runtime, runs, run)}" for runtime, runs, run in known)
     commands = "\n".join(_commands(runtime for runtime, _, run in known if run.state == "right"))
     shown = f"\n\n```sh\n{commands}\n```" if commands else ""
-    had = f" with {', '.join(sorted(plan.traits))}" if plan.traits else ""
+    texts = "" if plan.host.wrapper is None else f"\n\nTexts alone were compared. As for GGUF, {TEXT_ALONE}."
+    had = f" ({', '.join(sorted(plan.traits))})" if plan.traits else ""
     return (
-        f"Other engines were tried on tiny mixtures of the class `{plan.host.model_type}`{had}, and compared with "
-        f"transformers 5. None of them was run on this very model:\n\n{listed}{shown}"
+        f"Other engines were tried on tiny mixtures of the class `{run_as(plan.host)}`{had}, and compared with "
+        f"transformers 5. None of them was run on this very model:\n\n{listed}{shown}{texts}"
     )
 
 
-def _commands(right: Iterator[Runtime]) -> list[str]:
-    return list(dict.fromkeys(line for runtime in right for line in runtime.commands))
+def _commands(right: Iterator[Runtime]) -> Iterator[str]:
+    """Each runtime's, below its name: they are not one after the other."""
+    for runtime in right:
+        yield f"# {runtime.title.replace('`', '')}"
+        yield from runtime.commands
 
 
 def _said(runtime: Runtime, runs: Runs, run: Run) -> str:

@@ -96,7 +96,13 @@ TEXTS = (
 )
 
 
-def largest_difference(folder: Path, file: Path, llama: Ask, lengths: tuple[int, ...] = (1, 3, 9, 20)) -> float:
+def largest_difference(
+    folder: Path,
+    file: Path,
+    llama: Ask,
+    lengths: tuple[int, ...] = (1, 3, 9, 20),
+    load: Callable[[Path], Any] = load,
+) -> float:
     """Of the logprobs of llama.cpp and of transformers, in nats, over the vocabulary and several positions."""
     tokens = some_tokens(1, 20, ROWS)
     expected = logits(load(folder), tokens)[0].log_softmax(-1)

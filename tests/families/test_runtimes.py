@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from moemerge.families import HOSTS, DenseConfig, choose_host
+from moemerge.families import HOSTS, WRAPPERS, DenseConfig, choose_host
 from moemerge.families.reference import account
 from moemerge.families.runtimes import (
     BAR,
@@ -18,6 +18,7 @@ from moemerge.families.runtimes import (
     Run,
     Runs,
     measured,
+    run_as,
     runtimes_where,
     silently_wrong,
     traits_of,
@@ -59,11 +60,14 @@ def test_the_page_is_current() -> None:
 
 
 def test_every_runtime_was_tried() -> None:
-    """On every host that stands alone but for lm-eval, which runs transformers 5, and vLLM, which takes an hour."""
+    """On every host that stands alone but for lm-eval, which runs transformers 5; on some within others."""
     alone = {host.model_type for host in HOSTS.values() if host.alone}
     assert list(measured()) == list(RUNTIMES)
     for runtime, kept in measured().items():
-        assert {one.host for one in kept.runs} == alone or runtime.name == "lmeval"
+        assert {one.host for one in kept.runs} >= alone or runtime.name == "lmeval"
+    by_name = {runtime.name: kept for runtime, kept in measured().items()}
+    within = {one.host for one in by_name["llamacpp"].runs} - alone
+    assert {"qwen3_vl_moe_text in qwen3_vl_moe", "qwen3_5_moe_text in qwen3_5_moe", "mixtral in llava"} <= within
 
 
 def test_right_and_wrong_are_far_apart() -> None:
@@ -76,17 +80,21 @@ def test_right_and_wrong_are_far_apart() -> None:
 def test_runs_are_of_the_mixtures_that_are_built_today(benchmark: ModuleType) -> None:
     """Host and traits of every run are those that the code gives its case."""
     today: dict[str, tuple[str, frozenset[str]]] = {}
-    for case, (family, config, fields) in benchmark.cases().items():
-        dense = DenseConfig.resolve(as_read(benchmark.config_of(family, **config)))
+    for case, one in benchmark.cases().items():
+        dense = DenseConfig.resolve(as_read(benchmark.config_of(one.family, **one.config)))
+        fields, wrapper = one.fields, None if one.within is None else WRAPPERS[one.within]
         layers = fields.get("layers", {})
-        host, problems = choose_host(dense, fields.get("architecture", "auto"))
+        host, problems = choose_host(dense, fields.get("architecture", "auto"), wrapper)
         assert host is not None
         assert problems == []
         found = traits_of(
             dense, host, layout=fields.get("output", {}).get("layout", "per_expert"),
             experts_per_token=fields.get("experts_per_token", 2), shared="shared_experts" in fields,
         )  # fmt: skip
-        today[case] = (host.model_type, found | ({"dense layers"} if layers else set()))
+        today[case] = (
+            run_as(host if wrapper is None else wrapper.around(host)),
+            found | ({"dense layers"} if layers else set()),
+        )
     assert [(name, one.case) for name, one in KEPT if today.get(one.case) != (one.host, one.traits)] == []
 
 

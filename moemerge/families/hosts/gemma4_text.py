@@ -22,7 +22,7 @@ from typing import Any
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
-from moemerge.families.gguf_form import GgufForm, Stored, Value, window_keys
+from moemerge.families.gguf_form import ELSEWHERE, GgufForm, Stored, Value, window_keys
 from moemerge.families.gguf_rope import Config, proportional_factors
 from moemerge.families.host import Constant, Host, Made, bias_problems
 from moemerge.families.routing import Routing
@@ -98,14 +98,14 @@ def _keys(config: Config) -> Mapping[str, Value | None]:
 
 
 def _no_place(config: Config) -> Iterator[Problem]:
-    elsewhere, sliding = "run it with transformers", config["rope_parameters"]["sliding_attention"]
+    sliding = config["rope_parameters"]["sliding_attention"]
     if sliding["rope_type"] != "default" or sliding.get("partial_rotary_factor", 1.0) != 1.0:
         message = "llama.cpp's `gemma4` has rope of the type `default` on whole heads in layers with a window"
-        yield Problem("rope", message, elsewhere)
+        yield Problem("rope", message, ELSEWHERE)
     if config["hidden_size_per_layer_input"] and config["vocab_size_per_layer_input"] != config["vocab_size"]:
         message = "llama.cpp's `gemma4` has embeddings for each layer of all tokens, and these are of " \
             f"{config['vocab_size_per_layer_input']:,} of {config['vocab_size']:,}"  # fmt: skip
-        yield Problem("per-layer", message, elsewhere)
+        yield Problem("per-layer", message, ELSEWHERE)
 
 
 _GGUF = GgufForm(

@@ -11,12 +11,12 @@ from typing import Any
 from moemerge.errors import Problem
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
-from moemerge.families.gguf_form import OUTPUT, PAIRED, QKV, GgufForm, Value, halves
+from moemerge.families.gguf_form import ELSEWHERE, OUTPUT, PAIRED, QKV, GgufForm, Value, halves
 from moemerge.families.gguf_mamba import mamba2_keys, mamba2_made
 from moemerge.families.gguf_rope import Config
 from moemerge.families.host import Constant, Host, bias_problems
 from moemerge.families.hosts.granitemoe import multipliers
-from moemerge.families.mamba import MAMBA
+from moemerge.families.mamba import MAMBA, kinds_as_published, kinds_by_todays_names
 from moemerge.families.shared_expert import silent_width
 
 
@@ -24,7 +24,7 @@ def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[st
     return {
         "attention_bias": dense.qkv_bias,
         "intermediate_size": dense.intermediate_size,
-        "layer_types": list(dense.kinds),
+        "layer_types": kinds_as_published(dense.kinds),
         "num_local_experts": experts,
         "shared_intermediate_size": silent_width(dense),
         **dense.extra,
@@ -42,23 +42,25 @@ def _silent(dense: DenseConfig, experts: int, layer: int) -> Iterator[Constant]:
 
 
 def _keys(config: Config) -> Mapping[str, Value]:
-    inner = config["mamba_expand"] * config["hidden_size"]
+    inner, kinds = config["mamba_expand"] * config["hidden_size"], kinds_by_todays_names(config["layer_types"])
     return {
         **multipliers(config),
-        **mamba2_keys(config, inner, "layer_types", "mamba_n_heads", "mamba_n_groups", "mamba_d_state", "mamba_d_conv"),
+        **mamba2_keys(
+            {**config, "layer_types": kinds}, inner,
+            "layer_types", "mamba_n_heads", "mamba_n_groups", "mamba_d_state", "mamba_d_conv",
+        ),
         "expert_shared_feed_forward_length": config["shared_intermediate_size"],
         "rope.scaling.finetuned": config["position_embedding_type"] == "rope",
-    }
+    }  # fmt: skip
 
 
 def _no_place(config: Config) -> Iterator[Problem]:
-    elsewhere = "run it with transformers or vLLM"
-    if MAMBA not in config["layer_types"]:
+    if MAMBA not in kinds_by_todays_names(config["layer_types"]):
         message = "llama.cpp's `granitehybrid` needs a layer with Mamba, and this one has none"
         yield Problem("mamba", message, "`architecture: granitemoe` holds it where it has rope")
     elif config["mamba_expand"] != 2:
         message = f"llama.cpp's Mamba is twice as wide as the model, and this one {config['mamba_expand']} times"
-        yield Problem("mamba", message, elsewhere)
+        yield Problem("mamba", message, ELSEWHERE)
 
 
 _GGUF = GgufForm(

@@ -9,7 +9,7 @@ from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense.lfm2 import ANATOMY, FULL
 from moemerge.families.dense_layers import first_layers
-from moemerge.families.gguf_form import GgufForm, Stored, squeezed
+from moemerge.families.gguf_form import ELSEWHERE, GgufForm, Stored, squeezed
 from moemerge.families.gguf_rope import LINEAR_ROPES, Config
 from moemerge.families.host import Host
 from moemerge.families.routing import Routing
@@ -32,15 +32,11 @@ def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[st
     }
 
 
-def _refuse(dense: DenseConfig) -> list[Problem]:
-    return []
-
-
 def _no_place(config: Config) -> Iterator[Problem]:
     size, usual = config["head_dim"], config["hidden_size"] // config["num_attention_heads"]
     if size != usual:
         message = f"llama.cpp's `lfm2moe` has heads of `hidden_size` over their number, {usual}, and these are {size}"
-        yield Problem("head-dim", message, "run it with transformers")
+        yield Problem("head-dim", message, ELSEWHERE)
 
 
 _GGUF = GgufForm(
@@ -94,7 +90,6 @@ HOST = Host(
     },
     fused={"gate_up": f"{_BLOCK}.experts.gate_up_proj", "down": f"{_BLOCK}.experts.down_proj"},
     config=_config,
-    refuse=_refuse,
     anatomy=ANATOMY,
     routing=Routing(score="sigmoid"),
     dense_layers=first_layers("num_dense_layers"),

@@ -11,7 +11,7 @@ from typing import Any
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense_layers import listed_layers
-from moemerge.families.gguf_form import GgufForm, Value, window_keys
+from moemerge.families.gguf_form import ELSEWHERE, GgufForm, Value, window_keys
 from moemerge.families.gguf_rope import LINEAR_ROPES, Config
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 
@@ -48,7 +48,7 @@ def _no_place(config: Config) -> Iterator[Problem]:
     kind = config["rope_parameters"]["sliding_attention"]["rope_type"]
     if config["sliding_window"] and kind != "default":
         message = f"llama.cpp's `mellum` has rope of the type `default` in layers with a window, not `{kind}`"
-        yield Problem("rope", message, "run it with transformers or vLLM")
+        yield Problem("rope", message, ELSEWHERE)
 
 
 HOST = Host(

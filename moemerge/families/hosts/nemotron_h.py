@@ -15,7 +15,7 @@ from moemerge.families.architecture import DenseConfig
 from moemerge.families.corrected import CORRECTION, SIGMOIDS, deepseek_config, zero_correction
 from moemerge.families.dense.nemotron_h import DISK, FFN
 from moemerge.families.dense_family import Projection, exchanged
-from moemerge.families.gguf_form import GgufForm, Value, always_on, correction
+from moemerge.families.gguf_form import ELSEWHERE, GgufForm, Value, always_on, correction
 from moemerge.families.gguf_mamba import mamba2_keys, mamba2_made
 from moemerge.families.gguf_rope import Config
 from moemerge.families.host import Constant, Host, bias_problems
@@ -81,10 +81,10 @@ def _keys(config: Config) -> Mapping[str, Value]:
 def _no_place(config: Config) -> Iterator[Problem]:
     if FFN in config["layers_block_type"]:
         message = "llama.cpp's `nemotron_h_moe` has experts in every FFN, and one of these stays dense"
-        yield Problem("dense-layers", message, "build it without `layers`, or run it with transformers")
+        yield Problem("dense-layers", message, f"build it without `layers`, or {ELSEWHERE}")
     if config["time_step_min"] > _SHORTEST:
         message = f"llama.cpp has no `time_step_min`, and this one's is {config['time_step_min']}"
-        yield Problem("time-step", message, "run it with transformers")
+        yield Problem("time-step", message, ELSEWHERE)
 
 
 _GGUF = GgufForm(

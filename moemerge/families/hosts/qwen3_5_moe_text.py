@@ -12,7 +12,7 @@ from moemerge.errors import Problem
 from moemerge.families import gguf_delta
 from moemerge.families.anatomy import Anatomy
 from moemerge.families.architecture import DenseConfig
-from moemerge.families.gguf_form import GgufForm, Stored, Value, added, always_on
+from moemerge.families.gguf_form import ELSEWHERE, GgufForm, Stored, Value, added, always_on
 from moemerge.families.gguf_rope import LINEAR_ROPES, Config, head_dim, sections
 from moemerge.families.host import EXPERT, FUSED, Host, bias_problems
 from moemerge.families.shared_expert import SHARED, SHARED_GATE, silent, silent_width
@@ -48,7 +48,7 @@ def _no_place(config: Config) -> Iterator[Problem]:
         message = (
             f"llama.cpp's `qwen35moe` has heads of one size in linear attention, and these are {keys} and {values}"
         )
-        yield Problem("head-dim", message, "run it with transformers")
+        yield Problem("head-dim", message, ELSEWHERE)
 
 
 def _one_more(name: str, stored: str) -> Mapping[str, tuple[Stored, ...]]:

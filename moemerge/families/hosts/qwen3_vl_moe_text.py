@@ -6,12 +6,18 @@ written here are as in memory, which is right whatever the shapes are.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moemerge.errors import Problem
 from moemerge.families.architecture import DenseConfig
 from moemerge.families.dense_layers import any_layers
+from moemerge.families.gguf_form import ELSEWHERE, GgufForm, Value
+from moemerge.families.gguf_rope import LINEAR_ROPES, Config, head_dim, sections
 from moemerge.families.host import FUSED, Host, bias_problems
+
+DEEPSTACK = "deepstack_layers"
+"""Key of the number of layers that the tower adds to, which the wrapper's config has beside."""
 
 
 def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[str, Any]:
@@ -30,6 +36,22 @@ def _refuse(dense: DenseConfig) -> list[Problem]:
     return bias_problems(dense, "qwen3_vl_moe_text", qkv=True, output=True)
 
 
+def _keys(config: Config) -> Mapping[str, Value]:
+    return {
+        "rope.dimension_sections": sections(config, head_dim(config) // 2),
+        "n_deepstack_layers": config[DEEPSTACK],
+    }
+
+
+def _no_place(config: Config) -> Iterator[Problem]:
+    if config[DEEPSTACK] >= config["num_hidden_layers"]:
+        message = (
+            f"llama.cpp's `qwen3vlmoe` lets the tower add to all layers but the last, and this one's adds to "
+            f"{config[DEEPSTACK]} of {config['num_hidden_layers']}"
+        )
+        yield Problem("deepstack", message, ELSEWHERE)
+
+
 HOST = Host(
     model_type="qwen3_vl_moe_text",
     architecture="Qwen3VLMoeForConditionalGeneration",
@@ -43,4 +65,5 @@ HOST = Host(
     refuse=_refuse,
     alone=False,
     dense_layers=any_layers("mlp_only_layers"),
+    gguf=GgufForm("qwen3vlmoe", ropes=LINEAR_ROPES, keys=_keys, refuse=_no_place),
 )

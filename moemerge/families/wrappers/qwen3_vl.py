@@ -1,5 +1,6 @@
 """Qwen3-VL: a vision tower that adds to the first layers too (deepstack), and a Qwen3."""
 
+from moemerge.families.hosts.qwen3_vl_moe_text import DEEPSTACK
 from moemerge.families.wrapper import Wrapper
 
 WRAPPER = Wrapper(
@@ -10,4 +11,5 @@ WRAPPER = Wrapper(
     becomes="qwen3_vl_moe",
     language="qwen3_vl_text",
     disk={},
+    lends=lambda config: {DEEPSTACK: len(config["vision_config"]["deepstack_visual_indexes"])},
 )
