@@ -131,10 +131,8 @@ def _check_config(
             mine, theirs = own.windows_in_words(), dense.windows_in_words()
             hint = "if that is the only difference, `sliding_window: base` or an expert's name says whose holds"
         elif field in ("rope", "thetas"):
-            hint = (
-                "if only its config was changed (for YaRN, say), give it the base's there; an expert that was trained "
-            )
-            hint += "with another rope fits no such base"
+            hint = "if only its config was changed (for YaRN, say), give it the base's there; an expert that was "
+            hint += "trained with another rope fits no such base"
         code = f"{field.replace('_', '-')}-differs"
         named = words.format(norm_eps=dense.row.norm_eps)
         message = f"{label} does not fit the base: {named} is {_show(mine)}, the base's is {_show(theirs)}"

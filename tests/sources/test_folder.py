@@ -362,7 +362,8 @@ def test_folders_that_hold_no_model(model: Path, tmp_path: Path) -> None:
     assert error.hint == "a model folder holds `config.json`, tokenizer files and `model*.safetensors`"
     (empty / "consolidated.safetensors").touch()
     assert refusal("empty", tmp_path).hint == (
-        "`consolidated.safetensors` is in the form of its maker: convert it with the script that transformers has for it"
+        "`consolidated.safetensors` is in the form of its maker: convert it with the script that transformers has for "
+        "it"
     )
     (empty / "checkpoint-500").mkdir()
     (empty / "checkpoint-500" / "adapter_config.json").touch()
