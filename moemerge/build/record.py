@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ def _source(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+@cache  # reading a package's metadata takes longer than the rest of a small record
+def _versions() -> Mapping[str, str]:
     found = {}
     for package in _PACKAGES:
         try:

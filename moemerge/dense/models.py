@@ -20,6 +20,7 @@ from moemerge.execute.stream import BLOCK_ELEMENTS, TORCH_DTYPES, Values
 from moemerge.families import DenseConfig
 from moemerge.plan.model import Adjusted, OutputTensor, Plan
 from moemerge.plan.output_files import output_files
+from moemerge.plan.tokens import SLOW_FILES
 from moemerge.sources import Checkpoint
 from moemerge.sources.tokenizer import TOKENIZERS, put_tokenizer, read_tokenizer
 from moemerge.sources.wrapped import running_config
@@ -261,7 +262,9 @@ def load_tokenizer(plan: Plan) -> PreTrainedTokenizerBase:
 
     anchor, files = plan.models[plan.vocabulary.anchor], output_files(plan)
     if not TOKENIZERS & files.keys():
-        raise SourceError(f"`{anchor.spec}` has no tokenizer files", hint="put `tokenizer.json` next to its config")
+        other = next((name for name in SLOW_FILES if name in files), None)
+        held = "no tokenizer files" if other is None else f"its tokenizer in `{other}` alone, which is not read"
+        raise SourceError(f"`{anchor.spec}` has {held}", hint="put `tokenizer.json` next to its config")
     with tempfile.TemporaryDirectory(prefix="moemerge-tokenizer-") as folder:
         put_tokenizer(files, Path(folder))
         return read_tokenizer(Path(folder), anchor.spec, plan.dense.vocab_size)

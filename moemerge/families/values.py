@@ -15,6 +15,13 @@ ACTIVATIONS = frozenset({
     "sqrtsoftplus", "swish", "tanh",
 })  # fmt: skip
 """transformers' activations that have no weights of their own."""
+_SILU = frozenset({"silu", "swish"})
+
+
+def same_activation(one: str, other: str) -> bool:
+    """Whether two names are of one activation."""
+    return one == other or {one, other} == _SILU
+
 
 ROPES: Mapping[str, tuple[str, ...]] = {
     "default": (),

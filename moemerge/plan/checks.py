@@ -9,7 +9,7 @@ from typing import Any
 
 from moemerge.errors import MoemergeError, Problem, SourceError
 from moemerge.families import DENSE_FAMILIES, DenseConfig
-from moemerge.families.values import same_rope
+from moemerge.families.values import same_activation, same_rope
 from moemerge.plan.tokens import (
     Kept,
     blank_templates,
@@ -124,10 +124,15 @@ def _check_config(
             continue
         if field == "rope" and same_rope(mine, theirs):
             continue
+        if field == "hidden_act" and same_activation(mine, theirs):
+            continue
         hint = "experts must be fine-tunes of the base"
         if field == "windows":
             mine, theirs = own.windows_in_words(), dense.windows_in_words()
             hint = "if that is the only difference, `sliding_window: base` or an expert's name says whose holds"
+        elif field in ("rope", "thetas"):
+            hint = "if only its config was changed (for YaRN, say), give it the base's there; an expert that was "
+            hint += "trained with another rope fits no such base"
         code = f"{field.replace('_', '-')}-differs"
         named = words.format(norm_eps=dense.row.norm_eps)
         message = f"{label} does not fit the base: {named} is {_show(mine)}, the base's is {_show(theirs)}"

@@ -7,6 +7,7 @@ want otherwise (special tokens, chat template, what is added around a text) is a
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -184,9 +185,10 @@ def check_end(checkpoint: Checkpoint, label: str, warnings: list[Problem]) -> No
     files = checkpoint.files
     settings = tokenizer_config(files)
     end = settings.special.get("eos_token")
-    index = settings.added.get(end) if end is not None else None
-    if end is not None and index is None and FILE in files:
-        index = _raw_ids(_parse(files[FILE]), files[FILE]).get(end)
+    if end is None:
+        return
+    index = _ids(files[FILE]).get(end) if FILE in files else None
+    index = settings.added.get(end) if index is None else index
     if index is None:
         return
     where, held = "config.json", checkpoint.config
@@ -274,11 +276,18 @@ def _parse(path: Path) -> Any:
         return load_json(data, str(path))
     except (ValueError, RecursionError) as error:
         check_downloaded(data, str(path))
-        raise _no_tokenizer(path) from error
+        raise (_marked if data.startswith(BOM_UTF8) else _no_tokenizer)(path) from error
 
 
 def _no_tokenizer(path: Path) -> SourceError:
     return SourceError(f"`{path}` is not a tokenizer's file", hint="download or copy it again")
+
+
+def _marked(path: Path) -> SourceError:
+    return SourceError(
+        f"`{path}` begins with a byte order mark, which no reader of tokenizers takes",
+        hint="save it as UTF-8 without a byte order mark",
+    )
 
 
 def _raw_ids(parsed: Any, path: Path) -> dict[str, int]:
@@ -293,6 +302,12 @@ def _raw_ids(parsed: Any, path: Path) -> dict[str, int]:
     if not all(isinstance(token, str) and type(index) is int for token, index in ids.items()):
         raise _no_tokenizer(path)
     return ids
+
+
+def _ids(path: Path) -> Mapping[str, int]:
+    """Every token's id as the library gives it, which is asked only where the file leaves a gap."""
+    ids = _raw_ids(_parse(path), path)
+    return ids if len({*ids.values()}) == len(ids) == 1 + max(ids.values(), default=-1) else _read(path).ids
 
 
 def _read(path: Path) -> _Tokenizer:

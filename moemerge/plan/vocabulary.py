@@ -308,7 +308,7 @@ def _tell(united: United, own: Mapping[str, _Own], source: str) -> None:
         adds = [token for token in model.owned if token not in base.tokens.ids]
         left = [token for token in adds if token not in output.added and token not in kept.tokens.ids]
         count = f"{len(adds)} token{'s' if len(adds) > 1 else ''}"
-        if left:
+        if left and source != "union":
             said = "which" if left == adds else f"of which {_listed(left)}"
             message = f"{_label(key)} adds {count}, {_listed(adds)}, {said} the output leaves out"
             hint = "`tokenizer.source: union` takes the tokens of all"
@@ -338,5 +338,5 @@ def _label(key: str) -> str:
 
 def _listed(tokens: Iterable[str]) -> str:
     listed = list(tokens)
-    shown = ", ".join(f"`{token}`" for token in listed[:_SHOWN])
+    shown = ", ".join(f"`{token if token.isprintable() else repr(token)[1:-1]}`" for token in listed[:_SHOWN])
     return shown + (f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else "")

@@ -12,6 +12,7 @@ from moemerge.sources.card import stated_in
 from moemerge.sources.config import QUANTISATION, check_quantisation, read_config, remote_code
 from moemerge.sources.renamed import as_loaded
 from moemerge.sources.safetensors_file import SafetensorsStore
+from moemerge.sources.saved import other_weights
 from moemerge.sources.store import Store, StoredCheckpoint
 from moemerge.sources.weights import INDEX, PICKLE_INDEX, PICKLE_SINGLE, SINGLE, Folder, open_safetensors
 
@@ -57,6 +58,8 @@ def kind_of(folder: Folder) -> Literal["model", "adapter"]:
         path.parent.name for name in ("config.json", ADAPTER_CONFIG) for path in folder.path.glob(f"*/{name}")
     ):
         hint = f"name the folder in it that is meant, such as `{spec}/{inside[-1]}`"
+    elif any(folder.path.glob("consolidated*")):  # Meta's and Mistral's own
+        hint = other_weights(folder.path) or hint
     raise SourceError(f"Model `{folder.spec}` cannot be opened: `{folder.path}` holds no `config.json`", hint=hint)
 
 

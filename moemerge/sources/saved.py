@@ -152,6 +152,14 @@ _FILES: tuple[tuple[str, Cause], ...] = (
         Cause("is in the form of its maker", "convert it with the script that transformers has for it"),
     ),
     (
+        r"tf_model\.h5|flax_model\.msgpack|(tf|flax)_model.*\.index\.json",
+        Cause(
+            "is of TensorFlow or Flax",
+            "transformers 4 reads it (`from_pretrained(FOLDER, from_tf=True)` or `from_flax=True`) and saves it as "
+            "safetensors (`save_pretrained`)",
+        ),
+    ),
+    (
         r"(?!.*(optim|scheduler|rng_state|training_args)|(adapter_)?model\.safetensors$|(adapter|pytorch)_model\.bin$)"
         r".*\.(safetensors|bin|pt|pth)",
         Cause("does not have the expected name", "load it where it was made and save it with `save_pretrained`"),

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moemerge.device import available_memory
 from moemerge.errors import Problem, SourceError, TemplateError
 from moemerge.recipe.schema import Data
-from moemerge.texts.forms import Conversation
+from moemerge.texts.forms import LONGEST, Conversation
 from moemerge.texts.read import ENOUGH, LeftOut, no_texts, read_texts
-from moemerge.texts.rows import Unreadable
+from moemerge.texts.rows import TAKES, Unreadable
 from moemerge.texts.template import Template, messages_of
 
 if TYPE_CHECKING:
@@ -88,18 +89,35 @@ def read_documents(
     left_out = LeftOut(data.path)
     renderer = _Renderer(data, tokenizer, whose, left_out)
     found: list[Document] = []
+    size, room = 0, available_memory() // TAKES
     rows = read_texts(data, root, left_out)
     while data.limit is None or len(found) < data.limit:
         wanted = AT_A_TIME if data.limit is None else min(AT_A_TIME, data.limit - len(found))
-        batch = list(itertools.islice(rows, wanted))
+        batch = _batch(rows, wanted)
         if not batch:
             break
-        found += renderer.documents(batch)
+        new = list(renderer.documents(batch))
+        found += new
+        size += sum(len(text_of(document)) for document in new)
+        if size > room:
+            message = f"`{data.path}` holds more text than fits into the memory that is free"
+            raise SourceError(message, hint=f"set `limit`: {len(found):,} of its texts are too many")
         if not found and left_out.count >= ENOUGH:
             break
     if not found:
         raise no_texts(left_out)
     return tuple(found), tuple(said for said in (left_out.problem, *renderer.problems) if said is not None)
+
+
+def _batch(rows: Iterator[tuple[int, str | Conversation]], most: int) -> list[tuple[int, str | Conversation]]:
+    """The next rows; fewer than `most` where they are long."""
+    found, size = [], 0
+    for number, said in itertools.islice(rows, most):
+        found.append((number, said))
+        size += len(said) if isinstance(said, str) else sum(len(turn.content) for turn in said.turns)
+        if size >= LONGEST:
+            break
+    return found
 
 
 def text_of(document: Document) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moemerge.texts.rows import Unreadable
+from moemerge.texts.rows import SPLIT, Unreadable
 
 TEXTS = ("text", "content")
 """Fields of plain texts; the second where no other form fits."""
@@ -17,26 +17,34 @@ CHATS = ("messages", "conversations", "conversation")
 PAIRS = (
     ("instruction", "output"), ("instruction", "response"), ("prompt", "completion"), ("prompt", "response"),
     ("question", "answer"), ("query", "response"), ("problem", "solution"), ("input", "output"),
+    ("question", "response"), ("question", "solution"), ("query", "answer"), ("query", "solution"),
+    ("problem", "answer"), ("problem", "response"),
+    ("prompt", "output"), ("prompt", "answer"),
 )  # fmt: skip
 """Fields of what is asked and what is replied."""
 BESIDE = ("input", "context")
 """Fields that follow an instruction in the same message."""
 SYSTEMS = ("system", "system_prompt")
 """Fields of a system's message."""
-FIELDS = frozenset({*TEXTS, *CHATS, *BESIDE, *SYSTEMS, *(field for pair in PAIRS for field in pair)})
+HISTORY = "history"
+"""The field of earlier questions and replies, in pairs."""
+FIELDS = frozenset({*TEXTS, *CHATS, *BESIDE, *SYSTEMS, HISTORY, *(field for pair in PAIRS for field in pair)})
 """Every field that is known by its name."""
 
 ROLES: Mapping[str, str] = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
-    "bing": "assistant", "bard": "assistant",
+    "bing": "assistant", "bard": "assistant", "ai": "assistant", "chatbot": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool",
 }  # fmt: skip
 """Who speaks, in the words of several tools and in a template's."""
 _CALLS = ("tool_calls", "function_call")
 """Fields of a message that calls tools; it may then hold no text."""
 _SPEAKER, _SAID = ("role", "from"), ("content", "value")
+_MESSAGE = "a message has a `role` and a `content`, or `from` and `value`"
+LONGEST = 1 << 24
+"""Characters of a text that is read, as many as there are in a dozen long novels."""
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -70,7 +78,8 @@ def text_of(row: Mapping[str, Any], field: str | None) -> str | Conversation | N
 
     Args:
         row: its fields.
-        field: the one that holds the text or the messages; None recognises the form by the names of the fields.
+        field: the one that holds the text or the messages; None recognises the form by the names of the fields, in
+            upper or lower case.
 
     Returns:
         None where it is blank, or a question or reply of it is.
@@ -81,9 +90,11 @@ def text_of(row: Mapping[str, Any], field: str | None) -> str | Conversation | N
     if field is not None:
         return _said(_value(row, "field", field), field, row)
     forms: list[tuple[str, ...]] = [TEXTS[:1], *((name,) for name in CHATS), *PAIRS, TEXTS[1:]]
+    hint = one_of("field", row)
+    row = {**{name.strip().lower(): value for name, value in row.items()}, **row}
     fitting = [form for form in forms if row.keys() >= set(form)]
     if not fitting:
-        raise NoField("no field that is known to hold texts", one_of("field", row))
+        raise NoField("no field that is known to hold texts", hint)
     whole = [form for form in fitting if all(row[name] is not None for name in form)]
     if not whole:
         null = next(name for name in fitting[0] if row[name] is None)
@@ -95,7 +106,7 @@ def text_of(row: Mapping[str, Any], field: str | None) -> str | Conversation | N
 def columns_of(names: Iterable[str], fields: Collection[str], *, all_of: bool) -> Collection[str]:
     """The columns to read for some fields: all where one is missing (or each is, without `all_of`), for the hint."""
     known = list(names)
-    found = [name for name in known if name in {*fields, *SYSTEMS}]
+    found = [name for name in known if name in fields or name.strip().lower() in {*fields, *SYSTEMS}]
     missing = [field for field in fields if field not in known]
     return known if missing and (all_of or len(missing) == len(fields)) else found
 
@@ -137,6 +148,8 @@ def _string(value: Any, field: str, key: str = "field", *, numbers: bool = False
 
 
 def _whole(text: str) -> str:
+    if len(text) > LONGEST:
+        raise Unreadable(f"a text of more than {LONGEST / 1e6:.1f} million characters", SPLIT)
     if _HALF.search(text):
         raise Unreadable("not UTF-8, or half of a surrogate pair", "save it as UTF-8")
     return text
@@ -147,6 +160,8 @@ def _said(value: Any, field: str, row: Mapping[str, Any]) -> str | Conversation 
     if isinstance(value, str) and field in CHATS:
         value = _parsed(value)
     if isinstance(value, list):
+        if field not in CHATS and value and all(isinstance(item, str) for item in value):
+            raise Unreadable(f"field `{field}` is a list of texts", "write a row for each of them")
         return _conversation(row, _turns(value))
     text = _string(value, field)
     return text if text.strip() else None
@@ -161,7 +176,7 @@ def _parsed(text: str) -> Any:
 
 def _pair(row: Mapping[str, Any], asked: str, replied: str) -> Conversation | None:
     """A question and its reply, each a text or a list of messages."""
-    turns: list[Turn] = []
+    turns = list(_earlier(row.get(HISTORY)))
     for field, role in ((asked, "user"), (replied, "assistant")):
         value = row[field]
         if isinstance(value, list):
@@ -174,6 +189,15 @@ def _pair(row: Mapping[str, Any], asked: str, replied: str) -> Conversation | No
             return None
         turns.append(Turn(role, text))
     return _conversation(row, turns)
+
+
+def _earlier(history: Any) -> Iterator[Turn]:
+    """What was asked and replied before, where a field tells of it in pairs."""
+    pairs = history if isinstance(history, list) else []
+    if all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs):
+        for asked, replied in pairs:
+            yield Turn("user", _whole(asked))
+            yield Turn("assistant", _whole(replied))
 
 
 def _conversation(row: Mapping[str, Any], turns: Iterable[Turn]) -> Conversation | None:
@@ -190,12 +214,16 @@ def _conversation(row: Mapping[str, Any], turns: Iterable[Turn]) -> Conversation
 def _turns(messages: list[Any]) -> Iterator[Turn]:
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, Mapping):
-            raise Unreadable(f"message {number} is not an object with a `role` and a `content`")
+            raise Unreadable(f"message {number} is not an object with a `role` and a `content`", _MESSAGE)
+        calls = any(message.get(key) for key in _CALLS)
+        for keys in (_SPEAKER, () if calls else _SAID):
+            if keys and not message.keys() & set(keys):
+                names = ", ".join(f"`{name}`" for name in message) or "nothing"
+                raise Unreadable(f"message {number} has no `{keys[0]}`", f"{_MESSAGE}; this one has {names}")
         speaker, said = (next((message[key] for key in keys if key in message), None) for keys in (_SPEAKER, _SAID))
         role = ROLES.get(speaker.lower()) if isinstance(speaker, str) else None
         if role is None:
             raise Unreadable(f"message {number} is of nobody known: `{speaker}`", f"known are {', '.join(ROLES)}")
-        calls = any(message.get(key) for key in _CALLS)
         yield Turn(role, "" if said is None and calls else _whole(_content(said, number)), calls)
 
 

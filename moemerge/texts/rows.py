@@ -25,12 +25,27 @@ LONGEST_CELL = 1 << 30
 """Characters of a cell of a CSV file; Python's own limit is 131,072."""
 _WITHIN = ("data", "train", "rows", "examples", "instances")
 """Keys under which a JSON file may hold its rows."""
+LONGEST_LINE = 1 << 26
+"""Bytes of a line that is read, which leave room for the longest text in whatever way JSON writes it."""
+SPLIT = "split it into several documents"
+_AT_ONCE = 4
+"""Rows of a Parquet file that are unpacked together: each may be thousands of times as large as in the file."""
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }  # fmt: skip
 """What files in other encodings begin with; the first that fits counts."""
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+_PACKINGS = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+"""What packed files begin with, whatever they are called."""
+_SAVED = {"dataset_dict.json": '["train"]', "state.json": ""}
+"""What lies in a folder that datasets' `save_to_disk` wrote, and how the rows in it are reached."""
 _DELIMITERS = ",;\t"
 """What separates the cells of a header, the likeliest first."""
 _LINE_HINT = "JSONL has one JSON object a line"
@@ -85,6 +100,8 @@ def rows_of(rows: Rows, path: Path, columns: Columns, plain: tuple[str, ...] = (
     suffixes = JSON_LINES + JSON + CSV + PARQUET + plain
     suffix = path.suffix.lower()
     if os.path.isfile(path):
+        if suffix in JSON_LINES + JSON + CSV:
+            _check_packing(path, rows.path)
         if suffix in JSON_LINES + JSON:
             return ("line", _json_lines(path)) if _has_lines(path, suffix) else ("row", _json_array(path))
         if suffix in CSV:
@@ -92,11 +109,16 @@ def rows_of(rows: Rows, path: Path, columns: Columns, plain: tuple[str, ...] = (
         if suffix in PARQUET:
             return "row", _parquet(path, columns)
         known_are = f"known are {', '.join(f'`{known}`' for known in suffixes)}"
+        what = f", `{path.suffix}`" if suffix else ": its name has no ending"
         raise SourceError(
-            f"`{rows.path}` is of an unknown kind, `{path.suffix}`",
+            f"`{rows.path}` is of an unknown kind{what}",
             hint=f"unpack it; {known_are}" if suffix in _PACKED else known_are,
         )
     if os.path.isdir(path):
+        for name, part in _SAVED.items():
+            if (path / name).is_file():
+                hint = f"make a file of it: `datasets.load_from_disk(FOLDER){part}.to_parquet(FILE)`"
+                raise SourceError(f"`{rows.path}` is a data set that `save_to_disk` wrote", hint=hint)
         known = sorted(p.name for p in path.iterdir() if p.suffix.lower() in suffixes)
         hint = f"such as `{rows.path.rstrip('/')}/{known[0]}`" if known else None
         raise SourceError(f"`{rows.path}` is a folder: name one of its files", hint=hint)
@@ -108,7 +130,15 @@ def rows_of(rows: Rows, path: Path, columns: Columns, plain: tuple[str, ...] = (
 def lines_of(path: Path) -> Iterator[tuple[int, str | Unreadable]]:
     """Numbered lines, without a byte order mark."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number in itertools.count(1):
+            line = file.readline(LONGEST_LINE)
+            if not line:
+                return
+            if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+                while (more := file.readline(LONGEST_LINE)) and not more.endswith(b"\n"):
+                    pass
+                yield number, Unreadable(f"a line of more than {LONGEST_LINE / 1e6:.0f} MB", SPLIT)
+                continue
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -230,6 +260,15 @@ def _csv(path: Path, delimiter: str) -> Iterator[Row]:
                 yield Row(number, {name: cell or None for name, cell in itertools.zip_longest(header, cells)})
 
 
+def _check_packing(path: Path, name: str) -> None:
+    """Refuses a packed file that is not called one."""
+    with path.open("rb") as file:
+        begins = file.read(6)
+    packing = next((packing for mark, packing in _PACKINGS.items() if begins.startswith(mark)), None)
+    if packing is not None:
+        raise SourceError(f"`{name}` is packed with {packing}, though its name does not say so", hint="unpack it")
+
+
 def _check_encoding(path: Path) -> None:
     """Refuses what some programs save as "Unicode", which could be read as CSV of other characters."""
     with path.open("rb") as file:
@@ -250,7 +289,7 @@ def _parquet(path: Path, columns: Columns) -> Iterator[Row]:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             number = 0
-            for batch in file.iter_batches(columns=list(columns(names)), batch_size=256):
+            for batch in file.iter_batches(columns=list(columns(names)), batch_size=_AT_ONCE):
                 for row in batch.to_pylist():
                     number += 1
                     yield Row(number, row)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MARK = "moemergeturn"
 """Stands for a message when a template is asked what it writes about it."""
+_MARKS = re.compile(f"{MARK}[0-9]+e[0-9]+e")
 _THINKING = re.compile(r"(\s*<think>\s*)(.*?)(\s*</think>\s*)(.*)", re.DOTALL)
 """A reply with the thoughts before it, which some templates show in the last message alone."""
 _NEAR = 64
@@ -97,20 +98,14 @@ class _Frame:
     @classmethod
     def of(cls, text: str, marked: Sequence[Sequence[str]]) -> _Frame | None:
         """From a text in which marks stand for words; None where a message does not show once. Thoughts need not."""
-        places = {}
-        for number, marks in enumerate(marked):
-            for part, mark in enumerate(marks):
-                count = text.count(mark)
-                if count > 1 or (not count and part == len(marks) - 1):
-                    return None
-                if count:
-                    places[number, part] = text.index(mark)
-        order = sorted(places, key=lambda key: places[key])
-        parts = []
-        for number, part in order:
-            before, _, text = text.partition(marked[number][part])
-            parts.append(before)
-        return cls((*parts, text), tuple(order))
+        keys = {mark: (number, part) for number, marks in enumerate(marked) for part, mark in enumerate(marks)}
+        places = [(found.span(), keys[found[0]]) for found in _MARKS.finditer(text) if found[0] in keys]
+        order = tuple(key for _, key in places)
+        shown = set(order)
+        if len(shown) < len(order) or any((number, len(marks) - 1) not in shown for number, marks in enumerate(marked)):
+            return None
+        edges = [0, *(edge for span, _ in places for edge in span), len(text)]
+        return cls(tuple(text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)), order)
 
     def spans(self, text: str, said: Sequence[Sequence[str]]) -> list[tuple[int, int]] | None:
         """Where each message stands in a text of this template, stripped or not; None where one does not."""

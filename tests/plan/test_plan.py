@@ -156,6 +156,28 @@ def test_json_has_the_promised_names(tiny: TinyMaker) -> None:
     assert report["problems"] == []
 
 
+def test_another_rope_is_refused_with_what_may_be_the_reason(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Model cards say to add YaRN to the config by hand; a fine-tune on long texts has another base."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256, "rope_theta": 1e4}
+    (problem,) = plan_of(tiny("llama"), [changed(tiny("llama", 1), tmp_path / "e", rope_parameters=yarn)]).problems
+    assert problem.message.startswith("expert `e0` does not fit the base: rope (`rope_parameters`) is `{")
+    assert problem.hint == (
+        "if only its config was changed (for YaRN, say), give it the base's there; an expert that was trained with "
+        "another rope fits no such base"
+    )
+
+
+def test_one_activation_has_two_names(tiny: TinyMaker, tmp_path: Path) -> None:
+    """`swish` is `silu`: transformers computes the same for both."""
+    from transformers.activations import ACT2FN
+
+    values = torch.linspace(-8, 8, 99)
+    assert torch.equal(ACT2FN["swish"](values), ACT2FN["silu"](values))
+    base, other = changed(tiny("llama"), tmp_path / "base", hidden_act="swish"), tiny("llama", 1)
+    assert plan_of(base, [base, other]).ok
+    assert plan_of(other, [base, other]).ok
+
+
 def test_all_problems_come_at_once(tiny: TinyMaker, tmp_path: Path) -> None:
     """A missing folder, another width, other layers and another rope are four reports of one run."""
     base = tiny("llama")

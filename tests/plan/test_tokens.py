@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from moemerge.plan import Plan
 from moemerge.plan.output_files import output_files
 from tests.conftest import TinyMaker
 from tests.plan.test_plan import changed, plan_of
 from tests.sources.conftest import make_adapter
-from tests.vocabularies import write
+from tests.vocabularies import fine_tune, write
 
 
 @pytest.fixture
@@ -189,6 +190,25 @@ def test_an_end_that_generate_does_not_know_is_said(end: Any, tiny: TinyMaker, t
     assert not [w for w in plan_of(tiny("llama"), [other], tokenizer={"source": "e0"}).warnings if "end" in w.code]
 
 
+def test_an_end_that_its_file_numbers_otherwise_than_the_library(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Where added tokens leave a gap, the library gives the next free id, and the config may still have the file's."""
+    chat = fine_tune(tiny("llama", 1), tmp_path / "chat", ("<|a|>", "<|gap|>", "<|end|>"))
+    parsed = json.loads((chat / "tokenizer.json").read_text(encoding="utf-8"))
+    parsed["added_tokens"] = [token for token in parsed["added_tokens"] if token["content"] != "<|gap|>"]
+    write(chat / "tokenizer.json", **parsed)
+    write(chat / "tokenizer_config.json", eos_token="<|end|>", extra_special_tokens=["<|a|>", "<|end|>"])
+    write(chat / "generation_config.json", eos_token_id=[2, 130])
+    assert AutoTokenizer.from_pretrained(chat).eos_token_id == 129
+    plan = plan_of(tiny("llama"), [chat], tokenizer={"chat_template": "e0"})
+    assert [(w.message, w.hint) for w in plan.warnings if w.code == "end-differs"] == [
+        (
+            "expert `e0` ends texts with `<|end|>` (129) by its tokenizer, and its `generation_config.json` has "
+            "`eos_token_id` [2, 130]: `generate` does not stop there",
+            "set `eos_token_id` to 129 in the `generation_config.json` beside its tokenizer",
+        )
+    ]
+
+
 def test_the_end_of_a_model_without_a_generation_config_is_that_of_its_config(tiny: TinyMaker, tmp_path: Path) -> None:
     """So transformers takes it."""
     base = changed(tiny("llama"), tmp_path / "base")
@@ -283,3 +303,17 @@ def test_what_is_no_tokenizer_is_named(text: str, where: str, tiny: TinyMaker, t
     label = "`base_model`:" if where == "base" else "expert `e1` cannot be compared with the base:"
     why = ": data did not match any variant of untagged enum ModelUntagged at line 1 column 13"
     assert problem.message == f"{label} `{path}` is not a tokenizer's file" + why * text.endswith("{}}")
+
+
+@pytest.mark.parametrize("where", ["base", "other"])
+def test_a_tokenizer_with_a_byte_order_mark_is_told_so(where: str, tiny: TinyMaker, tmp_path: Path) -> None:
+    """As an editor leaves one; neither transformers nor the library reads it."""
+    base, other = changed(tiny("llama"), tmp_path / "base"), changed(tiny("llama", 1), tmp_path / "other")
+    path = tmp_path / where / "tokenizer.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    (problem,) = plan_of(base, ["base", other]).problems
+    label = "`base_model`:" if where == "base" else "expert `e1` cannot be compared with the base:"
+    assert (problem.message, problem.hint) == (
+        f"{label} `{path}` begins with a byte order mark, which no reader of tokenizers takes",
+        "save it as UTF-8 without a byte order mark",
+    )

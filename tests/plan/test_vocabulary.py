@@ -42,6 +42,12 @@ def test_what_each_model_adds_is_said(tiny: TinyMaker, tmp_path: Path) -> None:
     assert plan.config["vocab_size"] == 131
 
 
+def test_tokens_that_are_no_words_are_shown_as_they_are_typed(tiny: TinyMaker, tmp_path: Path) -> None:
+    """A line break in a note would look like the end of it."""
+    plan = plan_of(tiny("llama"), [fine_tune(tiny("llama", 1), tmp_path / "e", ("  ", "\n\n", "\t"))])
+    assert "expert `e0` adds 3 tokens: `  `, `\\n\\n`, `\\t`" in plan.notes
+
+
 def test_what_a_model_lacks_is_said(tiny: TinyMaker, tmp_path: Path) -> None:
     """A token of the base, or rows that are padding."""
     base = fine_tune(tiny("llama"), tmp_path / "base", CHAT, rows=144)
@@ -120,7 +126,9 @@ def test_a_base_without_tokenizer_json_cannot_take_tokens(tiny: TinyMaker, tmp_p
     """There is nothing to add them to; with the base's tokens alone it is built."""
     base, chat = fine_tune(tiny("llama"), tmp_path / "base"), fine_tune(tiny("llama", 1), tmp_path / "chat", CHAT)
     (base / "tokenizer.json").unlink()
-    problem = one(plan_of(base, [base, chat]))
+    plan = plan_of(base, [base, chat])
+    assert warnings(plan, "tokens-left-out") == []  # which would say to set what cannot be done
+    problem = one(plan)
     assert (problem.code, problem.message, problem.hint) == (
         "tokenizer-fixed",
         "`base_model` has no `tokenizer.json` to add tokens to, and the experts add `<|im_start|>`, `<|im_end|>`",

@@ -360,6 +360,11 @@ def test_folders_that_hold_no_model(model: Path, tmp_path: Path) -> None:
     error = refusal("empty", tmp_path)
     assert error.message == f"Model `empty` cannot be opened: `{empty}` holds no `config.json`"
     assert error.hint == "a model folder holds `config.json`, tokenizer files and `model*.safetensors`"
+    (empty / "consolidated.safetensors").touch()
+    assert refusal("empty", tmp_path).hint == (
+        "`consolidated.safetensors` is in the form of its maker: convert it with the script that transformers has for "
+        "it"
+    )
     (empty / "checkpoint-500").mkdir()
     (empty / "checkpoint-500" / "adapter_config.json").touch()
     assert refusal("empty", tmp_path).hint == "name the folder in it that is meant, such as `empty/checkpoint-500`"

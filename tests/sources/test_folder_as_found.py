@@ -187,6 +187,11 @@ def test_several_sets_of_weights_are_said(there: tuple[str, ...], message: str, 
             "it",
         ),
         (
+            ["flax_model.msgpack"],
+            "`flax_model.msgpack` is of TensorFlow or Flax: transformers 4 reads it (`from_pretrained(FOLDER, "
+            "from_tf=True)` or `from_flax=True`) and saves it as safetensors (`save_pretrained`)",
+        ),
+        (
             ["optimizer.pt", "weights.safetensors"],
             "`weights.safetensors` does not have the expected name: load it where it was made and save it with "
             "`save_pretrained`",

@@ -14,6 +14,8 @@ from moemerge import templates
 from moemerge.errors import SourceError
 from moemerge.recipe.schema import Data
 from moemerge.texts import Chat, Document, read_documents, tokenise
+from moemerge.texts.forms import Conversation, Turn
+from moemerge.texts.template import Template, messages_of
 
 CHATML = (
     "{% for m in messages %}<|user|>{{ m.role }}\n"
@@ -192,6 +194,21 @@ def test_a_conversation_that_the_template_changes_counts_whole(
         "`a.jsonl`: 2 conversations count whole, replies and everything else, because the chat template changes the "
         "messages' words"
     ]
+
+
+def test_a_conversation_of_many_messages_is_read_in_their_time(letters: Any) -> None:
+    """Where each stands is found in one pass: with a pass a message, ten times as many took a hundred times as long."""
+    template, seconds = Template(letters), []
+    for count in (2_000, 20_000):
+        found = Conversation(tuple(Turn(("user", "assistant")[n % 2], f"word {n}") for n in range(count)))
+        (text,) = template.render([messages_of(found)])
+        assert isinstance(text, str)
+        began = time.process_time()
+        spans = template.spans(found, text)
+        seconds.append(time.process_time() - began)
+        assert spans is not None
+        assert [text[start:end] for start, end in spans] == [turn.content for turn in found.turns]
+    assert seconds[1] < 40 * seconds[0] + 0.5
 
 
 def test_calls_of_tools_are_not_read(letters: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from moemerge.errors import SourceError
 from moemerge.recipe.schema import Data
-from moemerge.texts.forms import Conversation, Turn, text_of
+from moemerge.texts.forms import LONGEST, Conversation, Turn, text_of
 from moemerge.texts.read import LeftOut, check_texts, read_texts
 from moemerge.texts.rows import Unreadable
 
@@ -48,6 +48,14 @@ SHAREGPT = [{"from": "human", "value": Q}, {"from": "gpt", "value": A}]
         ({"question": Q, "answer": 4}, Conversation((Turn("user", Q), Turn("assistant", "4")))),
         ({"problem": Q, "solution": A, "level": 3}, CHAT),
         ({"query": Q, "response": A}, CHAT),
+        ({"question": Q, "response": A, "system_prompt": "Be brief.", "id": "flan.1"}, SYSTEM),
+        ({"Question": Q, "Answer": A}, CHAT),
+        ({"Instruction": Q, "Input ": "", "RESPONSE": A}, CHAT),
+        ({"Text": A}, A),
+        ({"instruction": "And 3 + 3?", "output": "6", "history": [[Q, A]]},
+         Conversation((*CHAT.turns, Turn("user", "And 3 + 3?"), Turn("assistant", "6")))),
+        ({"query": Q, "response": A, "history": []}, CHAT),
+        ({"conversations": [{"from": "human", "value": Q}, {"from": "ai", "value": A}]}, CHAT),
         ({"text": "  "}, None),
         ({"messages": []}, None),
         ({"instruction": Q, "output": " "}, None),
@@ -71,11 +79,13 @@ def test_a_named_field_holds_a_text_or_messages() -> None:
         ({"messages": None}, "field `messages` is null"),
         ({"instruction": Q, "output": None}, "field `output` is null"),
         ({"messages": ["x"]}, "message 1 is not an object with a `role` and a `content`"),
-        ({"messages": [{"role": "user"}]}, "message 1 holds no text"),
+        ({"text": ["one", "two"]}, "field `text` is a list of texts"),
+        ({"messages": [{"role": "user"}]}, "message 1 has no `content`"),
+        ({"text": "x" * (LONGEST + 1)}, "a text of more than 16.8 million characters"),
         ({"messages": [MESSAGES[0], {"role": "assistant", "content": None}]}, "message 2 holds no text"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "message 1 holds more than text"),
         ({"messages": [{"role": "alien", "content": "x"}]}, "message 1 is of nobody known: `alien`"),
-        ({"messages": [{"content": "x"}]}, "message 1 is of nobody known: `None`"),
+        ({"messages": [{"content": "x"}]}, "message 1 has no `role`"),
         ({"messages": {"role": "user"}}, "field `messages` is no text"),
         ({"title": "x"}, "no field that is known to hold texts"),
     ],
@@ -85,6 +95,16 @@ def test_rows_that_hold_no_text_say_why(row: dict[str, Any], reason: str) -> Non
     with pytest.raises(Unreadable) as error:
         text_of(row, None)
     assert error.value.reason == reason
+
+
+def test_a_message_in_other_words_is_told_its_names() -> None:
+    """What it has, beside what it should have."""
+    with pytest.raises(Unreadable) as error:
+        text_of({"conversations": [{"user": "human", "text": Q}]}, None)
+    assert (error.value.reason, error.value.hint) == (
+        "message 1 has no `role`",
+        "a message has a `role` and a `content`, or `from` and `value`; this one has `user`, `text`",
+    )
 
 
 def read(path: Path, **settings: Any) -> list[Any]:
@@ -187,3 +207,37 @@ def test_parquet_reads_the_columns_that_it_needs(tmp_path: Path) -> None:
     said = "`a.parquet`: one of 2 rows is left out: field `messages` is null (row 2)"
     assert read(tmp_path / "a.parquet") == [SYSTEM, said]
     assert read(tmp_path / "a.parquet", field="messages") == [SYSTEM, said]
+
+
+def test_parquet_of_columns_in_upper_case(tmp_path: Path) -> None:
+    """All that a form needs are read, whatever their case."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pyarrow.table({"id": [1], "System": ["Be brief."], "Question": [Q], "Answer": [A]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == [SYSTEM]
+
+
+def test_parquet_that_swells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a few kilobytes may stand for gigabytes: few rows are unpacked at a time, and long texts left out."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    monkeypatch.setattr("moemerge.texts.forms.LONGEST", 1_000_000)
+    texts = pyarrow.array(["a " * 1_000_000] * 60).dictionary_encode()
+    parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 100_000
+    sizes: list[int] = []
+    batches = parquet.ParquetFile.iter_batches
+
+    def watched(self: Any, **settings: Any) -> Any:
+        for batch in batches(self, **settings):
+            sizes.append(batch.num_rows)
+            yield batch
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", watched)
+    assert read(tmp_path / "a.parquet") == [
+        "`a.parquet`: 60 of 60 rows are left out: a text of more than 1.0 million characters (rows 1, 2, 3 and 57 more)"
+    ]
+    assert max(sizes) == 4

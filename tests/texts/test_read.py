@@ -107,6 +107,45 @@ def test_a_packed_file(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("begins", "packing"), [(b"\x1f\x8b\x08", "gzip"), (b"PK\x03\x04", "zip"), (b"\x28\xb5\x2f\xfd", "zstd")]
+)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_a_packed_file_that_is_called_otherwise(name: str, begins: bytes, packing: str, tmp_path: Path) -> None:
+    """A download that was not unpacked is no text in another encoding."""
+    (tmp_path / name).write_bytes(begins + b"\x00\xff")
+    assert refused(Data(path=name), tmp_path) == (
+        f"`{name}` is packed with {packing}, though its name does not say so",
+        "unpack it",
+    )
+
+
+def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is passed over without being held."""
+    monkeypatch.setattr("moemerge.texts.rows.LONGEST_LINE", 2_000_000)
+    lines = [json.dumps({"text": text}) for text in ("one", "x" * 5_000_000, "two", "y" * 2_000_000)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    documents, warnings = read_documents(Data(path="a.jsonl"), tmp_path, no_tokenizer, "the base")
+    assert documents == ("one", "two")
+    assert [(said.message, said.hint) for said in warnings] == [
+        (
+            "`a.jsonl`: 2 of 4 rows are left out: a line of more than 2 MB (lines 2 and 4)",
+            "split it into several documents",
+        )
+    ]
+
+
+def test_more_text_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All texts of a file are held: what cannot be is refused before the system ends the process."""
+    (tmp_path / "a.jsonl").write_text('{"text": "one two three"}\n' * 2000, encoding="utf-8")
+    monkeypatch.setattr("moemerge.texts.documents.available_memory", lambda: 30_000)
+    assert refused(Data(path="a.jsonl"), tmp_path) == (
+        "`a.jsonl` holds more text than fits into the memory that is free",
+        "set `limit`: 1,024 of its texts are too many",
+    )
+    assert len(read_texts(Data(path="a.jsonl", limit=500), tmp_path)) == 500
+
+
 def test_csv_without_a_header(tmp_path: Path) -> None:
     """The hint says where the names come from that it offers."""
     (tmp_path / "a.csv").write_text("import os,1\nreturn a,2\n", encoding="utf-8")
@@ -205,12 +244,26 @@ def test_unknown_kinds_and_folders(tmp_path: Path) -> None:
         "`a.xlsx` is of an unknown kind, `.xlsx`",
         "known are `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`, `.txt`, `.text`, `.md`",
     )
+    (tmp_path / "data").write_text("x")
+    assert refused(Data(path="data"), tmp_path)[0] == "`data` is of an unknown kind: its name has no ending"
     (tmp_path / "folder").mkdir()
     assert refused(Data(path="folder/"), tmp_path) == ("`folder/` is a folder: name one of its files", None)
     (tmp_path / "folder" / "b.jsonl").write_text("x")
     assert refused(Data(path="folder"), tmp_path) == (
         "`folder` is a folder: name one of its files",
         "such as `folder/b.jsonl`",
+    )
+
+
+@pytest.mark.parametrize(("name", "part"), [("state.json", ""), ("dataset_dict.json", '["train"]')])
+def test_a_data_set_saved_to_disk(name: str, part: str, tmp_path: Path) -> None:
+    """Its own JSON is no text: the hint says how it becomes a file."""
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / name).write_text("{}")
+    (tmp_path / "saved" / "dataset_info.json").write_text("{}")
+    assert refused(Data(path="saved"), tmp_path) == (
+        "`saved` is a data set that `save_to_disk` wrote",
+        f"make a file of it: `datasets.load_from_disk(FOLDER){part}.to_parquet(FILE)`",
     )
 
 

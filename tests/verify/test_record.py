@@ -133,6 +133,12 @@ def test_a_tensor_that_the_record_invented(tampered: Tamper) -> None:
     assert found == ["x.weight: is in the record, and no tensor of this model"]
 
 
+def test_a_wrapper_that_nobody_knows(tampered: Tamper) -> None:
+    """It is said like any other field that is wrong."""
+    found = change(tampered(), lambda record: record.update(wrapper="</s>"))
+    assert found == ["moemerge.yaml: `wrapper`: no model of more than text is known as `</s>`"]
+
+
 def test_a_newer_record_is_refused(tampered: Tamper) -> None:
     """Another format is no damage: another version reads it."""
     folder = tampered()
