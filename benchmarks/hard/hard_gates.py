@@ -2,11 +2,11 @@
 
     python benchmarks/hard/hard_gates.py mixed                      # development texts: for every choice
     python benchmarks/hard/hard_gates.py mixed --part test          # once, when all choices are made
-    python benchmarks/hard/hard_gates.py surface --data             # gates fitted from texts instead of six prompts
+    python benchmarks/hard/hard_gates.py surface --from prompts     # gates fitted to six prompts an expert alone
 
 Specialists write once a set, so that all gates are fitted to the same texts; gates are kept in work/hard/gates and
 fitted again with `--again`. In a document of several pieces the specialist (and the oracle) is that of each piece.
-"Ahead of" is the paired difference to the row above that is named, with its 95 % interval.
+"Ahead of" is the paired difference to the row that is named, with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from losses import RESAMPLES, Losses, gain_interval, gain_kept, mean  # after th
 from moemerge.build.run import build_plan, fit_router, read_expert_texts
 from moemerge.dense.models import PlannedModels, load_tokenizer
 from moemerge.gate.expand import expand as gate_expand
+from moemerge.gate.request import GateRequest
 from moemerge.plan import Plan, sound_plan
 from moemerge.recipe import load_recipe
 from moemerge.texts import Document
@@ -42,6 +43,13 @@ SETS: Mapping[str, Sequence[str]] = {
     "mixed": ("code", "math", "french", "mixed"),
     "romance": ("code", "french", "spanish"),
 }
+FORMS: Mapping[str, Sequence[str]] = {
+    "prompts": ("mergekit_hidden", "discriminant", "advantage"),
+    "data": ("discriminant", "advantage"),
+    "pool": ("advantage",),
+}
+"""The gates, by what they are fitted to: six prompts an expert with what the specialists write after them; texts of the
+domains; or the same texts, unsorted. The base has no domain: what it writes after its prompts goes with the texts."""
 EXPAND = 1000
 """Tokens that each specialist writes."""
 MOST_TOKENS = 2000
@@ -152,29 +160,39 @@ def gate_documents(domain: str) -> tuple[Document, ...]:
     return tuple(json.loads(line)["text"] for path in found for line in path.read_text(encoding="utf-8").splitlines())
 
 
-def fitted(name: str, init: str, *, data: bool, again: bool) -> Tensor:
-    """A gate as `moemerge build` fits it for two experts a token, `[L, E, d]`."""
-    kept = WORK / "gates" / f"{name}-{'data' if data else 'prompts'}-{init}.pt"
+def fitted(name: str, init: str, form: str, *, again: bool) -> Tensor:
+    """A gate as `moemerge build` fits it for two experts a token from one of `FORMS`, `[L, E, d]`."""
+    kept = WORK / "gates" / f"{name}-{form}-{init}.pt"
     if kept.exists() and not again:
         return torch.load(kept, weights_only=True)  # type: ignore[no-any-return]  # as it was saved
     plan = plan_of(name, f"gate.init={init}", "experts_per_token=2")
     texts = read_expert_texts(plan, recipe_path(name).parent)
-    if data:
+    if form != "prompts":
         read = {own.name: gate_documents(own.name) for own in texts}
         texts = tuple(replace(own, prompts=(), documents=read[own.name]) if read[own.name] else own for own in texts)
-    gate = torch.as_tensor(fit_router(plan, texts).weights)
+    pool: tuple[Document, ...] = ()
+    if form == "pool":
+        written = torch.load(written_path(name, "data"), weights_only=False)  # our own file
+        pool = tuple(document for own in texts for document in (*own.documents, *written.samples.get(own.name, ())))
+    gate = torch.as_tensor(fit_router(plan, texts, pool).weights)
     kept.parent.mkdir(parents=True, exist_ok=True)
     torch.save(gate, kept)
     return gate
 
 
-def write_once(kept: Path) -> None:
-    """Lets the gate room take what specialists wrote from a file, or keep it there."""
+def written_path(name: str, form: str) -> Path:
+    """Where it is kept what specialists wrote."""
+    return WORK / "gates" / f"{name}-{form}-written.pt"
 
-    def expand(*arguments: Any) -> Any:
+
+def write_once(name: str) -> None:
+    """Lets the gate room take what specialists wrote for a set from a file, or keep it there."""
+
+    def expand(request: GateRequest, *arguments: Any) -> Any:
+        kept = written_path(name, "data" if any(own.documents for own in request.experts) else "prompts")
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(gate_expand(*arguments), kept)
+            torch.save(gate_expand(request, *arguments), kept)
         return torch.load(kept, weights_only=False)  # our own file, of a moment ago
 
     patch("moemerge.gate.fit.expand", expand).start()
@@ -224,19 +242,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Gain kept by gate on a hard set.")
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--part", choices=("development", "test"), default="development")
-    parser.add_argument("--data", action="store_true", help="fit from texts instead of prompts")
+    parser.add_argument(
+        "--from", dest="forms", choices=FORMS, nargs="*", default=FORMS, help="what gates are fitted to"
+    )
     parser.add_argument("--again", action="store_true", help="fit kept gates again")
-    parser.add_argument("--gates", nargs="*", default=["mergekit_hidden", "discriminant", "advantage"], metavar="INIT")
     parser.add_argument("--limit", type=int, default=16, help="documents of a domain [16]")
     parser.add_argument("--tokens", type=int, default=200, help="of a document at most [200]")
     arguments = parser.parse_args()
 
     transformers.utils.logging.disable_progress_bar()
     name = arguments.set
-    write_once(WORK / "gates" / f"{name}-{'data' if arguments.data else 'prompts'}-written.pt")
+    write_once(name)
     gates = {
-        init: fitted(name, init, data=arguments.data, again=arguments.again) for init in arguments.gates
-    }  # before the texts are looked at
+        (init, form): fitted(name, init, form, again=arguments.again)
+        for form in arguments.forms
+        for init in FORMS[form]
+    }
     bench = HardSet(name, arguments.part, arguments.limit, arguments.tokens)
     domains = SETS[name]
     base, own = ({d: losses[d] for d in domains} for losses in (bench.base, bench.own))
@@ -256,19 +277,20 @@ def main() -> None:
 
     line("linear merge", "", bench.linear)
     line("oracle routing", "1", bench.oracle)
-    found: dict[tuple[str, int], Losses] = {}
-    for init, gate in gates.items():
+    found: dict[tuple[str, str, int], Losses] = {}
+    for (init, form), gate in gates.items():
         for k in (1, 2):
-            found[init, k], share = bench.routed(gate, k)
-            line(init, str(k), found[init, k], share)
-    for k in (1, 2):
-        if ("discriminant", k) in found:
-            for init in arguments.gates:
-                if init != "discriminant":
-                    more = ahead(base, own, found[init, k], found["discriminant", k])
-                    print(f"{init} ahead of discriminant, {k} a token: {more[0]:+.3f} [{more[1]:+.3f}, {more[2]:+.3f}]")
-            more = ahead(base, own, found["discriminant", k], bench.linear)
-            print(f"discriminant ahead of the linear merge, {k}: {more[0]:+.3f} [{more[1]:+.3f}, {more[2]:+.3f}]")
+            found[init, form, k], share = bench.routed(gate, k)
+            line(f"{init}, {form}", str(k), found[init, form, k], share)
+    for (init, form, k), losses in found.items():
+        others = {"the linear merge": bench.linear}
+        others |= {
+            f"discriminant, {of}": found["discriminant", of, k] for of in FORMS if ("discriminant", of, k) in found
+        }
+        for other, theirs in others.items():
+            if losses is not theirs:
+                more = ahead(base, own, losses, theirs)
+                print(f"{init}, {form}, {k} a token, ahead of {other}: {more[0]:+.3f} [{more[1]:+.3f}, {more[2]:+.3f}]")
 
 
 if __name__ == "__main__":

@@ -141,4 +141,4 @@ def test_a_loss_that_is_not_finite_is_refused(models: TinyModels, tokenizer: Any
             with_advantages(domains(tokenizer), TinyModels(models.base(), [spoilt] * 3), Silent())
     finally:
         spoilt.lm_head.weight.data.copy_(kept)
-    assert raised.value.message == "The experts' losses on the texts of expert `code` are not finite"
+    assert raised.value.message == "The experts' losses on the texts of `code` are not finite"
