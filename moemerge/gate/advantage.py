@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from moemerge.gate.request import DenseModels
 
-WINDOW = 33
+WINDOW = 81
 """Neighbouring tokens, the token among them, whose losses are averaged."""
 
 BATCH_TOKENS = 2048
