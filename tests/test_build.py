@@ -18,15 +18,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from moemerge import device
-from moemerge.api import build
+from moemerge.api import build, plan
 from moemerge.console import Lines
 from moemerge.errors import WriteError
 from moemerge.families import DENSE_FAMILIES
 from moemerge.mixture.folder import open_moe
-from moemerge.plan import make_plan, plan_json
+from moemerge.plan import Plan, make_plan, plan_json
 from moemerge.recipe import load_recipe
 from moemerge.record.read import read_fields
 from moemerge.sources.store import StoredCheckpoint
+from moemerge.verify import verify_folder
 from tests.conftest import TinyMaker
 from tests.moe import PROMPTS, build_tiny, load, logits, recipe_of, some_tokens
 from tests.tiny import write_tokenizer
@@ -276,6 +277,31 @@ def test_a_specialists_own_chat_template_wraps_its_prompts(tiny: TinyMaker, tmp_
     assert texts[0].chat.special["eos_token"] == "<pad>"
     assert texts[1].chat is None
     build(recipe, tmp_path / "out", root=tmp_path)
+
+
+def test_a_gate_from_one_pool_of_texts(tiny: TinyMaker, tmp_path: Path) -> None:
+    """The experts have no texts. A row of the pool that is left out is said; the record names the pool, and the folder
+    verifies. The same once more is the same bytes."""
+    rows = [{"text": text} for text in (*PROMPTS[0], *PROMPTS[1]) * 4]
+    (tmp_path / "pool.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"text": 3}])), encoding="utf-8")
+    bare: dict[str, Any] = {f"expert_{number}": {"prompts": ()} for number in range(2)}
+    recipe = recipe_of(
+        tiny("llama", 0), [tiny("llama", 1), tiny("llama", 2)],
+        gate={"init": "advantage", "data": {"path": "pool.jsonl"}}, **bare,
+    )  # fmt: skip
+    assert isinstance(plan(recipe, root=tmp_path), Plan)
+    built = build(recipe, tmp_path / "out", root=tmp_path)
+    assert [problem.message for problem in built.found if problem.code == "rows-left-out"] == [
+        "`gate.data`: `pool.jsonl`: one of 17 rows is left out: field `text` is no text (line 17)"
+    ]
+    record = read_fields(built.path)
+    assert record is not None
+    assert record["recipe"]["gate"]["data"]["path"] == "pool.jsonl"
+    assert set(record["gate"]["tokens"]) == {"e0", "e1"}
+    assert sum(record["gate"]["tokens"].values()) > 50
+    assert verify_folder(built.path).ok
+    again = build(recipe, tmp_path / "again" / "out", root=tmp_path)
+    assert weights_bytes(built.path) == weights_bytes(again.path)
 
 
 def test_chats_as_data_are_read_through_the_bases_template(

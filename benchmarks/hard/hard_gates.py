@@ -2,11 +2,12 @@
 
     python benchmarks/hard/hard_gates.py mixed                      # development texts: for every choice
     python benchmarks/hard/hard_gates.py mixed --part test          # once, when all choices are made
-    python benchmarks/hard/hard_gates.py surface --data             # gates fitted from texts instead of six prompts
+    python benchmarks/hard/hard_gates.py surface --from prompts     # gates fitted to six prompts an expert alone
 
-Specialists write once a set, so that all gates are fitted to the same texts; gates are kept in work/hard/gates and
-fitted again with `--again`. In a document of several pieces the specialist (and the oracle) is that of each piece.
-"Ahead of" is the paired difference to the row above that is named, with its 95 % interval.
+Specialists write once a set, so that all gates are fitted to the same texts. Gates and losses are kept in work/hard, so
+that a run may be stopped and goes on where it was; `--again` begins anew. In a document of several pieces the
+specialist (and the oracle) is that of each piece. "Ahead of" is the paired difference to the row that is named, with
+its 95 % interval.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -32,6 +33,7 @@ from losses import RESAMPLES, Losses, gain_interval, gain_kept, mean  # after th
 from moemerge.build.run import build_plan, fit_router, read_expert_texts
 from moemerge.dense.models import PlannedModels, load_tokenizer
 from moemerge.gate.expand import expand as gate_expand
+from moemerge.gate.request import GateRequest
 from moemerge.plan import Plan, sound_plan
 from moemerge.recipe import load_recipe
 from moemerge.texts import Document
@@ -42,6 +44,13 @@ SETS: Mapping[str, Sequence[str]] = {
     "mixed": ("code", "math", "french", "mixed"),
     "romance": ("code", "french", "spanish"),
 }
+FORMS: Mapping[str, Sequence[str]] = {
+    "prompts": ("mergekit_hidden", "discriminant", "advantage"),
+    "data": ("discriminant", "advantage"),
+    "pool": ("advantage",),
+}
+"""The gates, by what they are fitted to: six prompts an expert with what the specialists write after them; texts of the
+domains; or the same texts, unsorted. The base has no domain: what it writes after its prompts goes with the texts."""
 EXPAND = 1000
 """Tokens that each specialist writes."""
 MOST_TOKENS = 2000
@@ -53,7 +62,7 @@ POSITIONS = 2048
 class HardSet:
     """A set's texts, baselines and sparse model."""
 
-    def __init__(self, name: str, part: str, limit: int, tokens: int) -> None:
+    def __init__(self, name: str, part: str, limit: int, tokens: int, *, again: bool) -> None:
         self.name, self.plan = name, plan_of(name)
         self.names = [expert.name for expert in self.plan.experts]
         tokenizer = load_tokenizer(self.plan)
@@ -70,10 +79,20 @@ class HardSet:
                 self.rows[domain].append(ids[:tokens])
                 self.owners[domain].append(owners[:tokens])
         self.models = PlannedModels(self.plan)
-        self.base = self.losses(self.models.base())
-        self.linear = self.losses(self.models.linear_merge())
-        self.own = self.by_owner(self.models.specialist)
-        self.oracle = self.by_owner(self.models.merged)
+        self.folder = WORK / "losses" / f"{name}-{part}-{limit}-{tokens}"
+        self.again = again
+        self.base = self.measured("base", lambda: self.losses(self.models.base()))
+        self.linear = self.measured("linear", lambda: self.losses(self.models.linear_merge()))
+        self.own = self.measured("own", lambda: self.by_owner(self.models.specialist))
+        self.oracle = self.measured("oracle", lambda: self.by_owner(self.models.merged))
+
+    def measured(self, label: str, measure: Callable[[], Any]) -> Any:
+        """What was measured under this label before, or is now and kept."""
+        kept = self.folder / f"{label}.pt"
+        if not kept.exists() or self.again:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(measure(), kept)
+        return torch.load(kept, weights_only=True)
 
     def losses(self, model: Any) -> Losses:
         """Of one model on every domain."""
@@ -99,7 +118,9 @@ class HardSet:
         folder = WORK / "built" / self.name
         if not folder.exists():
             build_plan(plan_of(self.name, "gate.init=random"), folder, root=recipe_path(self.name).parent)
-        return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+        model.set_experts_implementation("eager")  # on a CPU the fastest: 2.3 s instead of 2.8 for 1,600 tokens
+        return model
 
     def routed(self, gate: Tensor, k: int) -> tuple[Losses, float]:
         """The mixture's losses by a gate `[L, E, d]`, and the share of general tokens whose first choice is the base's
@@ -115,14 +136,12 @@ class HardSet:
             for layer, weights in zip(self.sparse.model.layers, gate, strict=True):
                 layer.mlp.gate.weight.copy_(weights)
                 layer.mlp.gate.top_k = k
-        losses = self.losses(self.sparse)
+        found = {domain: token_losses(self.sparse, rows) for domain, rows in self.rows.items() if domain != "general"}
         hooks = [layer.mlp.gate.register_forward_pre_hook(look) for layer in self.sparse.model.layers]
-        with torch.inference_mode():
-            for row in self.rows["general"]:
-                self.sparse(torch.tensor([row]), use_cache=False)
+        found["general"] = [one for row in self.rows["general"] for one in token_losses(self.sparse, [row])]
         for hook in hooks:
             hook.remove()
-        return losses, sum(won) / len(won)
+        return {domain: torch.stack(list(map(summed, own))) for domain, own in found.items()}, sum(won) / len(won)
 
 
 def recipe_path(name: str) -> Path:
@@ -152,29 +171,39 @@ def gate_documents(domain: str) -> tuple[Document, ...]:
     return tuple(json.loads(line)["text"] for path in found for line in path.read_text(encoding="utf-8").splitlines())
 
 
-def fitted(name: str, init: str, *, data: bool, again: bool) -> Tensor:
-    """A gate as `moemerge build` fits it for two experts a token, `[L, E, d]`."""
-    kept = WORK / "gates" / f"{name}-{'data' if data else 'prompts'}-{init}.pt"
+def fitted(name: str, init: str, form: str, *, again: bool) -> Tensor:
+    """A gate as `moemerge build` fits it for two experts a token from one of `FORMS`, `[L, E, d]`."""
+    kept = WORK / "gates" / f"{name}-{form}-{init}.pt"
     if kept.exists() and not again:
         return torch.load(kept, weights_only=True)  # type: ignore[no-any-return]  # as it was saved
     plan = plan_of(name, f"gate.init={init}", "experts_per_token=2")
     texts = read_expert_texts(plan, recipe_path(name).parent)
-    if data:
+    if form != "prompts":
         read = {own.name: gate_documents(own.name) for own in texts}
         texts = tuple(replace(own, prompts=(), documents=read[own.name]) if read[own.name] else own for own in texts)
-    gate = torch.as_tensor(fit_router(plan, texts).weights)
+    pool: tuple[Document, ...] = ()
+    if form == "pool":
+        written = torch.load(written_path(name, "data"), weights_only=False)  # our own file
+        pool = tuple(document for own in texts for document in (*own.documents, *written.samples.get(own.name, ())))
+    gate = torch.as_tensor(fit_router(plan, texts, pool).weights)
     kept.parent.mkdir(parents=True, exist_ok=True)
     torch.save(gate, kept)
     return gate
 
 
-def write_once(kept: Path) -> None:
-    """Lets the gate room take what specialists wrote from a file, or keep it there."""
+def written_path(name: str, form: str) -> Path:
+    """Where it is kept what specialists wrote."""
+    return WORK / "gates" / f"{name}-{form}-written.pt"
 
-    def expand(*arguments: Any) -> Any:
+
+def write_once(name: str) -> None:
+    """Lets the gate room take what specialists wrote for a set from a file, or keep it there."""
+
+    def expand(request: GateRequest, *arguments: Any) -> Any:
+        kept = written_path(name, "data" if any(own.documents for own in request.experts) else "prompts")
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(gate_expand(*arguments), kept)
+            torch.save(gate_expand(request, *arguments), kept)
         return torch.load(kept, weights_only=False)  # our own file, of a moment ago
 
     patch("moemerge.gate.fit.expand", expand).start()
@@ -224,20 +253,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Gain kept by gate on a hard set.")
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--part", choices=("development", "test"), default="development")
-    parser.add_argument("--data", action="store_true", help="fit from texts instead of prompts")
-    parser.add_argument("--again", action="store_true", help="fit kept gates again")
-    parser.add_argument("--gates", nargs="*", default=["mergekit_hidden", "discriminant", "advantage"], metavar="INIT")
+    parser.add_argument(
+        "--from", dest="forms", choices=FORMS, nargs="*", default=FORMS, help="what gates are fitted to"
+    )
+    parser.add_argument("--again", action="store_true", help="fit and measure anew what is kept")
     parser.add_argument("--limit", type=int, default=16, help="documents of a domain [16]")
     parser.add_argument("--tokens", type=int, default=200, help="of a document at most [200]")
     arguments = parser.parse_args()
 
     transformers.utils.logging.disable_progress_bar()
     name = arguments.set
-    write_once(WORK / "gates" / f"{name}-{'data' if arguments.data else 'prompts'}-written.pt")
+    write_once(name)
     gates = {
-        init: fitted(name, init, data=arguments.data, again=arguments.again) for init in arguments.gates
-    }  # before the texts are looked at
-    bench = HardSet(name, arguments.part, arguments.limit, arguments.tokens)
+        (init, form): fitted(name, init, form, again=arguments.again)
+        for form in arguments.forms
+        for init in FORMS[form]
+    }
+    bench = HardSet(name, arguments.part, arguments.limit, arguments.tokens, again=arguments.again)
     domains = SETS[name]
     base, own = ({d: losses[d] for d in domains} for losses in (bench.base, bench.own))
     ceiling = gain_kept(base, own, bench.oracle)
@@ -256,19 +288,21 @@ def main() -> None:
 
     line("linear merge", "", bench.linear)
     line("oracle routing", "1", bench.oracle)
-    found: dict[tuple[str, int], Losses] = {}
-    for init, gate in gates.items():
+    found: dict[tuple[str, str, int], Losses] = {}
+    for (init, form), gate in gates.items():
         for k in (1, 2):
-            found[init, k], share = bench.routed(gate, k)
-            line(init, str(k), found[init, k], share)
-    for k in (1, 2):
-        if ("discriminant", k) in found:
-            for init in arguments.gates:
-                if init != "discriminant":
-                    more = ahead(base, own, found[init, k], found["discriminant", k])
-                    print(f"{init} ahead of discriminant, {k} a token: {more[0]:+.3f} [{more[1]:+.3f}, {more[2]:+.3f}]")
-            more = ahead(base, own, found["discriminant", k], bench.linear)
-            print(f"discriminant ahead of the linear merge, {k}: {more[0]:+.3f} [{more[1]:+.3f}, {more[2]:+.3f}]")
+            label = f"{init}-{form}-{k}"
+            found[init, form, k], share = bench.measured(label, partial(bench.routed, gate, k))
+            line(f"{init}, {form}", str(k), found[init, form, k], share)
+    for (init, form, k), losses in found.items():
+        others = {"the linear merge": bench.linear}
+        others |= {
+            f"discriminant, {of}": found["discriminant", of, k] for of in FORMS if ("discriminant", of, k) in found
+        }
+        for other, theirs in others.items():
+            if losses is not theirs:
+                more = ahead(base, own, losses, theirs)
+                print(f"{init}, {form}, {k} a token, ahead of {other}: {more[0]:+.3f} [{more[1]:+.3f}, {more[2]:+.3f}]")
 
 
 if __name__ == "__main__":

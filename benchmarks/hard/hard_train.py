@@ -28,7 +28,7 @@ from train_specialists import ATTENTION, FFN, batch, load_base, mean_loss, save_
 DOMAINS = ("c", "legal")
 RANK, ALPHA, RATE, WARMUP = 32, 64, 2e-3, 0.05
 ROW_TOKENS, ROWS = 160, 2
-STEPS = 24
+STEPS = 72
 MEASURED = 4
 """Documents of development that are measured before and after."""
 

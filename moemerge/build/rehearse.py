@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from moemerge.build.pool import read_pool
 from moemerge.build.run import read_expert_texts
 from moemerge.errors import MoemergeError, Problem
 from moemerge.plan import Plan, Refused
 from moemerge.recipe import file_path
-from moemerge.recipe.schema import Expert
+from moemerge.recipe.schema import Data
 
 
 def rehearsed(plan: Plan, root: Path) -> Plan | Refused:
@@ -20,10 +20,16 @@ def rehearsed(plan: Plan, root: Path) -> Plan | Refused:
     An expert's first prompt and the first conversation of its local file are rendered. A data set of the hub is left
     alone. Where nothing goes through a template no tokenizer is loaded, and neither is torch.
     """
-    experts = tuple(expert.model_copy(update=_first(expert, root)) for expert in plan.recipe.experts)
+    recipe = plan.recipe
+    update = {
+        "experts": tuple(expert.model_copy(update={"data": _first(expert.data, root)}) for expert in recipe.experts),
+        "gate": recipe.gate.model_copy(update={"data": _first(recipe.gate.data, root)}),
+    }
+    shorter = replace(plan, recipe=recipe.model_copy(update=update))
     problems: list[Problem] = []
     try:
-        texts = read_expert_texts(replace(plan, recipe=plan.recipe.model_copy(update={"experts": experts})), root)
+        texts = read_expert_texts(shorter, root)
+        read_pool(shorter, root)
         if plan.recipe.template == "none" or not any(of_one.prompts for of_one in texts):
             return plan
         from moemerge.dense.models import load_tokenizer
@@ -43,8 +49,7 @@ def rehearsed(plan: Plan, root: Path) -> Plan | Refused:
     return Refused(plan.recipe, plan.models, tuple(dict.fromkeys(problems)), plan.warnings, plan.notes)
 
 
-def _first(expert: Expert, root: Path) -> dict[str, Any]:
-    """What is read of an expert's data: one document at most."""
-    data = expert.data
+def _first(data: Data | None, root: Path) -> Data | None:
+    """What is read of some data: one document at most."""
     local = data is not None and os.path.isfile(file_path(root, data.path))
-    return {"data": data.model_copy(update={"limit": 1}) if data is not None and local else None}
+    return data.model_copy(update={"limit": 1}) if data is not None and local else None

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,11 @@ from moemerge.sources.saved import other_weights
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
 
     from moemerge.gate import ExpertTexts, GateFit
     from moemerge.gate.blank import BlankGate
     from moemerge.gate.request import ChatTemplate
+    from moemerge.texts import Document
     from moemerge.verify import Verification
 
 SAMPLES = "gate_samples.jsonl"
@@ -91,6 +90,7 @@ def build_plan(
 ) -> Build:
     """Builds a plan; see `moemerge.api.build`."""
     from moemerge.build.idle import idle_experts
+    from moemerge.build.pool import read_pool
     from moemerge.build.readable import begin_check
     from moemerge.build.record import make_record
     from moemerge.gate.tempered import tempered
@@ -118,20 +118,21 @@ def build_plan(
             warn(text)
     found = idle_experts(plan)
     texts = read_expert_texts(plan, root, found, progress)
+    pool = read_pool(plan, root, found)
     dtype = _computing_dtype(plan, device, progress) if runs_models(plan) else None
     if dtype is not None:
         check_readable()
-        _check_ids(plan, texts)
+        _check_ids(plan, texts, pool)
     with _naming_damage(plan):
         if plan.recipe.merge.shared == "auto":
             from moemerge.build.choose import choose_shared_merge
 
             plan, texts = choose_shared_merge(plan, texts, device=device, dtype=dtype, progress=progress)
-        gate = fit_router(plan, texts, device=device, dtype=dtype, progress=progress)
+        gate = fit_router(plan, texts, pool, device=device, dtype=dtype, progress=progress)
     if plan.host.routing.score == "sigmoid":
         gate = tempered(gate, plan.recipe.experts_per_token)
     computed = None if dtype is None else _computed(dtype, device)
-    near = _near(plan, texts, gate, device, progress) if plan.host.near is not None else None
+    near = _near(plan, texts, pool, gate, device, progress) if plan.host.near is not None else None
     record = make_record(plan, root, output, gate=_account(plan, gate, computed), near=near)
     with (
         staged(output, overwrite=overwrite, warn=warn) as folder,
@@ -160,7 +161,12 @@ def build_plan(
 
 
 def _near(
-    plan: Plan, texts: tuple[ExpertTexts, ...], gate: GateFit | BlankGate, device: str, progress: Progress
+    plan: Plan,
+    texts: tuple[ExpertTexts, ...],
+    pool: tuple[Document, ...],
+    gate: GateFit | BlankGate,
+    device: str,
+    progress: Progress,
 ) -> dict[str, Any]:
     """What a near host's error is, for the record.
 
@@ -169,7 +175,9 @@ def _near(
     """
     from moemerge.build.near import LIMIT, measure_near
     from moemerge.dense.models import load_tokenizer
+    from moemerge.gate import ExpertTexts
 
+    texts = (*texts, ExpertTexts("", documents=pool))
     spoken = any(own.prompts or own.documents for own in texts)
     found = measure_near(plan, texts, gate.weights, load_tokenizer(plan) if spoken else None, device, progress)
     said = f"the logits of `{plan.host.model_type}` with all experts alike are {found.error:.1e} off the dense model's"
@@ -188,19 +196,13 @@ def read_expert_texts(
     Raises:
         PlanError: what cannot be read, of all experts.
     """
+    from moemerge.build.pool import templates
     from moemerge.gate.request import FITTED, MERGEKIT, ExpertTexts
-    from moemerge.texts import Document, read_documents, read_prompts_file
+    from moemerge.texts import read_documents, read_prompts_file
 
-    @cache
-    def tokenizer() -> PreTrainedTokenizerBase:
-        from moemerge.dense.models import load_tokenizer
-
-        return load_tokenizer(plan)
-
-    wanted = plan.recipe.gate.init in FITTED | MERGEKIT or plan.recipe.merge.shared == "auto"
-    wanted = wanted or plan.host.near is not None
-    anchor = plan.vocabulary.anchor
-    whose = "the base" if anchor == "base" else f"expert `{anchor}`"
+    tokenizer, whose = templates(plan)
+    wanted = plan.recipe.gate.init in FITTED | MERGEKIT and plan.recipe.gate.data is None
+    wanted = wanted or plan.recipe.merge.shared == "auto" or plan.host.near is not None
     problems: list[Problem] = []
     texts = []
     files = sum(expert.data is not None for expert in plan.recipe.experts)
@@ -229,11 +231,13 @@ def read_expert_texts(
     return tuple(texts)
 
 
-def _check_ids(plan: Plan, texts: Sequence[ExpertTexts]) -> None:
+def _check_ids(plan: Plan, texts: Sequence[ExpertTexts], pool: tuple[Document, ...]) -> None:
     from moemerge.dense.models import load_tokenizer
+    from moemerge.gate import ExpertTexts
     from moemerge.gate.passages import check_ids
 
-    check_ids(texts, load_tokenizer(plan), plan.recipe.template, plan.dense.vocab_size)
+    every = (*texts, ExpertTexts("", documents=pool))
+    check_ids(every, load_tokenizer(plan), plan.recipe.template, plan.dense.vocab_size)
 
 
 def _chat_template(plan: Plan, model: str) -> ChatTemplate | None:
@@ -277,6 +281,7 @@ def _computing_dtype(plan: Plan, device: str, progress: Progress) -> torch.dtype
 def fit_router(
     plan: Plan,
     texts: tuple[ExpertTexts, ...],
+    pool: tuple[Document, ...] = (),
     *,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
@@ -287,6 +292,7 @@ def fit_router(
     Args:
         plan: what is built.
         texts: of each expert.
+        pool: of all of them, in the place of those.
         device: where the models run.
         dtype: that they run in; what suits the machine when None.
         progress: how to report.
@@ -309,6 +315,7 @@ def fit_router(
         max_tokens=recipe.gate.max_tokens,
         context=min(CONTEXT, plan.dense.max_position_embeddings),
         keep_statistics=recipe.gate.keep_statistics,
+        pool=pool,
     )
     if recipe.gate.init not in FITTED | MERGEKIT:
         return blank_gate(request)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from moemerge.gate.request import DenseModels
 
-WINDOW = 33
+WINDOW = 81
 """Neighbouring tokens, the token among them, whose losses are averaged."""
 
 BATCH_TOKENS = 2048
@@ -67,7 +67,7 @@ def with_advantages(domains: Sequence[Domain], models: DenseModels, progress: Pr
     for domain in given:
         if not all(bool(p.advantages.isfinite().all()) for p in domain.passages if p.advantages is not None):
             raise GateError(
-                f"The experts' losses on the texts of expert `{domain.name}` are not finite",
+                f"The experts' losses on the texts of `{domain.name}` are not finite",
                 hint="they overflow: build in `dtype: float32`, or set `gate.dtype: float32`",
                 code="not-finite",
             )

@@ -22,6 +22,7 @@ from moemerge.gate.layer_rows import CHOOSING_FOLDS, LayerRows, fit_layer
 from moemerge.gate.mergekit import mergekit_gate
 from moemerge.gate.notices import few_tokens, inseparable, rounding, same_texts, too_few_groups
 from moemerge.gate.passages import Passage, assign_folds, document_passages, prompt_passages
+from moemerge.gate.pool import pool_domains
 from moemerge.gate.request import FITTED, MERGEKIT, DenseModels, GateFit, GateRequest, GateStatistics
 from moemerge.gate.shift import centred
 
@@ -111,7 +112,7 @@ def _fit(request: GateRequest, models: DenseModels, tokenizer: PreTrainedTokeniz
     strength, rows = gate.result()
     tokens = tuple(d.tokens for d in domains)
     names = [d.name for d in domains]
-    warnings += few_tokens(names, tokens, request.hidden_size)
+    warnings += few_tokens(names, tokens, request)
     warnings += too_few_groups(names, domains, folds, CHOOSING_FOLDS, request)
     warnings += inseparable(names, [layer.judgement for layer in rows])
     warnings += rounding([layer.agreement for layer in rows], request.layers, request.init)
@@ -134,6 +135,9 @@ def _domains(
 ) -> tuple[list[Domain], int, Expansion, list[Problem]]:
     """Every expert's passages with their folds, the number of folds, what was written, and warnings."""
     request = replace(request, context=min(request.context, tokenizer.model_max_length))
+    if request.pool:
+        domains, folds, warnings = pool_domains(request, models, tokenizer, progress)
+        return domains, folds, Expansion(), warnings
     warnings = list(same_texts(request.experts))
     own: list[list[Passage]] = []
     for texts in request.experts:

@@ -130,8 +130,9 @@ class Judgement:
 
     @property
     def accuracy(self) -> float:
-        """Share of tokens that go to their own expert, balanced over the experts."""
-        return float(self.confusion.diagonal().mean())
+        """Share of tokens that go to their own expert, balanced over the experts that have some."""
+        have = self.confusion.sum(1) > 0
+        return float(self.confusion.diagonal()[have].mean())
 
 
 def judge(logits: Tensor, labels: Tensor) -> Judgement:

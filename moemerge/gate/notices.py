@@ -27,18 +27,19 @@ ROUNDING = 0.98
 """Share of tokens that should go to the same expert in bf16 as in fp32."""
 
 
-def few_tokens(names: Sequence[str], tokens: Sequence[int], hidden_size: int) -> list[Problem]:
+def few_tokens(names: Sequence[str], tokens: Sequence[int], request: GateRequest) -> list[Problem]:
     """Experts with fewer tokens than recommended."""
-    wanted = TOKENS_PER_WIDTH * hidden_size
+    wanted = TOKENS_PER_WIDTH * request.hidden_size
     few = [f"`{name}` {count:,}" for name, count in zip(names, tokens, strict=True) if count < wanted]
     if not few:
         return []
+    more = f"give texts of the domain as `data`, more prompts, or set `gate.expand: {wanted}`"
     return [
         Problem(
             "few-tokens",
             f"The gate is fitted from few tokens: {', '.join(few)}; "
             f"4 × hidden size = {wanted:,} per expert are recommended",
-            f"give texts of the domain as `data`, more prompts, or set `gate.expand: {wanted}`",
+            "give more texts that it should win in `gate.data`" if request.pool else more,
         )
     ]
 
@@ -50,12 +51,15 @@ def too_few_groups(
     if folds >= needed or request.ridge is not None or request.init not in REGULARISED:
         return []
     few = [n for n, d in zip(names, domains, strict=True) if len({p.group for p in d.passages}) < needed]
+    what = f"prompts or documents of {', '.join(f'`{name}`' for name in few)}"
+    hint = f"give each expert {needed} prompts or documents at least"
+    if request.pool:
+        what, hint = "texts of `gate.data`", f"give {needed} texts at least"
     return [
         Problem(
             "few-groups",
-            f"λ is {FEW_RIDGE}, as fewer than {needed} prompts or documents of "
-            f"{', '.join(f'`{name}`' for name in few)} can be held out to choose",
-            f"give each expert {needed} prompts or documents at least",
+            f"λ is {FEW_RIDGE}, as fewer than {needed} {what} can be held out to choose",
+            hint,
         )
     ]
 

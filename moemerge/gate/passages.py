@@ -96,7 +96,7 @@ def check_ids(experts: Sequence[ExpertTexts], tokenizer: PreTrainedTokenizerBase
         index = max((index for ids in found for index in ids), default=0)
         if index >= rows:
             raise GateError(
-                f"A text of expert `{texts.name}` holds the token `{tokenizer.convert_ids_to_tokens(index)}` with the "
+                f"A text of {texts.whose} holds the token `{tokenizer.convert_ids_to_tokens(index)}` with the "
                 f"id {index}, and the base's embedding has {rows} rows",
                 hint="take it out of the texts or the chat template, or resize the base's embedding to its tokenizer",
             )
@@ -187,8 +187,8 @@ def document_passages(
         return found, None
     return found, Problem(
         "texts-left-out",
-        f"Expert `{texts.name}`: {whole:,} of {len(order):,} documents are read in full, as they give "
-        f"{request.max_tokens:,} tokens",
+        f"{texts.whose[0].upper()}{texts.whose[1:]}: {whole:,} of {len(order):,} documents are read in full, as they "
+        f"give {request.max_tokens:,} tokens",
         "raise `gate.max_tokens` to read more",
     )
 

@@ -51,7 +51,7 @@ class ExpertTexts:
     """What one expert should win.
 
     Attributes:
-        name: the expert's name, for messages; its random numbers hang on it too.
+        name: the expert's name, for messages; its random numbers hang on it too. Empty for a pool of texts of all.
         prompts: the user's prompts.
         negative: prompts whose tokens this expert must not win.
         documents: texts of the expert's domain; `prompts` may then be empty.
@@ -63,6 +63,11 @@ class ExpertTexts:
     negative: tuple[str, ...] = ()
     documents: tuple[Document, ...] = ()
     chat: ChatTemplate | None = None
+
+    @property
+    def whose(self) -> str:
+        """What messages call the one whose texts they are."""
+        return f"expert `{self.name}`" if self.name else "`gate.data`"
 
     @property
     def general(self) -> bool:
@@ -117,6 +122,8 @@ class GateRequest:
         max_tokens: at most so many tokens per expert are read from `documents`.
         context: longest window of a text in tokens, at most the model's positions; the tokenizer's own limit holds too.
         keep_statistics: gives the sufficient statistics back.
+        pool: texts of all domains that nobody sorted; where there are some, `advantage` is fitted to them in place of
+            the experts' prompts and documents. At most `max_tokens` times the experts are read.
     """
 
     init: GateInit
@@ -132,6 +139,7 @@ class GateRequest:
     max_tokens: int = 32768
     context: int = CONTEXT
     keep_statistics: bool = False
+    pool: tuple[Document, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ class Walk:
     @torch.inference_mode()
     def _run(self, layer: int, read: Reader | None, *, ffn: bool) -> Iterator[tuple[int, int, Tensor]]:
         for number, states in enumerate(self._states):
+            if not states:
+                continue
             model = self._give(number)
             anatomy = anatomy_of(model)
             block: Any = anatomy.layers_of(model)[layer]

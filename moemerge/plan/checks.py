@@ -281,6 +281,11 @@ def check_prompts(recipe: Recipe, root: Path, problems: list[Problem], warnings:
         except MoemergeError as error:
             problems += [Problem(p.code, f"`experts[{index}].{key}`: {p.message}", p.hint) for p in error.problems]
         prompts.append((expert.name, lines))
+    if recipe.gate.data is not None:
+        try:
+            check_texts(recipe.gate.data, root)
+        except MoemergeError as error:
+            problems += [Problem(p.code, f"`gate.data`: {p.message}", p.hint) for p in error.problems]
     for position, (name, lines) in enumerate(prompts):
         for other, others in prompts[position + 1 :]:
             pair = _most_similar(lines, others)

@@ -126,7 +126,7 @@ def _tokens(plan: Plan) -> int:
     written = gate.expand if isinstance(gate.expand, int) else WRITTEN if gate.expand == "auto" else 0
     total = 0
     for expert in plan.recipe.experts:
-        total += gate.max_tokens if expert.data else written
+        total += gate.max_tokens if expert.data or gate.data else written
         total += BATCH if expert.prompts_file else sum(len(prompt.encode()) for prompt in expert.prompts)
         total += sum(len(prompt.encode()) for prompt in expert.negative_prompts)
     return total

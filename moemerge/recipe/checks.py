@@ -17,6 +17,10 @@ WITHOUT_PROMPTS = frozenset({"random", "uniform"})
 """Gates that are made from nothing that an expert says."""
 EXPANDED = frozenset({"discriminant", "advantage", "lda", "centroid", "centred"})
 """Gates for which specialists write."""
+POOLED = frozenset({"advantage"})
+"""Gates that can be fitted to a pool of texts, whose experts nobody knows."""
+UNSEEN = "evaluate on texts that the gate has not seen"
+"""What to do where texts that judge the result would make it."""
 RESERVED = re.compile(r"base|shared-[0-9]+")
 """Names that the plan gives to models that are no experts."""
 
@@ -36,7 +40,11 @@ def without_blanks(recipe: Recipe) -> tuple[Recipe, list[str]]:
                 notes.append(f"expert `{expert.name}`: {said} left out of `{key}`")
         experts.append(expert.model_copy(update=kept))
     found = recipe.model_copy(update={"experts": tuple(experts)})
-    if recipe.gate.init not in WITHOUT_PROMPTS:
+    if recipe.gate.data is not None:
+        spoken = [expert.name for expert in found.experts if _given(expert)]
+        if spoken and recipe.gate.init in POOLED:
+            notes.append(f"the gate is fitted to `gate.data`, not to the texts of {listed(quoted(spoken))}")
+    elif recipe.gate.init not in WITHOUT_PROMPTS:
         notes += [
             f"expert `{expert.name}` has no prompts, so it is the general one: its specialist writes from the "
             "beginning of text"
@@ -62,7 +70,7 @@ def check(recipe: Recipe, tree: Table) -> None:
         RecipeProblems: the rules that it breaks.
     """
     found = [*_counts(recipe, tree), *_names(recipe, tree), *_texts(recipe, tree), *_merges(recipe, tree)]
-    found += [*_layers(recipe, tree), *_vocabulary(recipe, tree), *_statistics(recipe, tree)]
+    found += [*_layers(recipe, tree), *_vocabulary(recipe, tree), *_statistics(recipe, tree), *_pool(recipe, tree)]
     if found:
         raise RecipeProblems(found)
 
@@ -124,6 +132,8 @@ def _texts(recipe: Recipe, tree: Table) -> Iterator[Problem]:
                 hint = "take a gate that is not fitted with `--gate uniform`, and train the result"
                 yield problem(key_place(tree, ("experts", index)), "copies", message, hint)
             continue
+        if recipe.gate.data is not None:
+            continue
         if not given:
             blank = "prompts" in expert.model_fields_set
             place = key_place(tree, ("experts", index, "prompts")) if blank else key_place(tree, ("experts", index))
@@ -156,8 +166,15 @@ def _given(expert: Expert) -> list[str]:
 def _held_out(recipe: Recipe, tree: Table, index: int) -> Iterator[Problem]:
     """Texts that judge the result must not have made it."""
     expert = recipe.experts[index]
-    used = expert.data.path if expert.data is not None else expert.prompts_file
-    split = expert.data.split if expert.data is not None else None
+    key = "data" if expert.data is not None else "prompts_file"
+    for used, where in _judging(recipe, expert.data, expert.prompts_file):
+        message = f"Expert `{expert.name}` is fitted on `{used}`, which `eval.{where}` holds out"
+        yield problem(key_place(tree, ("experts", index, key)), "held-out", message, UNSEEN)
+
+
+def _judging(recipe: Recipe, data: Data | None, prompts_file: str | None = None) -> Iterator[tuple[str, str]]:
+    """The path of texts that a gate is fitted to, with each part of `eval` that holds them out."""
+    used, split = (data.path, data.split) if data is not None else (prompts_file, None)
     held_out: dict[str, Rows] = {
         f"domains.{domain}": texts if isinstance(texts, Data) else Data(path=texts)
         for domain, texts in recipe.eval.domains.items()
@@ -165,10 +182,26 @@ def _held_out(recipe: Recipe, tree: Table, index: int) -> Iterator[Problem]:
     held_out |= {f"questions.{domain}": questions for domain, questions in recipe.eval.questions.items()}
     for where, held in held_out.items():
         if held.path == used and split in {None, held.split}:
-            key = "data" if expert.data is not None else "prompts_file"
-            message = f"Expert `{expert.name}` is fitted on `{used}`, which `eval.{where}` holds out"
-            hint = "evaluate on texts that the gate was not fitted to"
-            yield problem(key_place(tree, ("experts", index, key)), "held-out", message, hint)
+            yield held.path, where
+
+
+def _pool(recipe: Recipe, tree: Table) -> Iterator[Problem]:
+    gate = recipe.gate
+    if gate.data is None:
+        return
+    place = key_place(tree, ("gate", "data"))
+    if gate.init not in POOLED | WITHOUT_PROMPTS:
+        message = (
+            f"`gate.data` is a pool of texts that nobody sorted, and the gate `{gate.init}` cannot be made from it"
+        )
+        hint = "set `gate.init: advantage`, which finds the best expert of each text itself, or leave `gate.data` out"
+        yield problem(place, "pool", message, hint)
+    if isinstance(gate.expand, int):
+        message = "With `gate.data` no specialist writes, and `gate.expand` asks them to"
+        yield problem(key_place(tree, ("gate", "expand")), "pool", message, "leave one of the two out")
+    for used, where in _judging(recipe, gate.data):
+        message = f"The gate is fitted on `{used}`, which `eval.{where}` holds out"
+        yield problem(place, "held-out", message, UNSEEN)
 
 
 def _statistics(recipe: Recipe, tree: Table) -> Iterator[Problem]:

@@ -26,7 +26,7 @@ _ORDER = (
 _TITLES: Mapping[str, str] = {
     "Recipe": "The top",
     "Expert": "`experts[]`",
-    "Data": "`experts[].data` and `eval.domains.NAME`",
+    "Data": "`experts[].data`, `gate.data` and `eval.domains.NAME`",
     "SharedExpert": "`shared_experts[]`",
     "Gate": "`gate`",
     "Merge": "`merge`",

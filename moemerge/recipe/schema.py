@@ -141,8 +141,12 @@ class Gate(Strict):
     """λ of the ridge in units of the mean eigenvalue tr(G)/d; chosen out of fold when absent."""
     keep_statistics: bool = False
     """Keeps the gate's sufficient statistics in OUT, so that an expert can be added later."""
+    data: Data | None = None
+    """Texts of all experts in one pool that nobody sorted, for `advantage` alone: it is fitted to them in place of the
+    experts' own prompts and data."""
     max_tokens: int = Field(default=32768, ge=64)
-    """The most tokens per expert that are read from `data`; you are told what is left out."""
+    """The most tokens per expert that are read from its `data`, and as many times the number of experts from `gate.data`;
+    you are told what is left out."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The dtype that the models run in while the gate is fitted: `auto` is that of the weights, or float32 on a CPU
     that is slow in it. The written weights keep theirs."""

@@ -47,12 +47,12 @@ def expected(models: TinyModels, passage: Passage) -> torch.Tensor:
 def test_the_mean_is_of_scored_neighbours() -> None:
     """Of those that there are at the ends of a text too; unscored tokens count for nothing."""
     generator = torch.Generator().manual_seed(0)
-    losses, scored = torch.rand(80, 2, generator=generator).double(), torch.rand(80, generator=generator) < 0.7
+    losses, scored = torch.rand(200, 2, generator=generator).double(), torch.rand(200, generator=generator) < 0.7
     found = averaged(losses, scored)
-    for place in range(80):
-        near = [i for i in range(80) if abs(i - place) <= WINDOW // 2 and scored[i]]
+    for place in range(200):
+        near = [i for i in range(200) if abs(i - place) <= WINDOW // 2 and scored[i]]
         torch.testing.assert_close(found[place], losses[near].mean(0))
-    assert averaged(losses, torch.zeros(80, dtype=torch.bool)).eq(0).all()
+    assert averaged(losses, torch.zeros(200, dtype=torch.bool)).eq(0).all()
 
 
 def test_advantages_are_the_mean_loss_less_the_experts_own(models: TinyModels, tokenizer: Any) -> None:
@@ -141,4 +141,4 @@ def test_a_loss_that_is_not_finite_is_refused(models: TinyModels, tokenizer: Any
             with_advantages(domains(tokenizer), TinyModels(models.base(), [spoilt] * 3), Silent())
     finally:
         spoilt.lm_head.weight.data.copy_(kept)
-    assert raised.value.message == "The experts' losses on the texts of expert `code` are not finite"
+    assert raised.value.message == "The experts' losses on the texts of `code` are not finite"

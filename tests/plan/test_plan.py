@@ -364,6 +364,9 @@ def test_files_of_texts_are_looked_into(
     recipe = recipe_of(tiny("llama"), ["base", tiny("llama", 1)], expert_1={"prompts": (), "data": {"path": name}})
     (problem,) = make_plan(recipe, tmp_path).problems
     assert problem.message.startswith(f"`experts[1].data`: {message.replace('ROOT', str(tmp_path))}")
+    pooled = recipe_of(tiny("llama"), ["base", tiny("llama", 1)], gate={"init": "advantage", "data": {"path": name}})
+    (problem,) = make_plan(pooled, tmp_path).problems
+    assert problem.message.startswith(f"`gate.data`: {message.replace('ROOT', str(tmp_path))}")
 
 
 def test_a_plan_fetches_no_data_set(tiny: TinyMaker, tmp_path: Path) -> None:

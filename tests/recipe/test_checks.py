@@ -316,3 +316,56 @@ def test_a_gate_without_labels_keeps_no_statistics() -> None:
     assert parse_recipe(
         HEAD + A + B + "gate: {init: discriminant, keep_statistics: true}\n"
     ).recipe.gate.keep_statistics
+
+
+POOL = "gate: {init: advantage, data: {path: pool.jsonl}}\n"
+BARE = "  - {name: a, model: m/a}\n  - {name: b, model: m/b}\n"
+
+
+def test_experts_need_no_texts_beside_a_pool() -> None:
+    """None is the general one; where some have texts, it is said that the gate does not read them."""
+    loaded = parse_recipe(HEAD + BARE + POOL)
+    assert loaded.recipe.gate.data is not None
+    assert not loaded.notes
+    assert parse_recipe(HEAD + A + B + POOL).notes == (
+        "the gate is fitted to `gate.data`, not to the texts of `a` and `b`",
+    )
+    assert not parse_recipe(HEAD + A + B + POOL, gate="random").notes
+
+
+def test_a_pool_is_for_a_gate_without_labels() -> None:
+    """One that is made from sorted texts refuses it, and says so alone."""
+    assert one(HEAD + BARE + "gate: {data: {path: pool.jsonl}}\n") == (
+        "pool",
+        "`gate.data` is a pool of texts that nobody sorted, and the gate `discriminant` cannot be made from it\n"
+        "  r.yaml:5:8\n"
+        "  5 | gate: {data: {path: pool.jsonl}}\n"
+        "    |        ^^^^",
+        "set `gate.init: advantage`, which finds the best expert of each text itself, or leave `gate.data` out",
+    )
+    assert one(HEAD + A + B + POOL, gate="hidden_avg")[0] == "pool"
+
+
+def test_with_a_pool_no_specialist_writes() -> None:
+    """So it cannot be asked to; `auto` and `off` are as well."""
+    text = HEAD + BARE + "gate: {init: advantage, data: {path: pool.jsonl}, expand: 500}\n"
+    code, message, hint = one(text)
+    assert (code, hint) == ("pool", "leave one of the two out")
+    assert message.splitlines()[0] == "With `gate.data` no specialist writes, and `gate.expand` asks them to"
+    for word in ("auto", "off"):
+        parse_recipe(text.replace("500", word))
+
+
+def test_a_pool_is_not_what_judges_the_result() -> None:
+    """Neither its texts nor its questions."""
+    text = HEAD + BARE + POOL + "eval: {domains: {a: pool.jsonl}, questions: {b: {path: pool.jsonl}}}\n"
+    assert [(code, message.splitlines()[0], hint) for code, message, hint in found(text)] == [
+        ("held-out", f"The gate is fitted on `pool.jsonl`, which `eval.{where}` holds out", hint)
+        for where in ("domains.a", "questions.b")
+        for hint in ("evaluate on texts that the gate has not seen",)
+    ]
+
+
+def test_copies_are_as_alike_with_a_pool() -> None:
+    """No text tells them apart."""
+    assert one(HEAD + "  - {name: a, model: m/a, copies: 2}\n" + POOL)[0] == "copies"
