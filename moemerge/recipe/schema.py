@@ -145,8 +145,8 @@ class Gate(Strict):
     """Texts of all experts in one pool that nobody sorted, for `advantage` alone: it is fitted to them in place of the
     experts' own prompts and data."""
     max_tokens: int = Field(default=32768, ge=64)
-    """The most tokens per expert that are read from its `data`, and as many times the number of experts from `gate.data`;
-    you are told what is left out."""
+    """The most tokens per expert that are read from its `data`; from `gate.data`, as many times the number of experts.
+    You are told what is left out."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The dtype that the models run in while the gate is fitted: `auto` is that of the weights, or float32 on a CPU
     that is slow in it. The written weights keep theirs."""
