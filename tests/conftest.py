@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from moemerge import templates
 
-settings.register_profile("ci", derandomize=True, deadline=None)  # what CI says must not hang on a draw
+# What CI says must not hang on a draw, and nowhere on how busy the machine is.
+settings.register_profile("usual", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("usual"), derandomize=True)
+settings.load_profile("usual")
 if os.environ.get("CI"):
     settings.load_profile("ci")
 

@@ -19,7 +19,7 @@ EXPANDED = frozenset({"discriminant", "advantage", "lda", "centroid", "centred"}
 """Gates for which specialists write."""
 POOLED = frozenset({"advantage"})
 """Gates that can be fitted to a pool of texts, whose experts nobody knows."""
-UNSEEN = "evaluate on texts that the gate has not seen"
+UNSEEN = "evaluate on texts that the gate was not fitted to"
 """What to do where texts that judge the result would make it."""
 RESERVED = re.compile(r"base|shared-[0-9]+")
 """Names that the plan gives to models that are no experts."""

@@ -362,7 +362,7 @@ def test_a_pool_is_not_what_judges_the_result() -> None:
     assert [(code, message.splitlines()[0], hint) for code, message, hint in found(text)] == [
         ("held-out", f"The gate is fitted on `pool.jsonl`, which `eval.{where}` holds out", hint)
         for where in ("domains.a", "questions.b")
-        for hint in ("evaluate on texts that the gate has not seen",)
+        for hint in ("evaluate on texts that the gate was not fitted to",)
     ]
 
 
