@@ -211,7 +211,7 @@ def test_verify_of_what_nobody_built() -> None:
 
 
 def test_a_quiet_build_prints_its_result_alone() -> None:
-    """`-q` leaves two lines; `-o` is relative to where the user is, the recipe's own output to the recipe."""
+    """`-q` leaves three lines; `-o` is relative to where the user is, the recipe's own output to the recipe."""
     elsewhere = Path("élan vital")
     elsewhere.mkdir()
     recipe = RECIPE.replace("models/", "../models/").replace("path: out", "path: ../sor tie")
@@ -219,7 +219,8 @@ def test_a_quiet_build_prints_its_result_alone() -> None:
     for out, options in (("sor tie", []), ("là/out", ["-o", "là/out"])):
         assert run("build", "élan vital/the recipe.yaml", "-q", *options) == (
             0,
-            f'built {out} (132 kB, verified)\nload it with: AutoModelForCausalLM.from_pretrained("{out}")\n',
+            f'built {out} (132 kB, verified)\nload it with: AutoModelForCausalLM.from_pretrained("{out}")\n'
+            f"measure it with: moemerge eval {out} --domains FILE\n",
             "",
         )
         assert run("verify", out, "-q")[0] == 0

@@ -188,7 +188,8 @@ def _print_build(done: Build) -> None:
             typer.echo("  " + "  ".join(f"{layer:>2}: {value:.2f}" for layer, value in known[start : start + 10]))
     if done.computed is not None:
         where = done.computed.get("processor", done.computed["device"])
-        threads = f" by {done.computed['threads']} threads" if "threads" in done.computed else ""
+        number = done.computed.get("threads")
+        threads = "" if number is None else f" by {number} thread{'' if number == 1 else 's'}"
         typer.echo(
             f"the gate was computed in {done.computed['dtype']}{threads} on {where}; other machines round differently"
         )
@@ -196,6 +197,8 @@ def _print_build(done: Build) -> None:
     path = done.path.relative_to(here) if done.path.is_relative_to(here) and done.path != here else done.path
     typer.echo(f"built {path} ({size(done.plan.bytes.total)}, verified)")
     typer.echo(f'load it with: {done.plan.host.auto_class}.from_pretrained("{path}")')
+    texts = "" if done.plan.recipe.eval.domains else " --domains FILE"
+    typer.echo(f"measure it with: moemerge eval {path}{texts}")
 
 
 @app.command()

@@ -61,8 +61,8 @@ class TrainOptions:
     calibrate: bool = option(False, START, "Refits the gate layer by layer through the mixture first.")
     route: Route = option(
         "auto", START, "While training. straight-through: as exported, with the gradient of the mixture with the next "
-        "best expert; soft: all experts; top-k: the k largest, at least 2; auto: straight-through for one expert a "
-        "token, else top-k.",
+        "best expert; soft: all experts; top-k: the k largest, at least 2; auto: straight-through for one expert "
+        "per token, else top-k.",
     )  # fmt: skip
 
     rate: float | None = option(
