@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ class Case:
 
     language: str
     config: dict[str, Any]
-    senses: dict[str, tuple[int, ...]]
+    senses: Mapping[str, tuple[int, ...]]
     places: int
     given: dict[str, list[Any]] = field(default_factory=dict)
     inner: dict[str, Any] = field(default_factory=dict)
@@ -215,11 +216,11 @@ CASES: dict[str, Case] = {
 
 
 def tiny_wrapper(
-    kind: str, folder: Path, *, seed: int = 0, tied: bool = False, language: str | None = None, **config: Any
+    kind: str, folder: Path, *, seed: int = 0, tied: bool = False, language: str | None = None, **beside: Any
 ) -> Path:
     """Saves a tiny model with seeded random weights, a tokenizer and a processor's config; returns `folder`.
 
-    `config` is what its language model's config has beside.
+    `beside` is what its language model's config has beside the usual.
     """
     import torch
     import transformers
@@ -227,7 +228,7 @@ def tiny_wrapper(
     torch.manual_seed(seed)
     case = CASES[kind]
     text = language or case.language
-    inner = {**DEFAULTS, **OWN.get(text, {}), **case.inner, **config, "model_type": text}
+    inner = {**DEFAULTS, **OWN.get(text, {}), **case.inner, **beside, "model_type": text}
     inner["tie_word_embeddings"] = tied
     if "layer_types" in inner:
         inner["layer_types"] = inner["layer_types"][: inner["num_hidden_layers"]]

@@ -15,9 +15,10 @@ What programs other than transformers 5 make of a mixture. `make docs` writes th
 Each run builds a tiny mixture with moemerge: four experts, two layers, every tensor random, fp32, and a router that is
 soft (no expert takes nearly all the weight). After 1, 3, 9 and 20 tokens the logprobs of the whole vocabulary are
 compared with those of transformers 5. A figure is the largest difference, in nats; up to {BAR:g} counts as right.
-A test holds that nothing lies within a factor of 2 of that. Gemma 4 in llama.cpp is off by 0.001, as GELU is read
-from a table of 16-bit numbers there; all else that is right is below 0.00005. The ids of three texts are compared too.
-A mixture `in` a model of more than text is asked texts alone, and its GGUF file has the language model alone.
+A test holds that what is right is below 0.00005 and what is wrong above twice the bar. The exception is Gemma 4 in
+llama.cpp, which reads GELU from a table of 16-bit numbers: it is off by up to 0.0015. The ids of three texts are
+compared too. A mixture `in` a model of more than text is asked texts alone, and its GGUF file has the language model
+alone.
 
 **Wrong** means silently wrong: the program loads the mixture and computes something else. `moemerge plan` warns of it.
 """

@@ -238,12 +238,13 @@ _ROWS = (
         counts=("num_local_experts",),
         widths=("intermediate_size",),
         repeated=(
-            "position_embedding_type", "mamba_n_heads", "mamba_n_groups", "mamba_d_state", "mamba_d_head",
+            "mamba_n_heads", "mamba_n_groups", "mamba_d_state", "mamba_d_head",
             "mamba_d_conv", "mamba_expand", "mamba_chunk_size", "mamba_conv_bias", "mamba_proj_bias",
         ),
         from_base={
             **_GRANITE,
             "layer_types": _first_names,
+            "position_embedding_type": lambda dense: dense.values["position_embedding_type"] or "nope",
         },
         silenced=Silenced(
             both="model.layers.{layer}.shared_mlp.input_linear.weight",

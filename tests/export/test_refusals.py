@@ -14,6 +14,7 @@ from tokenizers import Regex, pre_tokenizers
 from moemerge.console import Silent
 from moemerge.errors import ExportError, MoemergeError, WriteError
 from moemerge.export import Exported, export_gguf
+from moemerge.families.gguf_form import ELSEWHERE
 from tests.conftest import TinyMaker
 from tests.export.conftest import Mixture
 from tests.export.vocabularies import byte_level, gpt2, sentencepiece
@@ -27,11 +28,13 @@ LLAMA3 = {
 
 
 def refused(folder: Path, target: Path, **options: Any) -> dict[str, str]:
-    """The problems by their codes; nothing may have been written."""
+    """The problems by their codes; nothing may have been written, and what else runs it is said in one way."""
     before = sorted(os.listdir(target.parent))
     with pytest.raises(MoemergeError) as caught:
         export_gguf(folder, target, "f32", Silent(), **options)
     assert sorted(os.listdir(target.parent)) == before
+    hints = [problem.hint or "" for problem in caught.value.problems]
+    assert [hint for hint in hints if "run it" in hint and ELSEWHERE not in hint] == []
     return {problem.code: problem.message for problem in caught.value.problems}
 
 

@@ -28,6 +28,8 @@ def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[st
         "num_local_experts": experts,
         "shared_intermediate_size": silent_width(dense),
         **dense.extra,
+        # as it is published: transformers takes anything but `rope` for none, and mlx-lm anything but this for rope
+        "position_embedding_type": dense.extra["position_embedding_type"] or "nope",
     }
 
 
