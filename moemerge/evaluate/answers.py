@@ -10,6 +10,7 @@ from moemerge.recipe.schema import Questions
 
 _HASHES = re.compile(r"####[ \t]*([^\n]*)(\n?)")
 _BOXED = r"\boxed{"
+_BRACES = re.compile(r"\\boxed\{|[{}]")
 _THOUSANDS = re.compile(r"(?<=[0-9])[,\u00a0\u202f](?=[0-9]{3}(?![0-9]))")
 """A comma or a no-break space between groups of three digits."""
 
@@ -22,8 +23,10 @@ def normalised(text: str) -> str:
 
 def final(answer: str) -> str:
     """The part of a right answer that is compared: what it marks last by `####` or `\\boxed{}`, or all of it."""
-    found = [text for _, text, _ in _marked(answer)]
-    return found[-1] if found else answer
+    last = answer
+    for _, text, _ in _marked(answer):
+        last = text
+    return last
 
 
 def is_marked(answer: str) -> bool:
@@ -87,21 +90,17 @@ def why_never(questions: Questions, answer: str) -> str | None:
 
 def _marked(text: str) -> Iterator[tuple[int, str, bool]]:
     """What a text marks: where, what, and whether it has ended, in order."""
-    found = [(match.start(), match[1].strip(), bool(match[2])) for match in _HASHES.finditer(text)]
-    start = text.find(_BOXED)
-    while start >= 0:
-        begin = start + len(_BOXED)
-        end = _closing(text, begin)
-        found.append((start, text[begin : len(text) if end is None else end].strip(), end is not None))
-        start = text.find(_BOXED, begin)
-    return iter(sorted(found))
-
-
-def _closing(text: str, place: int) -> int | None:
-    """Where the brace closes that was opened before a place; None where it does not."""
-    depth = 1
-    for index in range(place, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[index], 0)
-        if not depth:
-            return index
-    return None
+    found = [(match.start(), *match.span(1), bool(match[2])) for match in _HASHES.finditer(text)]
+    boxes: dict[int, tuple[int, int | None]] = {}  # by where each begins: where its words do, and where they end
+    opened: list[int | None] = []
+    for brace in _BRACES.finditer(text):
+        if brace[0] != "}":
+            box = brace.start() if brace[0] == _BOXED else None
+            opened.append(box)
+            if box is not None:
+                boxes[box] = brace.end(), None
+        elif opened and (box := opened.pop()) is not None:
+            boxes[box] = boxes[box][0], brace.start()
+    found += [(at, begin, len(text) if end is None else end, end is not None) for at, (begin, end) in boxes.items()]
+    for at, begin, end, ended in sorted(found):
+        yield at, text[begin:end].strip(), ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ ASKED = Questions(path="q.jsonl")
         ("We get $\\boxed{\\frac{1}{2}}$.", "\\frac{1}{2}"),
         ("First \\boxed{3}, so \\boxed{4}", "4"),
         ("#### 3\nno: #### 4", "4"),
+        ("\\boxed{\\boxed{4} and more}", "4"),
+        ("a set {1, 2}} is \\boxed{3}", "3"),
+        ("we are left with \\boxed{{5", "{5"),
         ("four", "four"),
         ("# 4", "# 4"),
     ],
@@ -36,6 +40,13 @@ def test_the_part_of_an_answer_that_is_compared(answer: str, compared: str) -> N
     """The last that it marks, or all of it."""
     assert final(answer) == compared
     assert is_marked(answer) is (answer != compared)
+
+
+def test_boxes_that_never_close_are_read_in_their_time() -> None:
+    """A model that repeats itself writes thousands: each looked for its end through all of the others."""
+    began = time.process_time()
+    assert final("\\boxed{" * 20_000 + "7") == "7"
+    assert time.process_time() - began < 10
 
 
 @pytest.mark.parametrize(

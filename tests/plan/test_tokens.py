@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from moemerge.dense.models import load_tokenizer
+from moemerge.errors import SourceError
 from moemerge.plan import Plan
 from moemerge.plan.output_files import output_files
 from tests.conftest import TinyMaker
@@ -316,4 +318,25 @@ def test_a_tokenizer_with_a_byte_order_mark_is_told_so(where: str, tiny: TinyMak
     assert (problem.message, problem.hint) == (
         f"{label} `{path}` begins with a byte order mark, which no reader of tokenizers takes",
         "save it as UTF-8 without a byte order mark",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [("tekken.json", "its tokenizer in `tekken.json` alone, which is not read"), (None, "no tokenizer files")],
+)
+def test_a_tokenizer_in_a_form_that_is_not_read_is_named(
+    name: str | None, held: str, tiny: TinyMaker, tmp_path: Path
+) -> None:
+    """Some of Mistral's models come with `tekken.json` alone."""
+    base = changed(tiny("llama"), tmp_path / "base")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (base / file).unlink()
+    if name is not None:
+        (base / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(SourceError) as caught:
+        load_tokenizer(plan_of(base, [base, base]))
+    assert (caught.value.message, caught.value.hint) == (
+        f"`{base}` has {held}",
+        "put `tokenizer.json` beside its config",
     )
