@@ -117,8 +117,8 @@ def rows_of(rows: Rows, path: Path, columns: Columns, plain: tuple[str, ...] = (
     if os.path.isdir(path):
         for name, part in _SAVED.items():
             if (path / name).is_file():
-                hint = f"make a file of it: `datasets.load_from_disk(FOLDER){part}.to_parquet(FILE)`"
-                raise SourceError(f"`{rows.path}` is a data set that `save_to_disk` wrote", hint=hint)
+                way = f"make a file of it: `datasets.load_from_disk(FOLDER){part}.to_parquet(FILE)`"
+                raise SourceError(f"`{rows.path}` is a data set that `save_to_disk` wrote", hint=way)
         known = sorted(p.name for p in path.iterdir() if p.suffix.lower() in suffixes)
         hint = f"such as `{rows.path.rstrip('/')}/{known[0]}`" if known else None
         raise SourceError(f"`{rows.path}` is a folder: name one of its files", hint=hint)
