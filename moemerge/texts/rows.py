@@ -117,10 +117,8 @@ def rows_of(rows: Rows, path: Path, columns: Columns, plain: tuple[str, ...] = (
     if os.path.isdir(path):
         for name, part in _SAVED.items():
             if (path / name).is_file():
-                raise SourceError(
-                    f"`{rows.path}` is a data set that `save_to_disk` wrote",
-                    hint=f"make a file of it: `datasets.load_from_disk(FOLDER){part}.to_parquet(FILE)`",
-                )
+                way = f"make a file of it: `datasets.load_from_disk(FOLDER){part}.to_parquet(FILE)`"
+                raise SourceError(f"`{rows.path}` is a data set that `save_to_disk` wrote", hint=way)
         known = sorted(p.name for p in path.iterdir() if p.suffix.lower() in suffixes)
         hint = f"such as `{rows.path.rstrip('/')}/{known[0]}`" if known else None
         raise SourceError(f"`{rows.path}` is a folder: name one of its files", hint=hint)
@@ -297,7 +295,7 @@ def _parquet(path: Path, columns: Columns) -> Iterator[Row]:
                     yield Row(number, row)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         message = f"`{path}` is not a Parquet file: {cause_of(error)}"
-        raise SourceError(message, hint="download or copy it again, or write it again") from error
+        raise SourceError(message, hint="download or copy it again, or write it anew") from error
 
 
 def _hub(rows: Rows) -> Iterator[Row]:
@@ -305,7 +303,7 @@ def _hub(rows: Rows) -> Iterator[Row]:
         import datasets
     except ImportError as error:
         raise SourceError(
-            f"`{rows.path}` is not a file here, and hub data sets need `datasets`", hint="`pip install datasets`"
+            f"`{rows.path}` is no file here, and hub data sets need `datasets`", hint="`pip install datasets`"
         ) from error
     try:
         found: Iterable[dict[str, Any]] = datasets.load_dataset(
