@@ -81,8 +81,8 @@ def _sources(plan: Plan) -> str:
         rows.append(
             (plain(name), code(public(model.spec)), plain(model.revision or ""), plain(model.licence or "not stated"))
         )
-    shown = [column for column in range(len(head)) if any(row[column] for row in rows)]
-    cells = [[row[column] for column in shown] for row in (head, *rows)]
+    pinned = any(plan.models[key].revision is not None for _, key in named)
+    cells = [row if pinned else (*row[:2], row[3]) for row in (head, *rows)]
     return "## Sources\n\n" + table(cells[0], cells[1:]) + _vocabulary(plan)
 
 
