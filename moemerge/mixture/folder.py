@@ -108,7 +108,7 @@ class MoeFolder:
 _LAYERS = "num_hidden_layers"
 _SIZES = (
     "vocab_size", "hidden_size", _LAYERS, "num_attention_heads", "num_key_value_heads", "head_dim",
-    "sliding_window",
+    "sliding_window", "max_position_embeddings",
 )  # fmt: skip
 """Keys of a config that are numbers above 0 wherever a model has them."""
 

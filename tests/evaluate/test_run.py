@@ -460,14 +460,17 @@ def test_a_domain_without_an_expert_and_one_with_a_single_document(built: Path, 
     assert found["mean"]["oracle_routed"] is None
 
 
-@pytest.mark.parametrize("size", [-1, 0, 2.5, "4", True])
-def test_a_config_with_a_window_that_is_none(size: object, moe: Path) -> None:
-    """transformers loads it, and breaks at the first text."""
+@pytest.mark.parametrize(
+    ("key", "size"),
+    [*(("sliding_window", size) for size in (-1, 0, 2.5, "4", True)), ("max_position_embeddings", [8])],
+)
+def test_a_config_with_a_size_that_is_none(key: str, size: object, moe: Path) -> None:
+    """transformers loads it, and breaks at the first text; or the evaluation did."""
     path = moe / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"sliding_window": size}))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {key: size}))
     assert refused(moe) == [
         (
-            f"`{moe}`: in its `config.json` `sliding_window` is `{size}`, not a whole number above 0",
+            f"`{moe}`: in its `config.json` `{key}` is `{size}`, not a whole number above 0",
             f"`moemerge verify {moe}` says what changed after the build",
         )
     ]
