@@ -35,6 +35,8 @@ def answer(llama: Any, asked: dict[str, Any]) -> dict[str, Any]:
         request = urllib.request.Request(server.listening_address + path, data, {"Content-Type": "application/json"})
         return json.load(urllib.request.urlopen(request))
 
+    # a server that ends before its loop has begun is waited for without end: an answer shows that it has
+    post("/completion", {"prompt": [asked["plain"]], "n_predict": 1})
     logprobs = []
     for row in asked["rows"]:
         # a token that is a part of a character would have no probabilities: a plain one is drawn, and they stay as
