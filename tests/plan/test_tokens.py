@@ -206,7 +206,7 @@ def test_an_end_that_its_file_numbers_otherwise_than_the_library(tiny: TinyMaker
         (
             "expert `e0` ends texts with `<|end|>` (129) by its tokenizer, and its `generation_config.json` has "
             "`eos_token_id` [2, 130]: `generate` does not stop there",
-            "set `eos_token_id` to 129 in the `generation_config.json` beside its tokenizer",
+            "set `eos_token_id` to 129 in the `generation_config.json` next to its tokenizer",
         )
     ]
 
@@ -338,5 +338,5 @@ def test_a_tokenizer_in_a_form_that_is_not_read_is_named(
         load_tokenizer(plan_of(base, [base, base]))
     assert (caught.value.message, caught.value.hint) == (
         f"`{base}` has {held}",
-        "put `tokenizer.json` beside its config",
+        "put `tokenizer.json` next to its config",
     )
