@@ -81,12 +81,14 @@ def sample_reply(
         told: is called after each token.
 
     Raises:
-        MoemergeError: the tokenizer has no chat template, the template does not take a user's message, or the prompt
-            fills the model's context.
+        MoemergeError: the tokenizer has no chat template, the template does not take a user's message or shows nothing
+            of it, or the prompt fills the model's context.
     """
     user = {"role": "user", "content": prompt}
     rendered = _render(tokenizer, [user], add_generation_prompt=True)
     ids = list(tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"])
+    if not ids:
+        raise MoemergeError("The chat template shows nothing of a user's message")
     context = context_of(model)
     left = max_new_tokens if context is None else min(max_new_tokens, context - len(ids))
     if left < 1:

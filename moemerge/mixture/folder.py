@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moemerge.device import BYTES, computing
 from moemerge.errors import EvalError, SourceError
-from moemerge.families import HOSTS, Host, auto_class_of, host_of, language_config, routed_layers
+from moemerge.families import HOSTS, WRAPPED, Host, auto_class_of, host_of, language_config, routed_layers
 from moemerge.families.host import ROUTED, expert_counts
 from moemerge.mixture.placement import Placement
 from moemerge.record.read import NAME as RECORD
@@ -176,7 +176,7 @@ def open_moe(path: Path, names: Sequence[str] = ()) -> MoeFolder:
 def _record(path: Path) -> Record | None:
     if not (path / RECORD).is_file():
         return None
-    record = read_record(path, HOSTS)
+    record = read_record(path, HOSTS, WRAPPED)
     if isinstance(record, Record):
         return record
     listed = "\n  ".join(f"{difference.where}: {difference.message}" for difference in record[:8])

@@ -24,6 +24,7 @@ from moemerge.sources.spec import HUB_ID
 from moemerge.verify import verify_folder
 from moemerge.verify.files import CHANGED
 from moemerge.verify.hosts import HOSTS
+from moemerge.verify.wrapped import MIXED
 from moemerge.write.made import made_by_build
 
 PUSHED = "pushed"
@@ -106,7 +107,7 @@ def prepare(
     """
     if not HUB_ID.fullmatch(repo):
         raise PushError(f"`{repo}` is not an id of a repository", hint="write `OWNER/NAME`, such as `jo/my-moe`")
-    record = read_record(folder, HOSTS)
+    record = read_record(folder, HOSTS, MIXED)
     digest, fields, made = record_digest(folder), read_fields(folder), made_by_build(folder)
     notes: list[str] = []
     _check_built(folder, progress, notes)

@@ -25,12 +25,13 @@ MAX_VALUES = 1_000_000
 """Keys and values that a record may hold once aliases are expanded."""
 
 
-def read_record(folder: Path, hosts: Collection[str]) -> Record | list[Difference]:
+def read_record(folder: Path, hosts: Collection[str], wrappers: Collection[str]) -> Record | list[Difference]:
     """Reads the record, or says what is wrong with it.
 
     Args:
         folder: a built folder.
         hosts: the architectures that the caller knows.
+        wrappers: the models of more than text that it knows a mixture within.
 
     Raises:
         VerifyError: the folder was not made by moemerge, or by one whose record this one cannot read.
@@ -52,10 +53,12 @@ def read_record(folder: Path, hosts: Collection[str]) -> Record | list[Differenc
             f"`{folder}` has a record of format `{parsed.get('format')}`, and this moemerge reads format `{FORMAT}`"
         )
         raise VerifyError(message, hint="use the version of moemerge that built it, named in its `moemerge.yaml`")
-    return parse_record(parsed, hosts)
+    return parse_record(parsed, hosts, wrappers)
 
 
-def parse_record(fields: Mapping[str, Any], hosts: Collection[str]) -> Record | list[Difference]:
+def parse_record(
+    fields: Mapping[str, Any], hosts: Collection[str], wrappers: Collection[str]
+) -> Record | list[Difference]:
     """The record out of its fields, or what is wrong with them."""
     try:
         record = Record.model_validate(fields)
@@ -64,6 +67,8 @@ def parse_record(fields: Mapping[str, Any], hosts: Collection[str]) -> Record | 
     if record.architecture not in hosts:
         known = ", ".join(f"`{host}`" for host in hosts)
         return [Difference(NAME, f"`architecture`: no host of this name is known, only {known}")]
+    if record.wrapper is not None and record.wrapper not in wrappers:
+        return [Difference(NAME, f"`wrapper`: no model of more than text is known as `{record.wrapper}`")]
     return _contradictions(record) or record
 
 

@@ -23,6 +23,7 @@ from moemerge.verify.hosts import HOSTS
 from moemerge.verify.layout import Place, read_layout
 from moemerge.verify.reading import OpenFiles
 from moemerge.verify.vocabulary import align
+from moemerge.verify.wrapped import MIXED
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class EarlyChecks:
     @cached_property
     def _sources(self) -> Mapping[str, Checkpoint]:
         """The sources with the output's vocabulary."""
-        record = parse_record(self._record, HOSTS)
+        record = parse_record(self._record, HOSTS, MIXED)
         return align(record, self._models).models if isinstance(record, Record) else self._models
 
     @cached_property
@@ -67,7 +68,7 @@ class EarlyChecks:
     @cached_property
     def _wanted(self) -> dict[str, Wanted]:
         """What tensors must hold; of none where something is wrong with the record, which is said at the end."""
-        record = parse_record(self._record, HOSTS)
+        record = parse_record(self._record, HOSTS, MIXED)
         return expected_tensors(record, self._sources["base"], self._sources) if isinstance(record, Record) else {}
 
     @cached_property

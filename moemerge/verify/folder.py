@@ -83,7 +83,7 @@ def verify_folder(
     if strict and sources is False:
         raise ValueError("a strict check needs the sources")
     folder = Path(folder)
-    record = _read_record(folder)
+    record = read_record(folder, HOSTS, MIXED)
     if not isinstance(record, Record):
         return Verification(dict.fromkeys(_COUNTS, 0), tuple(record), ())
     if checkpoints is not None:
@@ -96,13 +96,6 @@ def verify_folder(
     return _Verifier(
         folder, record, as_mixed(record, origins), level, early, progress or Silent(), sources, strict
     ).run()
-
-
-def _read_record(folder: Path) -> Record | list[Difference]:
-    record = read_record(folder, HOSTS)
-    if isinstance(record, Record) and record.wrapper is not None and record.wrapper not in MIXED:
-        return [Difference(RECORD, f"`wrapper`: no model of more than text is known as `{record.wrapper}`")]
-    return record
 
 
 _COUNTS = ("tensors", "bytes", "files", "copied", "recomputed")

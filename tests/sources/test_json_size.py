@@ -117,7 +117,7 @@ def test_a_record_larger_than_any(tmp_path: Path) -> None:
     """`verify` says so; `build --overwrite` takes the folder for somebody else's."""
     with (tmp_path / "moemerge.yaml").open("wb") as file:
         file.truncate(20_000_001)
-    found = read_record(tmp_path, ())
+    found = read_record(tmp_path, (), ())
     assert isinstance(found, list)
     assert [(one.where, one.message) for one in found] == [
         ("moemerge.yaml", "is larger than 20,000,000 bytes, which no record is")

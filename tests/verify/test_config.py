@@ -119,7 +119,7 @@ def test_a_key_that_no_build_writes(key: str, sources: bool | None, tampered: Ta
 @pytest.mark.parametrize("host", every())
 def test_every_key_must_be_there_with_its_value(host: str, built: Builder) -> None:
     """Of each host: a key that is gone is a difference, and another value too."""
-    record = read_record(built(host), HOSTS)
+    record = read_record(built(host), HOSTS, ())
     assert isinstance(record, Record)
     config = json.loads((built(host) / "config.json").read_text())
     base = as_dense(open_checkpoint(record.sources["base"].model, root=Path("/"))).config

@@ -158,7 +158,7 @@ def test_no_text_is_a_traceback(text: str, tmp_path: Path) -> None:
 
 def _attempt(folder: Path) -> object:
     try:
-        return read_record(folder, HOSTS)
+        return read_record(folder, HOSTS, ())
     except VerifyError as error:
         return error
 
@@ -174,4 +174,4 @@ def test_no_value_is_a_traceback(key: str, value: Any, built: Callable[..., Path
     record = yaml.safe_load((built() / "moemerge.yaml").read_text())
     record[key] = value
     (tmp_path / "moemerge.yaml").write_text(yaml.safe_dump(record))
-    read_record(tmp_path, HOSTS)
+    read_record(tmp_path, HOSTS, ())
