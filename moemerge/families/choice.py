@@ -97,4 +97,5 @@ def _standing(host: Host, dense: DenseConfig) -> str:
     if host.near is not None:
         return "near"
     traits = traits_of(dense, host)
-    return str(len(runtimes_where("right", host, traits))) if any(known_of(host, traits)) else "not tried"
+    count = len(runtimes_where("right", host, traits))
+    return f"in {count}" if any(known_of(host, traits)) else "not tried"

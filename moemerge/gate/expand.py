@@ -154,7 +154,7 @@ def _write(
                 f"Expansion: {len(tasks)} specialists write about {wanted:,} tokens each, about {duration(seconds)}"
                 + (f"; {SHORTER}" if seconds >= LONG else "")
             )
-            progress.stage("Specialists write", wanted * len(tasks), "tokens")
+            progress.stage("Specialists write", wanted * len(tasks), "tokens", SHORTER)
         passages[number] = writer.write(progress)
         samples[name] = tuple(str(tokenizer.decode(list(p.ids), skip_special_tokens=True)) for p in passages[number])
     return Expansion(passages, samples)

@@ -155,6 +155,9 @@ def read_rows(rows: Rows, root: Path, fields: Mapping[str, str], left_out: LeftO
     return tuple(values for _, values in itertools.islice(found, rows.limit))
 
 
+_WRITE_THEM = "write one prompt per line there, six to eight of them; a path is relative to the recipe's folder"
+
+
 def read_prompts_file(path: Path) -> tuple[str, ...]:
     """Reads prompts, one per line; blank lines are left out.
 
@@ -164,7 +167,7 @@ def read_prompts_file(path: Path) -> tuple[str, ...]:
     if os.path.exists(path) and not os.path.isfile(path):
         raise SourceError(f"Prompts file `{path}` is not a regular file", hint=SAVE)
     if not os.path.isfile(path):
-        raise SourceError(f"Prompts file `{path}` does not exist", hint="paths are relative to the recipe's folder")
+        raise SourceError(f"Prompts file `{path}` does not exist", hint=_WRITE_THEM)
     try:
         prompts = tuple(line.strip() for line in _lines(path) if line.strip())
     except OSError as error:

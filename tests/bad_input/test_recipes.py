@@ -72,7 +72,7 @@ RECIPES = {
     "missing prompts file": (
         RECIPE.replace("prompts: [def reverse list return print number]", "prompts_file: code.txt"),
         "error: `experts[0].prompts_file`: Prompts file `WORK/code.txt` does not exist\n"
-        "hint: paths are relative to the recipe's folder\n",
+        "hint: write one prompt per line there, six to eight of them; a path is relative to the recipe's folder\n",
     ),
 }
 

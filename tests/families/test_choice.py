@@ -103,7 +103,7 @@ def test_windows_have_no_place_in_granitemoe() -> None:
 def test_it_says_why_only_where_there_was_a_choice() -> None:
     """Not where one host fits, nor where the recipe names it."""
     others = ", ".join(
-        f"{host.model_type} ({len(runtimes_where('right', host, frozenset()))})"
+        f"{host.model_type} (in {len(runtimes_where('right', host, frozenset()))})"
         for host in hosts_of("llama", dense=dense("llama"))[1:]
     )
     assert why_host(dense("llama"), "auto") == f"right in 4 other runtimes; could also be {others}"

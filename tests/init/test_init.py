@@ -105,7 +105,7 @@ def test_prompts_that_only_the_user_can_write() -> None:
     text = Path("moe.yaml").read_text(encoding="utf-8")
     assert "# IT DOES NOT PLAN YET: write the prompts where it says FILL IN.\n" in text
     message = "error: `experts[1].prompts_file`: Prompts file `WORK/prompts/vikings.txt` does not exist\n"
-    hint = "hint: paths are relative to the recipe's folder\n"
+    hint = "hint: write one prompt per line there, six to eight of them; a path is relative to the recipe's folder\n"
     assert run("plan", "moe.yaml") == (1, "1 problem: nothing can be built\n", message + hint)
     Path("prompts").mkdir()
     Path("prompts/vikings.txt").write_text("one two three\nfour five six\n", encoding="utf-8")

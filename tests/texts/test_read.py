@@ -323,7 +323,9 @@ def test_prompts_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as error:
         read_prompts_file(path)
     assert error.value.message == f"Prompts file `{path}` does not exist"
-    assert error.value.hint == "paths are relative to the recipe's folder"
+    assert error.value.hint == (
+        "write one prompt per line there, six to eight of them; a path is relative to the recipe's folder"
+    )
     path.write_text("\n")
     with pytest.raises(SourceError) as error:
         read_prompts_file(path)
