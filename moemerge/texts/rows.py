@@ -295,7 +295,7 @@ def _parquet(path: Path, columns: Columns) -> Iterator[Row]:
                     yield Row(number, row)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         message = f"`{path}` is not a Parquet file: {cause_of(error)}"
-        raise SourceError(message, hint="download or copy it again, or write it anew") from error
+        raise SourceError(message, hint="download or copy it again, or write it again") from error
 
 
 def _hub(rows: Rows) -> Iterator[Row]:
