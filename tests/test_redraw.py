@@ -154,4 +154,4 @@ def test_128_experts(tiny: TinyMaker, tmp_path: Path) -> None:
     assert torch.isfinite(logits(load(out), some_tokens())).all()
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "copy-8, 120 others" in card
-    assert len(card.splitlines()) < 100
+    assert len(card.splitlines()) < 85  # 80 before each runtime had its name above its commands
