@@ -11,8 +11,11 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import xxhash
 
 from moemerge.errors import Problem, SourceError
 from moemerge.plan.tokenizer_json import FILE, load_tokenizer_json, same_file
@@ -80,7 +83,7 @@ def check_base_tokenizer(
     try:
         ids = dict(tokenizer_config(base.files).added)
         if FILE in base.files:
-            ids |= _raw_ids(_parse(base.files[FILE]), base.files[FILE])
+            ids |= _raw_ids(base.files[FILE])
             if base.kind != "gguf":  # whose file is made here
                 try_file(base.files[FILE])
             if any(not 0 <= index < size for index in ids.values()):  # which the library may number otherwise
@@ -290,8 +293,15 @@ def _marked(path: Path) -> SourceError:
     )
 
 
-def _raw_ids(parsed: Any, path: Path) -> dict[str, int]:
+def _raw_ids(path: Path) -> Mapping[str, int]:
     """Every token's id as the file says it: the library gives added tokens other ids where they leave a gap."""
+    return _written_ids(path, xxhash.xxh3_128_hexdigest(read_whole(path, MAX_BYTES)))
+
+
+@lru_cache(maxsize=1)  # a base's are asked for twice in a row
+def _written_ids(path: Path, digest: str) -> Mapping[str, int]:
+    """The ids in the file of these bytes; a large vocabulary is parsed once."""
+    parsed = _parse(path)
     try:
         vocabulary = parsed["model"].get("vocab", {})
         if isinstance(vocabulary, list):  # a Unigram model lists [token, score]
@@ -306,12 +316,12 @@ def _raw_ids(parsed: Any, path: Path) -> dict[str, int]:
 
 def _ids(path: Path) -> Mapping[str, int]:
     """Every token's id as the library gives it, which is asked only where the file leaves a gap."""
-    ids = _raw_ids(_parse(path), path)
+    ids = _raw_ids(path)
     return ids if len({*ids.values()}) == len(ids) == 1 + max(ids.values(), default=-1) else _read(path).ids
 
 
 def _read(path: Path) -> _Tokenizer:
-    _raw_ids(_parse(path), path)
+    _raw_ids(path)
     tokenizer = load_tokenizer_json(path)
     whole = json.loads(tokenizer.to_str())
     added = {token["content"]: {**token, "id": None} for token in whole["added_tokens"]}
