@@ -7,7 +7,7 @@
 
 One sparse model is built for each way to merge the shared weights; then each gate is fitted as `moemerge build` fits
 it, put into that model, and measured by plain transformers. The rows come as they are measured and again as a Markdown
-table at the end. "of ceiling" is the gain kept over that of oracle routing on the same shared weights.
+table at the end. "of oracle" is the gain kept over that of oracle routing on the same shared weights.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     bench = Bench(arguments.recipe, arguments.work, arguments.texts, arguments.set)
     lines = [
-        "| gate | shared | " + " | ".join(bench.domains) + " | gain kept | of ceiling | fit, s |",
+        "| gate | shared | " + " | ".join(bench.domains) + " | gain kept | of oracle | fit, s |",
         "| --- | --- |" + " --- |" * (len(bench.domains) + 3),
         bench.line("base model", "", bench.base),
         bench.line("own specialist", "", bench.own),

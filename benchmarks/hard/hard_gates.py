@@ -1,4 +1,4 @@
-"""The table of gates on a hard set: gain kept, of the ceiling, and general text.
+"""The table of gates on a hard set: gain kept, of oracle routing, and general text.
 
     python benchmarks/hard/hard_gates.py mixed                      # development texts: for every choice
     python benchmarks/hard/hard_gates.py mixed --part test          # once, when all choices are made
@@ -273,7 +273,7 @@ def main() -> None:
     domains = SETS[name]
     base, own = ({d: losses[d] for d in domains} for losses in (bench.base, bench.own))
     ceiling = gain_kept(base, own, bench.oracle)
-    print("| gate | k | " + " | ".join(domains) + " | gain kept | of ceiling | general | its tokens at the base's |")
+    print("| gate | k | " + " | ".join(domains) + " | gain kept | of oracle | general | its tokens at the base's |")
     print("| --- | --- |" + " --- |" * (len(domains) + 4))
 
     def line(label: str, k: str, losses: Losses, share: float | None = None) -> None:
