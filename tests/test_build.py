@@ -136,14 +136,35 @@ def test_the_base_files_are_copied_byte_for_byte(tiny: TinyMaker, tmp_path: Path
 
 
 def test_the_same_recipe_gives_the_same_bytes(tiny: TinyMaker, tmp_path: Path) -> None:
-    """Two builds into folders of one name are equal in every file."""
+    """Builds into folders of one name are equal in every file, whether the specialists write or have written."""
     models = [tiny("llama", seed) for seed in range(3)]
-    outs = [
-        build_tiny(tmp_path / where / "out", models[0], models, gate={"init": "discriminant", "expand": 64})
-        for where in ("a", "b")
+    recipe = recipe_of(models[0], models, gate={"init": "discriminant", "expand": 64})
+    one, other, written, kept = (
+        {
+            p.name: p.read_bytes()
+            for p in build(recipe, tmp_path / where / "out", root=tmp_path, cache=cache).path.iterdir()
+        }
+        for where, cache in (("a", False), ("b", False), ("c", True), ("d", True))
+    )
+    assert one == other == written == kept
+
+
+def test_with_more_experts_per_token_no_specialist_writes_again(
+    tiny: TinyMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next build of the same experts reads what they wrote for the last one."""
+    monkeypatch.setenv("MOEMERGE_CACHE", str(tmp_path / "cache"))
+    models, samples, said = [tiny("llama", seed) for seed in range(3)], [], []
+    for number in (1, 2):
+        recipe = recipe_of(models[0], models, gate={"expand": 64}, experts_per_token=number)
+        out = build(recipe, tmp_path / f"out{number}", root=tmp_path, progress=Lines()).path
+        samples.append((out / "gate_samples.jsonl").read_bytes())
+        said.append([line for line in capsys.readouterr().err.splitlines() if "Expansion" in line])
+    assert samples[0] == samples[1]
+    assert said[0][0].startswith("Expansion: 3 specialists write about 64 tokens each, about ")
+    assert said[1] == [
+        "Expansion: what `e0`, `e1`, `e2` wrote in an earlier build is used again; `--no-cache` has it written anew"
     ]
-    one, other = ({p.name: p.read_bytes() for p in out.iterdir()} for out in outs)
-    assert one == other
 
 
 @pytest.mark.parametrize(

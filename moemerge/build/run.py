@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from moemerge.console import Progress, Silent
 from moemerge.device import processor
 from moemerge.errors import GateError, MoemergeError, PlanError, Problem, RecipeError, VerifyError, cause_of
+from moemerge.kept import cache_folder
 from moemerge.plan import Plan
 from moemerge.plan.cost import gate_computing, runs_models
 from moemerge.recipe import Recipe, file_path
@@ -86,6 +87,7 @@ def build_plan(
     root: Path,
     overwrite: bool = False,
     device: str = "cpu",
+    cache: bool = True,
     progress: Progress | None = None,
 ) -> Build:
     """Builds a plan; see `moemerge.api.build`."""
@@ -128,7 +130,8 @@ def build_plan(
             from moemerge.build.choose import choose_shared_merge
 
             plan, texts = choose_shared_merge(plan, texts, device=device, dtype=dtype, progress=progress)
-        gate = fit_router(plan, texts, pool, device=device, dtype=dtype, progress=progress)
+        kept = cache_folder() if cache else None
+        gate = fit_router(plan, texts, pool, device=device, dtype=dtype, kept=kept, progress=progress)
     if plan.host.routing.score == "sigmoid":
         gate = tempered(gate, plan.recipe.experts_per_token)
     computed = None if dtype is None else _computed(dtype, device)
@@ -285,6 +288,7 @@ def fit_router(
     *,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
+    kept: Path | None = None,
     progress: Progress | None = None,
 ) -> GateFit | BlankGate:
     """Fits the gate of a plan without problems on its experts' texts; see `moemerge.gate.fit_gate`.
@@ -295,6 +299,7 @@ def fit_router(
         pool: of all of them, in the place of those.
         device: where the models run.
         dtype: that they run in; what suits the machine when None.
+        kept: folder where what specialists write is kept for the next build; None keeps nothing.
         progress: how to report.
     """
     from moemerge.gate.blank import blank_gate
@@ -316,6 +321,7 @@ def fit_router(
         context=min(CONTEXT, plan.dense.max_position_embeddings),
         keep_statistics=recipe.gate.keep_statistics,
         pool=pool,
+        kept=kept,
     )
     if recipe.gate.init not in FITTED | MERGEKIT:
         return blank_gate(request)

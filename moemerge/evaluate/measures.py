@@ -1,4 +1,4 @@
-"""From document losses to what is said of a mixture: gain kept, by oracle routing too, and who is ahead, with intervals.
+"""From document losses to what is said of a mixture: gain kept, oracle routing's too, who is ahead, intervals.
 
 All intervals are 95 % percentile intervals of a bootstrap over the documents of each domain, seeded. Comparisons are
 paired: every model is resampled with the same documents.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from moemerge.errors import Problem
@@ -124,6 +125,7 @@ class GateRequest:
         keep_statistics: gives the sufficient statistics back.
         pool: texts of all domains that nobody sorted; where there are some, `advantage` is fitted to them in place of
             the experts' prompts and documents. At most `max_tokens` times the experts are read.
+        kept: folder where what specialists write is kept for the next build; None keeps nothing.
     """
 
     init: GateInit
@@ -140,6 +142,7 @@ class GateRequest:
     context: int = CONTEXT
     keep_statistics: bool = False
     pool: tuple[Document, ...] = ()
+    kept: Path | None = None
 
 
 @dataclass(frozen=True)
