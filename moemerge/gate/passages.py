@@ -1,7 +1,7 @@
 """Texts as token ids with a mark on those that count: a `Passage`.
 
 Special tokens and those of a chat template never count. The text's own first token does, although it is the attention
-sink: every later token reads from it, so which expert it goes to matters more than for any other token (measured in
+sink: every later token reads from it, so which expert it goes to matters more than for any other token (why:
 docs/decisions/gate-first-token.md). Nothing is cut off: a text longer than the context is read in windows.
 """
 
