@@ -280,7 +280,7 @@ experts:
 
 def test_a_specialists_own_chat_template_wraps_its_prompts(tiny: TinyMaker, tmp_path: Path) -> None:
     """From `chat_template.jinja` or `tokenizer_config.json`; an expert without one gets the base's."""
-    from moemerge.build.run import read_expert_texts
+    from moemerge.build.texts import read_gate_texts
     from moemerge.plan import make_plan
 
     folders = []
@@ -292,7 +292,7 @@ def test_a_specialists_own_chat_template_wraps_its_prompts(tiny: TinyMaker, tmp_
     (folders[1] / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": "<pad>"}), encoding="utf-8")
     (folders[1] / "chat_template.jinja").write_text("{{ messages[0]['content'] }} {{ eos_token }}", encoding="utf-8")
     recipe = recipe_of(folders[0], folders[1:], template="chat", gate={"init": "centroid", "expand": "off"})
-    texts = read_expert_texts(make_plan(recipe, tmp_path), tmp_path)
+    texts = read_gate_texts(make_plan(recipe, tmp_path), tmp_path).experts
     assert texts[0].chat is not None
     assert texts[0].chat.template == "{{ messages[0]['content'] }} {{ eos_token }}"
     assert texts[0].chat.special["eos_token"] == "<pad>"
