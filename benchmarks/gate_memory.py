@@ -42,11 +42,12 @@ SHAPE = {
 PROGRAM = """
 import json, sys, time
 from pathlib import Path
-from moemerge.build.run import fit_router, read_expert_texts
+from moemerge.build.run import fit_router
+from moemerge.build.texts import read_gate_texts
 from moemerge.plan import make_plan, peak_memory
 from moemerge.recipe import Recipe
 plan = make_plan(Recipe.model_validate(json.loads(sys.argv[1])), Path.cwd())
-texts = read_expert_texts(plan, Path.cwd())
+texts = read_gate_texts(plan, Path.cwd())
 started = time.perf_counter()
 fit = fit_router(plan, texts)
 print(json.dumps({"seconds": time.perf_counter() - started, "planned": peak_memory(plan), "tokens": sum(fit.tokens)}))

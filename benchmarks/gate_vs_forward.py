@@ -33,9 +33,10 @@ import torch
 from torch import Tensor
 from turns import medians
 
-from moemerge.build.run import fit_router, read_expert_texts
+from moemerge.build.run import fit_router
+from moemerge.build.texts import read_gate_texts
 from moemerge.dense.models import MergedTensors, PlannedModels, load_tokenizer
-from moemerge.gate import ExpertTexts
+from moemerge.gate import ExpertTexts, GateTexts
 from moemerge.plan import Plan, sound_plan
 from moemerge.recipe import load_recipe
 
@@ -90,7 +91,7 @@ class Reading:
     def stage(self, plan: Plan, texts: tuple[ExpertTexts, ...]) -> None:
         """One gate stage."""
         self.runs.append(0.0)
-        fit_router(plan, texts)
+        fit_router(plan, GateTexts(texts))
 
     def _changed(self, by: int) -> None:
         with self._lock:
@@ -185,7 +186,7 @@ def main() -> None:
 
     loaded = load_recipe(arguments.recipe, ("gate.expand=off", *arguments.overrides))
     plan = sound_plan(loaded.recipe, loaded.root)
-    texts = tuple(map(with_prompts, read_expert_texts(plan, loaded.root)))
+    texts = tuple(map(with_prompts, read_gate_texts(plan, loaded.root).experts))
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; "
         f"median of {arguments.runs} interleaved runs"

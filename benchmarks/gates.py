@@ -7,7 +7,7 @@
 
 One sparse model is built for each way to merge the shared weights; then each gate is fitted as `moemerge build` fits
 it, put into that model, and measured by plain transformers. The rows come as they are measured and again as a Markdown
-table at the end. "of ceiling" is the gain kept over that of oracle routing on the same shared weights.
+table at the end. "of oracle" is the gain kept over that of oracle routing on the same shared weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
 from losses import Losses, gain_interval, gain_kept, mean, read_texts, text_losses  # noqa: E402  # after the path
-from moemerge.build.run import build_plan, fit_router, read_expert_texts  # noqa: E402
+from moemerge.build.run import build_plan, fit_router  # noqa: E402
+from moemerge.build.texts import read_gate_texts  # noqa: E402
 from moemerge.dense.models import PlannedModels  # noqa: E402
 from moemerge.plan import Plan, sound_plan  # noqa: E402
 from moemerge.recipe import load_recipe  # noqa: E402
@@ -131,7 +132,7 @@ class Bench:
         loaded = load_recipe(self.recipe, (*self.overrides, *SHARED[row.shared], *row.overrides))
         plan = sound_plan(loaded.recipe, loaded.root)
         started = time.monotonic()
-        fit = fit_router(plan, read_expert_texts(plan, loaded.root))
+        fit = fit_router(plan, read_gate_texts(plan, loaded.root))
         seconds = time.monotonic() - started
         model = self.model(row.shared)
         with torch.no_grad():
@@ -170,7 +171,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     bench = Bench(arguments.recipe, arguments.work, arguments.texts, arguments.set)
     lines = [
-        "| gate | shared | " + " | ".join(bench.domains) + " | gain kept | of ceiling | fit, s |",
+        "| gate | shared | " + " | ".join(bench.domains) + " | gain kept | of oracle | fit, s |",
         "| --- | --- |" + " --- |" * (len(bench.domains) + 3),
         bench.line("base model", "", bench.base),
         bench.line("own specialist", "", bench.own),

@@ -97,6 +97,7 @@ def build(
     root: Path | None = None,
     overwrite: bool = False,
     device: str = "cpu",
+    cache: bool = True,
     progress: Progress | None = None,
 ) -> Build:
     """Builds a MoE checkpoint, as `moemerge build` does.
@@ -107,6 +108,7 @@ def build(
         root: folder that a `Recipe`'s relative paths are relative to; the working folder when None.
         overwrite: replaces `output` where moemerge made it.
         device: torch device for the gate's models.
+        cache: whether what specialists write is kept, and used again where it was kept.
         progress: how to report.
 
     Returns:
@@ -120,9 +122,8 @@ def build(
 
     recipe, root = _loaded(recipe, root)
     target = output_path(recipe, root, output)
-    return build_plan(
-        sound_plan(recipe, root), target, root=root, overwrite=overwrite, device=device, progress=progress
-    )
+    made = sound_plan(recipe, root)
+    return build_plan(made, target, root=root, overwrite=overwrite, device=device, cache=cache, progress=progress)
 
 
 def verify(

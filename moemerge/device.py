@@ -125,8 +125,12 @@ def computing(stored: str, asked: str, device: str, needed: Callable[[str], int]
 
 def fast_dtypes() -> frozenset[str]:
     """The dtypes that the CPU multiplies as fast as float32, or faster."""
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
-    return _fast(platform.machine().lower(), processor_flags(), limit.upper())
+    return _fast(platform.machine().lower(), processor_flags(), isa_limit())
+
+
+def isa_limit() -> str:
+    """The instruction set that the environment holds oneDNN to, such as `AVX2`; empty without a limit."""
+    return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
 
 
 def _fast(machine: str, flags: frozenset[str], limit: str) -> frozenset[str]:

@@ -25,7 +25,7 @@ from moemerge.device import (
     processors,
 )
 from moemerge.errors import Problem, cause_of
-from moemerge.files import cache_folder
+from moemerge.kept import cache_folder
 from moemerge.version import full_version
 
 NEEDED = ("torch", "transformers", "peft", "safetensors", "tokenizers", "accelerate", "huggingface_hub", "numpy")

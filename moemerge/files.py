@@ -1,4 +1,4 @@
-"""Single files that appear complete or not at all, and the folder that is kept between runs."""
+"""Single files that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -94,11 +94,3 @@ def is_at(lock: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(lock), path.lstat())
     except FileNotFoundError:
         return False
-
-
-def cache_folder() -> Path:
-    """`$MOEMERGE_CACHE`, or `moemerge` in the user's cache folder."""
-    chosen = os.environ.get("MOEMERGE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moemerge"

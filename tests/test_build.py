@@ -136,14 +136,35 @@ def test_the_base_files_are_copied_byte_for_byte(tiny: TinyMaker, tmp_path: Path
 
 
 def test_the_same_recipe_gives_the_same_bytes(tiny: TinyMaker, tmp_path: Path) -> None:
-    """Two builds into folders of one name are equal in every file."""
+    """Builds into folders of one name are equal in every file, whether the specialists write or have written."""
     models = [tiny("llama", seed) for seed in range(3)]
-    outs = [
-        build_tiny(tmp_path / where / "out", models[0], models, gate={"init": "discriminant", "expand": 64})
-        for where in ("a", "b")
+    recipe = recipe_of(models[0], models, gate={"init": "discriminant", "expand": 64})
+    one, other, written, kept = (
+        {
+            p.name: p.read_bytes()
+            for p in build(recipe, tmp_path / where / "out", root=tmp_path, cache=cache).path.iterdir()
+        }
+        for where, cache in (("a", False), ("b", False), ("c", True), ("d", True))
+    )
+    assert one == other == written == kept
+
+
+def test_with_more_experts_per_token_no_specialist_writes_again(
+    tiny: TinyMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next build of the same experts reads what they wrote for the last one."""
+    monkeypatch.setenv("MOEMERGE_CACHE", str(tmp_path / "cache"))
+    models, samples, said = [tiny("llama", seed) for seed in range(3)], [], []
+    for number in (1, 2):
+        recipe = recipe_of(models[0], models, gate={"expand": 64}, experts_per_token=number)
+        out = build(recipe, tmp_path / f"out{number}", root=tmp_path, progress=Lines()).path
+        samples.append((out / "gate_samples.jsonl").read_bytes())
+        said.append([line for line in capsys.readouterr().err.splitlines() if "Expansion" in line])
+    assert samples[0] == samples[1]
+    assert said[0][0].startswith("Expansion: 3 specialists write about 64 tokens each, about ")
+    assert said[1] == [
+        "Expansion: what `e0`, `e1`, `e2` wrote in an earlier build is used again; `--no-cache` has it written anew"
     ]
-    one, other = ({p.name: p.read_bytes() for p in out.iterdir()} for out in outs)
-    assert one == other
 
 
 @pytest.mark.parametrize(
@@ -259,7 +280,7 @@ experts:
 
 def test_a_specialists_own_chat_template_wraps_its_prompts(tiny: TinyMaker, tmp_path: Path) -> None:
     """From `chat_template.jinja` or `tokenizer_config.json`; an expert without one gets the base's."""
-    from moemerge.build.run import read_expert_texts
+    from moemerge.build.texts import read_gate_texts
     from moemerge.plan import make_plan
 
     folders = []
@@ -271,7 +292,7 @@ def test_a_specialists_own_chat_template_wraps_its_prompts(tiny: TinyMaker, tmp_
     (folders[1] / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": "<pad>"}), encoding="utf-8")
     (folders[1] / "chat_template.jinja").write_text("{{ messages[0]['content'] }} {{ eos_token }}", encoding="utf-8")
     recipe = recipe_of(folders[0], folders[1:], template="chat", gate={"init": "centroid", "expand": "off"})
-    texts = read_expert_texts(make_plan(recipe, tmp_path), tmp_path)
+    texts = read_gate_texts(make_plan(recipe, tmp_path), tmp_path).experts
     assert texts[0].chat is not None
     assert texts[0].chat.template == "{{ messages[0]['content'] }} {{ eos_token }}"
     assert texts[0].chat.special["eos_token"] == "<pad>"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from moemerge.api import build
 from moemerge.build.choose import TOKENS, _documents, candidates, choose_shared_merge, set_apart
-from moemerge.build.run import read_expert_texts
+from moemerge.build.texts import read_gate_texts
 from moemerge.gate import ExpertTexts
 from moemerge.plan import make_plan
 from moemerge.recipe import Recipe
@@ -120,7 +120,7 @@ def test_fewer_tokens_than_promised_decide_nothing(moved: dict[str, Any], tmp_pa
         path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:66]) + "\n", encoding="utf-8")
     recipe = Recipe.model_validate(moved)
     plan = make_plan(recipe, tmp_path)
-    chosen, texts = choose_shared_merge(plan, read_expert_texts(plan, tmp_path), device="cpu", progress=Lines())
+    chosen, texts = choose_shared_merge(plan, read_gate_texts(plan, tmp_path).experts, device="cpu", progress=Lines())
     assert chosen.recipe.merge.shared == "mean"
     assert [len(t.documents) for t in texts] == [66, 66]
 

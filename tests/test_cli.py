@@ -248,6 +248,31 @@ def test_build_prints_the_gate() -> None:
     assert json.loads(Path("out/config.json").read_text(encoding="utf-8"))["num_experts_per_tok"] == 1
 
 
+def test_a_warning_is_told_in_full_where_one_can_act() -> None:
+    """By `plan`, and by `build -v`; `init` and `build` name it in a line."""
+    for name, ends in (("code", 7), ("math", 8)):
+        path = Path("models", name, "config.json")
+        config = json.loads(path.read_text(encoding="utf-8")) | {"eos_token_id": ends}
+        path.write_text(json.dumps(config), encoding="utf-8")
+    full = [
+        f"warning: expert `{name}` has `eos_token_id` `{ends}`, the base's is `2`: the base's is kept"
+        for name, ends in (("code", 7), ("math", 8))
+    ]
+
+    def warnings(*arguments: str) -> list[str]:
+        status, _, stderr = run(*arguments)
+        assert status == 0
+        return [line for line in stderr.splitlines() if line.startswith("warning: ")]
+
+    assert warnings("plan", "recipe.yaml") == full
+    models = ("--base", "models/base", "--expert", "code=models/code", "--expert", "math=models/math")
+    brief = "warning: the plan has 2 warnings (`special-token-differs`): `moemerge plan {}` explains them"
+    assert warnings("init", "moe.yaml", *models) == [brief.format("moe.yaml")]
+    assert warnings("build", "recipe.yaml") == [brief.format("recipe.yaml")]
+    assert warnings("build", "recipe.yaml", "--overwrite", "-v") == full
+    assert warnings("build", "recipe.yaml", "--overwrite", "-q") == []
+
+
 def test_what_a_killed_build_left_is_named_and_removed() -> None:
     """Under a name that would be a pattern; what only looks like it stays."""
     for name in (".out[1].moemerge-12345678", ".out1.moemerge-12345678"):

@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "moemerge"
 
 ORDER = (
-    "signals", "version", "errors", "files", "options", "console", "device", "apart", "templates", "recipe", "record",
-    "texts", "families", "sources", "plan", "execute", "dense", "gate", "write", "verify", "build", "mixture",
+    "signals", "version", "errors", "files", "kept", "options", "console", "device", "apart", "templates", "recipe",
+    "record", "texts", "families", "sources", "plan", "execute", "dense", "gate", "write", "verify", "build", "mixture",
     "evaluate", "train", "export", "report", "push", "init", "doctor", "api", "cli", "__main__",
 )  # fmt: skip
 """Data flows one way: a room imports only from rooms before it."""

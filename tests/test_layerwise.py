@@ -204,7 +204,8 @@ import json, resource, sys
 from pathlib import Path
 import torch, transformers
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
-from moemerge.build.run import fit_router, read_expert_texts
+from moemerge.build.run import fit_router
+from moemerge.build.texts import read_gate_texts
 from moemerge.plan import make_plan
 from moemerge.recipe import Recipe
 
@@ -216,7 +217,7 @@ recipe, allowance, out = Recipe.model_validate(json.loads(sys.argv[1])), int(sys
 torch.ones(64, 64).bfloat16() @ torch.ones(64, 64).bfloat16()  # what the libraries take for themselves
 plan = make_plan(recipe, Path.cwd())
 resource.setrlimit(resource.RLIMIT_DATA, (data() + allowance,) * 2)
-fit = fit_router(plan, read_expert_texts(plan, Path.cwd()))
+fit = fit_router(plan, read_gate_texts(plan, Path.cwd()))
 torch.save(fit.weights, out)
 """
 
@@ -256,12 +257,12 @@ def test_a_gate_is_fitted_in_less_memory_than_one_source(large: list[Path], tmp_
     run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
 
-    from moemerge.build.run import read_expert_texts
+    from moemerge.build.texts import read_gate_texts
     from moemerge.dense.models import load_tokenizer
     from moemerge.gate import GateRequest, fit_gate
 
     plan = make_plan(recipe, Path.cwd())
-    request = GateRequest("discriminant", read_expert_texts(plan, Path.cwd()), range(16), 1024, expand="off")
+    request = GateRequest("discriminant", read_gate_texts(plan, Path.cwd()).experts, range(16), 1024, expand="off")
     reference = fit_gate(request, Whole(plan), load_tokenizer(plan))
     torch.testing.assert_close(torch.load(tmp_path / "gate.pt"), reference.weights, rtol=1e-4, atol=1e-6)
 

@@ -14,6 +14,7 @@ from moemerge.api import build
 from moemerge.console import Silent
 from moemerge.errors import PlanError
 from moemerge.families import HOSTS
+from moemerge.gate import GateTexts
 from moemerge.plan import make_plan
 from moemerge.verify import verify_folder
 from moemerge.verify.hosts import HOSTS as ROWS
@@ -121,7 +122,7 @@ def test_the_error_is_that_of_the_logits_with_all_experts_alike(
     monkeypatch.setattr(near, "_rows", lambda *_: iter([ids[0]]))
     plan = make_plan(recipe_of(source, [source] * 2), tmp_path)
     gates = torch.randn(4, 2, 32, generator=torch.Generator().manual_seed(1))
-    found = near.measure_near(plan, (), gates, None, "cpu", Silent())  # type: ignore[arg-type]
+    found = near.measure_near(plan, GateTexts(()), gates, None, "cpu", Silent())  # type: ignore[arg-type]
     seen = relative_error(logits(load(out), ids), logits(load(source), ids))
     assert found.tokens == 40
     assert found.error == pytest.approx(seen, rel=1e-2)

@@ -1,4 +1,4 @@
-"""The table of gates on a hard set: gain kept, of the ceiling, and general text.
+"""The table of gates on a hard set: gain kept, of oracle routing, and general text.
 
     python benchmarks/hard/hard_gates.py mixed                      # development texts: for every choice
     python benchmarks/hard/hard_gates.py mixed --part test          # once, when all choices are made
@@ -30,10 +30,11 @@ from torch import Tensor
 sys.path.insert(0, str(ROOT / "examples"))
 
 from losses import RESAMPLES, Losses, gain_interval, gain_kept, mean  # after the path
-from moemerge.build.run import build_plan, fit_router, read_expert_texts
+from moemerge.build.run import build_plan, fit_router
+from moemerge.build.texts import read_gate_texts
 from moemerge.dense.models import PlannedModels, load_tokenizer
 from moemerge.gate.expand import expand as gate_expand
-from moemerge.gate.request import GateRequest
+from moemerge.gate.request import GateRequest, GateTexts
 from moemerge.plan import Plan, sound_plan
 from moemerge.recipe import load_recipe
 from moemerge.texts import Document
@@ -177,7 +178,7 @@ def fitted(name: str, init: str, form: str, *, again: bool) -> Tensor:
     if kept.exists() and not again:
         return torch.load(kept, weights_only=True)  # type: ignore[no-any-return]  # as it was saved
     plan = plan_of(name, f"gate.init={init}", "experts_per_token=2")
-    texts = read_expert_texts(plan, recipe_path(name).parent)
+    texts = read_gate_texts(plan, recipe_path(name).parent).experts
     if form != "prompts":
         read = {own.name: gate_documents(own.name) for own in texts}
         texts = tuple(replace(own, prompts=(), documents=read[own.name]) if read[own.name] else own for own in texts)
@@ -185,7 +186,7 @@ def fitted(name: str, init: str, form: str, *, again: bool) -> Tensor:
     if form == "pool":
         written = torch.load(written_path(name, "data"), weights_only=False)  # our own file
         pool = tuple(document for own in texts for document in (*own.documents, *written.samples.get(own.name, ())))
-    gate = torch.as_tensor(fit_router(plan, texts, pool).weights)
+    gate = torch.as_tensor(fit_router(plan, GateTexts(texts, pool)).weights)
     kept.parent.mkdir(parents=True, exist_ok=True)
     torch.save(gate, kept)
     return gate
@@ -273,7 +274,7 @@ def main() -> None:
     domains = SETS[name]
     base, own = ({d: losses[d] for d in domains} for losses in (bench.base, bench.own))
     ceiling = gain_kept(base, own, bench.oracle)
-    print("| gate | k | " + " | ".join(domains) + " | gain kept | of ceiling | general | its tokens at the base's |")
+    print("| gate | k | " + " | ".join(domains) + " | gain kept | of oracle | general | its tokens at the base's |")
     print("| --- | --- |" + " --- |" * (len(domains) + 4))
 
     def line(label: str, k: str, losses: Losses, share: float | None = None) -> None:

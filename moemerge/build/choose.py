@@ -1,8 +1,8 @@
 """`merge: {shared: auto}`: picks how the shared weights are merged by the loss of the oracle-routed model.
 
 The oracle-routed model of a domain is the merged shared weights with that domain's own expert in every layer: the
-ceiling of any gate that picks one expert. Another method than the mean is taken only where a paired bootstrap over
-documents says that it is better.
+most that a gate which picks one expert can keep. Another method than the mean is taken only where a paired bootstrap
+over documents says that it is better.
 """
 
 from __future__ import annotations

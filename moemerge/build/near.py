@@ -20,7 +20,7 @@ from moemerge.dense.layerwise import LayerwiseModels
 from moemerge.dense.models import MergedTensors
 from moemerge.execute.stream import PICK_ELEMENTS, row_blocks
 from moemerge.families import anatomy_of
-from moemerge.gate import ExpertTexts
+from moemerge.gate import ExpertTexts, GateTexts
 from moemerge.gate.passages import encode, encode_prompt
 from moemerge.gate.walk import Batch, Walk
 from moemerge.plan import Plan
@@ -51,7 +51,7 @@ class NearMiss:
 
 def measure_near(
     plan: Plan,
-    texts: Sequence[ExpertTexts],
+    texts: GateTexts,
     gates: Any,
     tokenizer: PreTrainedTokenizerBase | None,
     device: str,
@@ -61,7 +61,7 @@ def measure_near(
 
     Args:
         plan: a plan without problems.
-        texts: of each expert; where there are none, random tokens are read.
+        texts: what the gate is fitted to; where there are none, random tokens are read.
         gates: the routers' weights `[L, E, d]` of the layers that route.
         tokenizer: of the output; None where there are no texts.
         device: where the models run.
@@ -111,12 +111,14 @@ def _tied(model: Any) -> bool:
     return bool(model.config.tie_word_embeddings)
 
 
-def _rows(plan: Plan, texts: Sequence[ExpertTexts], tokenizer: PreTrainedTokenizerBase | None) -> Iterator[Tensor]:
+def _rows(plan: Plan, texts: GateTexts, tokenizer: PreTrainedTokenizerBase | None) -> Iterator[Tensor]:
     """Token ids of texts, one row each, until there are `TOKENS`."""
     context = min(CONTEXT, plan.dense.max_position_embeddings)
     left = TOKENS
     if tokenizer is not None:
-        for ids in chain.from_iterable(zip_longest(*(_ids(own, tokenizer, plan.recipe.template) for own in texts))):
+        each = [_ids(own, tokenizer, plan.recipe.template) for own in texts.experts]
+        each.append(encode(document, tokenizer)[0] for document in texts.pool)
+        for ids in chain.from_iterable(zip_longest(*each)):
             if ids is not None and len(ids) and left > 0:
                 row = torch.tensor(list(ids[: min(context, left)]))
                 left -= len(row)

@@ -6,8 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from moemerge.build.pool import read_pool
-from moemerge.build.run import read_expert_texts
+from moemerge.build.texts import read_gate_texts
 from moemerge.errors import MoemergeError, Problem
 from moemerge.plan import Plan, Refused
 from moemerge.recipe import file_path
@@ -28,8 +27,7 @@ def rehearsed(plan: Plan, root: Path) -> Plan | Refused:
     shorter = replace(plan, recipe=recipe.model_copy(update=update))
     problems: list[Problem] = []
     try:
-        texts = read_expert_texts(shorter, root)
-        read_pool(shorter, root)
+        texts = read_gate_texts(shorter, root).experts
         if plan.recipe.template == "none" or not any(of_one.prompts for of_one in texts):
             return plan
         from moemerge.dense.models import load_tokenizer

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moemerge.console import Progress, Silent
 from moemerge.device import processor
 from moemerge.errors import GateError, MoemergeError, PlanError, Problem, RecipeError, VerifyError, cause_of
+from moemerge.kept import cache_folder
 from moemerge.plan import Plan
 from moemerge.plan.cost import gate_computing, runs_models
 from moemerge.recipe import Recipe, file_path
@@ -20,10 +21,8 @@ from moemerge.sources.saved import other_weights
 if TYPE_CHECKING:
     import torch
 
-    from moemerge.gate import ExpertTexts, GateFit
+    from moemerge.gate import GateFit, GateTexts
     from moemerge.gate.blank import BlankGate
-    from moemerge.gate.request import ChatTemplate
-    from moemerge.texts import Document
     from moemerge.verify import Verification
 
 SAMPLES = "gate_samples.jsonl"
@@ -86,13 +85,14 @@ def build_plan(
     root: Path,
     overwrite: bool = False,
     device: str = "cpu",
+    cache: bool = True,
     progress: Progress | None = None,
 ) -> Build:
     """Builds a plan; see `moemerge.api.build`."""
     from moemerge.build.idle import idle_experts
-    from moemerge.build.pool import read_pool
     from moemerge.build.readable import begin_check
     from moemerge.build.record import make_record
+    from moemerge.build.texts import read_gate_texts
     from moemerge.gate.tempered import tempered
     from moemerge.verify import EarlyChecks, verify_folder
     from moemerge.write import check_output, needed_bytes, remove_orphan, staged, write_folder
@@ -117,22 +117,23 @@ def build_plan(
         for text in remove_orphan(orphan, output):
             warn(text)
     found = idle_experts(plan)
-    texts = read_expert_texts(plan, root, found, progress)
-    pool = read_pool(plan, root, found)
+    texts = read_gate_texts(plan, root, found, progress)
     dtype = _computing_dtype(plan, device, progress) if runs_models(plan) else None
     if dtype is not None:
         check_readable()
-        _check_ids(plan, texts, pool)
+        _check_ids(plan, texts)
     with _naming_damage(plan):
         if plan.recipe.merge.shared == "auto":
             from moemerge.build.choose import choose_shared_merge
 
-            plan, texts = choose_shared_merge(plan, texts, device=device, dtype=dtype, progress=progress)
-        gate = fit_router(plan, texts, pool, device=device, dtype=dtype, progress=progress)
+            plan, own = choose_shared_merge(plan, texts.experts, device=device, dtype=dtype, progress=progress)
+            texts = replace(texts, experts=own)
+        kept = cache_folder() if cache else None
+        gate = fit_router(plan, texts, device=device, dtype=dtype, kept=kept, progress=progress)
     if plan.host.routing.score == "sigmoid":
         gate = tempered(gate, plan.recipe.experts_per_token)
     computed = None if dtype is None else _computed(dtype, device)
-    near = _near(plan, texts, pool, gate, device, progress) if plan.host.near is not None else None
+    near = _near(plan, texts, gate, device, progress) if plan.host.near is not None else None
     record = make_record(plan, root, output, gate=_account(plan, gate, computed), near=near)
     with (
         staged(output, overwrite=overwrite, warn=warn) as folder,
@@ -160,14 +161,7 @@ def build_plan(
     )
 
 
-def _near(
-    plan: Plan,
-    texts: tuple[ExpertTexts, ...],
-    pool: tuple[Document, ...],
-    gate: GateFit | BlankGate,
-    device: str,
-    progress: Progress,
-) -> dict[str, Any]:
+def _near(plan: Plan, texts: GateTexts, gate: GateFit | BlankGate, device: str, progress: Progress) -> dict[str, Any]:
     """What a near host's error is, for the record.
 
     Raises:
@@ -175,11 +169,9 @@ def _near(
     """
     from moemerge.build.near import LIMIT, measure_near
     from moemerge.dense.models import load_tokenizer
-    from moemerge.gate import ExpertTexts
 
-    texts = (*texts, ExpertTexts("", documents=pool))
-    spoken = any(own.prompts or own.documents for own in texts)
-    found = measure_near(plan, texts, gate.weights, load_tokenizer(plan) if spoken else None, device, progress)
+    tokenizer = None if texts.silent else load_tokenizer(plan)
+    found = measure_near(plan, texts, gate.weights, tokenizer, device, progress)
     said = f"the logits of `{plan.host.model_type}` with all experts alike are {found.error:.1e} off the dense model's"
     if not (found.error <= LIMIT or plan.recipe.near):
         hint = "`near: true` in the recipe builds it all the same; measure what it costs with `moemerge eval`"
@@ -188,66 +180,11 @@ def _near(
     return {"error": float(f"{found.error:.3g}"), "tokens": found.tokens}
 
 
-def read_expert_texts(
-    plan: Plan, root: Path, warnings: list[Problem] | None = None, progress: Progress | None = None
-) -> tuple[ExpertTexts, ...]:
-    """Each expert's prompts and documents, where the gate or the choice of a merge needs them; adds `warnings`.
-
-    Raises:
-        PlanError: what cannot be read, of all experts.
-    """
-    from moemerge.build.pool import templates
-    from moemerge.gate.request import FITTED, MERGEKIT, ExpertTexts
-    from moemerge.texts import read_documents, read_prompts_file
-
-    tokenizer, whose = templates(plan)
-    wanted = plan.recipe.gate.init in FITTED | MERGEKIT and plan.recipe.gate.data is None
-    wanted = wanted or plan.recipe.merge.shared == "auto" or plan.host.near is not None
-    problems: list[Problem] = []
-    texts = []
-    files = sum(expert.data is not None for expert in plan.recipe.experts)
-    if wanted and files and progress is not None:
-        progress.stage("Reading texts", files, "experts", "`limit` under `data` reads fewer")
-    for planned, expert in zip(plan.experts, plan.recipe.experts, strict=True):
-        prompts = expert.prompts
-        documents: tuple[Document, ...] = ()
-        if wanted and expert.prompts_file is not None:
-            prompts = read_prompts_file(file_path(root, expert.prompts_file))
-        if wanted and expert.data is not None:
-            try:
-                documents, said = read_documents(expert.data, root, tokenizer, whose)
-            except MoemergeError as error:
-                problems += error.problems
-                continue
-            finally:
-                if progress is not None:
-                    progress.advance()
-            if warnings is not None:
-                warnings += [Problem(p.code, f"expert `{expert.name}`: {p.message}", p.hint) for p in said]
-        chat = _chat_template(plan, planned.model) if wanted and plan.recipe.template == "chat" else None
-        texts.append(ExpertTexts(expert.name, prompts, expert.negative_prompts, documents, chat))
-    if problems:
-        raise PlanError(dict.fromkeys(problems))
-    return tuple(texts)
-
-
-def _check_ids(plan: Plan, texts: Sequence[ExpertTexts], pool: tuple[Document, ...]) -> None:
+def _check_ids(plan: Plan, texts: GateTexts) -> None:
     from moemerge.dense.models import load_tokenizer
-    from moemerge.gate import ExpertTexts
     from moemerge.gate.passages import check_ids
 
-    every = (*texts, ExpertTexts("", documents=pool))
-    check_ids(every, load_tokenizer(plan), plan.recipe.template, plan.dense.vocab_size)
-
-
-def _chat_template(plan: Plan, model: str) -> ChatTemplate | None:
-    """A specialist's own chat template, with its names of the special tokens; its ids are the base's by the plan."""
-    from moemerge.gate.request import ChatTemplate
-    from moemerge.sources.tokenizer_config import tokenizer_config
-
-    config = tokenizer_config(plan.models[model].files)
-    special = {key: token for key, token in config.special.items() if token is not None}
-    return ChatTemplate(config.template, special) if config.template is not None else None
+    check_ids(texts, load_tokenizer(plan), plan.recipe.template, plan.dense.vocab_size)
 
 
 @contextmanager
@@ -280,21 +217,21 @@ def _computing_dtype(plan: Plan, device: str, progress: Progress) -> torch.dtype
 
 def fit_router(
     plan: Plan,
-    texts: tuple[ExpertTexts, ...],
-    pool: tuple[Document, ...] = (),
+    texts: GateTexts,
     *,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
+    kept: Path | None = None,
     progress: Progress | None = None,
 ) -> GateFit | BlankGate:
-    """Fits the gate of a plan without problems on its experts' texts; see `moemerge.gate.fit_gate`.
+    """Fits the gate of a plan without problems on its texts; see `moemerge.gate.fit_gate`.
 
     Args:
         plan: what is built.
-        texts: of each expert.
-        pool: of all of them, in the place of those.
+        texts: the experts', or a pool.
         device: where the models run.
         dtype: that they run in; what suits the machine when None.
+        kept: folder where what specialists write is kept for the next build; None keeps nothing.
         progress: how to report.
     """
     from moemerge.gate.blank import blank_gate
@@ -303,7 +240,7 @@ def fit_router(
     recipe = plan.recipe
     request = GateRequest(
         init=recipe.gate.init,
-        experts=texts,
+        experts=texts.experts,
         layers=plan.dense.routed_layers,
         hidden_size=plan.dense.hidden_size,
         experts_per_token=recipe.experts_per_token,
@@ -315,7 +252,8 @@ def fit_router(
         max_tokens=recipe.gate.max_tokens,
         context=min(CONTEXT, plan.dense.max_position_embeddings),
         keep_statistics=recipe.gate.keep_statistics,
-        pool=pool,
+        pool=texts.pool,
+        kept=kept,
     )
     if recipe.gate.init not in FITTED | MERGEKIT:
         return blank_gate(request)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from moemerge.console import few
 from moemerge.errors import MoemergeError, Problem
 from moemerge.options import OUTPUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _CIRCUMSTANCES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE,
                             errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ESTALE})  # fmt: skip
@@ -85,6 +86,16 @@ def print_problems(problems: Iterable[Problem], *, word: str = "error") -> None:
         if problem.hint and not (following and following.hint == problem.hint):
             typer.secho("hint: ", fg="cyan", bold=True, nl=False, err=True)
             typer.echo(problem.hint, err=True)
+
+
+def print_briefly(warnings: Sequence[Problem], recipe: Path) -> None:
+    """Prints to stderr in one line which warnings a plan has: `moemerge plan` explains them, where one can act."""
+    if not warnings:
+        return
+    codes = ", ".join(few([f"`{code}`" for code in dict.fromkeys(warning.code for warning in warnings)]))
+    number, them = ("a warning", "it") if len(warnings) == 1 else (f"{len(warnings)} warnings", "them")
+    typer.secho("warning: ", fg="yellow", bold=True, nl=False, err=True)
+    typer.echo(f"the plan has {number} ({codes}): `moemerge plan {recipe}` explains {them}", err=True)
 
 
 app = typer.Typer(

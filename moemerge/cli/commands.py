@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moemerge.cli.app import AllowPickle, AsJson, Quiet, Verbose, app, print_problems
+from moemerge.cli.app import AllowPickle, AsJson, Quiet, Verbose, app, print_briefly, print_problems
 from moemerge.console import count, few, progress, size
 from moemerge.errors import Problem
 
@@ -89,13 +89,17 @@ def _with_warnings(made: Plan, found: list[Problem]) -> Plan:
 
 
 def _print_plan(made: Plan | Refused, divergence: dict[str, float] | None, *, verbose: bool, err: bool = False) -> None:
-    """Prints problems, warnings, sizes and origins; all to stderr with `err`, where the plan is not the result."""
+    """Prints problems, warnings, sizes, origins and notes; with `err`, where the plan is not the result, all to stderr.
+
+    Warnings and notes are then left to `moemerge plan`, unless `verbose`.
+    """
     from moemerge.plan import Refused
     from moemerge.plan.cost import gate_computing, groups, peak_memory, runs_models
     from moemerge.recipe.layers import as_ranges
 
     print_problems(made.problems)
-    print_problems(made.warnings, word="warning")
+    whole = verbose or not err
+    print_problems(made.warnings if whole else (), word="warning")
     if not isinstance(made, Refused):
         names = ", ".join(few([expert.name for expert in made.experts]))
         rows = [
@@ -117,7 +121,7 @@ def _print_plan(made: Plan | Refused, divergence: dict[str, float] | None, *, ve
             typer.echo(f"note: {why} (`gate.dtype` overrides it)")
     for name, value in (divergence or {}).items():
         typer.echo(f"  {name:<14}{value:>9.4f}  relative distance of its FFNs from the base's", err=err)
-    for note in made.notes:
+    for note in made.notes if whole else ():
         typer.echo(f"note: {note}", err=err)
     if verbose:
         for key, model in made.models.items():
@@ -132,6 +136,9 @@ def build(
     gate: GateName = None,
     device: Annotated[str, typer.Option("--device", help="Where the gate is fitted: cpu, cuda, cuda:1, mps.")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replaces a folder that moemerge made.")] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keeps what specialists write for the next build.")
+    ] = True,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -147,8 +154,11 @@ def build(
     made = sound_plan(loaded.recipe, loaded.root)
     if not quiet and not as_json:
         _print_plan(made, None, verbose=verbose, err=True)
+        print_briefly(() if verbose else made.warnings, recipe)
     with progress(quiet=quiet) as reporter:
-        done = build_plan(made, target, root=loaded.root, overwrite=overwrite, device=device, progress=reporter)
+        done = build_plan(
+            made, target, root=loaded.root, overwrite=overwrite, device=device, cache=cache, progress=reporter
+        )
     if not quiet:
         print_problems((*done.found, *done.gate.warnings), word="warning")
     if as_json:

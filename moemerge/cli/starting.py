@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from moemerge.cli.app import AllowPickle, Quiet, app, print_problems
+from moemerge.cli.app import AllowPickle, Quiet, app, print_briefly, print_problems
 from moemerge.errors import MoemergeError
 
 
@@ -43,9 +43,9 @@ def init(
     draft = draft_recipe(wanted, file, here)
     write_new(file, draft.text)
     if not quiet:
-        print_problems(draft.warnings, word="warning")
         for note in draft.notes:
             typer.echo(f"note: {note}", err=True)
+        print_briefly(draft.warnings, file)
         width = max(map(len, draft.models)) + 2
         for name, what in draft.models.items():
             typer.echo(f"{name.ljust(width)}{what}")

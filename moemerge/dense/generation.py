@@ -61,6 +61,7 @@ def continuations(
     prompts: Sequence[Sequence[int]],
     ends: Sequence[int],
     *,
+    what: str = "a prompt",
     criterion: StoppingCriteria | None = None,
     told: Callable[[], None] = lambda: None,
     **settings: Any,
@@ -69,15 +70,20 @@ def continuations(
 
     Args:
         model: its own generation settings play no part.
-        prompts: token ids, at least one each; padded on the left.
+        prompts: token ids; padded on the left.
         ends: ids of the tokens that end a text.
+        what: what messages call a prompt.
         criterion: ends rows earlier.
         told: is called after each token of the batch.
         settings: of transformers' `GenerationConfig`, such as `max_new_tokens` and `do_sample`.
 
     Raises:
-        MoemergeError: a logit is NaN.
+        MoemergeError: a prompt has no token, or a logit is NaN.
     """
+    if not all(prompts):
+        raise MoemergeError(
+            f"The tokenizer makes no token of {what}", hint="a model continues at least one: check it and the tokenizer"
+        )
     width = max(len(prompt) for prompt in prompts)
     pad = ends[0] if ends else 0
     ids = torch.full((len(prompts), width), pad, dtype=torch.long)

@@ -87,8 +87,6 @@ def sample_reply(
     user = {"role": "user", "content": prompt}
     rendered = _render(tokenizer, [user], add_generation_prompt=True)
     ids = list(tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"])
-    if not ids:
-        raise MoemergeError("The chat template shows nothing of a user's message")
     context = context_of(model)
     left = max_new_tokens if context is None else min(max_new_tokens, context - len(ids))
     if left < 1:
@@ -96,7 +94,8 @@ def sample_reply(
             f"The chat prompt has {len(ids)} tokens, and the model's context is {context}", hint="give a shorter prompt"
         )
     ends = stop_tokens(model, tokenizer)
-    (row,) = continuations(model, [ids], ends, told=told, do_sample=False, max_new_tokens=left)
+    what = "what the chat template makes of a user's message"
+    (row,) = continuations(model, [ids], ends, what=what, told=told, do_sample=False, max_new_tokens=left)
     stopped = row[-1] in ends
     new = row[:-1] if stopped else row
     text = str(tokenizer.decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()

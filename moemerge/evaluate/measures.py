@@ -1,4 +1,4 @@
-"""From document losses to what is said of a mixture: gain kept, its ceiling, and who is ahead, with intervals.
+"""From document losses to what is said of a mixture: gain kept, oracle routing's too, who is ahead, intervals.
 
 All intervals are 95 % percentile intervals of a bootstrap over the documents of each domain, seeded. Comparisons are
 paired: every model is resampled with the same documents.
@@ -204,9 +204,9 @@ def gain_account(measures: Measures, experts: Sequence[str]) -> dict[str, Any]:
         return {"gain_kept": value[0] if value else None, "gain_kept_interval": interval}
 
     moe, oracle = kept("moe"), kept("oracle_routed")
-    ceiling = oracle["gain_kept"]
-    merge_loss = 1 - ceiling if ceiling is not None else None
-    routing_loss = ceiling - moe["gain_kept"] if ceiling is not None and moe["gain_kept"] is not None else None
+    most = oracle["gain_kept"]
+    merge_loss = 1 - most if most is not None else None
+    routing_loss = most - moe["gain_kept"] if most is not None and moe["gain_kept"] is not None else None
     mend = None
     if merge_loss is not None and routing_loss is not None:
         # several experts per token may keep more than the own one alone
@@ -219,7 +219,7 @@ def gain_account(measures: Measures, experts: Sequence[str]) -> dict[str, Any]:
     against_best = measures.against(f"specialist:{best}") if best is not None else None
     return {
         **moe,
-        "gain_kept_ceiling": ceiling,
+        "gain_kept_ceiling": most,
         "baselines": {key: kept(key) for key in ("linear_merge", "random_gate", "oracle_routed")},
         "merge_loss": merge_loss,
         "routing_loss": routing_loss,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from moemerge.errors import EvalError
-from moemerge.files import cache_folder
+from moemerge.kept import cache_folder
 from moemerge.mixture.placement import Placement
 from moemerge.options import FIRST, SOURCES, check, option
 

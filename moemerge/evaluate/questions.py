@@ -163,7 +163,7 @@ def ask(
         ids = [prompts[number] for number in batch]
         with portion(progress, len(batch), most) as step:
             found = continuations(
-                model, ids, ends,
+                model, ids, ends, what="a question in its `prompt`",
                 criterion=_Answered(tokenizer, len(ids[-1]), [forms[number] for number in batch]), told=step,
                 do_sample=False, max_new_tokens=most,
             )  # fmt: skip
@@ -196,8 +196,6 @@ def _check_length(model: PreTrainedModel, questions: Questions, prompts: Sequenc
     """The tokens that may follow a question: those wanted, or as many of them as fit where nobody asked for so many."""
     context = context_of(model)
     lengths = [len(prompt) for prompt in prompts]
-    if not min(lengths):
-        raise MoemergeError("The tokenizer makes no token of a question", hint="check `prompt` and the tokenizer")
     if context and questions.max_new_tokens is None:
         wanted = min(wanted, max(PLAIN_TOKENS, context - max(lengths)))
     over = [number for number, length in enumerate(lengths) if context and length + wanted > context]

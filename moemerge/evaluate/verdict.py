@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moemerge.console import few
+from moemerge.console import count, few
 
 Report = Mapping[str, Any]
 
 WORSE = 0.01
 """Nats by which forced routing must be worse than the base for the expert to be called damaged."""
+DEARER = 1.05
+"""How many times the base's parameters a token must use for the verdict to say so."""
 
 
 def verdict(report: Report) -> str:
@@ -19,7 +21,7 @@ def verdict(report: Report) -> str:
     Args:
         report: everything but the verdict.
     """
-    said = [_headline(report), *_diagnoses(report)]
+    said = [_headline(report), *_cost(report), *_diagnoses(report)]
     return ". ".join(said)
 
 
@@ -55,6 +57,17 @@ def _standing(report: Report) -> str:
             groups.setdefault(found["standing"], []).append(label)
     words = {"ahead": "ahead of", "level": "level with", "behind": "behind"}
     return ", ".join(f"{words[s]} {_listed(groups[s])}" for s in words if s in groups)
+
+
+def _cost(report: Report) -> list[str]:
+    """How much more a token costs than in a dense model; empty where it costs no more, or the base is missing."""
+    active, base = report["parameters"]["active"], report["parameters"]["base"]
+    if base is None or active < DEARER * base:
+        return []
+    return [
+        f"It uses {count(active)} parameters per token, {active / base:.2g} times as many as the base, a specialist or "
+        "the linear merge"
+    ]
 
 
 def _diagnoses(report: Report) -> list[str]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moemerge.gate.request import DenseModels, ExpertTexts, GateFit, GateRequest, GateStatistics
+from moemerge.gate.request import DenseModels, ExpertTexts, GateFit, GateRequest, GateStatistics, GateTexts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from moemerge.console import Progress
 
-__all__ = ["DenseModels", "ExpertTexts", "GateFit", "GateRequest", "GateStatistics", "fit_gate"]
+__all__ = ["DenseModels", "ExpertTexts", "GateFit", "GateRequest", "GateStatistics", "GateTexts", "fit_gate"]
 
 
 def fit_gate(

@@ -12,15 +12,16 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moemerge.console import LONG, Progress, duration, portion
+from moemerge.console import LONG, Progress, duration, few, portion
 from moemerge.dense.generation import continuations, end_tokens
 from moemerge.errors import GateError, Problem
 from moemerge.gate.passages import FOLDS, Passage, encode_prompt
 from moemerge.gate.request import DenseModels, GateRequest
+from moemerge.gate.written import Written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -135,28 +136,45 @@ def _write(
 ) -> Expansion:
     passages: dict[int, list[Passage]] = {}
     samples: dict[str, tuple[str, ...]] = {}
-    progress.stage("Timing a specialist", sum(PROBES), "tokens")
+    left = 0
+    """How many are to write, the next one and those of which it is not known yet; 0 until one has to."""
+    from_before: list[str] = []
     for place, (number, prompts) in enumerate(tasks.items()):
         name = request.experts[number].name
         model = models.specialist(number)
         writer = _Writer(model, tokenizer, prompts, wanted, length, zlib.crc32(f"{request.seed}/{name}".encode()))
-        if place == 0:
-            seconds = writer.estimate(progress) * len(tasks)
+        written = Written(request.kept, model, writer.asked())
+        found = written.get()
+        if found is None and not left:
+            left = len(tasks) - place
+            progress.stage("Timing a specialist", sum(PROBES), "tokens")
+            seconds = writer.estimate(progress) * left
             if request.expand == "auto" and seconds > TOO_LONG and not all(request.experts[n].general for n in tasks):
                 skipped = _too_long(seconds, wanted)
                 progress.note(f"{skipped.message}: the gate is fitted from the texts as they are")
                 general = {n: prompts for n, prompts in tasks.items() if request.experts[n].general}
                 if not general:
                     return Expansion(warnings=(skipped,))
-                found = _write(request, models, tokenizer, general, wanted, length, progress)
-                return replace(found, warnings=(skipped,))
+                alone = _write(request, models, tokenizer, general, wanted, length, progress)
+                return replace(alone, warnings=(skipped,))
             progress.note(
-                f"Expansion: {len(tasks)} specialists write about {wanted:,} tokens each, about {duration(seconds)}"
-                + (f"; {SHORTER}" if seconds >= LONG else "")
+                f"Expansion: {left} specialist{'s write' if left > 1 else ' writes'} about {wanted:,} tokens each, "
+                f"about {duration(seconds)}" + (f"; {SHORTER}" if seconds >= LONG else "")
             )
-            progress.stage("Specialists write", wanted * len(tasks), "tokens", SHORTER)
-        passages[number] = writer.write(progress)
+            progress.stage("Specialists write", wanted * left, "tokens", SHORTER)
+        if found is None:
+            found = writer.write(progress)
+            written.put(found)
+        else:
+            from_before.append(f"`{name}`")
+            progress.advance(wanted if left else 0)
+        passages[number] = found
         samples[name] = tuple(str(tokenizer.decode(list(p.ids), skip_special_tokens=True)) for p in passages[number])
+    if from_before:
+        progress.note(
+            f"Expansion: what {', '.join(few(from_before))} wrote in an earlier build is used again; "
+            "`--no-cache` has it written anew"
+        )
     return Expansion(passages, samples)
 
 
@@ -184,6 +202,17 @@ class _Writer:
         self._length = min(length, max(16, -(-wanted // len(prompts))))
         self._ends = end_tokens(model, tokenizer)
         self._special = set(tokenizer.all_special_ids)
+
+    def asked(self) -> dict[str, Any]:
+        """All but the model and the machine that decides what `write` gives."""
+        return {
+            "prompts": [[prompt.ids, prompt.words, prompt.group] for prompt in self._prompts],
+            "wanted": self._wanted,
+            "length": self._length,
+            "seed": self._seed,
+            "ends": self._ends,
+            "special": sorted(self._special),
+        }
 
     def estimate(self, progress: Progress) -> float:
         """Seconds that `write` will take, from the time of a few tokens after a first one that warms up."""

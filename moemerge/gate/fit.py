@@ -141,7 +141,9 @@ def _domains(
     warnings = list(same_texts(request.experts))
     own: list[list[Passage]] = []
     for texts in request.experts:
-        documents, left_out = document_passages(texts, tokenizer, request)
+        documents, left_out = document_passages(
+            texts.documents, texts.whose, tokenizer, request, first_group=len(texts.prompts)
+        )
         own.append(prompt_passages(texts.prompts, texts, tokenizer, request) + documents)
         warnings += [left_out] if left_out is not None else []
     own_tokens = [sum(p.tokens for p in passages) for passages in own]

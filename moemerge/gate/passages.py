@@ -1,13 +1,13 @@
 """Texts as token ids with a mark on those that count: a `Passage`.
 
 Special tokens and those of a chat template never count. The text's own first token does, although it is the attention
-sink: every later token reads from it, so which expert it goes to matters more than for any other token (measured in
+sink: every later token reads from it, so which expert it goes to matters more than for any other token (why:
 docs/decisions/gate-first-token.md). Nothing is cut off: a text longer than the context is read in windows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from moemerge.errors import GateError, Problem, TemplateError
-from moemerge.gate.request import ExpertTexts, GateRequest
+from moemerge.gate.request import POOL, ExpertTexts, GateRequest, GateTexts
 from moemerge.templates import has_template, render
 from moemerge.texts import Document, tokenise
 
@@ -76,30 +76,41 @@ def encode_prompt(
     return encode(prompt, tokenizer) if template == "none" else _encode_chat(prompt, texts, tokenizer)
 
 
-def check_ids(experts: Sequence[ExpertTexts], tokenizer: PreTrainedTokenizerBase, template: str, rows: int) -> None:
+def check_ids(texts: GateTexts, tokenizer: PreTrainedTokenizerBase, template: str, rows: int) -> None:
     """Refuses texts that hold an added token for which the embedding has no row.
 
     Args:
-        experts: every text that is read.
+        texts: every text that is read.
         tokenizer: the base's.
         template: `chat` or `none`.
         rows: of the base's embedding.
 
     Raises:
-        GateError: a text (its expert named) holds one; or as `encode_prompt`.
+        GateError: a text (whose, is said) holds one; or as `encode_prompt`.
     """
     if max(tokenizer.get_vocab().values(), default=0) < rows:
         return
-    for texts in experts:
-        found = [encode_prompt(prompt, texts, tokenizer, template)[0] for prompt in (*texts.prompts, *texts.negative)]
-        found += [encode(document, tokenizer)[0] for document in texts.documents]
-        index = max((index for ids in found for index in ids), default=0)
+    for whose, ids in _each_text(texts, tokenizer, template):
+        index = max(ids, default=0)
         if index >= rows:
             raise GateError(
-                f"A text of {texts.whose} holds the token `{tokenizer.convert_ids_to_tokens(index)}` with the "
+                f"A text of {whose} holds the token `{tokenizer.convert_ids_to_tokens(index)}` with the "
                 f"id {index}, and the base's embedding has {rows} rows",
                 hint="take it out of the texts or the chat template, or resize the base's embedding to its tokenizer",
             )
+
+
+def _each_text(
+    texts: GateTexts, tokenizer: PreTrainedTokenizerBase, template: str
+) -> Iterator[tuple[str, Sequence[int]]]:
+    """Whose each text is, in words, and its token ids."""
+    for own in texts.experts:
+        for prompt in (*own.prompts, *own.negative):
+            yield own.whose, encode_prompt(prompt, own, tokenizer, template)[0]
+        for document in own.documents:
+            yield own.whose, encode(document, tokenizer)[0]
+    for document in texts.pool:
+        yield POOL, encode(document, tokenizer)[0]
 
 
 def _encode_chat(text: str, texts: ExpertTexts, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
@@ -163,19 +174,31 @@ def prompt_passages(
 
 
 def document_passages(
-    texts: ExpertTexts, tokenizer: PreTrainedTokenizerBase, request: GateRequest
+    documents: Sequence[Document],
+    whose: str,
+    tokenizer: PreTrainedTokenizerBase,
+    request: GateRequest,
+    *,
+    first_group: int = 0,
 ) -> tuple[list[Passage], Problem | None]:
-    """An expert's documents as passages of at most `max_tokens` counted tokens, and a word on what is left out.
+    """Documents as passages of at most `max_tokens` counted tokens, and a word on what is left out.
 
-    The documents are taken in a seeded order, so that a sorted file gives a fair sample. Groups follow the prompts'.
+    They are taken in a seeded order, so that a sorted file gives a fair sample.
+
+    Args:
+        documents: the texts.
+        whose: what messages call the one whose they are.
+        tokenizer: the base's.
+        request: the seed, the context and `max_tokens`.
+        first_group: the number of the first document's group.
     """
     generator = torch.Generator().manual_seed(request.seed)
-    order = torch.randperm(len(texts.documents), generator=generator).tolist()
+    order = torch.randperm(len(documents), generator=generator).tolist()
     found: list[Passage] = []
     left, whole = request.max_tokens, 0
     for place in order:
         complete = True
-        for passage in windows(*encode(texts.documents[place], tokenizer), len(texts.prompts) + place, request.context):
+        for passage in windows(*encode(documents[place], tokenizer), first_group + place, request.context):
             kept = _first(passage, left)
             complete &= kept is passage
             left -= kept.tokens
@@ -187,7 +210,7 @@ def document_passages(
         return found, None
     return found, Problem(
         "texts-left-out",
-        f"{texts.whose[0].upper()}{texts.whose[1:]}: {whole:,} of {len(order):,} documents are read in full, as they "
+        f"{whose[0].upper()}{whose[1:]}: {whole:,} of {len(order):,} documents are read in full, as they "
         f"give {request.max_tokens:,} tokens",
         "raise `gate.max_tokens` to read more",
     )

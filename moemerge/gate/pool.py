@@ -10,13 +10,10 @@ from moemerge.errors import GateError, Problem
 from moemerge.gate.advantage import with_advantages
 from moemerge.gate.capture import Domain
 from moemerge.gate.passages import Passage, assign_folds, document_passages, prompt_passages
-from moemerge.gate.request import DenseModels, ExpertTexts, GateRequest
+from moemerge.gate.request import POOL, DenseModels, GateRequest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-POOL = "gate.data"
-"""What messages call it."""
 
 
 def pool_domains(
@@ -30,10 +27,10 @@ def pool_domains(
         GateError: there is no token, or a loss is not finite.
     """
     most = replace(request, max_tokens=request.max_tokens * len(request.experts))
-    found, left_out = document_passages(ExpertTexts("", documents=request.pool), tokenizer, most)
+    found, left_out = document_passages(request.pool, POOL, tokenizer, most)
     (passages,), folds = assign_folds([found])
     if not passages:
-        raise GateError(f"No token to fit the gate from: the texts of `{POOL}` are empty", hint="give texts with words")
+        raise GateError(f"No token to fit the gate from: the texts of {POOL} are empty", hint="give texts with words")
     unwanted = [
         [p for p in prompt_passages(texts.negative, texts, tokenizer, request) if p.tokens] for texts in request.experts
     ]
@@ -58,7 +55,7 @@ def _never_best(domains: list[Domain]) -> list[Problem]:
     return [
         Problem(
             "never-best",
-            f"On no text of `{POOL}` is {' or '.join(f'`{name}`' for name in idle)} the best expert, so few tokens may "
+            f"On no text of {POOL} is {' or '.join(f'`{name}`' for name in idle)} the best expert, so few tokens may "
             "go there",
             "add texts that it should win, or leave it out of the recipe",
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from moemerge.errors import Problem
@@ -25,6 +26,9 @@ GateInit = Literal[
 
 FITTED: frozenset[str] = frozenset({"discriminant", "advantage", "lda", "centroid", "centred"})
 """Methods that are fitted to the tensor that enters the MoE block."""
+
+POOL = "`gate.data`"
+"""What messages call texts that nobody sorted."""
 
 MERGEKIT: frozenset[str] = frozenset({"mergekit_hidden", "hidden_avg", "cheap_embed"})
 """Methods that read the base model alone, as mergekit does."""
@@ -51,7 +55,7 @@ class ExpertTexts:
     """What one expert should win.
 
     Attributes:
-        name: the expert's name, for messages; its random numbers hang on it too. Empty for a pool of texts of all.
+        name: the expert's name, for messages; its random numbers hang on it too.
         prompts: the user's prompts.
         negative: prompts whose tokens this expert must not win.
         documents: texts of the expert's domain; `prompts` may then be empty.
@@ -67,12 +71,30 @@ class ExpertTexts:
     @property
     def whose(self) -> str:
         """What messages call the one whose texts they are."""
-        return f"expert `{self.name}`" if self.name else "`gate.data`"
+        return f"expert `{self.name}`"
 
     @property
     def general(self) -> bool:
         """Whether it has no texts: its specialist writes some from the beginning of text."""
         return not (self.prompts or self.documents)
+
+
+@dataclass(frozen=True)
+class GateTexts:
+    """The texts that a gate is fitted to.
+
+    Attributes:
+        experts: each expert's own, in the order of the rows.
+        pool: texts of all domains that nobody sorted, in place of the experts' prompts and documents.
+    """
+
+    experts: tuple[ExpertTexts, ...]
+    pool: tuple[Document, ...] = ()
+
+    @property
+    def silent(self) -> bool:
+        """Whether there are none."""
+        return not self.pool and all(own.general for own in self.experts)
 
 
 class MergedModels(Protocol):
@@ -124,6 +146,7 @@ class GateRequest:
         keep_statistics: gives the sufficient statistics back.
         pool: texts of all domains that nobody sorted; where there are some, `advantage` is fitted to them in place of
             the experts' prompts and documents. At most `max_tokens` times the experts are read.
+        kept: folder where what specialists write is kept for the next build; None keeps nothing.
     """
 
     init: GateInit
@@ -140,6 +163,7 @@ class GateRequest:
     context: int = CONTEXT
     keep_statistics: bool = False
     pool: tuple[Document, ...] = ()
+    kept: Path | None = None
 
 
 @dataclass(frozen=True)

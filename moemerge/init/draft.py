@@ -27,7 +27,7 @@ class Draft:
         models: what each model is, in words, by `base` and the experts' names.
         to_fill: files of prompts, relative to the recipe's folder, that the user has to write before it plans.
         warnings: what `plan` warns of.
-        notes: what `plan` notes, and what the models made necessary.
+        notes: what the models made necessary.
     """
 
     text: str
@@ -66,9 +66,7 @@ def draft_recipe(wanted: Wanted, file: Path, here: Path) -> Draft:
         raise PlanError(made.problems)
     seen = _seen(made)
     to_fill = tuple(expert.to_fill for expert in moved.experts if expert.to_fill is not None)
-    return Draft(
-        recipe_text(moved, needed, seen, file), seen.models, to_fill, made.warnings, (*needed.notes, *made.notes)
-    )
+    return Draft(recipe_text(moved, needed, seen, file), seen.models, to_fill, made.warnings, needed.notes)
 
 
 def write_new(file: Path, text: str) -> None:

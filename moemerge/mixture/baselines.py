@@ -15,7 +15,8 @@ from torch import Tensor
 from moemerge.dense.models import DenseModule
 from moemerge.errors import EvalError
 from moemerge.families import DENSE_FAMILIES, DenseConfig, Projection, language_config
-from moemerge.mixture.content import checkpoint_content, joined
+from moemerge.kept import joined
+from moemerge.mixture.content import checkpoint_content
 from moemerge.mixture.folder import BuiltFolder, MoeFolder, load_pretrained
 from moemerge.mixture.placement import Placement
 from moemerge.record.schema import Record

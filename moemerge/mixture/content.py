@@ -8,19 +8,12 @@ from pathlib import Path
 
 import xxhash
 
+from moemerge.kept import joined
 from moemerge.sources import Checkpoint, View
 
 CHUNK = 16 << 20
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _CONFIGS = ("config.json", "adapter_config.json")
-
-
-def joined(parts: Iterable[str]) -> str:
-    """xxh3-128 (hex) of several texts, in their order."""
-    state = xxhash.xxh3_128()
-    for part in parts:
-        state.update(f"{len(part)}:{part}".encode())
-    return state.hexdigest()
 
 
 def checkpoint_content(checkpoint: Checkpoint, known: dict[Path, str] | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from moemerge.device import BYTES, Computing, computing
@@ -203,32 +204,43 @@ def _cost_json(plan: Plan) -> dict[str, Any]:
 
 
 def groups(plan: Plan) -> list[dict[str, Any]]:
-    """Where each group of tensors comes from: name, tensors, bytes and a sentence on their making."""
+    """Where each group of tensors comes from: name, tensors, bytes and sentences on their making."""
     rows = []
     for group in ("embeddings", "attention", "norms", "ffn", "router", "shared_expert", "expert", "lm_head", "beside"):
         tensors = [tensor for tensor in plan.tensors if tensor.group == group]
         if tensors:
-            ways = sorted({_way(plan, part) for tensor in tensors for part in tensor.parts})
             size = sum(tensor.nbytes for tensor in tensors)
+            ways = _ways(plan, (part for tensor in tensors for part in tensor.parts))
             rows.append({"group": group, "tensors": len(tensors), "bytes": size, "from": ways})
     return rows
 
 
-def _way(plan: Plan, part: Part) -> str:
+def _ways(plan: Plan, parts: Iterable[Part]) -> list[str]:
+    """How some parts are made. What is done to one model at a time is said once, with all of them."""
+    models: dict[tuple[str, str], set[str]] = {}
+    for part in parts:
+        before, model, after = _way(plan, part)
+        models.setdefault((before, after), set()).add(model)
+    return sorted(f"{before}{', '.join(sorted(named))}{after}" for (before, after), named in models.items())
+
+
+def _way(plan: Plan, part: Part) -> tuple[str, str, str]:
+    """How a part is made: what is said before the one model that it is made of, that model, and what is said after."""
     match part:
         case Copy(source):
-            return f"copied from {source.model}"
+            return "copied from ", source.model, ""
         case Compute(source, redraw=Redraw()):
-            return f"from {source.model}, drawn anew in part"
+            return "from ", source.model, ", drawn anew in part"
         case Compute(source):
             info = plan.models[source.model].tensors.get(source.name)
             origin = info.origin if info is not None and info.origin != "stored" else "converted"
-            return f"{origin} from {source.model}"
+            return f"{origin} from ", source.model, ""
         case Merged(method, sources=sources):
-            return f"{method} of {', '.join(source.model for source in sources)}"
+            return f"{method} of {', '.join(source.model for source in sources)}", "", ""
         case Adjusted(inner):
-            return f"{_way(plan, inner)}, rescaled"
+            before, model, after = _way(plan, inner)
+            return before, model, f"{after}, rescaled"
         case Router():
-            return f"gate: {plan.recipe.gate.init}"
+            return f"gate: {plan.recipe.gate.init}", "", ""
         case Fill(value=value):
-            return f"filled with {value:g}"
+            return f"filled with {value:g}", "", ""

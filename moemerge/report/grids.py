@@ -150,7 +150,7 @@ def cost(report: Report) -> Grid | None:
     base = number(report, "parameters", "base")
     if (total, active, base) != (None, None, None):
         rows.append((Cell("parameters"), Cell(_count(total)), Cell(_count(base))))
-        rows.append((Cell("active for a token"), Cell(_count(active)), Cell(_count(base))))
+        rows.append((Cell("active per token"), Cell(_count(active)), Cell(_count(base))))
     for key, label in (("prefill", "prefill, tokens per second"), ("decode", "decode, tokens per second")):
         speed = [number(report, "tokens_per_second", model, key) for model in ("moe", "base")]
         if speed != [None, None]:

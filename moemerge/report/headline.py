@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moemerge.console import count
 from moemerge.report.reading import MODELS, Report, interval, mapping, number, text
 from moemerge.report.words import NONE, difference, nats, percent, percents
 
@@ -59,16 +60,16 @@ def domain_gains(report: Report) -> list[tuple[str, list[Gain]]]:
 
 def facts(report: Report) -> list[tuple[str, str, str]]:
     """The headline's numbers: name, value, small print. Those that were not measured stay out."""
-    kept, ceiling = number(report, "gain_kept"), number(report, "gain_kept_ceiling")
+    kept, oracle = number(report, "gain_kept"), number(report, "gain_kept_ceiling")
     rows = []
     if kept is not None:
         pair = percents(interval(report, "gain_kept_interval"))
         rows.append(("gain kept", percent(kept), f"95 % interval {pair}" if pair else ""))
-    if ceiling is not None:
-        alone = kept is not None and ceiling < kept
-        rows.append(("own expert" if alone else "ceiling", percent(ceiling), "with each text's own expert alone"))
+    rows += _cost(number(report, "parameters", "active"), number(report, "parameters", "base"))
+    if oracle is not None:
+        rows.append((MODELS["oracle_routed"], percent(oracle), "gain kept if every text goes to its own expert"))
     if number(report, "merge_loss") is not None:
-        rows.append(("merge loss", percent(number(report, "merge_loss")), "lost with each text's own expert alone"))
+        rows.append(("merge loss", percent(number(report, "merge_loss")), "lost with oracle routing"))
     if number(report, "routing_loss") is not None:
         rows.append(("routing loss", percent(number(report, "routing_loss")), "lost by tokens that go elsewhere"))
     if number(report, "mean", "moe") is not None:
@@ -78,11 +79,19 @@ def facts(report: Report) -> list[tuple[str, str, str]]:
     return rows
 
 
+def _cost(active: float | None, base: float | None) -> list[tuple[str, str, str]]:
+    """What a token costs, beside the base."""
+    if active is None:
+        return []
+    small = f"parameters; the base has {count(base)}" if base is not None else "parameters"
+    return [("active per token", count(active), small)]
+
+
 def mend(report: Report) -> str:
     """Which of the two losses to mend, in words; empty where they were not measured."""
     merge, routing = (percent(number(report, key)) for key in ("merge_loss", "routing_loss"))
     if text(report, "mend") == "merge":
-        return f"Mend the merge first: each text's own expert alone loses {merge} of the gain"
+        return f"Mend the merge first: with oracle routing it loses {merge} of the gain"
     if text(report, "mend") == "routing":
         return f"Mend the routing first: it loses {routing} of the gain"
     return "" if NONE in (merge, routing) else "Neither the merge nor the routing loses much"

@@ -47,16 +47,23 @@ def is_own(report: Report, domain: str, expert: str) -> bool:
 
 
 def figures(report: Report) -> list[tuple[str, str, str]]:
-    """The routing in single numbers: name, value, and what it means. Those that were not measured stay out."""
+    """The routing in single numbers: name, value, and what it means. Those that were not measured stay out.
+
+    With one expert per token its weight is always 1, and how even the probabilities were before it was chosen changes
+    nothing: both stay out.
+    """
+    mixes = number(report, "experts_per_token") != 1
     idle = [printable(name) for name in items(report, "routing", "idle") if isinstance(name, str)]
     number_idle = number(report, "idle_experts")
+    weight = ("weight of the first expert", "top1_weight", "mean share of the gate's weight")
+    entropy = ("gate entropy", "entropy", "of its probabilities. 0: sure of one expert, 1: even over all")
     shares = (
         ("routing accuracy", "accuracy", "tokens whose first expert is their domain's"),
-        ("weight of the first expert", "top1_weight", "mean share of the gate's weight"),
+        *([weight] if mixes else []),
         ("neighbour agreement", "neighbour_agreement", "neighbouring tokens with the same first expert"),
     )
     ratios = (
-        ("gate entropy", "entropy", "0: sure of one expert, 1: flat over all"),
+        *([entropy] if mixes else []),
         ("MaxVio", "max_vio", "load of the busiest expert over the mean load, minus 1"),
         ("load variation", "coefficient_of_variation", "standard deviation over mean"),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moemerge.errors import Problem, SourceError, cause_of
-from moemerge.files import cache_folder
+from moemerge.kept import cache_folder
 from moemerge.sources.gguf_header import GgufHeader
 
 LAYOUT = 1

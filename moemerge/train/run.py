@@ -14,7 +14,7 @@ from moemerge.dense.generation import device_of
 from moemerge.errors import Problem, TrainError, WriteError
 from moemerge.execute.stream import TORCH_DTYPES
 from moemerge.families import anatomy_of
-from moemerge.mixture.content import joined
+from moemerge.kept import joined
 from moemerge.mixture.losses import FEW
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers

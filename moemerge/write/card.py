@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -110,17 +110,8 @@ def _licence(plan: Plan) -> str:
 
 
 def _weights(plan: Plan) -> str:
-    rows = [(g["group"], g["tensors"], size(g["bytes"]), plain("; ".join(_joined(g["from"])))) for g in groups(plan)]
+    rows = [(g["group"], g["tensors"], size(g["bytes"]), plain("; ".join(g["from"]))) for g in groups(plan)]
     return "## Weights\n\n" + table(("group", "tensors", "size", "from"), rows)
-
-
-def _joined(ways: Sequence[str]) -> Iterator[str]:
-    """`folded from a` and `folded from b` as one."""
-    models: dict[str, list[str]] = {}
-    for way in ways:
-        how, named, model = way.partition(" from ")
-        models.setdefault(way if "," in model else how + named, []).append("" if "," in model else model)
-    return (how + ", ".join(named) for how, named in models.items())
 
 
 def _gate(gate: Mapping[str, Any], layers: Sequence[int]) -> str:

@@ -271,7 +271,7 @@ def test_an_adapter_of_another_name_is_only_warned_of() -> None:
     status, stdout, stderr = build(recipe=RECIPE.replace("models/code", "adapter"))
     assert (status, stdout.splitlines()[0]) == (0, "built out (132 kB, verified)")
     assert [line for line in stderr.splitlines() if line.startswith("warning: ")] == [
-        "warning: expert `code`: Adapter `adapter` was trained on `org/renamed` and is used on `models/base`",
+        "warning: the plan has a warning (`adapter-base-differs`): `moemerge plan recipe.yaml` explains it",
         "warning: expert `code` has the base's FFNs: it adds nothing",
     ]
     assert Path("out/model.safetensors").is_file()

@@ -63,7 +63,10 @@ def test_tokenizers_and_prompts_that_cannot_chat(talking: Any, letters: Any, mon
     monkeypatch.setattr(letters, "chat_template", "{{ raise_exception('no users here') }}")
     assert refused("hi") == ("The chat template does not take a user's message: no users here", None)
     monkeypatch.setattr(letters, "chat_template", "{% for m in messges %}{{ m.content }}{% endfor %}")
-    assert refused("hi") == ("The chat template shows nothing of a user's message", None)
+    assert refused("hi") == (
+        "The tokenizer makes no token of what the chat template makes of a user's message",
+        "a model continues at least one: check it and the tokenizer",
+    )
     monkeypatch.setattr(letters, "chat_template", None)
     assert refused("hi") == (
         "The tokenizer has no chat template", "chat needs a `chat_template` in the tokenizer",

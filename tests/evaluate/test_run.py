@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moemerge.console import Lines, Silent
+from moemerge.console import Lines, Silent, count
 from moemerge.errors import EvalError, MoemergeError
 from moemerge.evaluate.options import PARTS, REPORT, EvalOptions
 from moemerge.evaluate.run import evaluate_folder
@@ -68,7 +68,7 @@ def test_losses_agree_with_plain_transformers(trio: Trio, built: Path, report: d
 
 
 def test_the_pooled_figures_follow_from_the_losses(report: dict[str, Any]) -> None:
-    """Gain kept, ceiling, merge loss, routing loss and means are what DESIGN defines."""
+    """Gain kept, oracle routing's, merge loss, routing loss and means are what DESIGN defines."""
     domains = report["domains"].values()
 
     def kept(key: str) -> float:
@@ -90,7 +90,7 @@ def test_the_pooled_figures_follow_from_the_losses(report: dict[str, Any]) -> No
 
 
 def test_a_good_mixture_is_called_good(report: dict[str, Any]) -> None:
-    """The specialists differ in the FFNs alone, so the ceiling is 1; the gate keeps most of it."""
+    """The specialists differ in the FFNs alone, so oracle routing keeps all; the gate keeps most of it."""
     assert report["gain_kept_ceiling"] == pytest.approx(1, abs=1e-5)
     assert report["gain_kept"] > 0.85
     assert report["routing"]["accuracy"] > 0.95
@@ -99,7 +99,19 @@ def test_a_good_mixture_is_called_good(report: dict[str, Any]) -> None:
         ("base", "best_specialist", "linear_merge"), "ahead"
     )
     assert report["verdict"].startswith("It keeps ")
+    assert "parameters per token" not in report["verdict"]  # one expert per token costs what a dense model does
     assert "ahead of the base, the best specialist (" in report["verdict"]
+
+
+def test_the_verdict_tells_what_more_experts_cost(moe: Path) -> None:
+    """The same folder at two experts per token; figures as `plan` counts them."""
+    config = json.loads((moe / "config.json").read_text(encoding="utf-8"))
+    (moe / "config.json").write_text(json.dumps({**config, "num_experts_per_tok": 2}), encoding="utf-8")
+    found = measure(moe, limit=5, without=PARTS)
+    active, base = found["parameters"]["active"], found["parameters"]["base"]
+    assert active > 1.1 * base
+    said = f"It uses {count(active)} parameters per token, {active / base:.2g} times as many as the base, a specialist"
+    assert found["verdict"].split(". ")[1] == f"{said} or the linear merge"
 
 
 def test_the_names_of_a_report_are_known_beforehand(report: dict[str, Any]) -> None:

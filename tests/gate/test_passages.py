@@ -112,16 +112,16 @@ def test_a_chat_template_that_is_no_template(tokenizer: Any) -> None:
 
 def test_documents_up_to_the_limit_are_all_read(tokenizer: Any) -> None:
     """Nothing is said where nothing is left out; long documents are windows of one group."""
-    texts = ExpertTexts("code", documents=("def " * 25, "print " * 5))
-    found, problem = document_passages(texts, tokenizer, request(context=10))
+    texts = ("def " * 25, "print " * 5)
+    found, problem = document_passages(texts, "expert `code`", tokenizer, request(context=10))
     assert problem is None
     assert sorted((p.group, len(p.ids)) for p in found) == [(0, 5), (0, 10), (0, 10), (1, 5)]
 
 
 def test_documents_beyond_the_limit_are_said(tokenizer: Any) -> None:
     """`max_tokens` cuts, and the user reads how much."""
-    texts = ExpertTexts("code", documents=("def " * 25,) * 4)
-    found, problem = document_passages(texts, tokenizer, request(max_tokens=64))
+    texts = ("def " * 25,) * 4
+    found, problem = document_passages(texts, "expert `code`", tokenizer, request(max_tokens=64))
     assert sum(p.tokens for p in found) == 64
     assert problem == Problem(
         "texts-left-out",
@@ -132,8 +132,7 @@ def test_documents_beyond_the_limit_are_said(tokenizer: Any) -> None:
 
 def test_documents_follow_the_prompts_groups(tokenizer: Any) -> None:
     """A prompt and a document are never one group."""
-    texts = ExpertTexts("code", prompts=("def print",), documents=("print list",))
-    (passage,), _ = document_passages(texts, tokenizer, request())
+    (passage,), _ = document_passages(("print list",), "expert `code`", tokenizer, request(), first_group=1)
     assert passage.group == 1
 
 

@@ -81,9 +81,24 @@ def test_an_empty_report_prints(snapshot: SnapshotAssertion) -> None:
 def test_a_merge_to_mend_is_said(report: dict[str, Any]) -> None:
     """The larger of the two losses is named."""
     report.update(mend="merge", merge_loss=0.3)
-    assert "Mend the merge first: each text's own expert alone loses 30.0 % of the gain" in printed(report)
+    assert "Mend the merge first: with oracle routing it loses 30.0 % of the gain" in printed(report)
     report.update(mend=None)
     assert "Neither the merge nor the routing loses much" in printed(report)
+
+
+def test_two_experts_a_token_show_what_they_cost_and_how_they_are_mixed(report: dict[str, Any]) -> None:
+    """With one expert per token a token costs what the base does, and there is nothing to mix."""
+    one = [" ".join(line.split()) for line in printed(report, 120).splitlines()]
+    report.update(experts_per_token=2, parameters={"total": 294_000_000, "active": 214_000_000, "base": 134_515_008})
+    two = [" ".join(line.split()) for line in printed(report, 120).splitlines()]
+    assert "active per token 135 M parameters; the base has 135 M" in one
+    assert "active per token 214 M parameters; the base has 135 M" in two
+    mixed = {
+        "weight of the first expert 80.0 % mean share of the gate's weight",
+        "gate entropy 0.31 of its probabilities. 0: sure of one expert, 1: even over all",
+    }
+    assert mixed & set(one) == set()
+    assert mixed <= set(two)
 
 
 def test_one_expert_in_one_layer() -> None:
