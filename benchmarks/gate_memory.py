@@ -42,7 +42,8 @@ SHAPE = {
 PROGRAM = """
 import json, sys, time
 from pathlib import Path
-from moemerge.build.run import fit_router, read_expert_texts
+from moemerge.build.run import fit_router
+from moemerge.build.texts import read_expert_texts
 from moemerge.plan import make_plan, peak_memory
 from moemerge.recipe import Recipe
 plan = make_plan(Recipe.model_validate(json.loads(sys.argv[1])), Path.cwd())

@@ -33,7 +33,8 @@ import torch
 from torch import Tensor
 from turns import medians
 
-from moemerge.build.run import fit_router, read_expert_texts
+from moemerge.build.run import fit_router
+from moemerge.build.texts import read_expert_texts
 from moemerge.dense.models import MergedTensors, PlannedModels, load_tokenizer
 from moemerge.gate import ExpertTexts
 from moemerge.plan import Plan, sound_plan

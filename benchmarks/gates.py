@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
 from losses import Losses, gain_interval, gain_kept, mean, read_texts, text_losses  # noqa: E402  # after the path
-from moemerge.build.run import build_plan, fit_router, read_expert_texts  # noqa: E402
+from moemerge.build.run import build_plan, fit_router  # noqa: E402
+from moemerge.build.texts import read_expert_texts  # noqa: E402
 from moemerge.dense.models import PlannedModels  # noqa: E402
 from moemerge.plan import Plan, sound_plan  # noqa: E402
 from moemerge.recipe import load_recipe  # noqa: E402

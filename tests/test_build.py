@@ -259,7 +259,7 @@ experts:
 
 def test_a_specialists_own_chat_template_wraps_its_prompts(tiny: TinyMaker, tmp_path: Path) -> None:
     """From `chat_template.jinja` or `tokenizer_config.json`; an expert without one gets the base's."""
-    from moemerge.build.run import read_expert_texts
+    from moemerge.build.texts import read_expert_texts
     from moemerge.plan import make_plan
 
     folders = []

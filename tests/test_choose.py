@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from moemerge.api import build
 from moemerge.build.choose import TOKENS, _documents, candidates, choose_shared_merge, set_apart
-from moemerge.build.run import read_expert_texts
+from moemerge.build.texts import read_expert_texts
 from moemerge.gate import ExpertTexts
 from moemerge.plan import make_plan
 from moemerge.recipe import Recipe

@@ -204,7 +204,8 @@ import json, resource, sys
 from pathlib import Path
 import torch, transformers
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
-from moemerge.build.run import fit_router, read_expert_texts
+from moemerge.build.run import fit_router
+from moemerge.build.texts import read_expert_texts
 from moemerge.plan import make_plan
 from moemerge.recipe import Recipe
 
@@ -256,7 +257,7 @@ def test_a_gate_is_fitted_in_less_memory_than_one_source(large: list[Path], tmp_
     run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
 
-    from moemerge.build.run import read_expert_texts
+    from moemerge.build.texts import read_expert_texts
     from moemerge.dense.models import load_tokenizer
     from moemerge.gate import GateRequest, fit_gate
 

@@ -30,7 +30,8 @@ from torch import Tensor
 sys.path.insert(0, str(ROOT / "examples"))
 
 from losses import RESAMPLES, Losses, gain_interval, gain_kept, mean  # after the path
-from moemerge.build.run import build_plan, fit_router, read_expert_texts
+from moemerge.build.run import build_plan, fit_router
+from moemerge.build.texts import read_expert_texts
 from moemerge.dense.models import PlannedModels, load_tokenizer
 from moemerge.gate.expand import expand as gate_expand
 from moemerge.gate.request import GateRequest

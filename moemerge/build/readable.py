@@ -16,6 +16,7 @@ from typing import Any
 
 from moemerge.apart import Fault, ask
 from moemerge.errors import PlanError, Problem
+from moemerge.plan.checks import label_of
 from moemerge.plan.model import Plan
 from moemerge.plan.output_files import output_files
 from moemerge.sources.tokenizer import MEMORY, SECONDS, TOKENIZERS, put_tokenizer
@@ -23,45 +24,51 @@ from moemerge.sources.tokenizer import MEMORY, SECONDS, TOKENIZERS, put_tokenize
 GENERATION = "generation_config.json"
 
 
-def begin_check(plan: Plan) -> Callable[[], None]:
-    """Begins `check_readable`, which takes a second of another process; gives what waits for it and raises."""
+def begin_check(plan: Plan) -> Callable[[], int]:
+    """Begins `check_readable`, which takes a second of another process; gives what waits for it."""
     pool = ThreadPoolExecutor(1, "moemerge-readable")
     asked = pool.submit(check_readable, plan)
     pool.shutdown(wait=False)
     return asked.result
 
 
-def check_readable(plan: Plan) -> None:
+def check_readable(plan: Plan) -> int:
     """Has transformers read the base's config, the mixture's, the generation config and the tokenizer.
 
     Args:
         plan: a plan without problems.
 
+    Returns:
+        The highest id of the tokenizer's tokens; -1 where there is no tokenizer.
+
     Raises:
         PlanError: it cannot read one of them.
     """
     base, files = plan.models["base"], output_files(plan)
-    jobs: list[tuple[str, str, dict[str, Any]]] = [
-        ("its `config.json`", "config", {"config": dict(base.config)}),
-        ("the mixture's `config.json`, which is made of its own", "config", {"config": dict(plan.config)}),
+    whose, theirs = label_of("base"), label_of(plan.vocabulary.anchor)
+    jobs: list[tuple[str, str, str, dict[str, Any]]] = [
+        (whose, "its `config.json`", "config", {"config": dict(base.config)}),
+        (whose, "the mixture's `config.json`, which is made of its own", "config", {"config": dict(plan.config)}),
     ]
     with tempfile.TemporaryDirectory(prefix="moemerge-readable-") as name:
         folder = Path(name).absolute()
         (folder / "config.json").write_text(json.dumps(plan.config), encoding="utf-8")
         if GENERATION in files:
             (folder / GENERATION).write_bytes(files[GENERATION])
-            jobs.append((f"its `{GENERATION}`", "generation config", {"folder": str(folder)}))
+            jobs.append((theirs, f"its `{GENERATION}`", "generation config", {"folder": str(folder)}))
         if TOKENIZERS & files.keys():
             put_tokenizer(files, folder)
-            jobs.append(("its tokenizer", "texts", {"folder": str(folder), "rows": plan.dense.vocab_size}))
-        problems = []
-        for what, job, values in jobs:
+            jobs.append((theirs, "its tokenizer", "texts", {"folder": str(folder), "rows": plan.dense.vocab_size}))
+        problems, highest = [], -1
+        for label, what, job, values in jobs:
             try:
-                ask(job, seconds=SECONDS, memory=MEMORY, **values)
+                found = ask(job, seconds=SECONDS, memory=MEMORY, **values)
+                highest = found if job == "texts" else highest
             except Fault as fault:
-                message = f"`base_model`: transformers cannot read {what}: {fault}"
+                message = f"{label}: transformers cannot read {what}: {fault}"
                 problems.append(Problem("unreadable", message, "mend it there, or take the original model's"))
                 if job == "config":  # the rest would say the same again
                     break
     if problems:
         raise PlanError(problems)
+    return highest

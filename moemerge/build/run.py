@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moemerge.build.texts import read_expert_texts, reads_texts, text_problems
 from moemerge.console import Progress, Silent
 from moemerge.device import processor
 from moemerge.errors import GateError, MoemergeError, PlanError, Problem, RecipeError, VerifyError, cause_of
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from moemerge.gate import ExpertTexts, GateFit
     from moemerge.gate.blank import BlankGate
-    from moemerge.gate.request import ChatTemplate
     from moemerge.texts import Document
     from moemerge.verify import Verification
 
@@ -120,9 +120,10 @@ def build_plan(
     texts = read_expert_texts(plan, root, found, progress)
     pool = read_pool(plan, root, found)
     dtype = _computing_dtype(plan, device, progress) if runs_models(plan) else None
-    if dtype is not None:
+    if reads_texts(plan):
         check_readable()
-        _check_ids(plan, texts, pool)
+        if refused := list(text_problems(plan, texts, pool)):
+            raise PlanError(refused)
     with _naming_damage(plan):
         if plan.recipe.merge.shared == "auto":
             from moemerge.build.choose import choose_shared_merge
@@ -178,7 +179,7 @@ def _near(
     from moemerge.gate import ExpertTexts
 
     texts = (*texts, ExpertTexts("", documents=pool))
-    spoken = any(own.prompts or own.documents for own in texts)
+    spoken = reads_texts(plan) and any(own.prompts or own.documents for own in texts)
     found = measure_near(plan, texts, gate.weights, load_tokenizer(plan) if spoken else None, device, progress)
     said = f"the logits of `{plan.host.model_type}` with all experts alike are {found.error:.1e} off the dense model's"
     if not (found.error <= LIMIT or plan.recipe.near):
@@ -186,68 +187,6 @@ def _near(
         raise PlanError([Problem("near-miss", f"{said}, relative: more than {LIMIT:g}", hint)])
     progress.note(f"{said} (relative, {found.tokens} tokens)")
     return {"error": float(f"{found.error:.3g}"), "tokens": found.tokens}
-
-
-def read_expert_texts(
-    plan: Plan, root: Path, warnings: list[Problem] | None = None, progress: Progress | None = None
-) -> tuple[ExpertTexts, ...]:
-    """Each expert's prompts and documents, where the gate or the choice of a merge needs them; adds `warnings`.
-
-    Raises:
-        PlanError: what cannot be read, of all experts.
-    """
-    from moemerge.build.pool import templates
-    from moemerge.gate.request import FITTED, MERGEKIT, ExpertTexts
-    from moemerge.texts import read_documents, read_prompts_file
-
-    tokenizer, whose = templates(plan)
-    wanted = plan.recipe.gate.init in FITTED | MERGEKIT and plan.recipe.gate.data is None
-    wanted = wanted or plan.recipe.merge.shared == "auto" or plan.host.near is not None
-    problems: list[Problem] = []
-    texts = []
-    files = sum(expert.data is not None for expert in plan.recipe.experts)
-    if wanted and files and progress is not None:
-        progress.stage("Reading texts", files, "experts", "`limit` under `data` reads fewer")
-    for planned, expert in zip(plan.experts, plan.recipe.experts, strict=True):
-        prompts = expert.prompts
-        documents: tuple[Document, ...] = ()
-        if wanted and expert.prompts_file is not None:
-            prompts = read_prompts_file(file_path(root, expert.prompts_file))
-        if wanted and expert.data is not None:
-            try:
-                documents, said = read_documents(expert.data, root, tokenizer, whose)
-            except MoemergeError as error:
-                problems += error.problems
-                continue
-            finally:
-                if progress is not None:
-                    progress.advance()
-            if warnings is not None:
-                warnings += [Problem(p.code, f"expert `{expert.name}`: {p.message}", p.hint) for p in said]
-        chat = _chat_template(plan, planned.model) if wanted and plan.recipe.template == "chat" else None
-        texts.append(ExpertTexts(expert.name, prompts, expert.negative_prompts, documents, chat))
-    if problems:
-        raise PlanError(dict.fromkeys(problems))
-    return tuple(texts)
-
-
-def _check_ids(plan: Plan, texts: Sequence[ExpertTexts], pool: tuple[Document, ...]) -> None:
-    from moemerge.dense.models import load_tokenizer
-    from moemerge.gate import ExpertTexts
-    from moemerge.gate.passages import check_ids
-
-    every = (*texts, ExpertTexts("", documents=pool))
-    check_ids(every, load_tokenizer(plan), plan.recipe.template, plan.dense.vocab_size)
-
-
-def _chat_template(plan: Plan, model: str) -> ChatTemplate | None:
-    """A specialist's own chat template, with its names of the special tokens; its ids are the base's by the plan."""
-    from moemerge.gate.request import ChatTemplate
-    from moemerge.sources.tokenizer_config import tokenizer_config
-
-    config = tokenizer_config(plan.models[model].files)
-    special = {key: token for key, token in config.special.items() if token is not None}
-    return ChatTemplate(config.template, special) if config.template is not None else None
 
 
 @contextmanager
