@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moemerge.errors import SourceError
-from moemerge.sources.regular import read_whole
+from moemerge.sources.regular import MAX_BYTES, check_downloaded, read_whole
 from moemerge.sources.strict_json import load_json
 from moemerge.sources.tokenizer import try_file
 from moemerge.sources.tokenizer_config import tokenizer_config
@@ -89,12 +90,89 @@ def read_tokens(files: Mapping[str, Path]) -> Tokens:
             added[token.content] = AddedToken(
                 token.content, token.special, token.normalized, token.lstrip, token.rstrip, token.single_word
             )
-    known = set(ids.values())
-    for content, index in tokenizer_config(files).added.items():
-        if content not in ids and index not in known:
-            ids[content], added[content] = index, AddedToken(content)
-            known.add(index)
-    return Tokens(ids, added, FILE in files)
+        first = max(tokenizer.get_vocab_size(with_added_tokens=False), 1 + max(map(ids.__getitem__, added), default=-1))
+        listed = tokenizer_config(files).beside(ids, first)
+    else:
+        listed = tokenizer_config(files).added
+    added |= {token: AddedToken(token) for token in listed}
+    return Tokens({**ids, **listed}, added, FILE in files)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The ids of a model's tokens.
+
+    Attributes:
+        ids: as every reader gives them.
+        wrong: of the added tokens for which the files say another id: that one, and the reader's.
+    """
+
+    ids: Mapping[str, int]
+    wrong: Mapping[str, tuple[int, int]]
+
+
+def numbers_of(files: Mapping[str, Path]) -> Numbers:
+    """Which id each token has, without the library where the files number their added tokens as it does: one after the
+    other, in the order in which they stand there.
+
+    Raises:
+        SourceError: one of the files cannot be read.
+    """
+    config = tokenizer_config(files)
+    if FILE not in files:
+        return Numbers(config.added, {})
+    ids, listed = raw_ids(parse_tokenizer_json(files[FILE]), files[FILE])
+    said, first = [*listed, *config.listed], len(ids)
+    for token, _ in said:
+        if token not in ids:
+            ids[token], first = first, first + 1
+    if any(ids[token] != number for token, number in said):
+        ids = dict(read_tokens(files).ids)
+    return Numbers(ids, {t: (number, ids[t]) for t, number in said if ids.get(t, number) != number})
+
+
+def parse_tokenizer_json(path: Path) -> Any:
+    """The JSON of a `tokenizer.json`.
+
+    Raises:
+        SourceError: it is none.
+    """
+    data = read_whole(path, MAX_BYTES)
+    try:
+        return load_json(data, str(path))
+    except (ValueError, RecursionError) as error:
+        check_downloaded(data, str(path))
+        raise (_marked if data.startswith(BOM_UTF8) else _no_tokenizer)(path) from error
+
+
+def raw_ids(parsed: Any, path: Path) -> tuple[dict[str, int], list[tuple[str, int]]]:
+    """The ids of the vocabulary, and the added tokens with their numbers, as the file says them.
+
+    Raises:
+        SourceError: it says them in another form.
+    """
+    try:
+        vocabulary = parsed["model"].get("vocab", {})
+        if isinstance(vocabulary, list):  # a Unigram model lists [token, score]
+            vocabulary = {token: index for index, (token, _) in enumerate(vocabulary)}
+        ids = dict(vocabulary)
+        added = [(token["content"], token["id"]) for token in parsed.get("added_tokens") or []]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _no_tokenizer(path) from error
+    if not all(isinstance(token, str) and type(index) is int for token, index in [*ids.items(), *added]):
+        raise _no_tokenizer(path)
+    return ids, added
+
+
+def _no_tokenizer(path: Path) -> SourceError:
+    return SourceError(f"`{path}` is not a tokenizer's file", hint="download or copy it again")
+
+
+def _marked(path: Path) -> SourceError:
+    return SourceError(
+        f"`{path}` begins with a byte order mark, which no reader of tokenizers takes",
+        hint="save it as UTF-8 without a byte order mark",
+    )
 
 
 def same_file(one: Path, other: Path) -> bool:
