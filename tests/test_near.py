@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,15 @@ def test_the_plan_says_the_law_and_the_record_and_card_the_error(family: str, ti
         in card
     )
     assert verify_folder(out).differences == ()
+
+
+def test_a_near_host_without_a_tokenizer_is_measured_on_random_tokens(tiny: TinyMaker, tmp_path: Path) -> None:
+    """Where the gate reads no text either."""
+    source = Path(shutil.copytree(tiny("lfm2", scale=4.0), tmp_path / "bare"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (source / name).unlink()
+    out = build_tiny(tmp_path / "out", source, [source] * 2, gate={"init": "random"})
+    assert recorded(out)["near"]["tokens"] == 512
 
 
 def test_an_exact_host_measures_nothing(tiny: TinyMaker, tmp_path: Path) -> None:

@@ -135,13 +135,15 @@ def _generation() -> Callable[..., None]:
     return read
 
 
-def _texts() -> Callable[..., None]:
+def _texts() -> Callable[..., int]:
     from transformers import AutoTokenizer
 
     from moemerge.apart.trial import use
 
-    def read(folder: str, rows: int) -> None:
-        use(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False), rows)
+    def read(folder: str, rows: int) -> int:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        use(tokenizer, rows)
+        return max(tokenizer.get_vocab().values(), default=-1)
 
     return read
 

@@ -1,23 +1,30 @@
-"""Chat templates tried on the first text of each expert, so that `plan` knows what `build` would refuse."""
+"""What `build` would refuse before it runs a model, asked of a plan: its texts, chat templates and files are tried."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from moemerge.build.texts import read_gate_texts
+from moemerge.build.readable import begin_check
+from moemerge.build.texts import read_gate_texts, reads_texts, text_problems
 from moemerge.errors import MoemergeError, Problem
 from moemerge.plan import Plan, Refused
+from moemerge.plan.output_files import has_tokenizer
 from moemerge.recipe import file_path
 from moemerge.recipe.schema import Data
 
+if TYPE_CHECKING:
+    from moemerge.gate import GateTexts
+
 
 def rehearsed(plan: Plan, root: Path) -> Plan | Refused:
-    """The plan, or what the chat templates make impossible.
+    """The plan, or what makes its build impossible.
 
-    An expert's first prompt and the first conversation of its local file are rendered. A data set of the hub is left
-    alone. Where nothing goes through a template no tokenizer is loaded, and neither is torch.
+    transformers reads what the output takes from the models; the prompts and the first conversation of each local file
+    are rendered. A data set of the hub is left alone. The tokenizer is loaded here, and torch with it, only where a
+    text goes through a template, or could hold a token without a row, or an expert has no texts.
     """
     recipe = plan.recipe
     update = {
@@ -26,25 +33,34 @@ def rehearsed(plan: Plan, root: Path) -> Plan | Refused:
     }
     shorter = replace(plan, recipe=recipe.model_copy(update=update))
     problems: list[Problem] = []
+    check_readable = begin_check(plan)
     try:
-        texts = read_gate_texts(shorter, root).experts
-        if plan.recipe.template == "none" or not any(of_one.prompts for of_one in texts):
-            return plan
-        from moemerge.dense.models import load_tokenizer
-        from moemerge.gate.passages import encode_prompt
-
-        tokenizer = load_tokenizer(plan)
-        for of_one in texts:
-            try:
-                for prompt in of_one.prompts[:1]:
-                    encode_prompt(prompt, of_one, tokenizer, plan.recipe.template)
-            except MoemergeError as error:
-                problems += error.problems
+        texts = _without_remote(plan, read_gate_texts(shorter, root))
+        if reads_texts(plan) and _wants_tokenizer(plan, texts, check_readable()):
+            problems += text_problems(plan, texts)
+    except MoemergeError as error:
+        problems += error.problems
+    try:
+        check_readable()
     except MoemergeError as error:
         problems += error.problems
     if not problems:
         return plan
     return Refused(plan.recipe, plan.models, tuple(dict.fromkeys(problems)), plan.warnings, plan.notes)
+
+
+def _wants_tokenizer(plan: Plan, texts: GateTexts, highest: int) -> bool:
+    """Whether one must be loaded to know more; `highest` is the highest id of its tokens."""
+    templated = plan.recipe.template == "chat" and any(of_one.prompts or of_one.negative for of_one in texts.experts)
+    general = plan.recipe.gate.data is None and any(of_one.general for of_one in texts.experts)
+    return templated or general or highest >= plan.dense.vocab_size or not has_tokenizer(plan)
+
+
+def _without_remote(plan: Plan, texts: GateTexts) -> GateTexts:
+    """The texts without those of experts whose texts are on the hub, and not read."""
+    pairs = zip(texts.experts, plan.recipe.experts, strict=True)
+    read = tuple(of_one for of_one, expert in pairs if expert.data is None or not of_one.general)
+    return replace(texts, experts=read)
 
 
 def _first(data: Data | None, root: Path) -> Data | None:

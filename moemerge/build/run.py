@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moemerge.build.texts import read_gate_texts, reads_texts, text_problems
 from moemerge.console import Progress, Silent
 from moemerge.device import processor
 from moemerge.errors import GateError, MoemergeError, PlanError, Problem, RecipeError, VerifyError, cause_of
@@ -92,7 +93,6 @@ def build_plan(
     from moemerge.build.idle import idle_experts
     from moemerge.build.readable import begin_check
     from moemerge.build.record import make_record
-    from moemerge.build.texts import read_gate_texts
     from moemerge.gate.tempered import tempered
     from moemerge.verify import EarlyChecks, verify_folder
     from moemerge.write import check_output, needed_bytes, remove_orphan, staged, write_folder
@@ -119,9 +119,10 @@ def build_plan(
     found = idle_experts(plan)
     texts = read_gate_texts(plan, root, found, progress)
     dtype = _computing_dtype(plan, device, progress) if runs_models(plan) else None
-    if dtype is not None:
+    if reads_texts(plan):
         check_readable()
-        _check_ids(plan, texts)
+        if refused := list(text_problems(plan, texts)):
+            raise PlanError(refused)
     with _naming_damage(plan):
         if plan.recipe.merge.shared == "auto":
             from moemerge.build.choose import choose_shared_merge
@@ -170,7 +171,7 @@ def _near(plan: Plan, texts: GateTexts, gate: GateFit | BlankGate, device: str, 
     from moemerge.build.near import LIMIT, measure_near
     from moemerge.dense.models import load_tokenizer
 
-    tokenizer = None if texts.silent else load_tokenizer(plan)
+    tokenizer = load_tokenizer(plan) if reads_texts(plan) and not texts.silent else None
     found = measure_near(plan, texts, gate.weights, tokenizer, device, progress)
     said = f"the logits of `{plan.host.model_type}` with all experts alike are {found.error:.1e} off the dense model's"
     if not (found.error <= LIMIT or plan.recipe.near):
@@ -178,13 +179,6 @@ def _near(plan: Plan, texts: GateTexts, gate: GateFit | BlankGate, device: str, 
         raise PlanError([Problem("near-miss", f"{said}, relative: more than {LIMIT:g}", hint)])
     progress.note(f"{said} (relative, {found.tokens} tokens)")
     return {"error": float(f"{found.error:.3g}"), "tokens": found.tokens}
-
-
-def _check_ids(plan: Plan, texts: GateTexts) -> None:
-    from moemerge.dense.models import load_tokenizer
-    from moemerge.gate.passages import check_ids
-
-    check_ids(texts, load_tokenizer(plan), plan.recipe.template, plan.dense.vocab_size)
 
 
 @contextmanager

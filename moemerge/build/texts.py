@@ -1,14 +1,17 @@
-"""Reads the texts that a gate is fitted to: the experts' prompts and data, or `gate.data` in their place."""
+"""The texts that a gate is fitted to, the experts' prompts and data or `gate.data` in their place: read, and held
+against the tokenizer before any model runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moemerge.errors import MoemergeError, PlanError, Problem
 from moemerge.plan import Plan
+from moemerge.plan.cost import runs_models
+from moemerge.plan.output_files import has_tokenizer
 from moemerge.recipe import file_path
 
 if TYPE_CHECKING:
@@ -31,6 +34,29 @@ def read_gate_texts(
     from moemerge.gate import GateTexts
 
     return GateTexts(_read_experts(plan, root, warnings, progress), _read_pool(plan, root, warnings))
+
+
+def reads_texts(plan: Plan) -> bool:
+    """Whether a build makes tokens of texts: for the gate, to choose a merge, or to measure a near host, which can do
+    without."""
+    return runs_models(plan) or (plan.host.near is not None and has_tokenizer(plan))
+
+
+def text_problems(plan: Plan, texts: GateTexts) -> Iterator[Problem]:
+    """What makes a plan's texts of no use, as far as is known before a model runs.
+
+    Raises:
+        SourceError: there is no tokenizer, or transformers cannot read it.
+    """
+    from moemerge.dense.models import load_tokenizer
+    from moemerge.gate.refusals import refusals
+    from moemerge.gate.request import FITTED
+
+    tokenizer, recipe, rows = load_tokenizer(plan), plan.recipe, plan.dense.vocab_size
+    template = recipe.template if recipe.gate.init in FITTED or plan.host.near is not None else "none"
+    # `gate.data` is read in place of the experts' own, but for what they must not win
+    init = recipe.gate.init if recipe.gate.data is None else "random"
+    yield from refusals(init, texts, tokenizer, template, rows)
 
 
 def _read_experts(

@@ -22,7 +22,7 @@ from moemerge.plan.model import Adjusted, OutputTensor, Plan
 from moemerge.plan.output_files import output_files
 from moemerge.plan.tokens import SLOW_FILES
 from moemerge.sources import Checkpoint
-from moemerge.sources.tokenizer import TOKENIZERS, put_tokenizer, read_tokenizer
+from moemerge.sources.tokenizer import FILE, TOKENIZERS, put_tokenizer, read_tokenizer
 from moemerge.sources.wrapped import running_config
 
 if TYPE_CHECKING:
@@ -264,7 +264,12 @@ def load_tokenizer(plan: Plan) -> PreTrainedTokenizerBase:
     if not TOKENIZERS & files.keys():
         other = next((name for name in SLOW_FILES if name in files), None)
         held = "no tokenizer files" if other is None else f"its tokenizer in `{other}` alone, which is not read"
-        raise SourceError(f"`{anchor.spec}` has {held}", hint="put `tokenizer.json` next to its config")
+        named = (expert.name for expert in plan.experts if FILE in plan.opened[expert.model].files)
+        other_way = "`--gate random` with a merge other than `auto` needs none"
+        if (name := next(named, None)) is not None:
+            other_way = f"`tokenizer.source: {name}` takes that expert's"
+        hint = f"put `tokenizer.json` next to its config; {other_way}"
+        raise SourceError(f"`{anchor.spec}` has {held}, and texts are to be read", hint=hint)
     with tempfile.TemporaryDirectory(prefix="moemerge-tokenizer-") as folder:
         put_tokenizer(files, Path(folder))
         return read_tokenizer(Path(folder), anchor.spec, plan.dense.vocab_size)

@@ -99,7 +99,7 @@ def expand(
         if request.expand == "auto" and (texts.documents or own_tokens[number] >= enough):
             continue
         if texts.general:
-            tasks[number] = _beginnings(tokenizer)
+            tasks[number] = [_Prompt([beginning(tokenizer)], [False], group) for group in range(2 * FOLDS)]
             continue
         encoded = (encode_prompt(prompt, texts, tokenizer, request.template) for prompt in texts.prompts)
         prompts = [_Prompt(list(ids), list(words), group) for group, (ids, words) in enumerate(encoded)]
@@ -111,8 +111,8 @@ def expand(
     return _write(request, models, tokenizer, tasks, wanted, length, progress)
 
 
-def _beginnings(tokenizer: PreTrainedTokenizerBase) -> list[_Prompt]:
-    """What stands where a text begins, as prompts of as many groups as are ever held out.
+def beginning(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of the token that stands where a text begins.
 
     Raises:
         GateError: the tokenizer has no such token.
@@ -122,7 +122,7 @@ def _beginnings(tokenizer: PreTrainedTokenizerBase) -> list[_Prompt]:
         raise GateError(
             "An expert has no prompts, and the tokenizer has no token that begins a text", hint="give it prompts"
         )
-    return [_Prompt([start], [False], group) for group in range(2 * FOLDS)]
+    return start
 
 
 def _write(

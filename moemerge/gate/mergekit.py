@@ -41,7 +41,7 @@ def mergekit_gate(
             )
         for prompts, sign in ((expert.prompts or ("",), 1), (expert.negative, -1)):
             if prompts:
-                batches.append(Batch(*_left_padded(expert.name, prompts, tokenizer)))
+                batches.append(Batch(*left_padded(expert.name, prompts, tokenizer)))
                 owners.append((number, sign))
     progress.stage("Reading the base model", len(request.layers), "layers", "fewer prompts")
     if isinstance(models, ReadsTokens):
@@ -77,8 +77,12 @@ def _pooled(init: GateInit, states: Tensor, batch: Batch) -> Tensor:
     return pooled
 
 
-def _left_padded(name: str, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
-    """Ids and mask `[B, S]`: the beginning-of-sequence token first, padded with it (or the end's) on the left."""
+def left_padded(name: str, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
+    """Ids and mask `[B, S]`: the beginning-of-sequence token first, padded with it (or the end's) on the left.
+
+    Raises:
+        GateError: a prompt gives no token.
+    """
     pad = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     rows = [
         list(tokenizer((tokenizer.bos_token or "") + prompt, add_special_tokens=False, verbose=False)["input_ids"])

@@ -16,6 +16,7 @@ from moemerge.plan.tokenizer_json import FILE
 from moemerge.sources.beside import OTHER_FILES, is_tokenizer_file
 from moemerge.sources.regular import read_whole
 from moemerge.sources.strict_json import read_object
+from moemerge.sources.tokenizer import TOKENIZERS
 
 _CONFIG, _OLD_ADDED = "tokenizer_config.json", "added_tokens.json"
 _NEW_CLASS, _OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
@@ -39,6 +40,11 @@ def output_files(plan: Plan) -> dict[str, bytes]:
     if plan.vocabulary.tokenizer_json is not None:
         files[FILE] = plan.vocabulary.tokenizer_json.encode()
     return files
+
+
+def has_tokenizer(plan: Plan) -> bool:
+    """Whether one is written, of a kind that is read."""
+    return bool(TOKENIZERS & _chosen(plan.opened["base"].files, plan.opened[plan.vocabulary.anchor].files).keys())
 
 
 def _chosen(base: Mapping[str, Path], anchor: Mapping[str, Path]) -> dict[str, Path]:

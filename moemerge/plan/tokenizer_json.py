@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import xxhash
+
 from moemerge.errors import SourceError
-from moemerge.sources.regular import read_whole
+from moemerge.sources.regular import MAX_BYTES, check_downloaded, read_whole
 from moemerge.sources.strict_json import load_json
 from moemerge.sources.tokenizer import try_file
 from moemerge.sources.tokenizer_config import tokenizer_config
@@ -89,12 +92,87 @@ def read_tokens(files: Mapping[str, Path]) -> Tokens:
             added[token.content] = AddedToken(
                 token.content, token.special, token.normalized, token.lstrip, token.rstrip, token.single_word
             )
-    known = set(ids.values())
-    for content, index in tokenizer_config(files).added.items():
-        if content not in ids and index not in known:
-            ids[content], added[content] = index, AddedToken(content)
-            known.add(index)
-    return Tokens(ids, added, FILE in files)
+        first = max(tokenizer.get_vocab_size(with_added_tokens=False), 1 + max(map(ids.__getitem__, added), default=-1))
+        listed = tokenizer_config(files).beside(ids, first)
+    else:
+        listed = tokenizer_config(files).added
+    added |= {token: AddedToken(token) for token in listed}
+    return Tokens({**ids, **listed}, added, FILE in files)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The ids of a model's tokens.
+
+    Attributes:
+        ids: as every reader gives them.
+        wrong: of the added tokens for which the files say another id: that one, and the reader's.
+    """
+
+    ids: Mapping[str, int]
+    wrong: Mapping[str, tuple[int, int]]
+
+
+def numbers_of(files: Mapping[str, Path]) -> Numbers:
+    """Which id each token has, without the library where the files number their added tokens as it does: one after the
+    other, in the order in which they stand there.
+
+    Raises:
+        SourceError: one of the files cannot be read.
+    """
+    config = tokenizer_config(files)
+    if FILE not in files:
+        return Numbers(config.added, {})
+    vocabulary, listed = raw_ids(files[FILE])
+    ids, said, first = dict(vocabulary), [*listed, *config.listed], len(vocabulary)
+    for token, _ in said:
+        if token not in ids:
+            ids[token], first = first, first + 1
+    if any(ids[token] != number for token, number in said):
+        ids = dict(read_tokens(files).ids)
+    return Numbers(ids, {t: (number, ids[t]) for t, number in said if ids.get(t, number) != number})
+
+
+def raw_ids(path: Path) -> tuple[Mapping[str, int], Sequence[tuple[str, int]]]:
+    """The ids of a `tokenizer.json`'s vocabulary, and the added tokens with their numbers, as the file says them.
+
+    Raises:
+        SourceError: it is no such file, or says them in another form.
+    """
+    return _raw_ids(path, xxhash.xxh3_128_hexdigest(read_whole(path, MAX_BYTES)))
+
+
+@lru_cache(maxsize=1)  # a plan asks twice for its base's
+def _raw_ids(path: Path, digest: str) -> tuple[Mapping[str, int], Sequence[tuple[str, int]]]:
+    """Those of the file of these bytes; a large vocabulary is parsed once."""
+    data = read_whole(path, MAX_BYTES)
+    try:
+        parsed = load_json(data, str(path))
+    except (ValueError, RecursionError) as error:
+        check_downloaded(data, str(path))
+        raise (_marked if data.startswith(BOM_UTF8) else _no_tokenizer)(path) from error
+    try:
+        vocabulary = parsed["model"].get("vocab", {})
+        if isinstance(vocabulary, list):  # a Unigram model lists [token, score]
+            vocabulary = {token: index for index, (token, _) in enumerate(vocabulary)}
+        ids = dict(vocabulary)
+        added = [(token["content"], token["id"]) for token in parsed.get("added_tokens") or []]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _no_tokenizer(path) from error
+    if not all(isinstance(token, str) and type(index) is int for token, index in [*ids.items(), *added]):
+        raise _no_tokenizer(path)
+    return ids, added
+
+
+def _no_tokenizer(path: Path) -> SourceError:
+    return SourceError(f"`{path}` is not a tokenizer's file", hint="download or copy it again")
+
+
+def _marked(path: Path) -> SourceError:
+    return SourceError(
+        f"`{path}` begins with a byte order mark, which no reader of tokenizers takes",
+        hint="save it as UTF-8 without a byte order mark",
+    )
 
 
 def same_file(one: Path, other: Path) -> bool:

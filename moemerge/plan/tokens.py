@@ -7,21 +7,23 @@ want otherwise (special tokens, chat template, what is added around a text) is a
 from __future__ import annotations
 
 import json
-from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from moemerge.errors import Problem, SourceError
-from moemerge.plan.tokenizer_json import FILE, load_tokenizer_json, same_file
+from moemerge.plan.tokenizer_json import (
+    FILE,
+    Numbers,
+    load_tokenizer_json,
+    numbers_of,
+    raw_ids,
+    same_file,
+)
 from moemerge.sources import Checkpoint
-from moemerge.sources.regular import MAX_BYTES, check_downloaded, read_whole
-from moemerge.sources.strict_json import load_json, read_object
+from moemerge.sources.strict_json import read_object
 from moemerge.sources.tokenizer import try_file
 from moemerge.sources.tokenizer_config import SPECIAL, SWITCHES, tokenizer_config
 
@@ -81,17 +83,13 @@ def check_base_tokenizer(
         hint = "save it with `AutoTokenizer.from_pretrained(...)` next to the weights"
         warnings.append(Problem("no-tokenizer", message, hint))
     try:
-        ids = dict(tokenizer_config(base.files).added)
-        if FILE in base.files:
-            ids |= _raw_ids(base.files[FILE])
-            if base.kind != "gguf":  # whose file is made here
-                try_file(base.files[FILE])
-            if any(not 0 <= index < size for index in ids.values()):  # which the library may number otherwise
-                ids |= _read(base.files[FILE]).ids
+        numbers = numbers_of(base.files)
+        if FILE in base.files and base.kind != "gguf":  # whose file is made here
+            try_file(base.files[FILE])
     except SourceError as error:
         problems.append(Problem("bad-tokenizer", f"{label}: {error.message}", error.hint))
         return
-    _check_range(ids, size, label, warnings)
+    _check_numbers(numbers, size, label, warnings)
 
 
 def check_tokenizer(
@@ -113,23 +111,25 @@ def check_tokenizer(
     except SourceError:  # it is read again below, where it is known whose it is
         other = True
     try:
-        base_json = _read(base.files[FILE]) if other else None
+        base_json, listed = _read(base.files[FILE]) if other else None, tokenizer_config(base.files).listed
     except SourceError as error:
         problem = Problem("bad-tokenizer", f"`base_model`: {error.message}", error.hint)
         problems += [problem] if problem not in problems else []
         return
     try:
-        own, own_json = tokenizer_config(checkpoint.files), _read(checkpoint.files[FILE]) if other else None
+        own_json = _read(checkpoint.files[FILE]) if other else None
+        known = both and not other and tokenizer_config(checkpoint.files).listed == listed
+        numbers = Numbers({}, {}) if known else numbers_of(checkpoint.files)
     except SourceError as error:
         message = f"{label} cannot be compared with the base: {error.message}"
         problems.append(Problem("bad-tokenizer", message, error.hint))
         return
-    ids = dict(own.added)
     if own_json is not None and base_json is not None:
         converted = "gguf" in (checkpoint.kind, base.kind)
         what = "it is kept" if checkpoint is kept.checkpoint else f"{kept.whose} is kept"
-        ids |= _check_json(own_json, base_json, label, problems, warnings, converted=converted, kept=what)
-        unknown = [token for token in own_json.added if token not in base_json.ids and ids.get(token, size) < size]
+        if not _check_json(own_json, base_json, label, problems, warnings, converted=converted, kept=what):
+            return
+        unknown = [t for t in own_json.added if t not in base_json.ids and numbers.ids.get(t, size) < size]
         if unknown and checkpoint.vocabulary_from is not None and checkpoint is not kept.checkpoint:
             shown = ", ".join(f"`{token}`" for token in unknown[:_LISTED])
             message = f"{label} has tokens beside it that its weights do not know, such as {shown}: they are left out"
@@ -137,11 +137,19 @@ def check_tokenizer(
             warnings.append(Problem("tokens-left-out", message, hint))
     elif not both:
         _check_slow(checkpoint, base, label, problems, warnings)
-    _check_range(ids, size, label, warnings)
+    _check_numbers(numbers, size, label, warnings)
 
 
-def _check_range(ids: Mapping[str, int], size: int, label: str, warnings: list[Problem]) -> None:
-    over = sorted((index, token) for token, index in ids.items() if not 0 <= index < size)
+def _check_numbers(numbers: Numbers, size: int, label: str, warnings: list[Problem]) -> None:
+    """Says which tokens are read with another id than their files say, and which have no row."""
+    if numbers.wrong:
+        listed = [f"`{token}` ({given}, not {said})" for token, (said, given) in numbers.wrong.items()]
+        count = "1 added token" if len(listed) == 1 else f"{len(listed)} added tokens"
+        such = ": " if len(listed) <= _LISTED else ", such as "
+        message = f"{label} has {count} that every reader gives another id than its files say{such}"
+        hint = "the readers' ids are taken, and with them the rows; number added tokens without gaps, in their order"
+        warnings.append(Problem("token-number", message + ", ".join(listed[:_LISTED]), hint))
+    over = sorted((index, token) for token, index in numbers.ids.items() if not 0 <= index < size)
     if over:
         shown = ", ".join(f"`{token}` ({index})" for index, token in over[:_LISTED])
         count = "1 token with an id" if len(over) == 1 else f"{len(over)} tokens with ids"
@@ -227,8 +235,8 @@ def _check_json(
     *,
     converted: bool,
     kept: str,
-) -> Mapping[str, int]:
-    """Compares the two `tokenizer.json`; returns the specialist's ids, or none where all is said about them.
+) -> bool:
+    """Compares the two `tokenizer.json`; returns whether more is to be said of the specialist's.
 
     `converted`: one of the two was made from a GGUF file, in words of its own; then the ids of sample texts decide.
     `kept` says whose is.
@@ -239,7 +247,7 @@ def _check_json(
         count = f"{len(changed)} token{'s' if len(changed) > 1 else ''}"
         message = f"{label} has another tokenizer than the base: {count} with another id or none, such as {shown}"
         problems.append(Problem("tokenizer-differs", message, _HINT))
-        return {}
+        return False
     different = [part for part in _CHANGE_IDS if own.parts[part] != base.parts[part]]
     if different:
         listed = " and ".join(f"`{part}`" for part in different)
@@ -259,7 +267,7 @@ def _check_json(
         listed = " and ".join(f"`{part}`" for part in little)
         message = f"{label} has another {listed} in its `{FILE}`: {kept}"
         warnings.append(Problem("tokenizer-part-differs", message))
-    return own.ids
+    return True
 
 
 def _same_ids(own: Path, kept: Path) -> bool:
@@ -273,55 +281,13 @@ def _same_ids(own: Path, kept: Path) -> bool:
     )
 
 
-def _parse(path: Path) -> Any:
-    data = read_whole(path, MAX_BYTES)
-    try:
-        return load_json(data, str(path))
-    except (ValueError, RecursionError) as error:
-        check_downloaded(data, str(path))
-        raise (_marked if data.startswith(BOM_UTF8) else _no_tokenizer)(path) from error
-
-
-def _no_tokenizer(path: Path) -> SourceError:
-    return SourceError(f"`{path}` is not a tokenizer's file", hint="download or copy it again")
-
-
-def _marked(path: Path) -> SourceError:
-    return SourceError(
-        f"`{path}` begins with a byte order mark, which no reader of tokenizers takes",
-        hint="save it as UTF-8 without a byte order mark",
-    )
-
-
-def _raw_ids(path: Path) -> Mapping[str, int]:
-    """Every token's id as the file says it: the library gives added tokens other ids where they leave a gap."""
-    return _written_ids(path, xxhash.xxh3_128_hexdigest(read_whole(path, MAX_BYTES)))
-
-
-@lru_cache(maxsize=1)  # a base's are asked for twice in a row
-def _written_ids(path: Path, digest: str) -> Mapping[str, int]:
-    """The ids in the file of these bytes; a large vocabulary is parsed once."""
-    parsed = _parse(path)
-    try:
-        vocabulary = parsed["model"].get("vocab", {})
-        if isinstance(vocabulary, list):  # a Unigram model lists [token, score]
-            vocabulary = {token: index for index, (token, _) in enumerate(vocabulary)}
-        ids = {**vocabulary, **{token["content"]: token["id"] for token in parsed.get("added_tokens") or []}}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _no_tokenizer(path) from error
-    if not all(isinstance(token, str) and type(index) is int for token, index in ids.items()):
-        raise _no_tokenizer(path)
-    return ids
-
-
 def _ids(path: Path) -> Mapping[str, int]:
-    """Every token's id as the library gives it, which is asked only where the file leaves a gap."""
-    ids = _raw_ids(path)
-    return ids if len({*ids.values()}) == len(ids) == 1 + max(ids.values(), default=-1) else _read(path).ids
+    """Every token's id as the library gives it."""
+    return numbers_of({FILE: path}).ids
 
 
 def _read(path: Path) -> _Tokenizer:
-    _raw_ids(path)
+    raw_ids(path)
     tokenizer = load_tokenizer_json(path)
     whole = json.loads(tokenizer.to_str())
     added = {token["content"]: {**token, "id": None} for token in whole["added_tokens"]}

@@ -194,8 +194,10 @@ def _put_on_top(
     first = 1 + max(kept.tokens.taken, default=-1)
     if list(ids.values()) == list(range(first, first + len(new))):
         return text, ids
-    why = "cannot take more tokens" if kept.tokens.whole else f"has no `{FILE}` to add tokens to"
-    united.problems.append(Problem("tokenizer-fixed", f"{label} {why}, and the experts add {_listed(new)}", _SAVE))
+    why, hint = "cannot take more tokens", _SAVE
+    if not kept.tokens.whole:
+        why, hint = f"has no `{FILE}` to add tokens to", f"{_SAVE} or to an expert that has one"
+    united.problems.append(Problem("tokenizer-fixed", f"{label} {why}, and the experts add {_listed(new)}", hint))
     return None, {}
 
 

@@ -148,6 +148,10 @@ def _texts(recipe: Recipe, tree: Table) -> Iterator[Problem]:
                 continue
             yield problem(place, "no-prompts", message, hint)
             continue
+        if "data" in given and recipe.gate.init not in EXPANDED:
+            message = f"Gate `{recipe.gate.init}` reads prompts, and expert `{expert.name}` has `data` alone"
+            hint = "give it `prompts`, or use `discriminant`, which fits from `data` too"
+            yield problem(key_place(tree, ("experts", index, "data")), "no-prompts", message, hint)
         texts = (frozenset(expert.prompts), expert.prompts_file, expert.data, frozenset(expert.negative_prompts))
         if texts in seen:
             both = f"Experts `{seen[texts]}` and `{expert.name}`"

@@ -24,16 +24,36 @@ class TokenizerConfig:
     Attributes:
         special: `bos_token` and the like, as text; None where a file says that there is none.
         switches: `add_bos_token` and `add_eos_token`.
-        added: ids of the tokens that `added_tokens.json` and `added_tokens_decoder` list.
+        listed: the tokens that `added_tokens_decoder` lists with their numbers, ascending; or else `added_tokens.json`.
+        old: whether it is that file.
         template: the default chat template, or None; a blank one is none.
         blank: whether there is one, and it is blank.
     """
 
     special: Mapping[str, str | None]
     switches: Mapping[str, bool]
-    added: Mapping[str, int]
+    listed: tuple[tuple[str, int], ...]
+    old: bool
     template: str | None
     blank: bool
+
+    @property
+    def added(self) -> dict[str, int]:
+        """The numbers of the listed tokens."""
+        return dict(self.listed)
+
+    def beside(self, known: Mapping[str, int], first: int) -> dict[str, int]:
+        """The ids of the listed tokens that a `tokenizer.json` lacks: the next free ones, whatever their numbers are.
+
+        A token of the old file whose number is taken is not read.
+
+        Args:
+            known: the ids of the tokens of that file.
+            first: the first free one.
+        """
+        taken = set(known.values()) if self.old else set()
+        missing = dict.fromkeys(token for token, number in self.listed if token not in known and number not in taken)
+        return {token: first + place for place, token in enumerate(missing)}
 
 
 def tokenizer_config(files: Mapping[str, Path]) -> TokenizerConfig:
@@ -55,9 +75,9 @@ def tokenizer_config(files: Mapping[str, Path]) -> TokenizerConfig:
     switches = {key: config[key] for key in SWITCHES if isinstance(config.get(key), bool)}
     found = _template(files, config)
     template = found if found is None or found.strip() else None
-    return TokenizerConfig(
-        special, switches, dict(_added(config, _object(files, _ADDED))), template, blank=template != found
-    )
+    in_file = _LISTED not in config
+    listed = tuple(_added(_object(files, _ADDED)) if in_file else _decoder(config))
+    return TokenizerConfig(special, switches, listed, in_file, template, blank=template != found)
 
 
 def _object(files: Mapping[str, Path], name: str) -> dict[str, Any]:
@@ -69,12 +89,16 @@ def _content(token: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _added(config: Mapping[str, Any], added: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    for index, token in (config.get(_LISTED) or {}).items():
-        text = _content(token)
-        if text is not None and index.isdecimal():
-            yield text, int(index)
-    yield from ((token, index) for token, index in added.items() if isinstance(index, int))
+def _decoder(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Tokens by their numbers, in a config."""
+    texts = {int(index): _content(token) for index, token in (config[_LISTED] or {}).items() if index.isdecimal()}
+    return ((text, index) for index, text in sorted(texts.items()) if text is not None)
+
+
+def _added(added: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Numbers by their tokens, in a file of its own; of two with one number the last one counts."""
+    texts = {index: token for token, index in added.items() if type(index) is int}
+    return ((text, index) for index, text in sorted(texts.items()))
 
 
 def _template(files: Mapping[str, Path], config: Mapping[str, Any]) -> str | None:

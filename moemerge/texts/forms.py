@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from moemerge.texts.rows import SPLIT, Unreadable
 
 TEXTS = ("text", "content")
 """Fields of plain texts; the second where no other form fits."""
-CHATS = ("messages", "conversations", "conversation")
-"""Fields that hold a list of messages: `role` and `content`, or ShareGPT's `from` and `value`."""
+CHATS = ("messages", "conversations", "conversation", "contents")
+"""Fields that hold a list of messages: `role` and `content`, or ShareGPT's `from` and `value`, or Gemini's `parts`."""
+CHOSEN = "chosen"
+"""The field of a reply, or of a whole conversation, that people prefer to the one that is `rejected`."""
 PAIRS = (
     ("instruction", "output"), ("instruction", "response"), ("prompt", "completion"), ("prompt", "response"),
     ("question", "answer"), ("query", "response"), ("problem", "solution"), ("input", "output"),
     ("question", "response"), ("question", "solution"), ("query", "answer"), ("query", "solution"),
     ("problem", "answer"), ("problem", "response"),
     ("prompt", "output"), ("prompt", "answer"),
+    ("prompt", CHOSEN), ("instruction", CHOSEN), ("question", CHOSEN), ("input", CHOSEN),
+    ("question", "answers"), ("question", "answerkey"), ("problem", "generated_solution"),
+    ("question", "generated_solution"), ("user", "assistant"), ("human", "assistant"),
 )  # fmt: skip
 """Fields of what is asked and what is replied."""
 BESIDE = ("input", "context")
-"""Fields that follow an instruction in the same message."""
+"""Fields that follow an instruction in the same message; the second comes before a question."""
+CHOICES = ("choices", "options")
+"""Fields of the replies to choose from, of which the reply's own may be the number, the letter or the label."""
+LABEL = "label"
+"""The field that may say that a reply is a bad one."""
 SYSTEMS = ("system", "system_prompt")
 """Fields of a system's message."""
 HISTORY = "history"
 """The field of earlier questions and replies, in pairs."""
 FIELDS = frozenset({*TEXTS, *CHATS, *BESIDE, *SYSTEMS, HISTORY, *(field for pair in PAIRS for field in pair)})
 """Every field that is known by its name."""
+_BESIDE = frozenset({*SYSTEMS, *CHOICES, LABEL})
+"""Fields that count where another one does."""
 
 ROLES: Mapping[str, str] = {
     "system": "system", "developer": "system",
@@ -41,7 +53,9 @@ ROLES: Mapping[str, str] = {
 """Who speaks, in the words of several tools and in a template's."""
 _CALLS = ("tool_calls", "function_call")
 """Fields of a message that calls tools; it may then hold no text."""
-_SPEAKER, _SAID = ("role", "from"), ("content", "value")
+_SPEAKER, _SAID = ("role", "from"), ("content", "value", "parts")
+_EXCHANGES = (("human", "assistant"), ("user", "assistant"), ("input", "output"), ("question", "answer"))
+"""Fields of a message that is a question and its reply."""
 _MESSAGE = "a message has a `role` and a `content`, or `from` and `value`"
 LONGEST = 1 << 24
 """Characters of a text that is read, as many as there are in a dozen long novels."""
@@ -89,7 +103,7 @@ def text_of(row: Mapping[str, Any], field: str | None) -> str | Conversation | N
     """
     if field is not None:
         return _said(_value(row, "field", field), field, row)
-    forms: list[tuple[str, ...]] = [TEXTS[:1], *((name,) for name in CHATS), *PAIRS, TEXTS[1:]]
+    forms: list[tuple[str, ...]] = [TEXTS[:1], *((name,) for name in CHATS), *PAIRS, (CHOSEN,), TEXTS[1:]]
     hint = one_of("field", row)
     row = {**{name.strip().lower(): value for name, value in row.items()}, **row}
     fitting = [form for form in forms if row.keys() >= set(form)]
@@ -106,7 +120,7 @@ def text_of(row: Mapping[str, Any], field: str | None) -> str | Conversation | N
 def columns_of(names: Iterable[str], fields: Collection[str], *, all_of: bool) -> Collection[str]:
     """The columns to read for some fields: all where one is missing (or each is, without `all_of`), for the hint."""
     known = list(names)
-    found = [name for name in known if name in fields or name.strip().lower() in {*fields, *SYSTEMS}]
+    found = [name for name in known if name in fields or name.strip().lower() in {*fields, *_BESIDE}]
     missing = [field for field in fields if field not in known]
     return known if missing and (all_of or len(missing) == len(fields)) else found
 
@@ -160,11 +174,18 @@ def _said(value: Any, field: str, row: Mapping[str, Any]) -> str | Conversation 
     if isinstance(value, str) and field in CHATS:
         value = _parsed(value)
     if isinstance(value, list):
-        if field not in CHATS and value and all(isinstance(item, str) for item in value):
+        if field in CHATS and _are_texts(value) and len(value) > 1:
+            speakers = itertools.cycle(("user", "assistant"))
+            return _conversation(row, [Turn(role, _whole(said)) for role, said in zip(speakers, value, strict=False)])
+        if field not in CHATS and _are_texts(value):
             raise Unreadable(f"field `{field}` is a list of texts", "write a row for each of them")
         return _conversation(row, _turns(value))
     text = _string(value, field)
     return text if text.strip() else None
+
+
+def _are_texts(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
 
 
 def _parsed(text: str) -> Any:
@@ -175,20 +196,41 @@ def _parsed(text: str) -> Any:
 
 
 def _pair(row: Mapping[str, Any], asked: str, replied: str) -> Conversation | None:
-    """A question and its reply, each a text or a list of messages."""
+    """A question and its reply, each a text or a list of messages; the reply's may hold the question too."""
+    if row.get(LABEL) is False:
+        raise Unreadable(f"its `{LABEL}` is false: a reply that nobody wants")
     turns = list(_earlier(row.get(HISTORY)))
-    for field, role in ((asked, "user"), (replied, "assistant")):
-        value = row[field]
+    for field, role, value in ((asked, "user", row[asked]), (replied, "assistant", _reply(row, row[replied]))):
         if isinstance(value, list):
-            turns += _turns(value)
+            found = list(_turns(value))
+            turns = found if role == "assistant" and found and found[0].role != "assistant" else turns + found
             continue
         text = _string(value, field, numbers=True)
         beside = [row.get(name) for name in BESIDE if field == "instruction"]
-        text = "\n\n".join([text, *(_whole(more) for more in beside if isinstance(more, str) and more.strip())])
+        before = [row.get(BESIDE[1])] if field == "question" else []
+        parts = [more for more in (*before, text, *beside) if more is text or (isinstance(more, str) and more.strip())]
+        text = "\n\n".join(map(_whole, parts))
         if not text.strip():
             return None
         turns.append(Turn(role, text))
     return _conversation(row, turns)
+
+
+def _reply(row: Mapping[str, Any], value: Any) -> Any:
+    """A reply as it is; the first one of several; the one of the choices that it names."""
+    if isinstance(value, Mapping):  # SQuAD's answers, or TriviaQA's
+        value = next((value[key] for key in ("text", "value") if key in value), value)
+    if value == [] or _are_texts(value):
+        return value[0] if value else ""
+    choices = next((row[name] for name in CHOICES if row.get(name)), None)
+    if isinstance(choices, Mapping) and _are_texts(choices.get("text")) and _are_texts(choices.get("label")):
+        choices = dict(zip(choices["label"], choices["text"], strict=False))
+    elif _are_texts(choices):
+        places = {str(number): text for number, text in enumerate(choices)}
+        choices = {**places, **{chr(ord("A") + number): text for number, text in enumerate(choices)}}
+    if not isinstance(choices, Mapping) or not isinstance(value, str | int) or isinstance(value, bool):
+        return value
+    return choices.get(str(value), value)
 
 
 def _earlier(history: Any) -> Iterator[Turn]:
@@ -215,6 +257,14 @@ def _turns(messages: list[Any]) -> Iterator[Turn]:
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, Mapping):
             raise Unreadable(f"message {number} is not an object with a `role` and a `content`", _MESSAGE)
+        exchange = next((pair for pair in _EXCHANGES if message.keys() >= set(pair)), None)
+        if exchange is not None and not message.keys() & set(_SPEAKER):
+            system = message.get(SYSTEMS[0])
+            if isinstance(system, str) and system.strip():
+                yield Turn("system", _whole(system))
+            for by, key in zip(("user", "assistant"), exchange, strict=True):
+                yield Turn(by, _whole(_content(message[key], number)))
+            continue
         calls = any(message.get(key) for key in _CALLS)
         for keys in (_SPEAKER, () if calls else _SAID):
             if keys and not message.keys() & set(keys):

@@ -71,11 +71,9 @@ def write_trained(
     for name in files:
         if name == PLOT:  # of an earlier training
             continue
-        data = (folder.path / name).read_bytes()
+        data = _recorded(folder, name, files[name])
         if name == CARD:
             data = trained_card(data.decode("utf-8", "replace"), output.name, training).encode()
-        elif xxhash.xxh3_128_hexdigest(data) != files[name]:
-            raise _changed(folder.path, name)
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_bytes(data)
         files[name] = xxhash.xxh3_128_hexdigest(data)
@@ -88,6 +86,32 @@ def write_trained(
         del record[key]
         record[key] = value
     (target / NAME).write_bytes(dump_record(record).encode())
+
+
+def check_files(folder: BuiltFolder, recorded: Mapping[str, str]) -> None:
+    """Whether the files beside the weights are as they were built, asked before any work.
+
+    Args:
+        folder: the mixture.
+        recorded: the files' digests, by name.
+
+    Raises:
+        VerifyError: one of them is not, or is gone.
+    """
+    for name, digest in recorded.items():
+        if name != PLOT:
+            _recorded(folder, name, digest)
+
+
+def _recorded(folder: BuiltFolder, name: str, digest: str) -> bytes:
+    """A file's bytes, of which only the card may have been rewritten."""
+    try:
+        data = (folder.path / name).read_bytes()
+    except FileNotFoundError:
+        raise _changed(folder.path, name, "is gone") from None
+    if name != CARD and xxhash.xxh3_128_hexdigest(data) != digest:
+        raise _changed(folder.path, name, "changed after the build")
+    return data
 
 
 def _weights(
@@ -111,7 +135,8 @@ def _weights(
                     continue
                 found[name] = _digest(copy, place)
                 if found[name] != recorded.get(name):
-                    raise _changed(folder.path, name)
+                    message = f"`{name}` of `{folder.path}` changed after the build, so nothing was kept"
+                    raise VerifyError(message, hint=f"run `moemerge verify {folder.path}`")
                 if name in changes:
                     _put(copy, place, folder, name, changes[name](folder.checkpoint.read(name).float()))
                     found[name] = _digest(copy, place)
@@ -149,10 +174,9 @@ def _digest(file: int, place: ByteRange) -> str:
     return state.hexdigest()
 
 
-def _changed(folder: Path, name: str) -> VerifyError:
-    return VerifyError(
-        f"`{name}` of `{folder}` changed after the build, so nothing was kept", hint=f"run `moemerge verify {folder}`"
-    )
+def _changed(folder: Path, name: str, how: str) -> VerifyError:
+    message = f"`{name}` of `{folder}` {how}, so what is trained could not be checked"
+    return VerifyError(message, hint="put it back, and change it in the trained folder")
 
 
 def write_adapter(

@@ -16,6 +16,7 @@ from moemerge.record.read import read_fields
 from moemerge.texts import Document
 from moemerge.texts import tokenise as tokens_of
 from moemerge.train.options import TrainOptions, kind_of_gate
+from moemerge.train.output import check_files
 from moemerge.train.rows import Tokens, tokenise
 from moemerge.train.sharding import check_sharding, wants_sharding
 from moemerge.train.space import training_bytes
@@ -82,6 +83,8 @@ class Prepared:
             for orphan in check_output(output, overwrite=overwrite, needed=needed):
                 for text in remove_orphan(orphan, output):
                     self.warn(text)
+        if not options.adapter_only:  # which copies no file
+            check_files(folder, self.recorded.get("files", {}))
         self.tokenizer = self.folder.tokenizer()
         limit = int(self.folder.config.get("max_position_embeddings") or options.context)
         if options.context > limit:

@@ -163,13 +163,11 @@ def _tokens_in(files: Mapping[str, Path]) -> tuple[dict[str, int], frozenset[str
             raise ValueError(f"`{files[_JSON]}` cannot be read: {error}") from error
         ids.update(tokenizer.get_vocab(with_added_tokens=True))
         added.update(token.content for token in tokenizer.get_added_tokens_decoder().values())
-    known = set(ids.values())
-    for token, index in tokenizer_config(files).added.items():
-        if token not in ids and index not in known:
-            ids[token] = index
-            known.add(index)
-            added.add(token)
-    return ids, frozenset(added)
+        top = max([tokenizer.get_vocab_size(with_added_tokens=False) - 1, *(ids[token] for token in added)])
+        more = tokenizer_config(files).beside(ids, top + 1)
+    else:
+        more = tokenizer_config(files).added
+    return {**ids, **more}, frozenset(added | more.keys())
 
 
 def _derive(record: Record, words: Mapping[str, _Words]) -> RecordedVocabulary:

@@ -55,7 +55,16 @@ def build(*options: str, recipe: str = RECIPE, out: str = "out") -> tuple[int, s
 
 
 def refused(*options: str, recipe: str = RECIPE, out: str = "out") -> str:
-    """The exact stderr of a build that must fail, print no result and leave nothing."""
+    """The exact stderr of a build that must fail, print no result and leave nothing; a plan must know it before."""
+    said = refused_by_build(*options, recipe=recipe, out=out)
+    planned = CliRunner().invoke(app, ["plan", "-q", "recipe.yaml", *options])
+    assert planned.exit_code == 1, planned.stdout
+    assert normal(planned.stderr).startswith(said), planned.stderr
+    return said
+
+
+def refused_by_build(*options: str, recipe: str = RECIPE, out: str = "out") -> str:
+    """The same of what no plan can know: the weights' values, and where the output goes."""
     Path("recipe.yaml").write_text(recipe, encoding="utf-8")
     before = sorted(Path().rglob("*"))
     status, stdout, stderr = build("-q", *options, recipe=recipe, out=out)

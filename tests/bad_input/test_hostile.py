@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from moemerge.cli import app
 from moemerge.errors import SourceError
 from moemerge.sources.regular import read_whole
-from tests.bad_input.command import RECIPE, build, change_config, refused
+from tests.bad_input.command import RECIPE, build, change_config, refused, refused_by_build
 
 CHAT = RECIPE.replace("{init: random}", '{init: discriminant, expand: "off"}\ntemplate: chat')
 READS = "error: `base_model`: transformers cannot read its"
@@ -116,6 +116,53 @@ def test_a_tokenizer_with_an_id_past_the_embedding() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("gate", "needs"),
+    [("discriminant", True), ("cheap_embed", True), ("random, expand: off}\nmerge: {shared: auto", True),
+     ("random", False), ("uniform", False)],
+)  # fmt: skip
+def test_a_base_without_a_tokenizer(gate: str, needs: bool) -> None:
+    """Texts cannot be read then, which a plan knows; a build that reads none does without."""
+    for name in ("base", "code", "math"):
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            Path("models", name, file).unlink()
+    recipe = RECIPE.replace("random", gate)
+    if needs:
+        assert refused(recipe=recipe) == (
+            "error: `models/base` has no tokenizer files, and texts are to be read\n"
+            "hint: put `tokenizer.json` next to its config; `--gate random` with a merge other than `auto` needs none\n"
+        )
+    else:
+        assert build(recipe=recipe)[0] == 0
+
+
+def test_a_base_without_the_tokenizer_that_an_expert_has() -> None:
+    """The hint names the expert, whose tokenizer then does."""
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        Path("models/base", file).unlink()
+    recipe = RECIPE.replace("random", 'discriminant, expand: "off"')
+    assert refused(recipe=recipe) == (
+        "error: `models/base` has no tokenizer files, and texts are to be read\n"
+        "hint: put `tokenizer.json` next to its config; `tokenizer.source: code` takes that expert's\n"
+    )
+    assert build("--set", "tokenizer.source=code", recipe=recipe)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("gate", "message", "hint"),
+    [
+        ("discriminant", "An expert has no prompts, and the tokenizer has no token that begins a text",
+         "give it prompts"),
+        ("mergekit_hidden", "Expert `math` has an empty prompt, which gives no token", "give it others"),
+    ],
+)  # fmt: skip
+def test_a_general_expert_without_a_token_to_begin_with(gate: str, message: str, hint: str) -> None:
+    """Its specialist writes from the beginning of text, which some tokenizers have no token for."""
+    change_json("tokenizer_config.json", lambda config: [config.pop(key, None) for key in ("bos_token", "eos_token")])
+    recipe = RECIPE.replace("random", gate).replace("[sum of two and three minus one equals four]", "['']")
+    assert refused(recipe=recipe) == f"error: {message}\nhint: {hint}\n"
+
+
 @pytest.mark.parametrize("command", [["trace", "out", "def <end> list"], ["eval", "out", "--domains", "d.yaml"]])
 def test_a_text_with_an_id_past_the_embedding(command: list[str]) -> None:
     """Whoever reads it says which token there is no row for."""
@@ -146,6 +193,8 @@ def test_a_chat_template_that_cannot_be_rendered(template: str, why: str) -> Non
     assert refused(recipe=CHAT) == (
         f"error: The chat template of expert `code` cannot be rendered: {why}\n"
         "hint: mend it, or set `template: none`\n"
+        "error: `template: chat` needs a chat template, and neither expert `math` nor the base has one\n"
+        "hint: set `template: none`\n"
     )  # fmt: skip
 
 
@@ -216,7 +265,7 @@ def test_a_forged_record_under_an_output(text: str) -> None:
     """`build --overwrite` reads the record of what it would replace: one that goes down for ever is not a record."""
     Path("out").mkdir()
     Path("out/moemerge.yaml").write_text(text, encoding="utf-8")
-    assert refused("--overwrite") == (
+    assert refused_by_build("--overwrite") == (
         "error: output `WORK/out` has a `moemerge.yaml` that this moemerge cannot read, so it is not overwritten\n"
         "hint: remove it yourself, or choose another with `-o`\n"
     )

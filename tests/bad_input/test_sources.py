@@ -13,7 +13,16 @@ from safetensors.torch import load_file
 
 from moemerge.errors import SourceError
 from moemerge.sources import open_checkpoint
-from tests.bad_input.command import RECIPE, UP, build, change_config, change_tensors, refused, write_adapter
+from tests.bad_input.command import (
+    RECIPE,
+    UP,
+    build,
+    change_config,
+    change_tensors,
+    refused,
+    refused_by_build,
+    write_adapter,
+)
 from tests.conftest import TinyMaker
 
 
@@ -123,7 +132,7 @@ def test_a_missing_shard() -> None:
 def test_a_config_without_weights() -> None:
     """A model can be planned from its config, and not built."""
     Path("models/code/model.safetensors").unlink()
-    assert refused() == "error: `models/code` has a config and no weights\n"
+    assert refused_by_build() == "error: `models/code` has a config and no weights\n"
 
 
 def test_wrong_shapes() -> None:

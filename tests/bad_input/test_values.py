@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.bad_input.command import QUERY, UP, change_tensors, refused
+from tests.bad_input.command import QUERY, UP, change_tensors, refused_by_build
 
 
 @pytest.mark.parametrize("gate", ["random", "discriminant"])
@@ -16,7 +16,7 @@ def test_a_value_that_is_not_finite_in_a_copied_tensor(value: float, gate: str) 
     damaged = load_file("models/code/model.safetensors")[UP]
     damaged[3, 5] = value
     change_tensors("code", {UP: damaged})
-    assert refused("--gate", gate, "--set", "gate.expand=off") == (
+    assert refused_by_build("--gate", gate, "--set", "gate.expand=off") == (
         "error: `model.layers.1.block_sparse_moe.experts.0.w3.weight` holds NaN or Inf, from `models/code`\n"
         "hint: the source is damaged: check or download it again\n"
     )
@@ -29,7 +29,7 @@ def test_a_value_that_is_not_finite_in_a_computed_tensor(gate: str, expand: str)
     damaged = load_file("models/math/model.safetensors")[QUERY]
     damaged[31, 0] = float("nan")
     change_tensors("math", {QUERY: damaged})
-    assert refused("--gate", gate, "--set", f"gate.expand={expand}") == (
+    assert refused_by_build("--gate", gate, "--set", f"gate.expand={expand}") == (
         "error: `model.layers.0.self_attn.q_proj.weight` holds NaN or Inf, from `models/math`\n"
         "hint: the source is damaged: check or download it again\n"
     )
@@ -42,7 +42,7 @@ def test_a_model_of_nothing_but_nan(gate: str, expand: str) -> None:
     head = "model.embed_tokens.weight"
     for model in ("base", "code", "math"):
         change_tensors(model, {head: torch.full_like(load_file(f"models/{model}/model.safetensors")[head], torch.nan)})
-    assert refused("--gate", gate, "--set", f"gate.expand={expand}") == (
+    assert refused_by_build("--gate", gate, "--set", f"gate.expand={expand}") == (
         f"error: `{head}` holds NaN or Inf, from `models/code`, `models/math`\n"
         "hint: the source is damaged: check or download it again\n"
     )
@@ -69,13 +69,13 @@ def test_states_that_overflow(expand: str, message: str) -> None:
         weights = load_file(f"models/{model}/model.safetensors")
         for name in (QUERY.replace("q_proj", "v_proj"), QUERY.replace("q_proj", "o_proj")):
             change_tensors(model, {name: torch.full_like(weights[name], 3e38)})
-    assert refused("--gate", "discriminant", "--set", f"gate.expand={expand}") == message
+    assert refused_by_build("--gate", "discriminant", "--set", f"gate.expand={expand}") == message
 
 
 def test_a_value_that_is_not_finite_in_a_converted_expert() -> None:
     """An expert that is converted to another dtype is computed, and looked at too."""
     change_tensors("code", {UP: torch.full((48, 32), float("-inf"))})
-    assert refused("--set", "dtype=bfloat16") == (
+    assert refused_by_build("--set", "dtype=bfloat16") == (
         "error: `model.layers.1.block_sparse_moe.experts.0.w3.weight` holds NaN or Inf, from `models/code`\n"
         "hint: the source is damaged: check or download it again\n"
     )
@@ -84,7 +84,7 @@ def test_a_value_that_is_not_finite_in_a_converted_expert() -> None:
 def test_a_value_that_the_dtype_cannot_hold() -> None:
     """A sound source is not called damaged where the conversion makes an Inf."""
     change_tensors("code", {UP: torch.full((48, 32), 1e6)})
-    assert refused("--set", "dtype=float16") == (
+    assert refused_by_build("--set", "dtype=float16") == (
         "error: `model.layers.1.block_sparse_moe.experts.0.w3.weight` holds NaN or Inf, and its sources do not: "
         "a value is too large for F16\n"
         "hint: set a `dtype` with a larger range, such as `bfloat16`\n"

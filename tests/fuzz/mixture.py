@@ -21,6 +21,7 @@ from moemerge.mixture.folder import open_moe
 from moemerge.mixture.placement import Placement
 from moemerge.mixture.routers import find_routers
 from moemerge.train.options import TrainOptions
+from moemerge.train.state import remove_state, state_path
 from moemerge.write.made import made_by_build
 from tests.export.vocabularies import ROWS, byte_level, smollm
 
@@ -59,16 +60,25 @@ def _trace(work: Path, folder: Path) -> None:
     trace_text(model, tokenizer, find_routers(model), "def add two to three", opened.experts)
 
 
-def _train(work: Path, folder: Path) -> None:
-    options = TrainOptions(data=work / "domains.yaml", steps=1, context=16, rows=2, placement=_FP32)
-    api.train_router(folder, work / "trained", options, overwrite=True)
+def _train(work: Path, folder: Path, *, adapter_only: bool) -> None:
+    """The state of a training whose output was refused is not left. An adapter is trained beside changed files too."""
+    options = TrainOptions(
+        data=work / "domains.yaml", steps=1, context=16, rows=2, placement=_FP32, adapter_only=adapter_only
+    )
+    output = work / ("adapter-of-router" if adapter_only else "trained")
+    try:
+        api.train_router(folder, output, options, overwrite=True)
+    finally:
+        remove_state(state_path(output))
 
 
 def _export(work: Path, folder: Path) -> None:
     api.export(folder, work / "exported.gguf", overwrite=True)
 
 
-VERBS: tuple[Callable[[Path, Path], None], ...] = (_evaluate, _trace, _train, _export)
+VERBS: tuple[Callable[[Path, Path], None], ...] = (
+    _evaluate, _trace, partial(_train, adapter_only=False), partial(_train, adapter_only=True), _export,
+)  # fmt: skip
 
 
 def use_mixture(work: Path, data: bytes) -> None:

@@ -337,6 +337,6 @@ def test_a_tokenizer_in_a_form_that_is_not_read_is_named(
     with pytest.raises(SourceError) as caught:
         load_tokenizer(plan_of(base, [base, base]))
     assert (caught.value.message, caught.value.hint) == (
-        f"`{base}` has {held}",
-        "put `tokenizer.json` next to its config",
+        f"`{base}` has {held}, and texts are to be read",
+        "put `tokenizer.json` next to its config; `--gate random` with a merge other than `auto` needs none",
     )

@@ -132,7 +132,8 @@ def test_a_base_without_tokenizer_json_cannot_take_tokens(tiny: TinyMaker, tmp_p
     assert (problem.code, problem.message, problem.hint) == (
         "tokenizer-fixed",
         "`base_model` has no `tokenizer.json` to add tokens to, and the experts add `<|im_start|>`, `<|im_end|>`",
-        "save it with `AutoTokenizer.from_pretrained(...)` next to the weights, or set `tokenizer.source: base`",
+        "save it with `AutoTokenizer.from_pretrained(...)` next to the weights, or set `tokenizer.source: base` or to "
+        "an expert that has one",
     )
     assert plan_of(base, [base, chat], tokenizer={"source": "base"}).ok
 

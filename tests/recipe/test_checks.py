@@ -149,6 +149,17 @@ def test_the_general_expert_must_be_let_write() -> None:
     assert parse_recipe(text, gate="mergekit_hidden").recipe
 
 
+@pytest.mark.parametrize("gate", ["mergekit_hidden", "hidden_avg", "cheap_embed"])
+def test_a_gate_of_mergekit_reads_prompts_alone(gate: str) -> None:
+    """Texts are no prompts; a file of prompts is."""
+    code, message, hint = one(HEAD + A + "  - {name: b, model: m/b, data: {path: b.jsonl}}\n", gate)
+    assert (code, message.splitlines()[:2]) == (
+        "no-prompts", [f"Gate `{gate}` reads prompts, and expert `b` has `data` alone", "  r.yaml:4:27"]
+    )  # fmt: skip
+    assert hint == "give it `prompts`, or use `discriminant`, which fits from `data` too"
+    assert parse_recipe(HEAD + A + "  - {name: b, model: m/b, prompts_file: b.txt}\n", gate=gate).recipe
+
+
 @pytest.mark.parametrize("gate", ["random", "uniform"])
 def test_a_gate_that_reads_no_prompts_needs_none(gate: str) -> None:
     """Equal experts without prompts: sparse upcycling."""

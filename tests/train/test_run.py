@@ -283,6 +283,29 @@ def test_what_changed_after_the_build_is_not_passed_on(trained: Trainer, trio: T
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("gone", "how"), [(False, "changed after the build"), (True, "is gone")])
+def test_a_file_that_changed_is_told_before_the_training(
+    gone: bool, how: str, trained: Trainer, trio: Trio, tmp_path: Path
+) -> None:
+    """A chat template that was edited, say; only the card is yours to write."""
+    folder = trio.build(tmp_path / "moe", gate={"init": "random"})
+    (folder / "README.md").write_text("mine", encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    text = path.read_text(encoding="utf-8")
+    path.unlink()
+    if not gone:
+        path.write_text(text + "\n", encoding="utf-8")
+    with pytest.raises(MoemergeError) as caught:
+        trained(folder)
+    assert (caught.value.message, caught.value.hint) == (
+        f"`tokenizer_config.json` of `{folder}` {how}, so what is trained could not be checked",
+        "put it back, and change it in the trained folder",
+    )
+    assert not list(tmp_path.glob("*.training.safetensors"))
+    path.write_text(text, encoding="utf-8")
+    assert trained(folder, steps=1).path.is_dir()
+
+
 def test_no_steps_write_the_start(trained: Trainer) -> None:
     """`--steps 0`: the gate of the start, or the calibrated one, and no claim about a training."""
     result = trained(start="centroid", steps=0)
