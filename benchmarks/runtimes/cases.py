@@ -108,9 +108,9 @@ FURTHER: Mapping[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 """What the plain variants leave out; each goes into the host that its name begins with."""
 
-PLACED = {"head_dim": 64, "num_hidden_layers": 4, "rope_parameters": {
+PLACED = {"head_dim": 64, "intermediate_size": 384, "num_hidden_layers": 4, "rope_parameters": {
     "rope_type": "default", "rope_theta": 1e4, "mrope_interleaved": True, "mrope_section": [12, 10, 10]}}  # fmt: skip
-"""Qwen3-VL's rope as it is published, on half as many pairs; its tower adds to two layers."""
+"""Qwen3-VL's rope as published, on half as many pairs; its tower adds to two layers. Square experts are refused."""
 WITHIN: Mapping[str, tuple[str, str, dict[str, Any]]] = {
     "Qwen3-VL": ("qwen3_vl", "qwen3_vl_text", PLACED),
     "Qwen3-VL, tied": ("qwen3_vl", "qwen3_vl_text", {**PLACED, "tie_word_embeddings": True}),

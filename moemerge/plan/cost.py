@@ -19,6 +19,7 @@ from moemerge.plan.model import (
     Redraw,
     Refused,
     Router,
+    Transposed,
 )
 from moemerge.plan.plain import needs_torch
 from moemerge.recipe.schema import MergeMethod
@@ -152,9 +153,10 @@ def _whole(plan: Plan, dense: DenseConfig, item: int) -> int:
 
 
 def _merging(plan: Plan, tensor: OutputTensor) -> int:
-    """What merging one tensor takes beside row blocks: folding needs a whole product in fp32 beside its result."""
-    most = 0
-    for part in (part.part if isinstance(part, Adjusted) else part for part in tensor.parts):
+    """What merging one tensor takes beside row blocks: folding needs a whole product in fp32 beside its result, and an
+    expert that is transposed is held whole."""
+    most = max((tensor.nbytes // len(tensor.parts) for part in tensor.parts if isinstance(part, Transposed)), default=0)
+    for part in tensor.inner:
         if isinstance(part, Merged) and part.method in SEVERAL_PASSES:
             infos = [plan.models[s.model].tensors.get(s.name) for s in part.operands]
             folded = sum(info.nbytes for info in infos if info is not None and info.origin == "folded")
@@ -228,6 +230,8 @@ def _way(plan: Plan, part: Part) -> str:
             return f"{method} of {', '.join(source.model for source in sources)}"
         case Adjusted(inner):
             return f"{_way(plan, inner)}, rescaled"
+        case Transposed(parts):
+            return f"{' and '.join(sorted({_way(plan, own) for own in parts}))}, transposed"
         case Router():
             return f"gate: {plan.recipe.gate.init}"
         case Fill(value=value):
