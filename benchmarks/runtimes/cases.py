@@ -109,7 +109,7 @@ FURTHER: Mapping[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 """What the plain variants leave out; each goes into the host that its name begins with."""
 
 PLACED = {"head_dim": 64, "intermediate_size": 384, "num_hidden_layers": 4, "rope_parameters": {
-    "rope_type": "default", "rope_theta": 1e4, "mrope_interleaved": True, "mrope_section": [12, 10, 10]}}  # fmt: skip
+    "rope_type": "default", "rope_theta": 5e6, "mrope_interleaved": True, "mrope_section": [12, 10, 10]}}  # fmt: skip
 """Qwen3-VL's rope as published, on half as many pairs; its tower adds to two layers. Square experts are refused."""
 WITHIN: Mapping[str, tuple[str, str, dict[str, Any]]] = {
     "Qwen3-VL": ("qwen3_vl", "qwen3_vl_text", PLACED),
