@@ -43,8 +43,8 @@ OWN: Mapping[str, dict[str, Any]] = {
     "granitemoehybrid": {**_MAMBA, "shared_intermediate_size": 256},
     "nemotron_h": {"head_dim": 64, "ssm_state_size": 32, "mamba_num_heads": 8, "mamba_head_dim": 64, "n_groups": 2,
                    "chunk_size": 16, "num_hidden_layers": 4},
-    "deepseek_v3": {"num_key_value_heads": 4, "q_lora_rank": 64, "kv_lora_rank": 64, "qk_rope_head_dim": 32,
-                    "qk_nope_head_dim": 64, "v_head_dim": 64},
+    "deepseek_v3": {"num_key_value_heads": 4, "q_lora_rank": 64, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+                    "qk_nope_head_dim": 64, "v_head_dim": 64},  # 512 and 64: vLLM has no other latents on CPUs
     "qwen3_5_text": {"head_dim": 64, "linear_key_head_dim": 64, "linear_value_head_dim": 64},
     "gemma3_text": {"tie_word_embeddings": True},
     "lfm2": {"conv_bias": False},  # as all that were published
