@@ -29,9 +29,9 @@ these the worst. If yours has something that no run had, this page cannot tell y
 
 
 EMPTY = "A dash is a mixture that did not run; an empty field was not tried."
-FAILED = """Everything ran on CPUs: where the message speaks of a CPU or of CUDA, a GPU may run it. An `AttributeError` of
-llama.cpp's own converter is its package's, whose converter is newer than the `gguf` library in it; the converter in
-llama.cpp's repository was not tried.
+FAILED = """Everything ran on CPUs: where the message speaks of a CPU or of CUDA, a GPU may run it. An `AttributeError`
+of llama.cpp's own converter is its package's, whose converter is newer than the `gguf` library in it; the converter
+in llama.cpp's repository was not tried.
 """
 
 
