@@ -43,8 +43,8 @@ OWN: Mapping[str, dict[str, Any]] = {
     "granitemoehybrid": {**_MAMBA, "shared_intermediate_size": 256},
     "nemotron_h": {"head_dim": 64, "ssm_state_size": 32, "mamba_num_heads": 8, "mamba_head_dim": 64, "n_groups": 2,
                    "chunk_size": 16, "num_hidden_layers": 4},
-    "deepseek_v3": {"num_key_value_heads": 4, "q_lora_rank": 64, "kv_lora_rank": 64, "qk_rope_head_dim": 32,
-                    "qk_nope_head_dim": 64, "v_head_dim": 64},
+    "deepseek_v3": {"num_key_value_heads": 4, "q_lora_rank": 64, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+                    "qk_nope_head_dim": 64, "v_head_dim": 64},  # 512 and 64: vLLM has no other latents on CPUs
     "qwen3_5_text": {"head_dim": 64, "linear_key_head_dim": 64, "linear_value_head_dim": 64},
     "gemma3_text": {"tie_word_embeddings": True},
     "lfm2": {"conv_bias": False},  # as all that were published
@@ -108,9 +108,9 @@ FURTHER: Mapping[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 """What the plain variants leave out; each goes into the host that its name begins with."""
 
-PLACED = {"head_dim": 64, "num_hidden_layers": 4, "rope_parameters": {
-    "rope_type": "default", "rope_theta": 1e4, "mrope_interleaved": True, "mrope_section": [12, 10, 10]}}  # fmt: skip
-"""Qwen3-VL's rope as it is published, on half as many pairs; its tower adds to two layers."""
+PLACED = {"head_dim": 64, "intermediate_size": 384, "num_hidden_layers": 4, "rope_parameters": {
+    "rope_type": "default", "rope_theta": 5e6, "mrope_interleaved": True, "mrope_section": [12, 10, 10]}}  # fmt: skip
+"""Qwen3-VL's rope as published, on half as many pairs; its tower adds to two layers. Square experts are refused."""
 WITHIN: Mapping[str, tuple[str, str, dict[str, Any]]] = {
     "Qwen3-VL": ("qwen3_vl", "qwen3_vl_text", PLACED),
     "Qwen3-VL, tied": ("qwen3_vl", "qwen3_vl_text", {**PLACED, "tie_word_embeddings": True}),

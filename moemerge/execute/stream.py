@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Lock
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from moemerge.execute.blocks import Blocks
 from moemerge.execute.merge import along_arc, angle_between, drop, elect, mean, task_arithmetic, trim, trim_threshold
 from moemerge.execute.redraw import redrawn
-from moemerge.plan.model import Adjusted, Compute, Copy, Merged, OutputTensor, Part, Plan, TensorSource
+from moemerge.plan.model import Adjusted, Compute, Copy, Merged, OutputTensor, Part, Plan, TensorSource, Transposed
 from moemerge.sources.adapter import TALL
 from moemerge.sources.files import SourceFiles
 
@@ -131,6 +131,10 @@ class Values:
             case Adjusted(inner, times, plus):
                 for block in self._blocks(tensor, inner):
                     yield (block.double() + plus) * times
+            case Transposed(parts, shape):
+                with self._one_at_a_time:  # it is held whole
+                    turned = self.whole(replace(tensor, parts=parts, shape=shape)).T
+                    yield from (turned[rows] for rows in row_blocks(tuple(turned.shape)))
             case _:
                 raise ValueError(f"`{tensor.name}` is made in `blocks`")
 

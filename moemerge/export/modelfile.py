@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from moemerge.export.vocabulary import Vocabulary
@@ -26,11 +25,14 @@ def modelfile(path: Path, vocabulary: Vocabulary, context: int) -> str:
     """
     lines = [f"FROM ./{path.name}", f"PARAMETER num_ctx {min(context, 8192)}"]
     ends = (vocabulary.special.get(key) for key in ("eos_token_id", "eot_token_id"))
-    lines += [
-        f"PARAMETER stop {json.dumps(vocabulary.tokens[end], ensure_ascii=False)}" for end in ends if end is not None
-    ]
+    lines += [f"PARAMETER stop {_quoted(vocabulary.tokens[end])}" for end in ends if end is not None]
     if vocabulary.template is not None and "<|im_start|>" in vocabulary.template:
         lines.append(_CHATML)
     elif vocabulary.template is None:
         lines.append('TEMPLATE "{{ .Prompt }}"')
     return "\n".join([*lines, MARK]) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """Between quotes Ollama takes everything as it is: nothing is escaped."""
+    return f'"""{text}"""' if '"' in text else f'"{text}"'

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from moemerge.errors import ExportError
 from moemerge.options import GgufType
-from moemerge.sources.checkpoint import ByteRange, TensorInfo
-from moemerge.sources.safetensors_file import read_rows
+from moemerge.sources.checkpoint import ITEM_SIZE, ByteRange, TensorInfo
+from moemerge.sources.safetensors_file import read_columns, read_rows
 
 BLOCK = 8 << 20
 """Numbers that are converted at once."""
@@ -38,26 +38,36 @@ class Piece:
         info: the tensor, as a vector or a matrix.
         place: where all of it lies.
         rows: which of its rows.
+        turned: which columns of these, transposed, are the piece's rows; None where the rows are.
     """
 
     info: TensorInfo
     place: ByteRange
     rows: range
+    turned: range | None = None
 
     @property
-    def columns(self) -> int:
-        """Numbers a row."""
-        return math.prod(self.info.shape[1:])
+    def shape(self) -> tuple[int, int]:
+        """Rows, and numbers a row."""
+        if self.turned is not None:
+            return len(self.turned), len(self.rows)
+        return len(self.rows), math.prod(self.info.shape[1:])
 
-    def blocks(self, unit: int = 1) -> Iterator[bytearray]:
-        """Its bytes as they are stored, a few rows at a time, a multiple of `unit`."""
-        step = max(BLOCK // self.columns // unit, 1) * unit
-        for start in range(self.rows.start, self.rows.stop, step):
-            yield read_rows(self.place, self.info, slice(start, min(start + step, self.rows.stop)))
+    def blocks(self, unit: int = 1) -> Iterator[bytes | bytearray]:
+        """Its bytes in the stored type, a few rows at a time, a multiple of `unit`."""
+        own, step = self.turned or self.rows, max(BLOCK // self.shape[1] // unit, 1) * unit
+        for start in range(own.start, own.stop, step):
+            stop = min(start + step, own.stop)
+            if self.turned is None:
+                yield read_rows(self.place, self.info, slice(start, stop))
+            else:
+                data = read_columns(self.place, self.info, self.rows, range(start, stop))
+                words = np.frombuffer(data, np.dtype(f"u{ITEM_SIZE[self.info.dtype]}"))
+                yield words.reshape(len(self.rows), -1).T.tobytes()
 
     def numbers(self, unit: int = 1) -> Iterator[Numbers]:
         """The same as matrices."""
-        return (_floats(data, self.info.dtype).reshape(-1, self.columns) for data in self.blocks(unit))
+        return (_floats(data, self.info.dtype).reshape(-1, self.shape[1]) for data in self.blocks(unit))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +129,7 @@ def kind_of(columns: int, wanted: GgufType) -> Kind:
     return TYPES[wanted] if columns % block == 0 else Kind.F16
 
 
-def _floats(data: bytearray, dtype: str) -> Numbers:
+def _floats(data: bytes | bytearray, dtype: str) -> Numbers:
     if dtype == "BF16":  # the upper half of an F32
         return (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(data, np.float32 if dtype == "F32" else np.float16).astype(np.float32, copy=False)

@@ -56,7 +56,7 @@ def out_tensors(
             problems.append(Problem("no-place", f"llama.cpp's `{form.architecture}` has no place for `{name}`"))
         found += [_made(checkpoint, name, stored, config, wanted) for stored in places]
     for name, pieces in stacked.items():
-        shape = (len(pieces), len(pieces[0].rows), pieces[0].info.shape[-1])
+        shape = (len(pieces), *pieces[0].shape)
         turn = partial(multiply, form.down) if form.down != 1 and "ffn_down" in name else None
         found.append(OutTensor(name, shape, kind_of(shape[-1], wanted), pieces, turn=turn))
     if form.head and _HEAD not in {tensor.name for tensor in found}:
@@ -105,21 +105,26 @@ def _stacked(
         fused = {part: name.format(layer=layer) for part, name in host.fused.items()}
         for projection in host.projections:
             if fused["down"] in checkpoint.tensors:
-                pieces = _slices(checkpoint, fused, projection, gated="gate" in host.projections)
+                pieces = _slices(checkpoint, fused, projection, host)
             else:
                 names = [host.expert_name(layer, expert, projection) for expert in range(experts or 0)]
                 pieces = tuple(_piece(checkpoint, name) for name in names)
             yield f"blk.{layer}.ffn_{projection}_exps.weight", pieces
 
 
-def _slices(checkpoint: Checkpoint, fused: Mapping[str, str], projection: str, *, gated: bool) -> tuple[Piece, ...]:
-    """The experts' rows in a tensor that holds all of them; in one of gates and ups an expert's gates come first."""
+def _slices(checkpoint: Checkpoint, fused: Mapping[str, str], projection: str, host: Host) -> tuple[Piece, ...]:
+    """The experts' rows in a tensor that holds all of them, or their columns where each is transposed; in one of gates
+    and ups an expert's gates come first."""
     name = fused["down" if projection == "down" else "gate_up"]
-    whole, (experts, rows, _) = _piece(checkpoint, name), checkpoint.tensors[name].shape
-    half = rows // 2
-    start, count = {"gate": (0, half), "up": (half, half)}[projection] if gated and projection != "down" else (0, rows)
-    begins = (expert * rows + start for expert in range(experts))
-    return tuple(replace(whole, rows=range(begin, begin + count)) for begin in begins)
+    whole, (experts, rows, columns) = _piece(checkpoint, name), checkpoint.tensors[name].shape
+    count = columns if host.transposed else rows
+    own = range(count)
+    if "gate" in host.projections and projection != "down":
+        own = {"gate": own[: count // 2], "up": own[count // 2 :]}[projection]
+    begins = (expert * rows for expert in range(experts))
+    if host.transposed:
+        return tuple(replace(whole, rows=range(begin, begin + rows), turned=own) for begin in begins)
+    return tuple(replace(whole, rows=range(begin + own.start, begin + own.stop)) for begin in begins)
 
 
 def _piece(checkpoint: Checkpoint, name: str) -> Piece:

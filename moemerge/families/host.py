@@ -107,6 +107,7 @@ class Host:
         fused: on-disk names of all experts of a layer in one, `gate_up` `[E, 2I, H]` (gate rows first; of experts
             without a gate their ups, `[E, I, H]`) and `down` `[E, H, I]`, with `{layer}`: those that the class's own
             `save_pretrained` writes, where they are fused.
+        transposed: whether each expert lies transposed in these on disk, `gate_up` `[E, H, 2I]` and `down` `[E, I, H]`.
         config: the host's own config keys, given the dense model, E and k; the common ones come from `host_config`.
         refuse: reasons why this dense model does not fit exactly.
         made: what becomes of a tensor that is not an FFN matrix, by its name in the dense model: first what takes its
@@ -163,6 +164,7 @@ class Host:
     dense_layers: Callable[[DenseConfig], Mapping[str, Any] | Problem] | None = None
     near: str | None = None
     gguf: GgufForm | None = None
+    transposed: bool = False
 
     def layout(self, asked: str) -> Layout:
         """How the experts are stored where the recipe's `output.layout` asks for one."""

@@ -29,6 +29,10 @@ these the worst. If yours has something that no run had, this page cannot tell y
 
 
 EMPTY = "A dash is a mixture that did not run; an empty field was not tried."
+FAILED = """Everything ran on CPUs: where the message speaks of a CPU or of CUDA, a GPU may run it. An `AttributeError`
+of llama.cpp's own converter is its package's, whose converter is newer than the `gguf` library in it; the converter
+in llama.cpp's repository was not tried.
+"""
 
 
 def markdown() -> str:
@@ -39,7 +43,7 @@ def markdown() -> str:
     lines += [f"| {runtime.title} | not tried | | | |" for runtime in RUNTIMES if runtime not in known]
     lines += ["", "## What holds what", "", *_summary(known)]
     lines += ["", TRAITS, "## Every run", "", EMPTY, "", *_all(known)]
-    lines += ["", "## Why some did not run", "", *_errors(known)]
+    lines += ["", "## Why some did not run", "", FAILED, *_errors(known)]
     return "\n".join(lines) + "\n"
 
 

@@ -229,6 +229,7 @@ def _stored(folder: BuiltFolder, layer: int, expert: int, projection: Projection
     fused = checkpoint.read(
         host.fused["down" if projection == "down" else "gate_up"].format(layer=layer), slice(expert, expert + 1)
     )[0].float()
+    fused = fused.T if host.transposed else fused
     if projection == "down" or len(host.projections) == 2:
         return fused
     half = fused.shape[0] // 2

@@ -20,6 +20,7 @@ from moemerge.plan.model import (
     Redraw,
     Refused,
     Router,
+    Transposed,
 )
 from moemerge.plan.plain import needs_torch
 from moemerge.recipe.schema import MergeMethod
@@ -153,9 +154,10 @@ def _whole(plan: Plan, dense: DenseConfig, item: int) -> int:
 
 
 def _merging(plan: Plan, tensor: OutputTensor) -> int:
-    """What merging one tensor takes beside row blocks: folding needs a whole product in fp32 beside its result."""
-    most = 0
-    for part in (part.part if isinstance(part, Adjusted) else part for part in tensor.parts):
+    """What merging one tensor takes beside row blocks: folding needs a whole product in fp32 beside its result, and an
+    expert that is transposed is held whole."""
+    most = max((tensor.nbytes // len(tensor.parts) for part in tensor.parts if isinstance(part, Transposed)), default=0)
+    for part in tensor.inner:
         if isinstance(part, Merged) and part.method in SEVERAL_PASSES:
             infos = [plan.models[s.model].tensors.get(s.name) for s in part.operands]
             folded = sum(info.nbytes for info in infos if info is not None and info.origin == "folded")
@@ -240,6 +242,10 @@ def _way(plan: Plan, part: Part) -> tuple[str, str, str]:
         case Adjusted(inner):
             before, model, after = _way(plan, inner)
             return before, model, f"{after}, rescaled"
+        case Transposed(parts):
+            first, *others = {_way(plan, own) for own in parts}
+            before, model, after = first if not others else (" and ".join(_ways(plan, parts)), "", "")
+            return before, model, f"{after}, transposed"
         case Router():
             return f"gate: {plan.recipe.gate.init}", "", ""
         case Fill(value=value):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,6 +22,7 @@ from moemerge.plan.model import (
     Redraw,
     Router,
     TensorSource,
+    Transposed,
 )
 from moemerge.recipe.layers import numbered
 from moemerge.recipe.schema import Merge, MergeMethod, Recipe
@@ -166,7 +167,7 @@ def _one(build: Layout, source: TensorSource, shape: tuple[int, ...], *, scale: 
     return Copy(source) if copyable and scale == 1.0 else Compute(source, shape, scale)
 
 
-def _expert_part(build: Layout, index: int, layer: int, projection: Projection) -> Part:
+def _expert_part(build: Layout, index: int, layer: int, projection: Projection) -> Copy | Compute:
     planned, asked = build.experts[index], build.recipe.experts[index]
     source = TensorSource(planned.model, build.dense.ffn(layer, projection))
     shape = build.dense.ffn_shape(projection)
@@ -190,13 +191,20 @@ def _separate(build: Layout, layer: int) -> Iterator[OutputTensor]:
 
 
 def _fused(build: Layout, layer: int) -> Iterator[OutputTensor]:
-    count, (width, hidden) = len(build.experts), build.dense.ffn_shape("up")
-    *both, _ = build.dense.projections
-    gate_up = tuple(_expert_part(build, i, layer, projection) for i in range(count) for projection in both)
-    down = tuple(_expert_part(build, i, layer, "down") for i in range(count))
-    names = {key: name.format(layer=layer) for key, name in build.host.fused.items()}
-    yield OutputTensor(names["gate_up"], build.dtype, (count, len(both) * width, hidden), "expert", gate_up)
-    yield OutputTensor(names["down"], build.dtype, (count, hidden, width), "expert", down)
+    width, hidden = build.dense.ffn_shape("up")
+    *both, down = build.dense.projections
+    yield _of_all(build, layer, "gate_up", both, (len(both) * width, hidden))
+    yield _of_all(build, layer, "down", [down], (hidden, width))
+
+
+def _of_all(build: Layout, layer: int, key: str, which: Sequence[Projection], shape: tuple[int, int]) -> OutputTensor:
+    """One tensor of all experts; `shape` is what one of them has in memory."""
+    count, parts = len(build.experts), list[Part]()
+    for index in range(count):
+        own = tuple(_expert_part(build, index, layer, projection) for projection in which)
+        parts += [Transposed(own, shape)] if build.host.transposed else own
+    name, stored = build.host.fused[key].format(layer=layer), shape[::-1] if build.host.transposed else shape
+    return OutputTensor(name, build.dtype, (count, *stored), "expert", tuple(parts))
 
 
 def _filled(build: Layout, constants: Iterable[Constant]) -> Iterator[OutputTensor]:

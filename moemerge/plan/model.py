@@ -148,7 +148,20 @@ class Adjusted:
     plus: float
 
 
-Part = Copy | Compute | Merged | Router | Fill | Adjusted
+@dataclass(frozen=True, slots=True)
+class Transposed:
+    """Matrices, one below another, and all of it transposed.
+
+    Attributes:
+        parts: the matrices.
+        shape: of them all, before they are transposed.
+    """
+
+    parts: tuple[Copy | Compute, ...]
+    shape: tuple[int, int]
+
+
+Part = Copy | Compute | Merged | Router | Fill | Adjusted | Transposed
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +173,7 @@ class OutputTensor:
         dtype: safetensors' name.
         shape: its shape.
         group: what it belongs to.
-        parts: one part, or with the fused layout one a matrix of each expert.
+        parts: one part, or with the fused layout one a matrix of each expert (one an expert where it is transposed).
     """
 
     name: str
@@ -178,6 +191,18 @@ class OutputTensor:
     def nbytes(self) -> int:
         """Size in bytes."""
         return self.size * ITEM_SIZE[self.dtype]
+
+    @property
+    def inner(self) -> Iterator[Part]:
+        """The parts before anything is rescaled or transposed."""
+        for part in self.parts:
+            match part:
+                case Transposed(parts):
+                    yield from parts
+                case Adjusted(own):
+                    yield own
+                case _:
+                    yield part
 
     @property
     def copied(self) -> bool:

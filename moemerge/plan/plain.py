@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moemerge.plan.model import Adjusted, Compute, Copy, Merged, Part, Plan, TensorSource
+from moemerge.plan.model import Adjusted, Compute, Copy, Merged, Part, Plan, TensorSource, Transposed
 
 STORED = frozenset({"F32", "BF16", "F16"})
 """Safetensors' names of the dtypes that numpy reads."""
@@ -11,7 +11,7 @@ STORED = frozenset({"F32", "BF16", "F16"})
 def made_of_bytes(plan: Plan, part: Part) -> bool:
     """Whether a part is computed from stored bytes; a copied one is not computed."""
     match part:
-        case Copy() | Adjusted():
+        case Copy() | Adjusted() | Transposed():
             return False
         case Compute(source, shape):
             own = plan.models[source.model].tensors.get(source.name)

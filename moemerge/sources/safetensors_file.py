@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,25 +76,46 @@ def read_bytes(place: ByteRange) -> bytearray:
     Raises:
         SourceError: the file ends before the range does, or cannot be read.
     """
-    buffer = bytearray(place.length)
+    return _read(place.path, (place.offset,), place.length)
+
+
+def read_columns(whole: ByteRange, info: TensorInfo, rows: range, columns: range) -> bytearray:
+    """The bytes of some columns of a matrix in some of its rows, row after row; see `read_bytes`.
+
+    Args:
+        whole: where all of the matrix lies.
+        info: the matrix.
+        rows: of these rows.
+        columns: these, without a gap.
+    """
+    height, width = info.shape
+    item = whole.length // (height * width)
+    starts = [whole.offset + (row * width + columns.start) * item for row in rows]
+    return _read(whole.path, starts, len(columns) * item)
+
+
+def _read(path: Path, starts: Sequence[int], length: int) -> bytearray:
+    """As many bytes from each of these places of a file."""
+    buffer = bytearray(len(starts) * length)
     view = memoryview(buffer)
     try:
-        with open(place.path, "rb", buffering=0) as file:
-            file.seek(place.offset)
-            done = 0
-            while done < place.length:
-                # one call reads at most 2 GiB on Linux
-                count = file.readinto(view[done : done + (1 << 30)])
-                if not count:
-                    size = os.fstat(file.fileno()).st_size
-                    raise SourceError(
-                        f"`{place.path}` became shorter while it was read: bytes up to {place.offset + place.length} "
-                        f"are needed, the file has {size}",
-                        hint=DOWNLOAD_AGAIN,
-                    )
-                done += count
+        with open(path, "rb", buffering=0) as file:
+            for number, start in enumerate(starts):
+                file.seek(start)
+                done, end = number * length, (number + 1) * length
+                while done < end:
+                    # one call reads at most 2 GiB on Linux
+                    count = file.readinto(view[done : min(end, done + (1 << 30))])
+                    if not count:
+                        size = os.fstat(file.fileno()).st_size
+                        raise SourceError(
+                            f"`{path}` became shorter while it was read: bytes up to {start + length} are needed, the "
+                            f"file has {size}",
+                            hint=DOWNLOAD_AGAIN,
+                        )
+                    done += count
     except OSError as error:
-        raise SourceError(f"`{place.path}` cannot be read: {error.strerror or error}") from error
+        raise SourceError(f"`{path}` cannot be read: {error.strerror or error}") from error
     return buffer
 
 

@@ -209,7 +209,8 @@ class Lora:
                 found[host.attention.format(layer=layer, projection=spot.name)] = spot.delta.merged
             elif fused:
                 for short, delta in (("gate_up", spot.wide), ("down", spot.narrow)):
-                    found[host.fused[short].format(layer=layer)] = partial(_all_experts, delta)
+                    change = partial(_all_experts, delta, transposed=host.transposed)
+                    found[host.fused[short].format(layer=layer)] = change
             else:
                 found |= _separate(host, layer, spot.wide, spot.narrow)
         return found
@@ -237,8 +238,11 @@ def _delta(wrapper: Any, experts: int) -> Delta:
     return Delta(down, up, wrapper.scaling[_ADAPTER], experts)
 
 
-def _all_experts(delta: Delta, weight: Tensor) -> Tensor:
-    return torch.stack([delta.merged(own, expert).cpu() for expert, own in enumerate(weight)])
+def _all_experts(delta: Delta, weight: Tensor, *, transposed: bool) -> Tensor:
+    """`weight` as it is stored, each expert transposed or not."""
+    turned = weight.mT if transposed else weight
+    merged = torch.stack([delta.merged(own, expert).cpu() for expert, own in enumerate(turned)])
+    return merged.mT.contiguous() if transposed else merged
 
 
 def _separate(host: Host, layer: int, wide: Delta, narrow: Delta) -> dict[str, Change]:

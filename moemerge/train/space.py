@@ -37,7 +37,7 @@ def trainable(folder: BuiltFolder, options: TrainOptions) -> int:
         if "experts" in options.also and layer in routed:
             fused = host.fused["down"].format(layer=layer)
             down = tensors.get(fused) or tensors[host.expert_name(layer, 0, "down")]
-            hidden, width = down.shape[-2:]
+            hidden, width = down.shape[:-3:-1] if host.transposed else down.shape[-2:]
             count += rank * experts * (2 * hidden + 3 * width)
     return count
 

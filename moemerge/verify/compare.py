@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import xxhash
@@ -12,7 +12,17 @@ import xxhash
 from moemerge.errors import Difference, SourceError
 from moemerge.sources import ByteRange, Checkpoint
 from moemerge.verify.block import Block, ExpectedBytes
-from moemerge.verify.expected import Adjusted, AnyFinite, Constant, Merge, One, Part, Wanted, sources_of
+from moemerge.verify.expected import (
+    Adjusted,
+    AnyFinite,
+    Constant,
+    Merge,
+    One,
+    Part,
+    Transposed,
+    Wanted,
+    sources_of,
+)
 from moemerge.verify.host_row import Shape
 from moemerge.verify.layout import ITEM_BYTES, Place
 from moemerge.verify.numbers import FORMATS, decode, first_not_finite, unit
@@ -133,6 +143,9 @@ class Comparison:
             for _ in own.chunks():
                 pass
             yield unfit
+        elif isinstance(part, Transposed):
+            outcome.recomputed = True
+            yield from self._turned(part, own)
         else:
             outcome.recomputed = outcome.recomputed or not isinstance(part, Constant)
             yield from self._computed(part, own)
@@ -141,6 +154,8 @@ class Comparison:
 
     def _unfit(self, part: Part) -> str | None:
         """A source that has not the tensor, or not in a shape that fits."""
+        if isinstance(part, Transposed):
+            return next(filter(None, map(self._unfit, part.parts)), None)
         part = part.part if isinstance(part, Adjusted) else part
         names = [(key, part.name) for key in sources_of(part) if isinstance(part, One | Merge)]
         for key, name in names:
@@ -167,24 +182,43 @@ class Comparison:
             yield f"{tally.wrong} of {done} bytes differ from `{part.name}` of `{part.source}`, first at {at}"
 
     def _computed(self, part: One | Merge | Constant | Adjusted, own: _Own) -> Iterator[str]:
-        tally, done = _Tally(), 0
-        for found in self._recomputation.blocks(part, own.place.dtype):
-            _compare_rows(found, own, done, tally)
+        tally, done, dtype = _Tally(), 0, own.place.dtype
+        for found in self._recomputation.blocks(part, dtype):
+            _compare_rows(found, own.next(found.size * ITEM_BYTES[dtype]), dtype, done, tally)
             done += found.size
         if tally.first is not None:
             first = f"first at {own.index(tally.first)}, which {tally.example}"
             yield f"{tally.wrong} of {done} values are not {_words(part)}, {first}"
 
+    def _turned(self, part: Transposed, own: _Own) -> Iterator[str]:
+        """The part is held whole, and compared column by column."""
+        import numpy as np
 
-def _compare_rows(found: Block | ExpectedBytes, own: _Own, done: int, tally: _Tally) -> None:
-    """Compares the next rows, before which `done` elements lie; their bytes are gone before others are read."""
-    data = own.next(found.size * ITEM_BYTES[own.place.dtype])
+        (columns, rows), dtype = part.shape, own.place.dtype
+        held = np.frombuffer(b"".join(own.chunks()), np.dtype(f"u{ITEM_BYTES[dtype]}")).reshape(columns, rows)
+        done = 0
+        for one in part.parts:
+            exact, tally, start = self._bytes_of(one, dtype) is not None, _Tally(), done
+            for found in self._recomputation.blocks(one, dtype):
+                stop = done + found.size // columns
+                if exact and isinstance(found, Block):
+                    found = replace(found, operands=())
+                _compare_rows(found, held[:, done:stop].T.tobytes(), dtype, (done - start) * columns, tally)
+                done = stop
+            if tally.first is not None:
+                row, column = divmod(tally.first, columns)
+                first = f"first at {own.index(column * rows + start + row)}, which {tally.example}"
+                yield f"{tally.wrong} of {(done - start) * columns} values are not {_words(one)}, transposed, {first}"
+
+
+def _compare_rows(found: Block | ExpectedBytes, data: bytes, dtype: str, done: int, tally: _Tally) -> None:
+    """Compares the bytes of the next rows, before which `done` elements lie; they are gone before others are read."""
     if isinstance(found, ExpectedBytes):
         if found.holds(data):
             return
         found = found.block()
-    actual = decode(data, own.place.dtype)
-    wrong = _wrong(actual, found, own.place.dtype)
+    actual = decode(data, dtype)
+    wrong = _wrong(actual, found, dtype)
     if len(wrong):
         at = int(wrong[0])
         tally.add(len(wrong), done + at, f"is {actual[at]:.9g} and should be {found.values.ravel()[at]:.9g}")

@@ -81,13 +81,21 @@ class Adjusted:
 
 
 @dataclass(frozen=True, slots=True)
+class Transposed:
+    """Matrices, one below another, and all of it transposed; `shape` is what it has then."""
+
+    parts: tuple[One, ...]
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
 class AnyFinite:
     """Anything finite: what a fit or a training gave, or what no output depends on."""
 
     shape: Shape
 
 
-Part = One | Merge | Constant | Adjusted | AnyFinite
+Part = One | Merge | Constant | Adjusted | Transposed | AnyFinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +229,13 @@ def _experts(record: Record, host: HostRow, row: DenseRow, layer: int, width: in
     if host.expert is None or record.recipe.output.layout == "fused":
         into, out = host.fused_of(layer)
         rows = (len(names) - 1) * width
+        if host.transposed:
+            wide = tuple(Transposed(own[:-1], (hidden, rows)) for own in experts)
+            narrow = tuple(Transposed(own[-1:], (width, hidden)) for own in experts)
+            return {
+                into: Wanted((len(experts), hidden, rows), wide),
+                out: Wanted((len(experts), width, hidden), narrow),
+            }
         return {
             into: Wanted((len(experts), rows, hidden), tuple(part for own in experts for part in own[:-1])),
             out: Wanted((len(experts), hidden, width), tuple(own[-1] for own in experts)),
@@ -296,6 +311,9 @@ def sources_of(part: Part) -> Iterator[str]:
             yield part.source
         case Adjusted():
             yield from sources_of(part.part)
+        case Transposed(parts):
+            for own in parts:
+                yield from sources_of(own)
         case Merge():
             yield from part.sources
             if part.method in ("task_arithmetic", "ties", "dare_ties"):

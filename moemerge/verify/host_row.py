@@ -119,6 +119,7 @@ class HostRow:
         fused: the experts on disk in the fused layout, with `{layer}`: `[E, 2I, hidden]` (gate rows before up rows), or
             `[E, I, hidden]` without gates, and `[E, hidden, I]`.
         fused_in_memory: the same in the class, where it has other names.
+        transposed: whether each fused expert lies transposed on disk: `[E, hidden, 2I]` and `[E, I, hidden]`.
         wide: whether its experts are as wide as the base's widest layer, where layers differ.
         down: factor on the experts' down.
         filled: tensors of each layer that hold one number, with `{layer}`, by the base and E: shape and number.
@@ -153,6 +154,7 @@ class HostRow:
     )
 
     fused_in_memory: tuple[str, str] | None = None
+    transposed: bool = False
     wide: bool = False
     down: float = 1.0
     filled: Callable[[Dense, int], Mapping[str, tuple[Shape, float]]] = lambda dense, experts: {}

@@ -165,7 +165,8 @@ _ROWS = (
         "Qwen3VLMoeForConditionalGeneration",
         router="model.layers.{layer}.mlp.gate.weight",
         expert=None,
-        fixed={"decoder_sparse_step": 1},
+        transposed=True,
+        fixed=_QWEN_FIXED,
         dense_layers=_QWEN_DENSE,
         counts=("num_experts", "num_local_experts"),
         widths=("intermediate_size", "moe_intermediate_size"),
@@ -217,7 +218,7 @@ _ROWS = (
         expert=_QWEN_EXPERT,
         fixed={
             "n_group": 1, "topk_group": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.0, "n_shared_experts": 1,
-            "num_nextn_predict_layers": 0,
+            "num_nextn_predict_layers": 0, "scoring_func": "sigmoid", "topk_method": "noaux_tc",
         },
         counts=("n_routed_experts", "num_local_experts"),
         widths=("intermediate_size", "moe_intermediate_size"),

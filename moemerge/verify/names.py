@@ -33,7 +33,8 @@ def in_memory(on_disk: Mapping[str, Shape], host: HostRow) -> dict[str, Shape]:
     for name, shape in on_disk.items():
         other = next((memory.format(**f.groupdict()) for disk, memory in renamed if (f := disk.fullmatch(name))), None)
         if other is not None:
-            result[other] = shape
+            turned = host.transposed and len(shape) == 3  # which only the experts have
+            result[other] = (shape[0], shape[2], shape[1]) if turned else shape
             continue
         fits = ((kind, found) for kind, pattern in enumerate(matrices) if (found := pattern.fullmatch(name)))
         kind, found = next(fits, (0, None))

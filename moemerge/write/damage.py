@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from moemerge.errors import SourceError
-from moemerge.plan.model import Adjusted, Compute, Copy, Merged, OutputTensor, Plan, TensorSource
+from moemerge.plan.model import Compute, Copy, Merged, OutputTensor, Plan, TensorSource
 
 CODE = "not-finite"
 """Of every error that a NaN or Inf may lie behind."""
@@ -13,7 +13,7 @@ CODE = "not-finite"
 
 def operands(tensor: OutputTensor) -> Iterator[TensorSource]:
     """What goes into a tensor, of the sources."""
-    for part in (part.part if isinstance(part, Adjusted) else part for part in tensor.parts):
+    for part in tensor.inner:
         if isinstance(part, Copy | Compute):
             yield part.source
         elif isinstance(part, Merged):

@@ -14,7 +14,7 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
     """In fp32, without a compiler."""
     model = LLM(asked["model"], dtype="float32", max_model_len=64, max_num_batched_tokens=64, max_num_seqs=1,
                 max_logprobs=asked["vocabulary"], enforce_eager=True, enable_prefix_caching=False,
-                kv_cache_memory_bytes=1 << 26)  # fmt: skip
+                kv_cache_memory_bytes=1 << 26, language_model_only=True)  # fmt: skip
     try:
         every = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True, logprobs=asked["vocabulary"])
         rows = [{"prompt_token_ids": asked["tokens"][:length]} for length in asked["lengths"]]

@@ -1,6 +1,8 @@
 """Attention through latents into `deepseek_v3`: sigmoids, top-k, divided by their sum; one group of experts.
 
 A correction is added to the scores for the choice: zeros. The class always has a shared expert without a gate: zeros.
+transformers knows no other scores and no other choice; `scoring_func` and `topk_method`, which the published configs
+have, tell vLLM, which else takes softmax and no correction.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[st
         **deepseek_config(dense, experts),
         "attention_bias": dense.qkv_bias,
         "first_k_dense_replace": 0,
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
         **dense.extra,
     }
 

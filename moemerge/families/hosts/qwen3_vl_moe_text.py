@@ -1,7 +1,8 @@
 """The language model of Qwen3-VL into that of `qwen3_vl_moe`: softmax over all experts, top-k, divided by their sum.
 
-Its loader takes the fused experts as they lie in memory and transposed, and tells them apart by their shape. Those
-written here are as in memory, which is right whatever the shapes are.
+On disk each of its fused experts is transposed, as in the models that were published: transformers 4, vLLM, mlx-lm and
+llama.cpp's converter read no other form. transformers 5 takes them as they lie in memory too, and tells the two apart
+by their shape alone.
 """
 
 from __future__ import annotations
@@ -27,13 +28,22 @@ def _config(dense: DenseConfig, experts: int, experts_per_token: int) -> dict[st
         "intermediate_size": dense.intermediate_size,
         "mlp_only_layers": [],
         "moe_intermediate_size": dense.intermediate_size,
+        "norm_topk_prob": True,
         "num_experts": experts,
         "num_local_experts": experts,
     }
 
 
 def _refuse(dense: DenseConfig) -> list[Problem]:
-    return bias_problems(dense, "qwen3_vl_moe_text", qkv=True, output=True)
+    problems = bias_problems(dense, "qwen3_vl_moe_text", qkv=True, output=True)
+    hidden, width = dense.hidden_size, dense.intermediate_size
+    if hidden in (width, 2 * width):
+        message = (
+            f"transformers knows the experts of `qwen3_vl_moe` by their shape, and those of `hidden_size: {hidden}` "
+            f"and `intermediate_size: {width}` look the same transposed"
+        )
+        problems.append(Problem("host-square", message, "no host of moemerge holds it otherwise"))
+    return problems
 
 
 def _keys(config: Config) -> Mapping[str, Value]:
@@ -61,6 +71,7 @@ HOST = Host(
     gate="model.layers.{layer}.mlp.gate.weight",
     expert=None,
     fused=FUSED,
+    transposed=True,
     config=_config,
     refuse=_refuse,
     alone=False,
