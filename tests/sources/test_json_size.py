@@ -189,7 +189,7 @@ def test_a_model_s_json_has_one_door() -> None:
     }
     assert callers == {
         "apart/__init__.py", "apart/worker.py",  # each other's lines
-        "evaluate/cache.py", "train/state.py", "families/runtimes.py",  # moemerge's own
+        "kept.py", "train/state.py", "families/runtimes.py",  # moemerge's own
         "version.py",  # what pip wrote
         "plan/tokens.py", "sources/gguf_tokenizer.py",  # what the libraries have just written
         "sources/strict_json.py",
