@@ -60,6 +60,20 @@ def _every_template_is_new() -> None:
     templates._over.clear()
 
 
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that were allowed for each conversation that the process apart was asked for, in turn."""
+    found: list[float] = []
+    ask = templates.ask
+
+    def counted(job: str, *, seconds: float, **values: Any) -> Any:
+        found.append(seconds)
+        return ask(job, seconds=seconds, **values)
+
+    monkeypatch.setattr(templates, "ask", counted)
+    return found
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyMaker:
     """Makes `tiny(family, seed=0, **config)` once for each set of arguments and returns its folder."""

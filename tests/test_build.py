@@ -342,6 +342,7 @@ def test_chats_as_data_are_read_through_the_bases_template(
         expert_0={"prompts": (), "data": {"path": "e0.json"}}, expert_1={"prompts": (), "data": {"path": "e1.json"}},
     )  # fmt: skip
     lines = Lines()
+    capsys.readouterr()  # what transformers says where the models were made only now
     built = build(recipe, tmp_path / "out", root=tmp_path, progress=lines)
     lines.close()
     assert capsys.readouterr().err.startswith("Reading texts: 2 experts\nReading texts: done in ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -92,16 +91,18 @@ def test_a_template_that_does_not_end(tokenizer: Any, monkeypatch: pytest.Monkey
     assert render(tokenizer, CHAT, template="{{ messages[1].content }}") == "Hello\n"
 
 
-def test_a_template_that_is_slow_each_time(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_is_slow_each_time(
+    tokenizer: Any, rendered: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Many conversations may not take for ever either: what each takes beyond its share adds up."""
     monkeypatch.setattr(templates, "SECONDS", 0.6)
     monkeypatch.setattr(templates, "EACH", 0.01)
     slow = "{% for i in range(9000) %}{% for j in range(100) %}{% endfor %}{% endfor %}{{ messages | length }}"
-    began = time.monotonic()
     assert render(tokenizer, CHAT, template=slow) == "2"
     with pytest.raises(TemplateError, match="it takes longer than"):
         _ = [render(tokenizer, CHAT, template=slow) for _ in range(1000)]
-    assert time.monotonic() - began < 10
+    assert len(rendered) < 1000
+    assert rendered == sorted(rendered, reverse=True)
 
 
 @pytest.mark.parametrize(
@@ -112,17 +113,18 @@ def test_a_template_that_is_slow_each_time(tokenizer: Any, monkeypatch: pytest.M
          "it takes longer than 1 seconds"),
     ],
 )  # fmt: skip
-def test_a_template_is_given_up(template: str, why: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_is_given_up(
+    template: str, why: str, tokenizer: Any, rendered: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What ends the process over three conversations is not tried on thousands; others are rendered all the same."""
     monkeypatch.setattr(templates, "SECONDS", 1.0)
     monkeypatch.setattr(templates, "EACH", 0.01)
     found = [reason(tokenizer, template) for _ in range(templates.ENDS)]
     together = " for all conversations together" if "longer" in why else ""
     assert found == [why, why + together, why + together]
-    began = time.monotonic()
     for _ in range(100):
         assert reason(tokenizer, template) == f"{why}, and it is given up after 3 such conversations"
-    assert time.monotonic() - began < 1
+    assert len(rendered) == templates.ENDS
     assert render(tokenizer, CHAT, template="{{ messages[1].content }}") == "Hello\n"
 
 

@@ -54,8 +54,8 @@ _WRAPPERS: Mapping[str, Cause] = {
 }
 """What wrappers put into names, a part between dots, and whose it is."""
 
-_FACTOR, _FLAT = ".lora_", "flat_param"
-"""What names of a LoRA's factors have within them, and those of FSDP's flat parameters end in."""
+_FACTOR, _FLAT, _VALUE_HEAD = ".lora_", "flat_param", "v_head."
+"""Within names of a LoRA's factors, at the end of those of FSDP's flat parameters, at the beginning of TRL's head."""
 _WRAPPED = re.compile(rf"(?:^|(?<=\.))({'|'.join(map(re.escape, _WRAPPERS))})\.")
 
 
@@ -93,8 +93,16 @@ FSDP = Cause(
 )
 
 
+_PPO = Cause(
+    "as TRL holds the value head of a PPO training beside the model",
+    "save the model without it: `model.pretrained_model.save_pretrained(FOLDER)`",
+)
+
+
 def stranger(name: str) -> Cause | None:
-    """Whose a tensor is that no model has: a LoRA's factor, or FSDP's flat parameter."""
+    """Whose a tensor is that no model has: a LoRA's factor, FSDP's flat parameter, or a value head."""
+    if name.startswith(_VALUE_HEAD):
+        return _PPO
     return _PEFT if _FACTOR in name else FSDP if name.endswith(_FLAT) else None
 
 

@@ -104,7 +104,7 @@ def text_of(row: Mapping[str, Any], field: str | None) -> str | Conversation | N
     if field is not None:
         return _said(_value(row, "field", field), field, row)
     forms: list[tuple[str, ...]] = [TEXTS[:1], *((name,) for name in CHATS), *PAIRS, (CHOSEN,), TEXTS[1:]]
-    hint = one_of("field", row)
+    hint = _named_field(row)
     row = {**{name.strip().lower(): value for name, value in row.items()}, **row}
     fitting = [form for form in forms if row.keys() >= set(form)]
     if not fitting:
@@ -143,6 +143,22 @@ def one_of(key: str, names: Iterable[str]) -> str:
     """The hint that a recipe's key should name one of some fields."""
     have = ", ".join(f"`{name}`" for name in names) or "none"
     return f"set `{key}` to one of those that it has: {have}"
+
+
+def _named_field(row: Mapping[str, Any]) -> str:
+    """The hint that `field` should name one that holds texts or messages, if there is any."""
+    held = [name for name, value in row.items() if isinstance(value, str) or _are_messages(value)]
+    if row and not held:
+        return "none of its fields holds a text: write rows that have one, in a field `text` or `messages`"
+    return one_of("field", held)
+
+
+def _are_messages(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, Mapping) and item.keys() & set(_SPEAKER) for item in value)
+    )
 
 
 def _value(row: Mapping[str, Any], key: str, field: str) -> Any:
@@ -197,7 +213,7 @@ def _parsed(text: str) -> Any:
 
 def _pair(row: Mapping[str, Any], asked: str, replied: str) -> Conversation | None:
     """A question and its reply, each a text or a list of messages; the reply's may hold the question too."""
-    if row.get(LABEL) is False:
+    if str(row.get(LABEL)).strip().lower() == "false":  # a text in CSV
         raise Unreadable(f"its `{LABEL}` is false: a reply that nobody wants")
     turns = list(_earlier(row.get(HISTORY)))
     for field, role, value in ((asked, "user", row[asked]), (replied, "assistant", _reply(row, row[replied]))):

@@ -225,6 +225,20 @@ def test_weights_that_are_parts(tiny: TinyMaker, tmp_path: Path) -> None:
     )
 
 
+def test_a_model_with_the_value_head_of_a_ppo_training(tiny: TinyMaker, tmp_path: Path) -> None:
+    """TRL saves it beside the model's own tensors."""
+    head = {"v_head.summary.weight": torch.zeros(1, 32), "v_head.summary.bias": torch.zeros(1)}
+    (problem,) = plan_of(tiny("llama"), [tiny("llama"), changed(tiny("llama", 1), tmp_path / "ppo", head)]).problems
+    assert (problem.code, problem.message, problem.hint) == (
+        "wrapped-names",
+        "expert `e1` names its tensors as TRL holds the value head of a PPO training beside the model: "
+        "2 of 23 tensors:\n"
+        "  v_head.summary.bias\n"
+        "  v_head.summary.weight",
+        "save the model without it: `model.pretrained_model.save_pretrained(FOLDER)`",
+    )
+
+
 def test_a_model_with_its_adapter_inside(tiny: TinyMaker, tmp_path: Path) -> None:
     """What a state dict of a PeftModel has in one file is one problem too."""
     expert = changed(tiny("llama", 1), tmp_path / "expert")

@@ -343,9 +343,9 @@ def test_importing_and_loading_is_light_and_quick(tmp_path: Path) -> None:
 
 
 def _seconds(path: Path) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     load_recipe(path)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 # Properties

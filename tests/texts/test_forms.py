@@ -111,6 +111,7 @@ def test_a_named_field_holds_a_text_or_messages() -> None:
         ({"messages": {"role": "user"}}, "field `messages` is no text"),
         ({"title": "x"}, "no field that is known to hold texts"),
         ({"prompt": Q, "completion": A, "label": False}, "its `label` is false: a reply that nobody wants"),
+        ({"prompt": Q, "completion": A, "label": "False"}, "its `label` is false: a reply that nobody wants"),
         ({"prompt": Q, "chosen": None, "rejected": A}, "field `chosen` is null"),
         ({"conversation": [{"human": Q, "assistant": None}]}, "message 1 holds no text"),
     ],
@@ -120,6 +121,22 @@ def test_rows_that_hold_no_text_say_why(row: dict[str, Any], reason: str) -> Non
     with pytest.raises(Unreadable) as error:
         text_of(row, None)
     assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("row", "hint"),
+    [
+        ({"title": "x", "n": 3, "paragraphs": [{"context": "y"}]}, "set `field` to one of those that it has: `title`"),
+        ({"talk": MESSAGES, "n": 3}, "set `field` to one of those that it has: `talk`"),
+        ({"translation": {"en": Q, "fr": A}},
+         "none of its fields holds a text: write rows that have one, in a field `text` or `messages`"),
+    ],
+)  # fmt: skip
+def test_only_fields_that_hold_texts_are_proposed(row: dict[str, Any], hint: str) -> None:
+    """Another one would be refused in its turn."""
+    with pytest.raises(Unreadable) as error:
+        text_of(row, None)
+    assert (error.value.reason, error.value.hint) == ("no field that is known to hold texts", hint)
 
 
 def test_a_message_in_other_words_is_told_its_names() -> None:

@@ -54,7 +54,7 @@ LINES = [
     ('{"text": ' + "9" * 5000 + "}", "not JSON: a number has too many digits", "JSONL has one JSON object a line"),
     ('["a"]', "not a JSON object", "JSONL has one JSON object a line"),
     ('{"body": "x", "n": 1}', "no field that is known to hold texts",
-     "set `field` to one of those that it has: `body`, `n`"),
+     "set `field` to one of those that it has: `body`"),
     ("{}", "no field that is known to hold texts", "set `field` to one of those that it has: none"),
     ('{"text": 3}', "field `text` is no text", "set `field` to one that holds strings"),
     ('{"text": null}', "field `text` is null", None),
@@ -202,7 +202,7 @@ def test_parquet(tmp_path: Path) -> None:
     assert read_texts(Data(path="a.parquet", field="body"), tmp_path) == ("one", "two")
     assert refused(Data(path="a.parquet"), tmp_path) == (
         "`a.parquet` holds no text that can be read: no field that is known to hold texts (rows 1, 2 and 3)",
-        "set `field` to one of those that it has: `body`, `n`",
+        "set `field` to one of those that it has: `body`",
     )
     assert refused(Data(path="a.parquet", field="x"), tmp_path) == (
         "`a.parquet` holds no text that can be read: no field `x` (rows 1, 2 and 3)",
