@@ -219,7 +219,8 @@ def test_a_quiet_build_prints_its_result_alone() -> None:
     for out, options in (("sor tie", []), ("là/out", ["-o", "là/out"])):
         assert run("build", "élan vital/the recipe.yaml", "-q", *options) == (
             0,
-            f'built {out} (132 kB, verified)\nload it with: AutoModelForCausalLM.from_pretrained("{out}")\n'
+            f"built {out} (132 kB, verified)\n"
+            f'load it with: AutoModelForCausalLM.from_pretrained("{out}", dtype="auto")\n'
             f"measure it with: moemerge eval {out} --domains FILE\n",
             "",
         )

@@ -206,7 +206,7 @@ def _print_build(done: Build) -> None:
     here = Path.cwd()
     path = done.path.relative_to(here) if done.path.is_relative_to(here) and done.path != here else done.path
     typer.echo(f"built {path} ({size(done.plan.bytes.total)}, verified)")
-    typer.echo(f'load it with: {done.plan.host.auto_class}.from_pretrained("{path}")')
+    typer.echo(f'load it with: {done.plan.host.auto_class}.from_pretrained("{path}", dtype="auto")')
     texts = "" if done.plan.recipe.eval.domains else " --domains FILE"
     typer.echo(f"measure it with: moemerge eval {path}{texts}")
 

@@ -5,6 +5,7 @@ Prefill reads a prompt at once; decode writes one token after the other with a c
 
 from __future__ import annotations
 
+import inspect
 import statistics
 import time
 from collections.abc import Mapping
@@ -102,12 +103,13 @@ def _once(model: Any, ids: Tensor, new_tokens: int) -> tuple[float, float]:
     """Seconds of one prefill and of the decoding of `new_tokens` after it."""
     device = device_of(model)
     ids = ids.to(device)
+    word = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"  # before 5.24
     started = _now(device)
     output = model(input_ids=ids, use_cache=True, logits_to_keep=1)  # as `generate` reads a prompt
     between = _now(device)
     for _ in range(new_tokens):
         token = output.logits[:, -1:].argmax(-1)
-        output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+        output = model(input_ids=token, use_cache=True, **{word: output.past_key_values})
     return between - started, _now(device) - between
 
 

@@ -48,7 +48,7 @@ def _standing(report: Report) -> str:
     labels = {
         "base": "the base",
         "best_specialist": f"the best specialist (`{report['best_specialist']}`)",
-        "linear_merge": "the linear merge",
+        "linear_merge": f"the linear merge{_aside(report['baselines'].get('linear_merge'))}",
     }
     groups: dict[str, list[str]] = {}
     for key, label in labels.items():
@@ -57,6 +57,12 @@ def _standing(report: Report) -> str:
             groups.setdefault(found["standing"], []).append(label)
     words = {"ahead": "ahead of", "level": "level with", "behind": "behind"}
     return ", ".join(f"{words[s]} {_listed(groups[s])}" for s in words if s in groups)
+
+
+def _aside(baseline: Mapping[str, Any] | None) -> str:
+    """What a baseline keeps of the gain, in brackets."""
+    kept = None if baseline is None else baseline["gain_kept"]
+    return "" if kept is None else f" (which keeps {_percent(kept)})"
 
 
 def _cost(report: Report) -> list[str]:
@@ -89,7 +95,8 @@ def _diagnoses(report: Report) -> list[str]:
             found.append(f"expert `{expert}` is worse than the base on its own domain: swapped or damaged")
     if report["mend"] == "routing":
         found.append(
-            f"routing loses {_percent(report['routing_loss'])} of the gain: give the gate more text, or train it"
+            f"routing loses {_percent(report['routing_loss'])} of the gain: give the gate texts (`data:` in the "
+            "recipe), or run `moemerge train-router`"
         )
     if report["mend"] == "merge":
         found.append(f"the merge loses {_percent(report['merge_loss'])} of the gain: try another `merge.shared`")

@@ -54,6 +54,7 @@ def _lines(wanted: Wanted, needed: Needed, seen: Seen, file: Path) -> Iterator[s
     yield "#"
     yield f"#     moemerge plan {file.name}      # checks it, and says what a build costs"
     yield f"#     moemerge build {file.name}     # builds the mixture"
+    yield "#     moemerge eval OUT          # measures it on the texts of `eval`; OUT is its folder"
     if any(expert.to_fill is not None for expert in wanted.experts):
         yield "#"
         yield "# IT DOES NOT PLAN YET: write the prompts where it says FILL IN."
@@ -69,7 +70,8 @@ def _lines(wanted: Wanted, needed: Needed, seen: Seen, file: Path) -> Iterator[s
     yield f"experts_per_token: {1 if len(wanted.experts) < 3 else 2}"
     yield ""
     yield "# Prompts are beginnings of what an expert should write. The router is fitted to them: replace those that do"
-    yield "# not look like what your expert was trained on. Real texts are better: `data: {path: texts.jsonl}`."
+    yield "# not look like what your expert was trained on. Real texts are better: `data: {path: texts.jsonl}`,"
+    yield "# but not those that you measure on. Paths are relative to this file."
     yield "experts:"
     for expert in wanted.experts:
         yield from _expert(expert, expert.name in needed.pad, seen)

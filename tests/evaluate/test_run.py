@@ -101,6 +101,8 @@ def test_a_good_mixture_is_called_good(report: dict[str, Any]) -> None:
     assert report["verdict"].startswith("It keeps ")
     assert "parameters per token" not in report["verdict"]  # one expert per token costs what a dense model does
     assert "ahead of the base, the best specialist (" in report["verdict"]
+    linear = f"{100 * report['baselines']['linear_merge']['gain_kept']:.0f} %"
+    assert f"the linear merge (which keeps {linear})" in report["verdict"]
 
 
 def test_the_verdict_tells_what_more_experts_cost(moe: Path) -> None:
