@@ -12,10 +12,11 @@ from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
     """In fp32, without a compiler."""
-    model = LLM(asked["model"], dtype="float32", max_model_len=64, max_num_batched_tokens=64, max_num_seqs=1,
-                max_logprobs=asked["vocabulary"], enforce_eager=True, enable_prefix_caching=False,
-                kv_cache_memory_bytes=1 << 26, language_model_only=True)  # fmt: skip
+    model = None
     try:
+        model = LLM(asked["model"], dtype="float32", max_model_len=64, max_num_batched_tokens=64, max_num_seqs=1,
+                    max_logprobs=asked["vocabulary"], enforce_eager=True, enable_prefix_caching=False,
+                    kv_cache_memory_bytes=1 << 26, language_model_only=True)  # fmt: skip
         every = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True, logprobs=asked["vocabulary"])
         rows = [{"prompt_token_ids": asked["tokens"][:length]} for length in asked["lengths"]]
         said = model.generate(rows, every, use_tqdm=False)
@@ -25,10 +26,12 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
             "logprobs": [[row[token].logprob for token in range(asked["vocabulary"])] for row in found],
             "ids": [tokenizer.encode(text) for text in asked["texts"]],
         }
+    except Exception as error:  # without its frames, which hold what was made of the engine: it would end the next one
+        raise error.with_traceback(None) from None
     finally:
         del model
-        cleanup_dist_env_and_memory()
         gc.collect()
+        cleanup_dist_env_and_memory()
 
 
 if __name__ == "__main__":
