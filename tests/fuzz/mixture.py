@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -61,15 +62,16 @@ def _trace(work: Path, folder: Path) -> None:
 
 
 def _train(work: Path, folder: Path, *, adapter_only: bool) -> None:
-    """The state of a training whose output was refused is not left. An adapter is trained beside changed files too."""
+    """Leaves nothing, lest the next training be refused for it. An adapter is trained beside changed files too."""
     options = TrainOptions(
         data=work / "domains.yaml", steps=1, context=16, rows=2, placement=_FP32, adapter_only=adapter_only
     )
-    output = work / ("adapter-of-router" if adapter_only else "trained")
+    output = work / "trained"
     try:
-        api.train_router(folder, output, options, overwrite=True)
+        api.train_router(folder, output, options)
     finally:
         remove_state(state_path(output))
+        shutil.rmtree(output, ignore_errors=True)
 
 
 def _export(work: Path, folder: Path) -> None:
