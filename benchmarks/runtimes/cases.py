@@ -108,14 +108,17 @@ FURTHER: Mapping[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 """What the plain variants leave out; each goes into the host that its name begins with."""
 
-PLACED = {"head_dim": 64, "intermediate_size": 384, "num_hidden_layers": 4, "rope_parameters": {
-    "rope_type": "default", "rope_theta": 5e6, "mrope_interleaved": True, "mrope_section": [12, 10, 10]}}  # fmt: skip
+_PLACES = {"rope_type": "default", "mrope_interleaved": True}
+PLACED = {"head_dim": 64, "intermediate_size": 384, "num_hidden_layers": 4,
+          "rope_parameters": {**_PLACES, "rope_theta": 5e6, "mrope_section": [12, 10, 10]}}  # fmt: skip
 """Qwen3-VL's rope as published, on half as many pairs; its tower adds to two layers. Square experts are refused."""
+PARTLY = {"rope_parameters": {**_PLACES, "rope_theta": 1e7, "mrope_section": [3, 3, 2], "partial_rotary_factor": 0.25}}
+"""Qwen3.5's, on a quarter as many."""
 WITHIN: Mapping[str, tuple[str, str, dict[str, Any]]] = {
     "Qwen3-VL": ("qwen3_vl", "qwen3_vl_text", PLACED),
     "Qwen3-VL, tied": ("qwen3_vl", "qwen3_vl_text", {**PLACED, "tie_word_embeddings": True}),
-    "Qwen3.5 with vision": ("qwen3_5", "qwen3_5_text", {}),
-    "Qwen3.5 with vision, tied": ("qwen3_5", "qwen3_5_text", {"tie_word_embeddings": True}),
+    "Qwen3.5 with vision": ("qwen3_5", "qwen3_5_text", PARTLY),
+    "Qwen3.5 with vision, tied": ("qwen3_5", "qwen3_5_text", {**PARTLY, "tie_word_embeddings": True}),
     "LLaVA of a Llama": ("llava", "llama", {}),
     "LLaVA of a Qwen2": ("llava", "qwen2", {}),
     "LLaVA of a Qwen3": ("llava", "qwen3", {}),
