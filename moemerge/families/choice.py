@@ -17,14 +17,13 @@ def hosts_of(family: str, within: Wrapper | None = None, dense: DenseConfig | No
     """The hosts that a dense family may go into, alone or within a wrapper, the preferred one first.
 
     An exact one comes before a near miss. With `dense` the one comes first that is right in the most other runtimes
-    with what that very model has, as far as was tried, and of equals the one that was made for the family before
-    others; without it these two count the other way round, and what plain models have.
+    with what that very model has, as far as was tried. Of equals the one that was made for the family comes before
+    others, and then the one that is right in the most with plain models. Without `dense` the last two alone count.
     """
 
-    def rank(host: Host) -> tuple[bool, int, int]:
-        traits = None if dense is None else traits_of(dense, host)
-        right, place = -len(runtimes_where("right", host, traits)), host.fits.index(family)
-        return (host.near is not None, place, right) if dense is None else (host.near is not None, right, place)
+    def rank(host: Host) -> tuple[bool, int, int, int]:
+        right = 0 if dense is None else len(runtimes_where("right", host, traits_of(dense, host)))
+        return host.near is not None, -right, host.fits.index(family), -len(runtimes_where("right", host))
 
     able = (host for host in HOSTS.values() if family in host.fits)
     return sorted((host for host in able if _stands(host, within)), key=rank)
@@ -84,8 +83,9 @@ def why_host(dense: DenseConfig, architecture: str) -> str | None:
     if architecture != "auto" or len(able) < 2:
         return None
     others = ", ".join(f"{host.model_type} ({_standing(host, dense)})" for host in able[1:])
-    count = len(runtimes_where("right", able[0], traits_of(dense, able[0])))
-    return f"right in {count} other runtimes; could also be {others}"
+    first, traits = able[0], traits_of(dense, able[0])
+    tried = f"right in {len(runtimes_where('right', first, traits))} other runtimes"
+    return f"{tried if any(known_of(first, traits)) else 'not tried in other runtimes'}; could also be {others}"
 
 
 def _holding(dense: DenseConfig, within: Wrapper | None = None) -> Iterator[Host]:

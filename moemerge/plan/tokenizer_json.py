@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import xxhash
 
 from moemerge.errors import SourceError
 from moemerge.sources.regular import MAX_BYTES, check_downloaded, read_whole
@@ -121,8 +123,8 @@ def numbers_of(files: Mapping[str, Path]) -> Numbers:
     config = tokenizer_config(files)
     if FILE not in files:
         return Numbers(config.added, {})
-    ids, listed = raw_ids(parse_tokenizer_json(files[FILE]), files[FILE])
-    said, first = [*listed, *config.listed], len(ids)
+    vocabulary, listed = raw_ids(files[FILE])
+    ids, said, first = dict(vocabulary), [*listed, *config.listed], len(vocabulary)
     for token, _ in said:
         if token not in ids:
             ids[token], first = first, first + 1
@@ -131,26 +133,19 @@ def numbers_of(files: Mapping[str, Path]) -> Numbers:
     return Numbers(ids, {t: (number, ids[t]) for t, number in said if ids.get(t, number) != number})
 
 
-def parse_tokenizer_json(path: Path) -> Any:
-    """The JSON of a `tokenizer.json`.
+def raw_ids(path: Path) -> tuple[Mapping[str, int], Sequence[tuple[str, int]]]:
+    """The ids of the vocabulary, and the added tokens with their numbers, as a `tokenizer.json` says them.
 
     Raises:
-        SourceError: it is none.
+        SourceError: it is no such file.
     """
-    data = read_whole(path, MAX_BYTES)
-    try:
-        return load_json(data, str(path))
-    except (ValueError, RecursionError) as error:
-        check_downloaded(data, str(path))
-        raise (_marked if data.startswith(BOM_UTF8) else _no_tokenizer)(path) from error
+    return _written(path, xxhash.xxh3_128_hexdigest(read_whole(path, MAX_BYTES)))
 
 
-def raw_ids(parsed: Any, path: Path) -> tuple[dict[str, int], list[tuple[str, int]]]:
-    """The ids of the vocabulary, and the added tokens with their numbers, as the file says them.
-
-    Raises:
-        SourceError: it says them in another form.
-    """
+@lru_cache(maxsize=1)  # a base's are asked for twice in a row
+def _written(path: Path, digest: str) -> tuple[Mapping[str, int], Sequence[tuple[str, int]]]:
+    """The same of the file of these bytes; a large vocabulary is parsed once."""
+    parsed = _parse(path)
     try:
         vocabulary = parsed["model"].get("vocab", {})
         if isinstance(vocabulary, list):  # a Unigram model lists [token, score]
@@ -162,6 +157,15 @@ def raw_ids(parsed: Any, path: Path) -> tuple[dict[str, int], list[tuple[str, in
     if not all(isinstance(token, str) and type(index) is int for token, index in [*ids.items(), *added]):
         raise _no_tokenizer(path)
     return ids, added
+
+
+def _parse(path: Path) -> Any:
+    data = read_whole(path, MAX_BYTES)
+    try:
+        return load_json(data, str(path))
+    except (ValueError, RecursionError) as error:
+        check_downloaded(data, str(path))
+        raise (_marked if data.startswith(BOM_UTF8) else _no_tokenizer)(path) from error
 
 
 def _no_tokenizer(path: Path) -> SourceError:

@@ -19,7 +19,6 @@ from moemerge.plan.tokenizer_json import (
     Numbers,
     load_tokenizer_json,
     numbers_of,
-    parse_tokenizer_json,
     raw_ids,
     same_file,
 )
@@ -288,7 +287,7 @@ def _ids(path: Path) -> Mapping[str, int]:
 
 
 def _read(path: Path) -> _Tokenizer:
-    raw_ids(parse_tokenizer_json(path), path)
+    raw_ids(path)
     tokenizer = load_tokenizer_json(path)
     whole = json.loads(tokenizer.to_str())
     added = {token["content"]: {**token, "id": None} for token in whole["added_tokens"]}

@@ -55,6 +55,14 @@ def test_what_this_very_model_has_counts() -> None:
         assert runtimes_where("right", HOSTS["mixtral"], traits) == right
 
 
+def test_where_nothing_like_it_was_tried_the_host_that_plain_models_run_in_best_comes_first() -> None:
+    """No run had a Qwen3 with this rope: what is known of plain ones decides, not the order of the files."""
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    model = dense("qwen3", rope_parameters=rope)
+    assert choose_host(model, "auto") == (HOSTS["qwen3_moe"], [])
+    assert str(why_host(model, "auto")).startswith("not tried in other runtimes; could also be ")
+
+
 def test_a_near_host_comes_after_an_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many runtimes hold it."""
     near = replace(HOSTS["mixtral"], near="about 1e-6")
