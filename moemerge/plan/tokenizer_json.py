@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
@@ -134,23 +134,18 @@ def numbers_of(files: Mapping[str, Path]) -> Numbers:
 
 
 def raw_ids(path: Path) -> tuple[Mapping[str, int], Sequence[tuple[str, int]]]:
-    """The ids of a `tokenizer.json`'s vocabulary, and the added tokens with their numbers, as the file says them.
+    """The ids of the vocabulary, and the added tokens with their numbers, as a `tokenizer.json` says them.
 
     Raises:
-        SourceError: it is no such file, or says them in another form.
+        SourceError: it is no such file.
     """
-    return _raw_ids(path, xxhash.xxh3_128_hexdigest(read_whole(path, MAX_BYTES)))
+    return _written(path, xxhash.xxh3_128_hexdigest(read_whole(path, MAX_BYTES)))
 
 
-@lru_cache(maxsize=1)  # a plan asks twice for its base's
-def _raw_ids(path: Path, digest: str) -> tuple[Mapping[str, int], Sequence[tuple[str, int]]]:
-    """Those of the file of these bytes; a large vocabulary is parsed once."""
-    data = read_whole(path, MAX_BYTES)
-    try:
-        parsed = load_json(data, str(path))
-    except (ValueError, RecursionError) as error:
-        check_downloaded(data, str(path))
-        raise (_marked if data.startswith(BOM_UTF8) else _no_tokenizer)(path) from error
+@lru_cache(maxsize=1)  # a base's are asked for twice in a row
+def _written(path: Path, digest: str) -> tuple[Mapping[str, int], Sequence[tuple[str, int]]]:
+    """The same of the file of these bytes; a large vocabulary is parsed once."""
+    parsed = _parse(path)
     try:
         vocabulary = parsed["model"].get("vocab", {})
         if isinstance(vocabulary, list):  # a Unigram model lists [token, score]
@@ -162,6 +157,15 @@ def _raw_ids(path: Path, digest: str) -> tuple[Mapping[str, int], Sequence[tuple
     if not all(isinstance(token, str) and type(index) is int for token, index in [*ids.items(), *added]):
         raise _no_tokenizer(path)
     return ids, added
+
+
+def _parse(path: Path) -> Any:
+    data = read_whole(path, MAX_BYTES)
+    try:
+        return load_json(data, str(path))
+    except (ValueError, RecursionError) as error:
+        check_downloaded(data, str(path))
+        raise (_marked if data.startswith(BOM_UTF8) else _no_tokenizer)(path) from error
 
 
 def _no_tokenizer(path: Path) -> SourceError:
