@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -29,12 +30,12 @@ class LossCache:
         """The same folder for another setting."""
         return LossCache(self._folder, setting)
 
-    def get(self, *key: str) -> dict[str, Tensor] | None:
-        """What was put under a key; None where there is nothing, or nothing that can be read."""
+    def get(self, names: Collection[str], *key: str) -> dict[str, Tensor] | None:
+        """The tensors of these names that were put under a key; None where one is not there, or cannot be read."""
         values = self._kept.get(self._setting, *key)
         try:
-            kept = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
-        except (ValueError, TypeError, AttributeError):
+            kept = {name: torch.tensor(values[name], dtype=torch.float64) for name in names}
+        except (ValueError, TypeError, KeyError):
             return None  # none, or of another form: it is computed again and replaced
         self.found += 1
         return kept

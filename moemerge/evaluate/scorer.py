@@ -57,7 +57,7 @@ class Scorer:
             with around():
                 return {"sums": document_losses(model, self.encoded[domain], self._progress, self._processes)}
 
-        return self._kept(domain, identity, compute)["sums"]
+        return self._kept(("sums",), domain, identity, compute)["sums"]
 
     def routed(
         self, domain: str, identity: str, load: Loader, routers: Callable[[], Routers]
@@ -70,13 +70,15 @@ class Scorer:
                 sums = document_losses(model, self.encoded[domain], self._progress, self._processes, counter.before)
             return {"sums": sums, "routes": counter.sums(self._processes)}
 
-        found = self._kept(domain, identity, compute)
+        found = self._kept(("sums", "routes"), domain, identity, compute)  # compared before, it has the sums alone
         return found["sums"], RouteCounts.from_sums(found["routes"])
 
-    def _kept(self, domain: str, identity: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    def _kept(
+        self, names: tuple[str, ...], domain: str, identity: str, compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
         encoded = self.encoded[domain]
         key = (identity, encoded.digest())
-        found = self._processes.from_first(lambda: self.cache.get(*key))
+        found = self._processes.from_first(lambda: self.cache.get(names, *key))
         if found is not None:
             self._progress.advance(sum(encoded.tokens))
             return found

@@ -350,6 +350,16 @@ def test_a_slow_cpu_computes_in_float32_and_says_so(
     assert evaluate_folder(folder, again, Silent(), Processes())["cached"] > 0
 
 
+def test_a_mixture_that_was_only_compared_with_is_routed_all_the_same(built: Path, trio: Trio, tmp_path: Path) -> None:
+    """Of another's evaluation the cache has its losses, and not where its tokens went."""
+    other, cache = trio.build(tmp_path / "other", gate={"init": "random"}), tmp_path / "cache"
+    expected = measure(other, limit=4)
+    measure(built, limit=4, cache=cache, compare={"other": other})
+    found = measure(other, limit=4, cache=cache)
+    assert found["cached"] > 0
+    assert {**found, "cached": 0} == expected
+
+
 def test_a_damaged_cache_is_computed_again(built: Path, tmp_path: Path) -> None:
     """Half a file or nonsense in it is not trusted."""
     cache = tmp_path / "cache"
