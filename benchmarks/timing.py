@@ -49,12 +49,12 @@ class Run:
     stages: Mapping[str, float] = field(default_factory=dict)
 
 
-def timed(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
-    """Runs a command in the repository's folder; ends the program with what it said where it fails."""
+def timed(command: Sequence[str], environment: Mapping[str, str] | None = None, cwd: Path = ROOT) -> Run:
+    """Runs a command in a folder, the repository's; ends the program with what it said where it fails."""
     start = time.perf_counter()
     process = subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ | (environment or {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -13,10 +13,10 @@ import random
 from pathlib import Path
 
 import torch
+from jinja2 import Template
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
-from math_problems import templates
+from math_problems import Family, templates
 from train_specialists import HERE, ROW_TOKENS, Log, load_base, train
 
 TOKENS = {"<|turn|>": "<|im_start|>", "<|end|>": "<|im_end|>"}
@@ -27,16 +27,16 @@ TEMPLATE = (
 )
 
 
-def conversations(tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> list[str]:
+def conversations(family: Family, count: int, seed: int) -> list[str]:
     """Questions with short replies, as the chat template writes them."""
-    rng = random.Random(seed)
+    rng, pool = random.Random(seed), templates(family)
+    rendered = Template(TEMPLATE, trim_blocks=True, lstrip_blocks=True)  # as transformers renders it
     found = []
     for index in range(count):
-        pool = templates("train")
         problem = pool[index % len(pool)](rng)
         reply = f"{problem.steps[-1]} The answer is {problem.answer}."
         turns = [{"role": "user", "content": problem.question}, {"role": "assistant", "content": reply}]
-        found.append(str(tokenizer.apply_chat_template(turns, tokenize=False)))
+        found.append(rendered.render(messages=turns))
     return found
 
 
@@ -60,7 +60,7 @@ def main() -> None:
     rows = embedding.weight.data
     for token, like in TOKENS.items():
         rows[tokenizer.convert_tokens_to_ids(token)] = rows[tokenizer.convert_tokens_to_ids(like)]
-    texts = conversations(tokenizer, 2000, arguments.seed)
+    texts = conversations("train", 2000, arguments.seed)
     encoded = [row[:ROW_TOKENS] for row in tokenizer(texts)["input_ids"]]
     train(model, encoded, domain="math", full=True, tokens=arguments.tokens, minutes=None, seed=arguments.seed, log=log)
     end = tokenizer.convert_tokens_to_ids("<|end|>")

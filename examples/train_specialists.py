@@ -114,11 +114,11 @@ def with_adapter(base: PreTrainedModel) -> PeftModel:
     return model
 
 
-def optimizer_for(model: nn.Module, domain: str, full: bool) -> torch.optim.AdamW:
+def optimizer_for(model: nn.Module, domain: str, full: bool, rate: float) -> torch.optim.AdamW:
     """AdamW without weight decay; for an adapter, the attention learns more slowly than the FFNs."""
     trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     if full:
-        groups = [{"params": [weight for _, weight in trained], "lr": FULL_RATE}]
+        groups = [{"params": [weight for _, weight in trained], "lr": rate}]
     else:
         groups = [
             {"params": [weight for name, weight in trained if ".self_attn." not in name], "lr": FFN_RATE[domain]},
@@ -149,13 +149,14 @@ def train(
     minutes: float | None,
     seed: int,
     log: Log,
+    full_rate: float = FULL_RATE,
 ) -> set[int]:
     """Train until `tokens` are seen or `minutes` are over; gives the indices of the rows that were used.
 
     The rate rises over the first 5 % and falls along a cosine to a tenth. bf16 is used for the products only: the
     trained weights and the optimizer's state stay in fp32.
     """
-    optimizer = optimizer_for(model, domain, full)
+    optimizer = optimizer_for(model, domain, full, full_rate)
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
     used: set[int] = set()
     seen, start, recent = 0, time.monotonic(), []
@@ -230,6 +231,7 @@ def train_domain(domain: str, arguments: argparse.Namespace) -> None:
         minutes=arguments.minutes,
         seed=arguments.seed,
         log=log,
+        full_rate=arguments.full_rate,
     )
 
     if isinstance(model, PeftModel):
@@ -254,6 +256,7 @@ def parse_arguments() -> argparse.Namespace:
         "--output", type=Path, help="folder of the results, one subfolder a domain [examples/adapters, examples/full]"
     )
     parser.add_argument("--tokens", type=int, help=f"training tokens {DEFAULT_TOKENS}")
+    parser.add_argument("--full-rate", type=float, default=FULL_RATE, help="learning rate of `--full` [5e-5]")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes, even if tokens are left")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, the order and the problems [0]")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads [all cores]")

@@ -44,6 +44,11 @@ SETS: Mapping[str, Sequence[str]] = {
     "surface": ("c", "code", "legal"),
     "mixed": ("code", "math", "french", "mixed"),
     "romance": ("code", "french", "spanish"),
+    "diverged": ("code", "math", "french", "mixed"),
+    "chat": ("chat", "math", "french"),
+    "trio": ("code", "math", "french", "mixed"),
+    "many-8": ("code", "math", "french", "spanish"),
+    "many-16": ("code", "math", "french", "spanish"),
 }
 FORMS: Mapping[str, Sequence[str]] = {
     "prompts": ("mergekit_hidden", "discriminant", "advantage"),
@@ -58,6 +63,8 @@ MOST_TOKENS = 2000
 """Tokens of an expert that gates are fitted to from data."""
 POSITIONS = 2048
 """That run at once."""
+NOBODY = -1
+"""The owner of general text where the base is no expert."""
 
 
 class HardSet:
@@ -76,7 +83,7 @@ class HardSet:
                 for owner, text in pieces:
                     own = tokenizer(text if not ids else f"\n\n{text}")["input_ids"]
                     ids += own
-                    owners += [self.names.index(owner)] * len(own)
+                    owners += [self.names.index(owner) if owner in self.names else NOBODY] * len(own)
                 self.rows[domain].append(ids[:tokens])
                 self.owners[domain].append(owners[:tokens])
         self.models = PlannedModels(self.plan)
@@ -127,7 +134,7 @@ class HardSet:
         """The mixture's losses by a gate `[L, E, d]`, and the share of general tokens whose first choice is the base's
         expert, mean of the layers."""
         won: list[float] = []
-        general = self.names.index("general")
+        general = self.names.index("general") if "general" in self.names else NOBODY
 
         def look(router: Any, inputs: tuple[Tensor, ...]) -> None:
             chosen = (inputs[0].reshape(-1, gate.shape[2]).float() @ router.weight.float().T).argmax(1)

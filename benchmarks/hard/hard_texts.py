@@ -7,7 +7,8 @@ fitted from data, `development` for every choice, and `test` is read once, when 
 
 **Surface**: C headers, which begin with licences and are full of English comments, the licences themselves (`legal`),
 and Python. **Mixed**: documents that go from French prose to Python, or from Python to French, in the middle.
-**Romance**: Spanish prose, beside what `examples/` keeps. **General**: English that belongs to no expert but the base.
+**Romance**: Spanish prose, beside what `examples/` keeps. **Chat**: questions and replies as `examples/train_chat.py`
+writes them, of other templates than its own. **General**: English that belongs to no expert but the base.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
 from debian_prose import is_prose, markup_paragraphs, package_files  # noqa: E402  # after the path
+from math_problems import Family  # noqa: E402
+from train_chat import conversations  # noqa: E402
 from training_sources import packed  # noqa: E402
 
 WORK = ROOT / "work" / "hard"
@@ -74,6 +77,8 @@ SOURCES: dict[str, dict[str, Files]] = {
 }
 MIXED = {"development": ROOT / "examples" / "held_out", "test": ROOT / "examples" / "eval"}
 """Where the French prose and the Python of the mixed documents come from."""
+CHATS: dict[str, Family] = {"gate": "calibration", "development": "held_out", "test": "evaluation"}
+"""Which templates the problems of the chats are of; the specialist was trained on others."""
 
 
 def plain(content: bytes) -> Iterator[str]:
@@ -149,6 +154,9 @@ def main() -> None:
     for domain, parts in SOURCES.items():
         for part, files in parts.items():
             write(output / part / f"{domain}.jsonl", [{"text": text} for text in documents(files, part)])
+    for part, family in CHATS.items():
+        chats = conversations(family, DOCUMENTS[part], seed=1)
+        write(output / part / "chat.jsonl", [{"text": text} for text in chats])
     for part in MIXED:
         write(output / part / "mixed.jsonl", [{"pieces": pieces} for pieces in halves(part)])
 

@@ -1,0 +1,436 @@
+"""Leads for the gate on a hard set, each beside the plain ridge on labels: gain kept on development texts.
+
+    python benchmarks/hard/hard_texts.py
+    python benchmarks/hard/hard_leads.py mixed                 # all of them
+    python benchmarks/hard/hard_leads.py romance --only savings
+    python benchmarks/hard/hard_leads.py trio                  # the base is no expert: is it a class all the same?
+
+Every lead is fitted to the same texts, what the specialists wrote after six prompts each, at the inputs that the
+routers of the mixture get when every token goes to its own expert. Unless a lead says so, λ is 0.1, rows have unit norm
+and all logits of a layer one spread. "More" is the paired difference to `labels`, with its 95 % interval. What was
+measured is kept in work/hard.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import transformers
+from hard_gates import SETS, HardSet, ahead, fitted, plan_of, recipe_path, token_losses, write_once, written_path
+from torch import Tensor
+
+from losses import gain_kept, mean
+from moemerge.build.run import fit_router
+from moemerge.build.texts import read_gate_texts
+from moemerge.dense.generation import continuations
+from moemerge.gate import expand
+from moemerge.gate.advantage import averaged
+
+LAMBDA = 0.1
+NEIGHBOURS = 3
+"""Layers whose moments are pooled in one of the leads."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text that gates are fitted to.
+
+    Attributes:
+        ids: its tokens.
+        owners: the expert of each token.
+        counted: which tokens count.
+    """
+
+    ids: tuple[int, ...]
+    owners: tuple[int, ...]
+    counted: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Read:
+    """What is known of the counted tokens of some texts.
+
+    Attributes:
+        inputs: of each layer's router, `[n, d]`, fp32.
+        owners: `[n]`.
+        texts: number of each token's text, `[n]`.
+        saved: the experts' mean loss less each expert's, over neighbouring tokens, in nats, `[n, E]`.
+    """
+
+    inputs: Sequence[Tensor]
+    owners: Tensor
+    texts: Tensor
+    saved: Tensor
+
+    @cached_property
+    def own(self) -> Tensor:
+        """What a token's own expert saves, `[n]`."""
+        return self.saved.gather(1, self.owners[:, None])[:, 0]
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """One-hot, `[n, E]`."""
+        return torch.nn.functional.one_hot(self.owners, self.saved.shape[1]).double()
+
+    @cached_property
+    def even(self) -> Tensor:
+        """Weights `[n]` that give every expert's tokens the same share of 1."""
+        counts = self.labels.sum(0)
+        return 1 / counts[self.owners] / int((counts > 0).sum())
+
+    def only(self, kept: Tensor) -> Read:
+        """Some tokens alone."""
+        return Read([one[kept] for one in self.inputs], self.owners[kept], self.texts[kept], self.saved[kept])
+
+
+class Forced:
+    """A mixture of transformers whose routers send each token where they are told, and note what they were given."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.owners = torch.empty(0, dtype=torch.long)
+        self.inputs: list[Tensor] = []
+
+    def read(self, text: Text) -> list[Tensor]:
+        """The inputs of each layer's router on a text's counted tokens, `[n, d]`."""
+        self.owners, self.inputs = torch.tensor(text.owners)[:, None], []
+        gates = [layer.mlp.gate for layer in self.model.model.layers]
+        for gate in gates:
+            gate.forward = self._route
+        with torch.inference_mode():
+            self.model.model(torch.tensor([text.ids]), use_cache=False)
+        for gate in gates:
+            del gate.forward
+        counted = torch.tensor(text.counted)
+        return [one[counted].clone() for one in self.inputs]
+
+    def _route(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        states = states.reshape(-1, states.shape[-1])
+        self.inputs.append(states.float())
+        weights = torch.ones(self.owners.shape, dtype=states.dtype)
+        return weights, weights, self.owners
+
+
+def texts_of(passages: Mapping[int, Sequence[Any]]) -> list[Text]:
+    """What specialists wrote, by expert."""
+    return [
+        Text(tuple(one.ids), (expert,) * len(one.ids), tuple(one.counted))
+        for expert, own in passages.items()
+        for one in own
+    ]
+
+
+def joined(texts: Sequence[Text]) -> list[Text]:
+    """Texts that change the expert midway: the first half of each and the second half of another expert's."""
+    found = []
+    for number, text in enumerate(texts):
+        other = next(one for one in (*texts[number + 1 :], *texts) if one.owners[0] != text.owners[0])
+        head, tail = len(text.ids) // 2, len(other.ids) // 2
+        found.append(
+            Text(
+                text.ids[:head] + other.ids[tail:],
+                text.owners[:head] + other.owners[tail:],
+                text.counted[:head] + other.counted[tail:],
+            )
+        )
+    return found
+
+
+class Leads:
+    """A set, and gates by every lead.
+
+    Args:
+        name: of the set.
+        limit: development documents of a domain.
+        tokens: of a document at most.
+    """
+
+    def __init__(self, name: str, limit: int, tokens: int) -> None:
+        self.name = name
+        self.bench = HardSet(name, "development", limit, tokens, again=False)
+        write_once(name)
+        fitted(name, "discriminant", "prompts", again=False)  # so that it is there what the specialists wrote
+        self.passages = torch.load(written_path(name, "prompts"), weights_only=False).passages  # our own file
+        self.width = self.bench.plan.dense.hidden_size
+
+    def read(self, texts: Sequence[Text]) -> Read:
+        """Runs texts through the mixture, and through every expert for what each saves."""
+        forced = Forced(self.bench.sparse)
+        inputs = [torch.cat(layer) for layer in zip(*map(forced.read, texts), strict=True)]
+        counted = [torch.tensor(text.counted) for text in texts]
+        experts = range(len(self.bench.names))
+        each = [token_losses(self.bench.models.merged(expert), [text.ids for text in texts]) for expert in experts]
+        saved = []
+        for number, some in enumerate(counted):
+            own = torch.stack([losses[number] for losses in each], 1).double()
+            scored = torch.cat([some[1:], some.new_zeros(1)])
+            means = averaged(torch.cat([own, own.new_zeros(1, own.shape[1])]), scored)
+            saved.append((means.mean(1, keepdim=True) - means)[some])
+        owners = [torch.tensor(text.owners)[some] for text, some in zip(texts, counted, strict=True)]
+        places = [torch.full((len(own),), number) for number, own in enumerate(owners)]
+        return Read(inputs, torch.cat(owners), torch.cat(places), torch.cat(saved))
+
+    @cached_property
+    def written(self) -> Read:
+        """What the specialists wrote."""
+        return self.read(texts_of(self.passages))
+
+    @cached_property
+    def with_joined(self) -> Read:
+        """The same, and as many texts that change the expert midway."""
+        texts = texts_of(self.passages)
+        return self.read([*texts, *joined(texts)])
+
+    def at_temperature(self, temperature: float) -> Read:
+        """What the specialists write at another temperature."""
+        kept = written_path(self.name, f"temperature-{temperature:g}")
+        if not kept.exists():
+
+            def hotter(*arguments: Any, **settings: Any) -> Any:
+                return continuations(*arguments, **settings | {"temperature": temperature})
+
+            with (
+                patch("moemerge.gate.expand.continuations", hotter),
+                patch("moemerge.gate.fit.expand", lambda *a: _keep(expand.expand(*a), kept)),
+            ):
+                plan = plan_of(self.name)
+                fit_router(plan, read_gate_texts(plan, recipe_path(self.name).parent))
+        return self.read(texts_of(torch.load(kept, weights_only=False).passages))  # our own file
+
+    def losses(self, label: str, k: int, make: Callable[[], Tensor]) -> tuple[Any, float]:
+        """Losses of the mixture by a gate, and the share of general tokens at the base's expert."""
+        return self.bench.measured(f"lead {label}, {k}", lambda: self.bench.routed(make(), k))  # type: ignore[no-any-return]
+
+
+def _keep(found: Any, path: Any) -> Any:
+    torch.save(found, path)
+    return found
+
+
+def solve(inputs: Tensor, targets: Tensor, weights: Tensor, ridge: float = LAMBDA) -> Tensor:
+    """Weighted least squares with a penalty, `[E, d]`, fp64; λ in units of the mean eigenvalue."""
+    inputs = inputs.double()
+    weighted = inputs * weights[:, None]
+    second = weighted.T @ inputs
+    second.diagonal().add_(ridge * second.diagonal().mean())
+    rows: Tensor = torch.linalg.solve(second, weighted.T @ targets).T
+    return rows
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Rows of norm 1."""
+    norms: Tensor = rows.norm(dim=1, keepdim=True)
+    return rows / norms
+
+
+def spread_out(rows: Tensor, inputs: Tensor, weights: Tensor, spread: float = 1.0) -> Tensor:
+    """Rows whose logits have a spread about each token's mean."""
+    logits = inputs.double() @ rows.T
+    centred = logits - logits.mean(1, keepdim=True)
+    return rows * (spread / float((weights @ centred.square().mean(1)).sqrt()))
+
+
+def gate(
+    read: Read, targets: Tensor, weights: Tensor | None = None, ridge: float = LAMBDA, spreads: Sequence[float] = ()
+) -> Tensor:
+    """Ridge on targets `[n, E]` in every layer, `[L, E, d]`."""
+    weights = read.even if weights is None else weights / weights.sum()
+    rows = []
+    for layer, inputs in enumerate(read.inputs):
+        own = unit(solve(inputs, targets, weights, ridge))
+        rows.append(spread_out(own, inputs, read.even, spreads[layer] if spreads else 1.0))
+    return torch.stack(rows).float()
+
+
+def pooled(read: Read) -> Tensor:
+    """Ridge on labels with the second moments of neighbouring layers added up."""
+    rows, weights = [], read.even
+    inputs = [one.double() / one.double().square().mean().sqrt() for one in read.inputs]
+    seconds = [(one * weights[:, None]).T @ one for one in inputs]
+    for layer, own in enumerate(inputs):
+        near = range(max(layer - NEIGHBOURS // 2, 0), min(layer + NEIGHBOURS // 2 + 1, len(inputs)))
+        second = torch.stack([seconds[one] for one in near]).sum(0)
+        second.diagonal().add_(LAMBDA * second.diagonal().mean())
+        found = torch.linalg.solve(second, (own * weights[:, None]).T @ read.labels).T
+        rows.append(spread_out(unit(found), read.inputs[layer], weights))
+    return torch.stack(rows).float()
+
+
+def evened(read: Read) -> Tensor:
+    """Ridge on labels from what a token's input tells of the mean of its text."""
+    rows = []
+    for inputs in read.inputs:
+        own = inputs.double()
+        count = int(read.texts.max()) + 1
+        sums = torch.zeros(count, own.shape[1], dtype=torch.float64).index_add_(0, read.texts, own)
+        means = (sums / torch.bincount(read.texts, minlength=count).clamp(min=1)[:, None])[read.texts]
+        to_mean = solve(own, means, read.even)  # [d, d]
+        rows.append(spread_out(unit(solve(means, read.labels, read.even) @ to_mean), inputs, read.even))
+    return torch.stack(rows).float()
+
+
+def logistic(read: Read, *, steps: int = 3) -> Tensor:
+    """Newton's steps of softmax regression from the ridge on labels: least squares that the Hessian weighs."""
+    rows = []
+    for inputs in read.inputs:
+        own = inputs.double()
+        second = (own * read.even[:, None]).T @ own
+        penalty = LAMBDA * float(second.diagonal().mean())
+        found = spread_out(unit(solve(inputs, read.labels, read.even)), inputs, read.even, 2.0)
+        for _ in range(steps):
+            chances = (own @ found.T).softmax(1)
+            slope = ((chances - read.labels) * read.even[:, None]).T @ own
+            for expert in range(len(found)):  # each row by its own curvature: the blocks on the diagonal
+                curved = read.even * chances[:, expert] * (1 - chances[:, expert])
+                hessian = (own * curved[:, None]).T @ own
+                hessian.diagonal().add_(penalty * float(curved.sum()))
+                found[expert] -= torch.linalg.solve(hessian, slope[expert])
+        rows.append(spread_out(found, inputs, read.even))
+    return torch.stack(rows).float()
+
+
+def in_turn(leads: Leads) -> Tensor:
+    """Ridge on labels, fitted again to the inputs that the mixture has when the fitted gate routes."""
+    read = leads.written
+    first = gate(read, read.labels)
+    model, held = leads.bench.sparse, [list[Tensor]() for _ in read.inputs]
+
+    def look(layer: int, router: Any, given: tuple[Tensor, ...]) -> None:
+        held[layer].append(given[0].reshape(-1, leads.width).float())
+
+    hooks = []
+    for number, (layer, weights) in enumerate(zip(model.model.layers, first, strict=True)):
+        layer.mlp.gate.weight.data.copy_(weights)
+        layer.mlp.gate.top_k = 2
+        hooks.append(layer.mlp.gate.register_forward_pre_hook(partial(look, number)))
+    texts = texts_of(leads.passages)
+    with torch.inference_mode():
+        for text in texts:
+            model.model(torch.tensor([text.ids]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    counted = torch.cat([torch.tensor(text.counted) for text in texts])
+    routed = replace(read, inputs=[torch.cat(own)[counted] for own in held])
+    return gate(routed, routed.labels)
+
+
+def of_best(read: Read, share: float = 2 / 3) -> Read:
+    """The texts that save their expert the most: so many of each expert's."""
+    kept = torch.zeros(len(read.owners), dtype=torch.bool)
+    for expert in range(read.saved.shape[1]):
+        own = read.texts[read.owners == expert].unique().tolist()
+        own.sort(key=lambda text: -float(read.own[read.texts == text].mean()))
+        kept |= torch.isin(read.texts, torch.tensor(own[: max(round(share * len(own)), 1)]))
+    return read.only(kept)
+
+
+def with_base(leads: Leads, wanted: float) -> Tensor:
+    """Ridge on labels and on what the base writes: there every expert's target is the same, 0 or an even share.
+
+    The base's tokens go to the experts in turn while the routers' inputs are read.
+    """
+    own, experts = texts_of(leads.passages), len(leads.bench.names)
+    written = torch.load(written_path("mixed", "prompts"), weights_only=False).passages[experts]  # our own file
+    general = [
+        Text(tuple(one.ids), tuple(place % experts for place in range(len(one.ids))), tuple(one.counted))
+        for one in written
+    ]
+    read = leads.read([*own, *general])
+    ours = read.texts < len(own)
+    targets = torch.where(ours[:, None], read.labels, torch.full_like(read.labels, wanted))
+    classes = torch.where(ours, read.owners, experts)
+    weights = 1 / torch.bincount(classes).double()[classes]
+    return gate(read, targets, weights)
+
+
+def every_lead(leads: Leads) -> dict[str, Callable[[], Tensor]]:
+    """The gates by name; `labels` is what the others are compared with."""
+    layers = leads.bench.plan.dense.layers
+
+    def read() -> Read:
+        return leads.written
+
+    def third(first: float, last: float) -> list[float]:
+        return [
+            first if layer < layers // 3 else last if layer >= layers - layers // 3 else 1.0 for layer in range(layers)
+        ]
+
+    def heated(heat: float) -> Tensor:
+        own = leads.at_temperature(heat)
+        return gate(own, own.labels)
+
+    base = {
+        "the base as a class": partial(with_base, leads, 0.0),
+        "the base as a class of even shares": partial(with_base, leads, 1 / len(leads.bench.names)),
+    }
+    return {
+        "labels": lambda: gate(read(), read().labels),
+        "savings": lambda: gate(read(), read().saved),
+        "half labels, half savings": lambda: gate(
+            read(), read().labels / read().labels.std() + read().saved / read().saved.std()
+        ),
+        "savings, cut off at half a nat": lambda: gate(read(), read().saved.clamp(-0.5, 0.5)),
+        "labels times what the own expert saves": lambda: gate(read(), read().labels * read().own[:, None]),
+        "labels, weighted by what the own expert saves": lambda: gate(
+            read(), read().labels, read().even * (read().own.clamp(0, 2) + 0.05)
+        ),
+        "labels, weighted by how much the choice matters": lambda: gate(
+            read(), read().labels, read().even * (read().saved.amax(1) - read().saved.amin(1)).clamp(0.05, 2)
+        ),
+        "the two thirds of the texts that save the most": lambda: gate(of_best(read()), of_best(read()).labels),
+        "texts that change the expert midway too": lambda: gate(leads.with_joined, leads.with_joined.labels),
+        "savings, such texts too": lambda: gate(leads.with_joined, leads.with_joined.saved),
+        "fitted again to what the mixture sends on": lambda: in_turn(leads),
+        "second moments of three layers": lambda: pooled(read()),
+        "evened by the mean of the text": lambda: evened(read()),
+        "softmax regression, three Newton steps": lambda: logistic(read()),
+        **{
+            f"λ {ridge:g}": partial(lambda r: gate(read(), read().labels, ridge=r), ridge) for ridge in (0.01, 0.3, 1.0)
+        },
+        "spread 0.5 in the first third of the layers": lambda: gate(read(), read().labels, spreads=third(0.5, 1)),
+        "spread 2 in the first third": lambda: gate(read(), read().labels, spreads=third(2, 1)),
+        "spread 0.5 in the last third": lambda: gate(read(), read().labels, spreads=third(1, 0.5)),
+        "spread 2 in the last third": lambda: gate(read(), read().labels, spreads=third(1, 2)),
+        **{f"written at temperature {heat:g}": partial(heated, heat) for heat in (0.7, 1.3)},
+        **(base if leads.name == "trio" else {}),
+    }
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description="Leads for the gate on a hard set's development texts.")
+    parser.add_argument("set", choices=SETS, help="`trio` wants `mixed` first, whose base has written")
+    parser.add_argument("--only", nargs="*", default=(), help="leads [all]")
+    parser.add_argument("--limit", type=int, default=10, help="documents of a domain [10]")
+    parser.add_argument("--tokens", type=int, default=160, help="of a document at most [160]")
+    arguments = parser.parse_args()
+
+    transformers.utils.logging.disable_progress_bar()
+    leads = Leads(arguments.set, arguments.limit, arguments.tokens)
+    bench, domains = leads.bench, SETS[arguments.set]
+    base, own = ({d: losses[d] for d in domains} for losses in (bench.base, bench.own))
+    most = gain_kept(base, own, bench.oracle)
+    print(f"oracle routing {most:.3f}, linear merge {gain_kept(base, own, bench.linear):.3f}\n")
+    print("| lead | 1 expert a token | more | 2 experts a token | more | general, nats |")
+    print("| --- | --- | --- | --- | --- | --- |", flush=True)
+    first: dict[int, Any] = {}
+    found = every_lead(leads)
+    for label in ("labels", *(one for one in found if one != "labels" and one in (arguments.only or found))):
+        cells = [label]
+        for k in (1, 2):
+            losses, _share = leads.losses(label, k, found[label])
+            more = ahead(base, own, losses, first[k]) if k in first else None
+            cells += [f"{gain_kept(base, own, losses):.3f}", "{:+.3f} [{:+.3f}, {:+.3f}]".format(*more) if more else ""]
+            first.setdefault(k, losses)
+        cells.append(f"{mean(losses['general']) - mean(bench.base['general']):+.3f}")
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
