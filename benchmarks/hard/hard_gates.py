@@ -53,10 +53,12 @@ SETS: Mapping[str, Sequence[str]] = {
 FORMS: Mapping[str, Sequence[str]] = {
     "prompts": ("mergekit_hidden", "discriminant", "advantage"),
     "data": ("discriminant", "advantage"),
+    "both": ("discriminant", "advantage"),
     "pool": ("advantage",),
 }
 """The gates, by what they are fitted to: six prompts an expert with what the specialists write after them; texts of the
-domains; or the same texts, unsorted. The base has no domain: what it writes after its prompts goes with the texts."""
+domains; both of these; or the texts, unsorted. The base has no domain: what it writes after its prompts goes with the
+texts."""
 EXPAND = 1000
 """Tokens that each specialist writes."""
 MOST_TOKENS = 2000
@@ -188,7 +190,12 @@ def fitted(name: str, init: str, form: str, *, again: bool) -> Tensor:
     texts = read_gate_texts(plan, recipe_path(name).parent).experts
     if form != "prompts":
         read = {own.name: gate_documents(own.name) for own in texts}
-        texts = tuple(replace(own, prompts=(), documents=read[own.name]) if read[own.name] else own for own in texts)
+        texts = tuple(
+            replace(own, prompts=own.prompts if form == "both" else (), documents=read[own.name])
+            if read[own.name]
+            else own
+            for own in texts
+        )
     pool: tuple[Document, ...] = ()
     if form == "pool":
         written = torch.load(written_path(name, "data"), weights_only=False)  # our own file
@@ -208,7 +215,8 @@ def write_once(name: str) -> None:
     """Lets the gate room take what specialists wrote for a set from a file, or keep it there."""
 
     def expand(request: GateRequest, *arguments: Any) -> Any:
-        kept = written_path(name, "data" if any(own.documents for own in request.experts) else "prompts")
+        silent = any(own.documents and not own.prompts for own in request.experts)
+        kept = written_path(name, "data" if silent else "prompts")
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
             torch.save(gate_expand(request, *arguments), kept)

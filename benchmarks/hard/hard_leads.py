@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 from unittest.mock import patch
 
@@ -278,20 +278,20 @@ def evened(read: Read) -> Tensor:
 def logistic(read: Read, *, steps: int = 3) -> Tensor:
     """Newton's steps of softmax regression from the ridge on labels: least squares that the Hessian weighs."""
     rows = []
-    for inputs in read.inputs:
-        own = inputs.double()
-        second = (own * read.even[:, None]).T @ own
+    labels, even = read.labels.float(), read.even.float()
+    for own in read.inputs:
+        second = (own * even[:, None]).T @ own
         penalty = LAMBDA * float(second.diagonal().mean())
-        found = spread_out(unit(solve(inputs, read.labels, read.even)), inputs, read.even, 2.0)
+        found = spread_out(unit(solve(own, read.labels, read.even)), own, read.even, 2.0).float()
         for _ in range(steps):
             chances = (own @ found.T).softmax(1)
-            slope = ((chances - read.labels) * read.even[:, None]).T @ own
+            slope = ((chances - labels) * even[:, None]).T @ own
             for expert in range(len(found)):  # each row by its own curvature: the blocks on the diagonal
-                curved = read.even * chances[:, expert] * (1 - chances[:, expert])
+                curved = even * chances[:, expert] * (1 - chances[:, expert])
                 hessian = (own * curved[:, None]).T @ own
                 hessian.diagonal().add_(penalty * float(curved.sum()))
                 found[expert] -= torch.linalg.solve(hessian, slope[expert])
-        rows.append(spread_out(found, inputs, read.even))
+        rows.append(spread_out(found.double(), own, read.even))
     return torch.stack(rows).float()
 
 
@@ -407,7 +407,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Leads for the gate on a hard set's development texts.")
     parser.add_argument("set", choices=SETS, help="`trio` wants `mixed` first, whose base has written")
     parser.add_argument("--only", nargs="*", default=(), help="leads [all]")
-    parser.add_argument("--limit", type=int, default=10, help="documents of a domain [10]")
+    parser.add_argument("--limit", type=int, default=8, help="documents of a domain [8]")
     parser.add_argument("--tokens", type=int, default=160, help="of a document at most [160]")
     arguments = parser.parse_args()
 
@@ -422,9 +422,9 @@ def main() -> None:
     first: dict[int, Any] = {}
     found = every_lead(leads)
     for label in ("labels", *(one for one in found if one != "labels" and one in (arguments.only or found))):
-        cells = [label]
+        cells, make = [label], cache(found[label])
         for k in (1, 2):
-            losses, _share = leads.losses(label, k, found[label])
+            losses, _share = leads.losses(label, k, make)
             more = ahead(base, own, losses, first[k]) if k in first else None
             cells += [f"{gain_kept(base, own, losses):.3f}", "{:+.3f} [{:+.3f}, {:+.3f}]".format(*more) if more else ""]
             first.setdefault(k, losses)
