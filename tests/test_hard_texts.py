@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 def _on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("benchmarks/hard", "examples"):
         monkeypatch.syspath_prepend(str(ROOT / folder))
-    for name in ("hard_texts", "debian_prose", "training_sources", "math_problems"):
+    for name in ("hard_texts", "debian_prose", "training_sources", "math_problems", "train_chat", "train_specialists"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -39,3 +39,19 @@ def test_mixed_documents_change_the_domain_once(part: str) -> None:
     for number, pieces in enumerate(found):
         assert [owner for owner, _ in pieces] == (["french", "code"] if number % 2 == 0 else ["code", "french"])
         assert all(0 < len(text) <= CHARACTERS // 2 for _, text in pieces)
+
+
+def test_chats_are_of_templates_that_no_other_part_has() -> None:
+    """Nor has the specialist's training; each has one question and one reply, as its chat template writes them."""
+    from hard_texts import CHATS
+    from math_problems import templates
+    from train_chat import conversations
+
+    families = [*CHATS.values(), "train"]
+    for one, other in combinations(families, 2):
+        assert not set(templates(one)) & set(templates(other))
+    for family in CHATS.values():
+        for text in conversations(family, 3, seed=1):
+            assert text.startswith("<|turn|>user\n")
+            assert text.count("<|end|>\n<|turn|>assistant\n") == 1
+            assert text.endswith("<|end|>\n")

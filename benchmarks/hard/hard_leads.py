@@ -248,6 +248,12 @@ def gate(
     return torch.stack(rows).float()
 
 
+def shared_out(read: Read, weights: Tensor) -> Tensor:
+    """Weights `[n]` of which every expert's tokens have the same share."""
+    totals = torch.zeros(read.saved.shape[1], dtype=torch.float64).index_add_(0, read.owners, weights)
+    return weights / totals[read.owners]
+
+
 def pooled(read: Read) -> Tensor:
     """Ridge on labels with the second moments of neighbouring layers added up."""
     rows, weights = [], read.even
@@ -330,6 +336,12 @@ def of_best(read: Read, share: float = 2 / 3) -> Read:
     return read.only(kept)
 
 
+def against_base(leads: Leads, read: Read) -> Tensor:
+    """What a token's own expert saves against the base's expert, `[n]`; 1 where it is the base's own."""
+    base = leads.bench.names.index("general")
+    return torch.where(read.owners == base, 1.0, read.own - read.saved[:, base])
+
+
 def with_base(leads: Leads, wanted: float) -> Tensor:
     """Ridge on labels and on what the base writes: there every expert's target is the same, 0 or an even share.
 
@@ -379,6 +391,12 @@ def every_lead(leads: Leads) -> dict[str, Callable[[], Tensor]]:
         "labels times what the own expert saves": lambda: gate(read(), read().labels * read().own[:, None]),
         "labels, weighted by what the own expert saves": lambda: gate(
             read(), read().labels, read().even * (read().own.clamp(0, 2) + 0.05)
+        ),
+        "the same, every expert's tokens as much as another's": lambda: gate(
+            read(), read().labels, shared_out(read(), read().own.clamp(0, 2) + 0.05)
+        ),
+        "labels, weighted by what the own expert saves against the base": lambda: gate(
+            read(), read().labels, shared_out(read(), against_base(leads, read()).clamp(0, 2) + 0.05)
         ),
         "labels, weighted by how much the choice matters": lambda: gate(
             read(), read().labels, read().even * (read().saved.amax(1) - read().saved.amin(1)).clamp(0.05, 2)
