@@ -6,9 +6,9 @@ import json
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import xxhash
 
@@ -133,19 +133,35 @@ def numbers_of(files: Mapping[str, Path]) -> Numbers:
     return Numbers(ids, {t: (number, ids[t]) for t, number in said if ids.get(t, number) != number})
 
 
-def raw_ids(path: Path) -> tuple[Mapping[str, int], Sequence[tuple[str, int]]]:
+_RawIds = tuple[Mapping[str, int], Sequence[tuple[str, int]]]
+
+
+def raw_ids(path: Path) -> _RawIds:
     """The ids of the vocabulary, and the added tokens with their numbers, as a `tokenizer.json` says them.
 
     Raises:
         SourceError: it is no such file.
     """
-    return _written(path, xxhash.xxh3_128_hexdigest(read_whole(path, MAX_BYTES)))
+    data = read_whole(path, MAX_BYTES)
+    known = (path, xxhash.xxh3_128_hexdigest(data))
+    found = _PARSED.get(known)
+    if found is None:
+        found = _parse(path, data)
+        _PARSED.clear()
+        _PARSED[known] = found
+    return found
 
 
-@lru_cache(maxsize=1)  # a base's are asked for twice in a row
-def _written(path: Path, digest: str) -> tuple[Mapping[str, int], Sequence[tuple[str, int]]]:
-    """The same of the file of these bytes; a large vocabulary is parsed once."""
-    parsed = _parse(path)
+_PARSED: dict[tuple[Path, str], _RawIds] = {}
+"""What `raw_ids` gave last, by path and digest: a base's is asked for twice in a row."""
+
+
+def _parse(path: Path, data: bytes) -> _RawIds:
+    try:
+        parsed = load_json(data, str(path))
+    except (ValueError, RecursionError) as error:
+        check_downloaded(data, str(path))
+        raise (_marked if data.startswith(BOM_UTF8) else _no_tokenizer)(path) from error
     try:
         vocabulary = parsed["model"].get("vocab", {})
         if isinstance(vocabulary, list):  # a Unigram model lists [token, score]
@@ -157,15 +173,6 @@ def _written(path: Path, digest: str) -> tuple[Mapping[str, int], Sequence[tuple
     if not all(isinstance(token, str) and type(index) is int for token, index in [*ids.items(), *added]):
         raise _no_tokenizer(path)
     return ids, added
-
-
-def _parse(path: Path) -> Any:
-    data = read_whole(path, MAX_BYTES)
-    try:
-        return load_json(data, str(path))
-    except (ValueError, RecursionError) as error:
-        check_downloaded(data, str(path))
-        raise (_marked if data.startswith(BOM_UTF8) else _no_tokenizer)(path) from error
 
 
 def _no_tokenizer(path: Path) -> SourceError:
