@@ -137,7 +137,10 @@ def build(
     device: Annotated[str, typer.Option("--device", help="Where the gate is fitted: cpu, cuda, cuda:1, mps.")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replaces a folder that moemerge made.")] = False,
     cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Keeps what specialists write for the next build.")
+        bool,
+        typer.Option(
+            "--cache/--no-cache", help="Keeps for the next build what specialists write and what transformers has read."
+        ),
     ] = True,
     as_json: AsJson = False,
     quiet: Quiet = False,
