@@ -49,7 +49,8 @@ def make(names: tuple[str, ...] = ("code", "math", "french"), layers: int = 4, t
         "format": 1, "moemerge": "0.1.0", "path": "out/demo", "architecture": "mixtral", "dtype": "bfloat16",
         "device": "cpu",
         "experts": list(names), "experts_per_token": top, "layers": layers,
-        "verdict": "It keeps 95 % of the specialists' gain: ahead of the base and of the linear merge",
+        "verdict": "It keeps 95 % of the specialists' gain, ahead of the linear merge (70 %). It is ahead of the base. "
+        "Routing loses 5 % of the gain: give the gate texts (`data:` in the recipe), or run `moemerge train-router`",
         "gain_kept": 0.95, "gain_kept_interval": [0.93, 0.97], "gain_kept_ceiling": 1.0,
         "baselines": {"linear_merge": {"gain_kept": 0.7, "gain_kept_interval": [0.6, 0.8]},
                       "random_gate": {"gain_kept": 0.5, "gain_kept_interval": None},
