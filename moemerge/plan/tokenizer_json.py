@@ -45,11 +45,13 @@ class Tokens:
             added token the next free id, whatever number stands in the file.
         added: the added tokens by their text.
         whole: whether `ids` has every token.
+        beside: the added tokens that the `tokenizer.json` lacks, by their ids: its config lists or names them.
     """
 
     ids: Mapping[str, int]
     added: Mapping[str, AddedToken]
     whole: bool = True
+    beside: tuple[str, ...] = ()
 
     @cached_property
     def added_ids(self) -> dict[str, int]:
@@ -78,7 +80,7 @@ def load_tokenizer_json(path: Path) -> Tokenizer:
 
 
 def read_tokens(files: Mapping[str, Path]) -> Tokens:
-    """The tokens that a checkpoint's files tell of; `added_tokens.json` and the config may list more.
+    """The tokens that a checkpoint's files tell of; `added_tokens.json` and the config may list more, and name more.
 
     Raises:
         SourceError: one of them cannot be read.
@@ -97,7 +99,8 @@ def read_tokens(files: Mapping[str, Path]) -> Tokens:
     else:
         listed = tokenizer_config(files).added
     added |= {token: AddedToken(token) for token in listed}
-    return Tokens({**ids, **listed}, added, FILE in files)
+    whole = FILE in files
+    return Tokens({**ids, **listed}, added, whole, tuple(listed) if whole else ())
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def numbers_of(files: Mapping[str, Path]) -> Numbers:
         return Numbers(config.added, {})
     vocabulary, listed = raw_ids(files[FILE])
     ids, said, first = dict(vocabulary), [*listed, *config.listed], len(vocabulary)
-    for token, _ in said:
+    for token in (*(token for token, _ in said), *config.named):
         if token not in ids:
             ids[token], first = first, first + 1
     if any(ids[token] != number for token, number in said):
