@@ -95,6 +95,7 @@ def _print_plan(made: Plan | Refused, divergence: dict[str, float] | None, *, ve
     """
     from moemerge.plan import Refused
     from moemerge.plan.cost import gate_computing, groups, peak_memory, runs_models
+    from moemerge.plan.writing import writing
     from moemerge.recipe.layers import as_ranges
 
     print_problems(made.problems)
@@ -111,6 +112,7 @@ def _print_plan(made: Plan | Refused, divergence: dict[str, float] | None, *, ve
             ("size", f"{size(made.bytes.total)} in {made.dtype}: {size(made.bytes.copied)} copied, "
                      f"{size(made.bytes.computed)} computed"),
             ("peak memory", f"about {size(peak_memory(made))}"),
+            *([("gate", written)] if (written := writing(made)) else []),
         ]  # fmt: skip
         for label, text in rows:
             typer.echo(f"{label:<14}{text}", err=err)
