@@ -26,7 +26,8 @@ def verdict(report: Report) -> str:
     Returns:
         Sentences, `. ` between them. The first holds no name and no full stop, so that it can be told from the rest.
     """
-    return ". ".join([_headline(report), *_standing(report), *_cost(report), *_diagnoses(report)])
+    said = (_headline(report), *_standing(report), *_general(report), *_cost(report), *_diagnoses(report))
+    return ". ".join(said)
 
 
 def _headline(report: Report) -> str:
@@ -60,6 +61,25 @@ def _standing(report: Report) -> list[str]:
             groups.setdefault(found["standing"], []).append(label)
     said = [f"{words} {_listed(groups[standing])}" for standing, words in _WORDS.items() if standing in groups]
     return [f"It is {', '.join(said)}"] if said else []
+
+
+def _general(report: Report) -> list[str]:
+    """How it does on text that is no specialist's; empty where none was measured."""
+    general = report["general"]
+    if general is None:
+        return []
+    where = f"On {_listed(few([f'`{name}`' for name in general['domains']]))}, text of no specialist,"
+    nats = f"{abs(general['difference']):.3f} nats"
+    if general["standing"] == "ahead":
+        return [f"{where} it is {nats} better than the base"]
+    if general["standing"] == "level":
+        return [f"{where} it is level with the base"]
+    cure = (
+        "give the base's expert texts (`data:` in the recipe)"
+        if general["base_experts"]
+        else "an expert more with `model: base` keeps such text"
+    )
+    return [f"{where} it is {nats} worse than the base: {cure}"]
 
 
 def _cost(report: Report) -> list[str]:

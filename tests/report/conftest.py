@@ -62,6 +62,8 @@ def make(names: tuple[str, ...] = ("code", "math", "french"), layers: int = 4, t
         "against": {"base": {"difference": -0.38, "interval": [-0.4, -0.36], "standing": "ahead"},
                     "best_specialist": None,
                     "linear_merge": {"difference": -0.1, "interval": [-0.12, -0.08], "standing": "ahead"}},
+        "general": {"domains": ["general"], "difference": 0.004, "interval": [-0.01, 0.02], "standing": "level",
+                    "base_experts": [], "share": None},
         "domains": domains,
         "routing": {"accuracy": 0.9, "accuracy_by_layer": [0.9] * layers,
                     "confusion": {name: dict(zip(names, by_layer[name][0], strict=True)) for name in listed},
