@@ -120,7 +120,11 @@ def foreign() -> dict[str, Any]:
         "best_specialist",
     )
     found.update(
-        dict.fromkeys(lost), baselines={}, verdict="Nothing to compare with", against=dict.fromkeys(found["against"])
+        dict.fromkeys(lost),
+        baselines={},
+        verdict="Nothing to compare with",
+        against=dict.fromkeys(found["against"]),
+        general=None,
     )
     found["mean"] = {name: value if name == "moe" else None for name, value in found["mean"].items()}
     found["routing"].update(accuracy=None, accuracy_by_layer=[None] * 4)
