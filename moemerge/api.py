@@ -108,7 +108,7 @@ def build(
         root: folder that a `Recipe`'s relative paths are relative to; the working folder when None.
         overwrite: replaces `output` where moemerge made it.
         device: torch device for the gate's models.
-        cache: whether what specialists write is kept, and used again where it was kept.
+        cache: whether what specialists write and what transformers has read is kept, and used again where it was kept.
         progress: how to report.
 
     Returns:

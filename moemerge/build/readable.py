@@ -19,7 +19,7 @@ import xxhash
 
 from moemerge.apart import Fault, ask
 from moemerge.errors import PlanError, Problem
-from moemerge.kept import Kept, cache_folder, joined
+from moemerge.kept import Kept, joined
 from moemerge.plan.checks import label_of
 from moemerge.plan.model import Plan
 from moemerge.plan.output_files import output_files
@@ -28,21 +28,22 @@ from moemerge.sources.tokenizer import MEMORY, SECONDS, TOKENIZERS, put_tokenize
 GENERATION = "generation_config.json"
 
 
-def begin_check(plan: Plan) -> Callable[[], int]:
+def begin_check(plan: Plan, folder: Path | None) -> Callable[[], int]:
     """Begins `check_readable`, which takes a second of another process; gives what waits for it."""
     pool = ThreadPoolExecutor(1, "moemerge-readable")
-    asked = pool.submit(check_readable, plan)
+    asked = pool.submit(check_readable, plan, folder)
     pool.shutdown(wait=False)
     return asked.result
 
 
-def check_readable(plan: Plan) -> int:
+def check_readable(plan: Plan, folder: Path | None) -> int:
     """Has transformers read the base's config, the mixture's, the generation config and the tokenizer.
 
     That takes a second, so what it has read once is kept by the bytes of these files and the versions of the libraries.
 
     Args:
         plan: a plan without problems.
+        folder: where it is kept; None asks, and keeps nothing.
 
     Returns:
         The highest id of the tokenizer's tokens; -1 where there is no tokenizer.
@@ -51,7 +52,7 @@ def check_readable(plan: Plan) -> int:
         PlanError: it cannot read one of them.
     """
     files = output_files(plan)
-    kept, key = Kept(cache_folder(), "readable-1"), _key(plan, files)
+    kept, key = Kept(folder, "readable-1"), _key(plan, files)
     found = kept.get(key)
     if not isinstance(found, int):
         found = _read_by_transformers(plan, files)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from moemerge.build.readable import begin_check
 from moemerge.build.texts import read_gate_texts, reads_texts, text_problems
 from moemerge.errors import MoemergeError, Problem
+from moemerge.kept import cache_folder
 from moemerge.plan import Plan, Refused
 from moemerge.plan.output_files import has_tokenizer
 from moemerge.recipe import file_path
@@ -33,7 +34,7 @@ def rehearsed(plan: Plan, root: Path) -> Plan | Refused:
     }
     shorter = replace(plan, recipe=recipe.model_copy(update=update))
     problems: list[Problem] = []
-    check_readable = begin_check(plan)
+    check_readable = begin_check(plan, cache_folder())
     try:
         texts = _without_remote(plan, read_gate_texts(shorter, root))
         if reads_texts(plan) and _wants_tokenizer(plan, texts, check_readable()):

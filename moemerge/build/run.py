@@ -111,7 +111,8 @@ def build_plan(
             Problem("no-weights", f"`{model.spec}` has a config and no weights", other_weights(model.location))
             for model in missing
         )
-    check_readable = begin_check(plan)
+    kept = cache_folder() if cache else None
+    check_readable = begin_check(plan, kept)
     for orphan in check_output(output, overwrite=overwrite, needed=needed_bytes(plan)):
         progress.note(f"removing `{orphan.name}`, left by a build that was killed")
         for text in remove_orphan(orphan, output):
@@ -129,7 +130,6 @@ def build_plan(
 
             plan, own = choose_shared_merge(plan, texts.experts, device=device, dtype=dtype, progress=progress)
             texts = replace(texts, experts=own)
-        kept = cache_folder() if cache else None
         gate = fit_router(plan, texts, device=device, dtype=dtype, kept=kept, progress=progress)
     if plan.host.routing.score == "sigmoid":
         gate = tempered(gate, plan.recipe.experts_per_token)

@@ -95,6 +95,7 @@ def _print_plan(made: Plan | Refused, divergence: dict[str, float] | None, *, ve
     """
     from moemerge.plan import Refused
     from moemerge.plan.cost import gate_computing, groups, peak_memory, runs_models
+    from moemerge.plan.writing import writing
     from moemerge.recipe.layers import as_ranges
 
     print_problems(made.problems)
@@ -111,6 +112,7 @@ def _print_plan(made: Plan | Refused, divergence: dict[str, float] | None, *, ve
             ("size", f"{size(made.bytes.total)} in {made.dtype}: {size(made.bytes.copied)} copied, "
                      f"{size(made.bytes.computed)} computed"),
             ("peak memory", f"about {size(peak_memory(made))}"),
+            *([("gate", written)] if (written := writing(made)) else []),
         ]  # fmt: skip
         for label, text in rows:
             typer.echo(f"{label:<14}{text}", err=err)
@@ -137,7 +139,10 @@ def build(
     device: Annotated[str, typer.Option("--device", help="Where the gate is fitted: cpu, cuda, cuda:1, mps.")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replaces a folder that moemerge made.")] = False,
     cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Keeps what specialists write for the next build.")
+        bool,
+        typer.Option(
+            "--cache/--no-cache", help="Keeps for the next build what specialists write and what transformers has read."
+        ),
     ] = True,
     as_json: AsJson = False,
     quiet: Quiet = False,

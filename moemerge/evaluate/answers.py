@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from moemerge.recipe.schema import Questions
@@ -49,10 +49,10 @@ class AnswerForm:
     again: str = ""
 
     @classmethod
-    def of(cls, questions: Questions, answer: str) -> AnswerForm:
-        """The form for one of some questions, by its right answer."""
+    def of(cls, questions: Questions, answers: Iterable[str]) -> AnswerForm:
+        """The form for one of some questions, by its right answers."""
         again = questions.prompt.partition("{question}")[0].strip()
-        return cls(questions.after, is_marked(answer) and questions.after is None, again)
+        return cls(questions.after, any(map(is_marked, answers)) and questions.after is None, again)
 
     def find(self, text: str) -> tuple[str, bool]:
         """The answer, blank lines before it passed over, and whether it has ended; empty where there is none."""
@@ -70,22 +70,26 @@ class AnswerForm:
         line, end, _ = text.lstrip().partition("\n")
         return line.rstrip(), over if self.marked else bool(end)
 
-    def equal(self, written: str, answer: str) -> tuple[str, bool]:
-        """What a model answered, and whether that is the right answer."""
+    def equal(self, written: str, answers: Iterable[str]) -> tuple[str, str | None]:
+        """What a model answered, and which of the right answers that is; None where it is none of them."""
         reply, _ = self.find(written)
-        ours, right = (normalised(final(text)).strip("$ ") for text in (reply, answer))
-        return reply, ours == right != ""
+        ours = _compared(reply)
+        return reply, next((answer for answer in answers if ours == _compared(answer) != ""), None)
 
 
 def why_never(questions: Questions, answer: str) -> str | None:
     """Why no reply could be right, in a clause: not even one that repeats the right answer. None where one could."""
-    if not normalised(final(answer)).strip("$ "):
+    if not _compared(answer):
         return "it is empty"
-    form = AnswerForm.of(questions, answer)
+    form = AnswerForm.of(questions, (answer,))
     perfect = answer if form.after is None else f"{form.after}{final(answer)}"
-    if form.equal(perfect, answer)[1]:
+    if form.equal(perfect, (answer,))[1] is not None:
         return None
     return "it has several lines, and a reply ends with its line"
+
+
+def _compared(answer: str) -> str:
+    return normalised(final(answer)).strip("$ ")
 
 
 def _marked(text: str) -> Iterator[tuple[int, str, bool]]:

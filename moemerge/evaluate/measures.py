@@ -21,6 +21,8 @@ LEVEL = 0.0005
 """Nats below which two models are level, whatever the interval: rounding shows more."""
 TELLING = 0.02
 """Share of the gain from which merge loss or routing loss is worth mending."""
+HARMLESS = 0.02
+"""Nats that general text may lose to the base."""
 
 Interval = tuple[float, float]
 
@@ -51,6 +53,11 @@ class DomainLosses:
         """The key of the domain's own specialist, where it was measured."""
         key = f"specialist:{self.expert}"
         return key if key in self.sums else None
+
+    def is_base(self, expert: str) -> bool:
+        """Whether a specialist's losses are the base's, to the last bit: it is the base itself."""
+        own, base = self.sums.get(f"specialist:{expert}"), self.sums.get("base")
+        return own is not None and base is not None and torch.equal(own, base)
 
     def keys(self) -> dict[str, str | None]:
         """The report's model keys, and under which key each is measured here."""
@@ -94,6 +101,8 @@ class Measures:
         base, own = losses.nats("base"), losses.nats(losses.specialist)
         assert base is not None
         assert own is not None
+        if losses.is_base(losses.expert):
+            return "its specialist is the base itself"
         if base < own:
             return f"its specialist loses {own - base:.3f} nats to the base"
         if base - own < LEAST_GAIN:
@@ -145,10 +154,15 @@ class Measures:
             most += base_resampled - self.resampled(name, own)
         return gained / possible, gains / most
 
-    def mean(self, key: str) -> float | None:
-        """Mean over the domains of one model's loss; None where a domain lacks it."""
-        found = [losses.nats(losses.keys().get(key, key) or "") for losses in self._domains.values()]
+    def mean(self, key: str, names: Sequence[str] | None = None) -> float | None:
+        """Mean over the domains, or those named, of one model's loss; None where a domain lacks it."""
+        domains = [self._domains[name] for name in (self._domains if names is None else names)]
+        found = [losses.nats(losses.keys().get(key, key) or "") for losses in domains]
         return sum(v for v in found if v is not None) / len(found) if None not in found else None
+
+    def general(self) -> list[str]:
+        """The domains of no specialist: their expert is the base, or none has their name."""
+        return [n for n, losses in self._domains.items() if losses.expert is None or losses.is_base(losses.expert)]
 
     def best_specialist(self, experts: Sequence[str]) -> str | None:
         """The single dense specialist with the lowest mean loss over all domains."""
@@ -156,14 +170,20 @@ class Measures:
         known = {name: value for name, value in means.items() if value is not None}
         return min(known, key=lambda name: known[name]) if known else None
 
-    def against(self, key: str) -> dict[str, Any] | None:
-        """How the mixture stands to another model: difference of the mean losses, its interval, and a word for it."""
-        if any(key not in losses.sums or "moe" not in losses.sums for losses in self._domains.values()):
+    def against(self, key: str, names: Sequence[str] | None = None) -> dict[str, Any] | None:
+        """How the mixture stands to another model: difference of the mean losses, its interval, and a word for it.
+
+        Args:
+            key: the other model.
+            names: the domains; all when None.
+        """
+        names = list(self._domains) if names is None else names
+        if any(key not in self._domains[name].sums or "moe" not in self._domains[name].sums for name in names):
             return None
-        ours, theirs = self.mean("moe"), self.mean(key)
+        ours, theirs = self.mean("moe", names), self.mean(key, names)
         assert ours is not None
         assert theirs is not None
-        differences = [self.resampled(name, "moe") - self.resampled(name, key) for name in self._domains]
+        differences = [self.resampled(name, "moe") - self.resampled(name, key) for name in names]
         low, high = _interval(torch.stack(differences).mean(0))
         standing = "ahead" if high < 0 else "behind" if low > 0 else "level"
         if abs(ours - theirs) < LEVEL:
@@ -193,6 +213,30 @@ def domain_account(name: str, losses: DomainLosses, measures: Measures, experts:
         },
         "perplexity": {key: math.exp(min(value, 700.0)) if value is not None else None for key, value in nats.items()},
     }
+
+
+def general_account(
+    measures: Measures, domains: Mapping[str, DomainLosses], shares: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any] | None:
+    """The report's `general`: how the mixture stands to the base on text of no specialist.
+
+    Args:
+        measures: of the domains.
+        domains: the losses, by name.
+        shares: of each domain, the share of its tokens that goes to each expert first.
+
+    Returns:
+        None where there is no such text, or the base was not measured on it.
+    """
+    names = measures.general()
+    found = measures.against("base", names) if names else None
+    if found is None:
+        return None
+    if found["standing"] == "behind" and found["difference"] <= HARMLESS:
+        found["standing"] = "level"
+    bases = [expert for expert in shares[names[0]] if all(losses.is_base(expert) for losses in domains.values())]
+    share = sum(shares[name][expert] for name in names for expert in bases) / len(names) if bases else None
+    return {"domains": names, **found, "base_experts": bases, "share": share}
 
 
 def gain_account(measures: Measures, experts: Sequence[str]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ PARTS = ("samples", "chat", "questions", "speed")
 REPORT = (
     "format", "moemerge", "path", "record", "architecture", "dtype", "device", "experts", "experts_per_token", "layers",
     "gain_kept", "gain_kept_interval", "gain_kept_ceiling", "baselines", "merge_loss", "routing_loss", "mend", "mean",
-    "best_specialist", "against", "domains", "routing", "idle_experts", "parameters", "missing", "notes", "cached",
-    "samples", "chat", "questions", "tokens_per_second", "tasks", "verdict",
+    "best_specialist", "against", "general", "domains", "routing", "idle_experts", "parameters", "missing", "notes",
+    "cached", "samples", "chat", "questions", "tokens_per_second", "tasks", "verdict",
 )  # fmt: skip
 """The names at the top of a report; docs/evaluation.md says what they are."""
 

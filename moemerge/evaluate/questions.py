@@ -16,7 +16,7 @@ from moemerge.dense.generation import context_of, continuations, end_tokens
 from moemerge.errors import MoemergeError, Problem
 from moemerge.evaluate.answers import AnswerForm, why_never
 from moemerge.recipe.schema import Questions
-from moemerge.texts import LeftOut, read_rows
+from moemerge.texts import LeftOut, read_asked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,9 +37,9 @@ class Answer:
 
     Attributes:
         question: as the row has it.
-        answer: the right answer, as the row has it.
+        answer: the right answer, as the row has it; of several the one that was given, or else the first.
         reply: what the model answered; empty where it did not come to an answer.
-        correct: whether the two are the same, normalised.
+        correct: whether it is a right one, normalised.
     """
 
     question: str
@@ -84,39 +84,39 @@ class Asked:
 
     Attributes:
         questions: how.
-        rows: questions and their right answers; none where no reply could be right.
+        rows: questions, each with its right answers; none where no reply could be right.
         warnings: what was left out.
     """
 
     questions: Questions
-    rows: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
     warnings: tuple[Problem, ...] = ()
 
 
 def read_questions(questions: Questions, root: Path) -> Asked:
-    """Reads questions and their answers; a row in which one of them is blank is passed over.
+    """Reads questions and the answers that a reply could match; a row in which one of them is blank is passed over.
 
     Args:
         questions: where they are.
         root: the folder that a relative path is relative to.
 
     Raises:
-        SourceError: as `read_rows` says, or there is no question.
+        SourceError: as `read_asked` says, or there is no question.
     """
-    fields = {"question": questions.question, "answer": questions.answer}
     left_out = LeftOut(questions.path)
-    found = read_rows(questions, root, fields, left_out)
+    found = read_asked(questions, root, left_out)
     if not found:
         raise left_out.nothing("questions", "give a file with one row at least")
     warnings = [] if left_out.problem is None else [left_out.problem]
     never: dict[str, int] = {}
     rows = []
-    for question, answer in found:
-        why = why_never(questions, answer)
-        if why is None:
-            rows.append((question, answer))
-        else:
-            never[why] = never.get(why, 0) + 1
+    for question, answers in found:
+        whys = [why_never(questions, answer) for answer in answers]
+        possible = tuple(answer for answer, why in zip(answers, whys, strict=True) if why is None)
+        if possible:
+            rows.append((question, possible))
+        elif whys[0] is not None:
+            never[whys[0]] = never.get(whys[0], 0) + 1
     for why, count in never.items():
         which = (
             f"one of {len(found):,} questions is not"
@@ -135,7 +135,7 @@ def ask(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     questions: Questions,
-    rows: Sequence[tuple[str, str]],
+    rows: Sequence[tuple[str, Sequence[str]]],
     progress: Progress,
 ) -> Answers:
     """Lets a model answer questions.
@@ -146,7 +146,7 @@ def ask(
         model: base, specialist or MoE, in eval mode.
         tokenizer: not changed.
         questions: prompt, marker and number of new tokens.
-        rows: questions and their right answers, one at least.
+        rows: questions, each with its right answers, one at least of either.
         progress: advanced by each question; the caller names the stage.
 
     Raises:
@@ -154,7 +154,7 @@ def ask(
     """
     prompts = [prompt_ids(tokenizer, questions.prompt.replace("{question}", question)) for question, _ in rows]
     most = _check_length(model, questions, prompts, _longest(tokenizer, questions, rows))
-    forms = [AnswerForm.of(questions, answer) for _, answer in rows]
+    forms = [AnswerForm.of(questions, answers) for _, answers in rows]
     order = sorted(range(len(rows)), key=lambda number: (len(prompts[number]), number))
     written: dict[int, str] = {}
     ends = end_tokens(model, tokenizer)
@@ -168,19 +168,20 @@ def ask(
                 do_sample=False, max_new_tokens=most,
             )  # fmt: skip
         written.update((number, _text(tokenizer, row)) for number, row in zip(batch, found, strict=True))
-    return Answers(
-        tuple(
-            Answer(question, answer, *forms[number].equal(written[number], answer))
-            for number, (question, answer) in enumerate(rows)
-        )
-    )
+    judged = []
+    for number, (question, answers) in enumerate(rows):
+        reply, right = forms[number].equal(written[number], answers)
+        judged.append(Answer(question, answers[0] if right is None else right, reply, right is not None))
+    return Answers(tuple(judged))
 
 
-def _longest(tokenizer: PreTrainedTokenizerBase, questions: Questions, rows: Sequence[tuple[str, str]]) -> int:
+def _longest(
+    tokenizer: PreTrainedTokenizerBase, questions: Questions, rows: Sequence[tuple[str, Sequence[str]]]
+) -> int:
     """Tokens that a reply may have: what leads to a marked answer needs room too."""
     if questions.max_new_tokens is not None:
         return questions.max_new_tokens
-    marked = [answer for _, answer in rows if AnswerForm.of(questions, answer).marked]
+    marked = [answer for _, answers in rows for answer in answers if AnswerForm.of(questions, (answer,)).marked]
     lengths = (len(tokenizer(answer, verbose=False)["input_ids"]) for answer in marked)
     return max(PLAIN_TOKENS, int(SPARE * max(lengths, default=0)))
 

@@ -17,7 +17,7 @@ from moemerge.errors import EvalError
 from moemerge.evaluate.cache import LossCache
 from moemerge.evaluate.domains import Domain, find_evaluation, read_domains
 from moemerge.evaluate.extras import answers, chat_replies, read_all_questions, sample_routes, speed
-from moemerge.evaluate.measures import DomainLosses, Measures, domain_account, gain_account
+from moemerge.evaluate.measures import DomainLosses, Measures, domain_account, gain_account, general_account
 from moemerge.evaluate.options import PARTS, EvalOptions
 from moemerge.evaluate.pictures import Eyes
 from moemerge.evaluate.scorer import Scorer
@@ -267,6 +267,7 @@ class Evaluation:
             "experts_per_token": self.folder.experts_per_token,
             "layers": len(routing["load_by_layer"]),
             **gain_account(measures, experts),
+            "general": general_account(measures, measured, routing["confusion"]),
             "domains": {
                 name: {**domain_account(name, found, measures, experts), "compared": compared[name]}
                 for name, found in measured.items()

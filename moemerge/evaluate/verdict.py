@@ -1,4 +1,4 @@
-"""The verdict: one line in plain words, from the report's figures alone."""
+"""The verdict: a short sentence that can be a heading, and more of them, from the report's figures alone."""
 
 from __future__ import annotations
 
@@ -14,26 +14,32 @@ WORSE = 0.01
 DEARER = 1.05
 """How many times the base's parameters a token must use for the verdict to say so."""
 
+_WORDS = {"ahead": "ahead of", "level": "level with", "behind": "behind"}
+
 
 def verdict(report: Report) -> str:
-    """What a user should take away.
+    """What a user should take away: how much is kept, where that stands, what it costs and what is wrong.
 
     Args:
         report: everything but the verdict.
+
+    Returns:
+        Sentences, `. ` between them. The first holds no name and no full stop, so that it can be told from the rest.
     """
-    said = [_headline(report), *_cost(report), *_diagnoses(report)]
+    said = (_headline(report), *_standing(report), *_general(report), *_cost(report), *_diagnoses(report))
     return ". ".join(said)
 
 
 def _headline(report: Report) -> str:
-    standing = _standing(report)
-    kept, interval = report["gain_kept"], report["gain_kept_interval"]
+    kept, merge = report["gain_kept"], report["against"]["linear_merge"]
     if kept is None:
-        return f"Gain kept cannot be stated ({_why(report)}){f': it is {standing}' if standing else ''}"
+        return f"Gain kept cannot be stated ({_why(report)})"
     text = f"It keeps {_percent(kept)} of the specialists' gain"
-    if interval:
-        text += f" (95 % interval {_percent(interval[0])} to {_percent(interval[1])})"
-    return f"{text}: {standing}" if standing else text
+    if merge is None:
+        return text
+    theirs = (report["baselines"].get("linear_merge") or {}).get("gain_kept")
+    aside = "" if theirs is None else f" ({_percent(theirs)})"
+    return f"{text}, {_WORDS[merge['standing']]} the linear merge{aside}"
 
 
 def _why(report: Report) -> str:
@@ -43,26 +49,37 @@ def _why(report: Report) -> str:
     return notes.pop() if len(notes) == 1 else "no domain has one"
 
 
-def _standing(report: Report) -> str:
-    """`ahead of the base and the linear merge, level with the best specialist (math)`."""
-    labels = {
-        "base": "the base",
-        "best_specialist": f"the best specialist (`{report['best_specialist']}`)",
-        "linear_merge": f"the linear merge{_aside(report['baselines'].get('linear_merge'))}",
-    }
+def _standing(report: Report) -> list[str]:
+    """`It is ahead of the base, level with the best specialist (math)`; the linear merge too where nothing is kept."""
+    labels = {"base": "the base", "best_specialist": f"the best specialist (`{report['best_specialist']}`)"}
+    if report["gain_kept"] is None:
+        labels["linear_merge"] = "the linear merge"
     groups: dict[str, list[str]] = {}
     for key, label in labels.items():
         found = report["against"][key]
         if found is not None:
             groups.setdefault(found["standing"], []).append(label)
-    words = {"ahead": "ahead of", "level": "level with", "behind": "behind"}
-    return ", ".join(f"{words[s]} {_listed(groups[s])}" for s in words if s in groups)
+    said = [f"{words} {_listed(groups[standing])}" for standing, words in _WORDS.items() if standing in groups]
+    return [f"It is {', '.join(said)}"] if said else []
 
 
-def _aside(baseline: Mapping[str, Any] | None) -> str:
-    """What a baseline keeps of the gain, in brackets."""
-    kept = None if baseline is None else baseline["gain_kept"]
-    return "" if kept is None else f" (which keeps {_percent(kept)})"
+def _general(report: Report) -> list[str]:
+    """How it does on text that is no specialist's; empty where none was measured."""
+    general = report["general"]
+    if general is None:
+        return []
+    where = f"On {_listed(few([f'`{name}`' for name in general['domains']]))}, text of no specialist,"
+    nats = f"{abs(general['difference']):.3f} nats"
+    if general["standing"] == "ahead":
+        return [f"{where} it is {nats} better than the base"]
+    if general["standing"] == "level":
+        return [f"{where} it is level with the base"]
+    cure = (
+        "give the base's expert texts (`data:` in the recipe)"
+        if general["base_experts"]
+        else "an expert more with `model: base` keeps such text"
+    )
+    return [f"{where} it is {nats} worse than the base: {cure}"]
 
 
 def _cost(report: Report) -> list[str]:

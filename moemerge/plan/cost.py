@@ -23,6 +23,7 @@ from moemerge.plan.model import (
     Transposed,
 )
 from moemerge.plan.plain import needs_torch
+from moemerge.plan.writing import WRITTEN
 from moemerge.recipe.schema import MergeMethod
 from moemerge.sources.store import TORCH_NAMES
 
@@ -60,8 +61,6 @@ READERS = 2
 """Tensors that are read at once: `layerwise.READERS`."""
 BATCH = 4096
 """Positions of a batch: `gate.capture.BATCH_TOKENS`."""
-WRITTEN = 3500
-"""The most tokens that a specialist writes unasked: `gate.expand.AUTO_TOKENS`."""
 WITHOUT_ACTIVATIONS = frozenset({"random", "uniform"})
 """Gate inits that run no model."""
 MERGEKIT = frozenset({"mergekit_hidden", "hidden_avg", "cheap_embed"})

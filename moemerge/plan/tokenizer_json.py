@@ -6,9 +6,9 @@ import json
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import xxhash
 
@@ -45,11 +45,13 @@ class Tokens:
             added token the next free id, whatever number stands in the file.
         added: the added tokens by their text.
         whole: whether `ids` has every token.
+        beside: the added tokens that the `tokenizer.json` lacks, by their ids: its config lists or names them.
     """
 
     ids: Mapping[str, int]
     added: Mapping[str, AddedToken]
     whole: bool = True
+    beside: tuple[str, ...] = ()
 
     @cached_property
     def added_ids(self) -> dict[str, int]:
@@ -78,7 +80,7 @@ def load_tokenizer_json(path: Path) -> Tokenizer:
 
 
 def read_tokens(files: Mapping[str, Path]) -> Tokens:
-    """The tokens that a checkpoint's files tell of; `added_tokens.json` and the config may list more.
+    """The tokens that a checkpoint's files tell of; `added_tokens.json` and the config may list more, and name more.
 
     Raises:
         SourceError: one of them cannot be read.
@@ -97,7 +99,8 @@ def read_tokens(files: Mapping[str, Path]) -> Tokens:
     else:
         listed = tokenizer_config(files).added
     added |= {token: AddedToken(token) for token in listed}
-    return Tokens({**ids, **listed}, added, FILE in files)
+    whole = FILE in files
+    return Tokens({**ids, **listed}, added, whole, tuple(listed) if whole else ())
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def numbers_of(files: Mapping[str, Path]) -> Numbers:
         return Numbers(config.added, {})
     vocabulary, listed = raw_ids(files[FILE])
     ids, said, first = dict(vocabulary), [*listed, *config.listed], len(vocabulary)
-    for token, _ in said:
+    for token in (*(token for token, _ in said), *config.named):
         if token not in ids:
             ids[token], first = first, first + 1
     if any(ids[token] != number for token, number in said):
@@ -133,19 +136,35 @@ def numbers_of(files: Mapping[str, Path]) -> Numbers:
     return Numbers(ids, {t: (number, ids[t]) for t, number in said if ids.get(t, number) != number})
 
 
-def raw_ids(path: Path) -> tuple[Mapping[str, int], Sequence[tuple[str, int]]]:
+_RawIds = tuple[Mapping[str, int], Sequence[tuple[str, int]]]
+
+
+def raw_ids(path: Path) -> _RawIds:
     """The ids of the vocabulary, and the added tokens with their numbers, as a `tokenizer.json` says them.
 
     Raises:
         SourceError: it is no such file.
     """
-    return _written(path, xxhash.xxh3_128_hexdigest(read_whole(path, MAX_BYTES)))
+    data = read_whole(path, MAX_BYTES)
+    known = (path, xxhash.xxh3_128_hexdigest(data))
+    found = _PARSED.get(known)
+    if found is None:
+        found = _parse(path, data)
+        _PARSED.clear()
+        _PARSED[known] = found
+    return found
 
 
-@lru_cache(maxsize=1)  # a base's are asked for twice in a row
-def _written(path: Path, digest: str) -> tuple[Mapping[str, int], Sequence[tuple[str, int]]]:
-    """The same of the file of these bytes; a large vocabulary is parsed once."""
-    parsed = _parse(path)
+_PARSED: dict[tuple[Path, str], _RawIds] = {}
+"""What `raw_ids` gave last, by path and digest: a base's is asked for twice in a row."""
+
+
+def _parse(path: Path, data: bytes) -> _RawIds:
+    try:
+        parsed = load_json(data, str(path))
+    except (ValueError, RecursionError) as error:
+        check_downloaded(data, str(path))
+        raise (_marked if data.startswith(BOM_UTF8) else _no_tokenizer)(path) from error
     try:
         vocabulary = parsed["model"].get("vocab", {})
         if isinstance(vocabulary, list):  # a Unigram model lists [token, score]
@@ -157,15 +176,6 @@ def _written(path: Path, digest: str) -> tuple[Mapping[str, int], Sequence[tuple
     if not all(isinstance(token, str) and type(index) is int for token, index in [*ids.items(), *added]):
         raise _no_tokenizer(path)
     return ids, added
-
-
-def _parse(path: Path) -> Any:
-    data = read_whole(path, MAX_BYTES)
-    try:
-        return load_json(data, str(path))
-    except (ValueError, RecursionError) as error:
-        check_downloaded(data, str(path))
-        raise (_marked if data.startswith(BOM_UTF8) else _no_tokenizer)(path) from error
 
 
 def _no_tokenizer(path: Path) -> SourceError:

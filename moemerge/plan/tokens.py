@@ -194,12 +194,10 @@ def check_end(checkpoint: Checkpoint, label: str, warnings: list[Problem]) -> No
         warnings: what the user should know is added here.
     """
     files = checkpoint.files
-    settings = tokenizer_config(files)
-    end = settings.special.get("eos_token")
+    end = tokenizer_config(files).special.get("eos_token")
     if end is None:
         return
-    index = _ids(files[FILE]).get(end) if FILE in files else None
-    index = settings.added.get(end) if index is None else index
+    index = numbers_of(files).ids.get(end)
     if index is None:
         return
     where, held = "config.json", checkpoint.config
@@ -279,11 +277,6 @@ def _same_ids(own: Path, kept: Path) -> bool:
         one.encode(text, add_special_tokens=False).ids == other.encode(text, add_special_tokens=False).ids
         for text in SAMPLES
     )
-
-
-def _ids(path: Path) -> Mapping[str, int]:
-    """Every token's id as the library gives it."""
-    return numbers_of({FILE: path}).ids
 
 
 def _read(path: Path) -> _Tokenizer:

@@ -14,7 +14,7 @@ from typing import Any
 from moemerge.errors import Problem
 from moemerge.families import DenseConfig
 from moemerge.plan.model import OutputVocabulary
-from moemerge.plan.tokenizer_json import FILE, AddedToken, Tokens, extended, read_tokens, same_file
+from moemerge.plan.tokenizer_json import FILE, AddedToken, Tokens, extended, numbers_of, read_tokens, same_file
 from moemerge.recipe import Recipe
 from moemerge.sources import Checkpoint
 from moemerge.sources.tokenizer_config import tokenizer_config
@@ -140,15 +140,18 @@ def _speaker(checkpoint: Checkpoint) -> Checkpoint:
 def _alike(models: Mapping[str, Checkpoint]) -> bool:
     """Whether all have the base's vocabulary, as far as a look at their files tells: then nothing more is read."""
     base = models["base"]
-    size, added = DenseConfig.resolve(base.config).vocab_size, tokenizer_config(base.files).added
+    size, theirs = DenseConfig.resolve(base.config).vocab_size, tokenizer_config(base.files)
 
     def is_base_s(checkpoint: Checkpoint) -> bool:
         files = _speaker(checkpoint).files
         if DenseConfig.resolve(checkpoint.config).vocab_size != size:
             return False
         if files == base.files or not (FILE in files and FILE in base.files):
-            return files == base.files or set(tokenizer_config(files).added) <= set(added)
-        return same_file(files[FILE], base.files[FILE]) and tokenizer_config(files).added == added
+            return files == base.files or set(tokenizer_config(files).added) <= set(theirs.added)
+        own = tokenizer_config(files)
+        if own.added != theirs.added or not same_file(files[FILE], base.files[FILE]):
+            return False
+        return own.named == theirs.named or numbers_of(files).ids == numbers_of(base.files).ids
 
     return all(map(is_base_s, models.values()))
 
@@ -187,13 +190,14 @@ def _new_tokens(own: Mapping[str, _Own], anchor: str, voters: Sequence[str]) -> 
 def _put_on_top(
     kept: _Own, new: Mapping[str, AddedToken], label: str, united: United
 ) -> tuple[str | None, Mapping[str, int]]:
-    """The anchor's `tokenizer.json` with the new tokens, and their ids."""
+    """The anchor's `tokenizer.json` with those of its tokens that it lacks and the new ones, and the ids of the new."""
     if not new:
         return None, {}
-    text, ids = extended(kept.checkpoint.files, new.values()) if kept.tokens.whole else ("", {})
+    own = {token: kept.tokens.added[token] for token in kept.tokens.beside}
+    text, ids = extended(kept.checkpoint.files, {**own, **new}.values()) if kept.tokens.whole else ("", {})
     first = 1 + max(kept.tokens.taken, default=-1)
-    if list(ids.values()) == list(range(first, first + len(new))):
-        return text, ids
+    if list(ids.values()) == [*map(kept.tokens.ids.__getitem__, own), *range(first, first + len(new))]:
+        return text, {token: ids[token] for token in new}
     why, hint = "cannot take more tokens", _SAVE
     if not kept.tokens.whole:
         why, hint = f"has no `{FILE}` to add tokens to", f"{_SAVE} or to an expert that has one"

@@ -69,7 +69,7 @@ class Questions(Rows):
     question: str = Field(default="question", min_length=1)
     """The field (or column) that holds the question."""
     answer: str = Field(default="answer", min_length=1)
-    """The field that holds the answer, a text or a number."""
+    """The field that holds the answer, a text or a number, or a list of answers, each of which counts as right."""
     prompt: str = Field(default="Question: {question}\nAnswer:", pattern=r"\{question\}")
     """What the model continues; `{question}` stands for the question, and any other brace for itself."""
     after: str | None = Field(default=None, min_length=1)

@@ -94,7 +94,7 @@ def density(report: Report) -> Grid | None:
 
 def against(report: Report) -> Grid | None:
     """Whether the MoE is ahead of, level with or behind each dense rival, over all domains."""
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for key, found in mapping(report, "against").items():
         if number(found, "difference") is not None:
             name = MODELS.get(key, key.replace("_", " "))
@@ -102,8 +102,20 @@ def against(report: Report) -> Grid | None:
                 name = f"best specialist ({text(report, 'best_specialist')})"
             numbers = (Cell(difference(number(found, "difference"))), Cell(span(interval(found, "interval")) or NONE))
             rows.append((Cell(name), *numbers, Cell(text(found, "standing") or NONE)))
+    rows += _general(report)
     note = "nats, MoE minus the other: below zero the MoE is better"
     return grid("The MoE against", ("model", "difference", "95 % interval", "the MoE is"), rows, note)
+
+
+def _general(report: Report) -> list[tuple[Cell, ...]]:
+    """The row of the base on text of no specialist."""
+    found = mapping(report, "general")
+    if number(found, "difference") is None:
+        return []
+    share = number(found, "share")
+    small = "" if share is None else f"{percent(share)} of the tokens at the base's expert"
+    numbers = (Cell(difference(number(found, "difference"))), Cell(span(interval(found, "interval")) or NONE))
+    return [(Cell("base, general text", small=small), *numbers, Cell(text(found, "standing") or NONE))]
 
 
 def specialists(report: Report) -> Grid | None:

@@ -1,4 +1,4 @@
-"""The first lines of a report: the verdict, how much of the gain is kept, and which part to mend."""
+"""The first lines of a report: the verdict, how much of the gain is kept, and at what cost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from moemerge.console import count
 from moemerge.report.reading import MODELS, Report, interval, mapping, number, text
-from moemerge.report.words import NONE, difference, nats, percent, percents
+from moemerge.report.words import difference, nats, percent, percents
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,14 @@ class Gain:
 
 
 def verdict(report: Report) -> str:
-    """The verdict, in one line."""
+    """The verdict, whole."""
     return text(report, "verdict") or "No verdict: nothing that it needs was measured"
+
+
+def heading(report: Report) -> tuple[str, str]:
+    """The verdict's first sentence, which heads a report, and the rest; empty where there is no more."""
+    first, _, rest = verdict(report).partition(". ")
+    return first, rest
 
 
 def gains(report: Report) -> list[Gain]:
@@ -85,13 +91,3 @@ def _cost(active: float | None, base: float | None) -> list[tuple[str, str, str]
         return []
     small = f"parameters; the base has {count(base)}" if base is not None else "parameters"
     return [("active per token", count(active), small)]
-
-
-def mend(report: Report) -> str:
-    """Which of the two losses to mend, in words; empty where they were not measured."""
-    merge, routing = (percent(number(report, key)) for key in ("merge_loss", "routing_loss"))
-    if text(report, "mend") == "merge":
-        return f"Mend the merge first: with oracle routing it loses {merge} of the gain"
-    if text(report, "mend") == "routing":
-        return f"Mend the routing first: it loses {routing} of the gain"
-    return "" if NONE in (merge, routing) else "Neither the merge nor the routing loses much"

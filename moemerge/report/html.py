@@ -32,9 +32,8 @@ def html_page(report: Report) -> str:
     page = _environment().get_template("page.html").render(
         report=report,
         name=text(report, "path") or "a model",
-        verdict=headline.verdict(report).replace("`", ""),
+        heading=[words.replace("`", "") for words in headline.heading(report)],
         facts=headline.facts(report),
-        mend=headline.mend(report),
         gains=pooled,
         scale=figures.scale(pooled),
         domain_gains=by_domain,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from moemerge.report import grids, routing
 from moemerge.report.grids import Cell, Grid
-from moemerge.report.headline import Gain, facts, gains, mend, verdict
+from moemerge.report.headline import Gain, facts, gains, heading
 from moemerge.report.reading import Report, experts, items, mapping, number, numbers, printable, text
 from moemerge.report.words import gain, percent
 
@@ -36,9 +36,10 @@ def print_report(report: Report, console: Console) -> None:
         console: where to; its width and its colours are respected.
     """
     narrow = console.width < _NARROW
-    console.print(_words(verdict(report), "bold"))
+    first, rest = heading(report)
+    console.print(_words(first, "bold"))
     _list(console, facts(report))
-    _line(console, mend(report))
+    _line(console, rest)
     _gains(console, gains(report))
     table = grids.losses(report)
     whole = _grid(console, table, short=narrow)

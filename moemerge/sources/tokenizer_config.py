@@ -11,6 +11,8 @@ from moemerge.errors import SourceError
 from moemerge.sources.strict_json import read_object
 
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+_USUAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""In the order in which transformers adds those that a `tokenizer.json` lacks."""
 SWITCHES = ("add_bos_token", "add_eos_token")
 _CONFIG, _MAP, _ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 _LISTED = "added_tokens_decoder"
@@ -26,6 +28,7 @@ class TokenizerConfig:
         switches: `add_bos_token` and `add_eos_token`.
         listed: the tokens that `added_tokens_decoder` lists with their numbers, ascending; or else `added_tokens.json`.
         old: whether it is that file.
+        named: every special token that the files name, in the order in which transformers adds those that it lacks.
         template: the default chat template, or None; a blank one is none.
         blank: whether there is one, and it is blank.
     """
@@ -34,6 +37,7 @@ class TokenizerConfig:
     switches: Mapping[str, bool]
     listed: tuple[tuple[str, int], ...]
     old: bool
+    named: tuple[str, ...]
     template: str | None
     blank: bool
 
@@ -43,7 +47,8 @@ class TokenizerConfig:
         return dict(self.listed)
 
     def beside(self, known: Mapping[str, int], first: int) -> dict[str, int]:
-        """The ids of the listed tokens that a `tokenizer.json` lacks: the next free ones, whatever their numbers are.
+        """The ids of the listed and then the named tokens that a `tokenizer.json` lacks: the next free ones, whatever
+        number a listed one has.
 
         A token of the old file whose number is taken is not read.
 
@@ -52,7 +57,8 @@ class TokenizerConfig:
             first: the first free one.
         """
         taken = set(known.values()) if self.old else set()
-        missing = dict.fromkeys(token for token, number in self.listed if token not in known and number not in taken)
+        listed = (token for token, number in self.listed if number not in taken)
+        missing = dict.fromkeys(token for token in (*listed, *self.named) if token not in known)
         return {token: first + place for place, token in enumerate(missing)}
 
 
@@ -77,7 +83,8 @@ def tokenizer_config(files: Mapping[str, Path]) -> TokenizerConfig:
     template = found if found is None or found.strip() else None
     in_file = _LISTED not in config
     listed = tuple(_added(_object(files, _ADDED)) if in_file else _decoder(config))
-    return TokenizerConfig(special, switches, listed, in_file, template, blank=template != found)
+    named = tuple(_named(config, old if in_file else {}))
+    return TokenizerConfig(special, switches, listed, in_file, named, template, blank=template != found)
 
 
 def _object(files: Mapping[str, Path], name: str) -> dict[str, Any]:
@@ -87,6 +94,17 @@ def _object(files: Mapping[str, Path], name: str) -> dict[str, Any]:
 def _content(token: Any) -> str | None:
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
+
+
+def _named(config: Mapping[str, Any], old: Mapping[str, Any]) -> Iterator[str]:
+    """The special tokens: the usual ones, those that a model has under keys of its own, and further ones."""
+    said = {**config, **old}
+    own = [key for key in said if key.endswith("_token") and key not in _USUAL and isinstance(said[key], str)]
+    lists = (held.get(key) for held in (config, old) for key in ("extra_special_tokens", "additional_special_tokens"))
+    more = next(filter(None, lists), None)
+    further = more.values() if isinstance(more, dict) else more if isinstance(more, list) else ()
+    texts = (_content(token) for token in (*(said.get(key) for key in (*_USUAL, *own)), *further))
+    return (text for text in texts if text)
 
 
 def _decoder(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

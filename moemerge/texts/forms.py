@@ -125,18 +125,32 @@ def columns_of(names: Iterable[str], fields: Collection[str], *, all_of: bool) -
     return known if missing and (all_of or len(missing) == len(fields)) else found
 
 
-def strings_of(row: Mapping[str, Any], fields: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Some fields of a row as texts, numbers among them; None where one is blank.
+def question_of(row: Mapping[str, Any], question: str, answer: str) -> tuple[str, tuple[str, ...]] | None:
+    """A question and its right answers, one or several, numbers among them; None where the one or all others are blank.
 
     Args:
         row: its fields.
-        fields: those wanted, by the recipe's key that names each, which a hint then names.
+        question: the field that holds the question.
+        answer: the field that holds the answer, or a list of them.
 
     Raises:
         Unreadable: one is not there, or holds no text.
     """
-    found = tuple(_string(_value(row, key, field), field, key, numbers=True) for key, field in fields.items())
-    return found if all(map(str.strip, found)) else None
+    asked = _string(_value(row, "question", question), question, "question", numbers=True)
+    listed = _each(_value(row, "answer", answer))
+    answers = tuple(filter(str.strip, (_string(value, answer, "answer", numbers=True) for value in listed)))
+    return (asked, answers) if asked.strip() and answers else None
+
+
+def _each(value: Any) -> list[Any]:
+    """Answers one by one: those of a list, of SQuAD's `{"text": [...]}`, of TriviaQA's `value` with its `aliases`."""
+    if isinstance(value, Mapping) and (held := [value[key] for key in ("text", "value", "aliases") if key in value]):
+        value = [one for found in held for one in (found if isinstance(found, list) else [found])]
+    return list(dict.fromkeys(value)) if _are_answers(value) else [value]
+
+
+def _are_answers(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list) and all(isinstance(item, str | int | float) for item in value)
 
 
 def one_of(key: str, names: Iterable[str]) -> str:

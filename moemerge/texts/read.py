@@ -13,8 +13,8 @@ from typing import TypeVar
 from moemerge.errors import Problem, SourceError
 from moemerge.recipe import file_path
 from moemerge.recipe.paths import CSV, PLAIN, TEXTS
-from moemerge.recipe.schema import Data, Rows
-from moemerge.texts.forms import FIELDS, Conversation, NoField, columns_of, strings_of, text_of
+from moemerge.recipe.schema import Data, Questions, Rows
+from moemerge.texts.forms import FIELDS, Conversation, NoField, columns_of, question_of, text_of
 from moemerge.texts.rows import SAVE, Columns, Row, Unreadable, lines_of, rows_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -132,17 +132,13 @@ def is_absent(rows: Rows, root: Path) -> bool:
     return not os.path.exists(path) and not _is_hub(rows, path)
 
 
-def read_rows(rows: Rows, root: Path, fields: Mapping[str, str], left_out: LeftOut) -> tuple[tuple[str, ...], ...]:
-    """Reads some fields of the rows that `rows` names, at most `rows.limit`; a row with a blank one is passed over.
+def read_asked(rows: Questions, root: Path, left_out: LeftOut) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Reads questions and their right answers, at most `rows.limit`; a row where one of them is blank is passed over.
 
     Args:
-        rows: a file, by its suffix, or the id of a hub data set.
+        rows: a file, by its suffix, or the id of a hub data set, and the names of the fields.
         root: the folder that a relative path is relative to.
-        fields: the fields to read, by the recipe's key that names each, which a hint then names.
         left_out: counts the rows that cannot be read.
-
-    Returns:
-        The values of each row, in the order of `fields`.
 
     Raises:
         SourceError: as `rows_of` says.
@@ -150,8 +146,8 @@ def read_rows(rows: Rows, root: Path, fields: Mapping[str, str], left_out: LeftO
     path = file_path(root, rows.path)
     if os.path.isfile(path) and path.suffix.lower() in PLAIN:
         raise SourceError(f"`{rows.path}` is plain text, which has no fields", hint="give a JSONL or Parquet file")
-    columns = partial(columns_of, fields=set(fields.values()), all_of=True)
-    found = _read(rows, path, columns, left_out, lambda row: strings_of(row, fields))
+    columns = partial(columns_of, fields={rows.question, rows.answer}, all_of=True)
+    found = _read(rows, path, columns, left_out, lambda row: question_of(row, rows.question, rows.answer))
     return tuple(values for _, values in itertools.islice(found, rows.limit))
 
 

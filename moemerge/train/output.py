@@ -103,6 +103,29 @@ def check_files(folder: BuiltFolder, recorded: Mapping[str, str]) -> None:
             _recorded(folder, name, digest)
 
 
+def check_weights(folder: BuiltFolder, recorded: Mapping[str, str], progress: Progress) -> None:
+    """Whether the weights are as they were built, asked before the first step too. The record has only their digests,
+    so they are read once, as fast as the disk gives them. Loading them then finds them in memory.
+
+    Args:
+        folder: the mixture.
+        recorded: the tensors' digests, by name.
+        progress: is told bytes.
+
+    Raises:
+        VerifyError: a tensor is not.
+    """
+    places = {name: _place(folder, name) for name in folder.checkpoint.tensors}
+    progress.stage("check the weights", sum(place.length for place in places.values()), "bytes")
+    for path in dict.fromkeys(place.path for place in places.values()):
+        with path.open("rb") as file:
+            for name, place in places.items():
+                if place.path == path:
+                    if _digest(file.fileno(), place) != recorded.get(name):
+                        raise _changed(folder.path, name, "changed after the build")
+                    progress.advance(place.length)
+
+
 def _recorded(folder: BuiltFolder, name: str, digest: str) -> bytes:
     """A file's bytes, of which only the card may have been rewritten."""
     try:

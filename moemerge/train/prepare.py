@@ -16,7 +16,7 @@ from moemerge.record.read import read_fields
 from moemerge.texts import Document
 from moemerge.texts import tokenise as tokens_of
 from moemerge.train.options import TrainOptions, kind_of_gate
-from moemerge.train.output import check_files
+from moemerge.train.output import check_files, check_weights
 from moemerge.train.rows import Tokens, tokenise
 from moemerge.train.sharding import check_sharding, wants_sharding
 from moemerge.train.space import training_bytes
@@ -107,6 +107,8 @@ class Prepared:
             raise TrainError(f"no token can be predicted in the texts of {listed}: they are too short")
         if are_copies(self.folder):
             _check_copies(options)
+        if processes.first and not options.adapter_only:
+            check_weights(folder, self.recorded.get("tensors", {}), progress)
         self.teacher = None
         if options.distil_weight:
             baselines = Baselines(

@@ -12,7 +12,7 @@ from moemerge.record.schema import RecordedVocabulary
 from moemerge.sources.tokenizer import try_file
 from moemerge.verify.layout import parse_object
 from moemerge.verify.reading import read_regular
-from moemerge.verify.vocabulary import Alignment
+from moemerge.verify.vocabulary import Alignment, tokens_in
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -30,17 +30,23 @@ _LISTED = 4
 
 
 def _added_entries(aligned: Alignment) -> list[dict[str, Any]]:
-    """The entries of `added_tokens` that the output has on top of its anchor's, as the first source has them that has
-    the token; an entry of its own for one that no `tokenizer.json` has."""
+    """The entries of `added_tokens` that the output has on top of its anchor's.
+
+    Those of tokens that the anchor has beside that file are plain. The others are as the first source has them that has
+    the token; one that no file has an entry for is plain too.
+    """
+    if not aligned.recorded.added:
+        return []
     entries: dict[str, dict[str, Any]] = {}
     for model in aligned.models.values():
-        if aligned.recorded.added and NAME in model.files:
+        if NAME in model.files:
             for entry in parse_object(model.files[NAME].read_bytes()).get("added_tokens") or ():
                 entries.setdefault(entry["content"], entry)
-    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    plain = {"special": True, **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)}
+    beside = {} if aligned.anchor is None else tokens_in(aligned.anchor.files)[2]
     return [
-        {**entries.get(token, {"content": token, "special": True, **plain}), "id": index}
-        for token, index in aligned.recorded.added.items()
+        {**(plain if token in beside else entries.get(token, plain)), "content": token, "id": index}
+        for token, index in (beside | aligned.recorded.added).items()
     ]
 
 

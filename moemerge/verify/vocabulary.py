@@ -119,7 +119,8 @@ def _as_base(model: Checkpoint, base: Checkpoint, recorded: RecordedVocabulary) 
         return False
     if _JSON in files and _JSON in base.files and files[_JSON].read_bytes() != base.files[_JSON].read_bytes():
         return False
-    return tokenizer_config(files).added == tokenizer_config(base.files).added
+    own, theirs = tokenizer_config(files), tokenizer_config(base.files)
+    return own.added == theirs.added and own.named == theirs.named
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,8 @@ class _Words:
 def _words(key: str, model: Checkpoint, models: Mapping[str, Checkpoint], anchor: str) -> _Words:
     base = models["base"]
     files = model.files if key == anchor else _speaks_for(model).files
-    own_ids, own_added = _tokens_in(files)
-    base_ids, base_added = _tokens_in(base.files)
+    own_ids, own_added, _ = tokens_in(files)
+    base_ids, base_added, _ = tokens_in(base.files)
     if _JSON in base.files and _JSON not in files:  # its ids are the base's, and what it lists beside
         own_ids, own_added = {**base_ids, **own_ids}, base_added | own_added
     elif _JSON not in base.files:  # where nothing can be compared, only what lies above the base's rows is its own
@@ -150,7 +151,8 @@ def _words(key: str, model: Checkpoint, models: Mapping[str, Checkpoint], anchor
     return _Words(model, own_ids, own_added, _height(model))
 
 
-def _tokens_in(files: Mapping[str, Path]) -> tuple[dict[str, int], frozenset[str]]:
+def tokens_in(files: Mapping[str, Path]) -> tuple[dict[str, int], frozenset[str], dict[str, int]]:
+    """A source's tokens by text; the added ones; those that its `tokenizer.json`, if there is one, lacks."""
     ids: dict[str, int] = {}
     added: set[str] = set()
     if _JSON in files:
@@ -167,7 +169,7 @@ def _tokens_in(files: Mapping[str, Path]) -> tuple[dict[str, int], frozenset[str
         more = tokenizer_config(files).beside(ids, top + 1)
     else:
         more = tokenizer_config(files).added
-    return {**ids, **more}, frozenset(added | more.keys())
+    return {**ids, **more}, frozenset(added | more.keys()), more
 
 
 def _derive(record: Record, words: Mapping[str, _Words]) -> RecordedVocabulary:

@@ -54,7 +54,7 @@ def _intro(plan: Plan) -> str:
     dense = f" Layers {as_ranges(kept)} are dense: they have one FFN and no router." if kept else ""
     return (
         f"A sparse mixture of {len(plan.experts)} experts, {plan.recipe.experts_per_token} per token, merged by "
-        f"[moemerge](https://pypi.org/project/moemerge/) {__version__}: {total} parameters, {active} active per token, "
+        f"moemerge {__version__}: {total} parameters, {active} active per token, "
         f"{size(plan.bytes.total)} in {plan.dtype}. It is a plain `{plan.host.architecture}`: no remote code.{dense}"
     )
 

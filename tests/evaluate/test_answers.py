@@ -69,20 +69,20 @@ def test_replies_are_compared_by_the_answer_that_they_mark(
     written: str, answer: str, reply: str, correct: bool
 ) -> None:
     """The first that it marks, in the model's own turn; without a mark its first line."""
-    assert AnswerForm.of(ASKED, answer).equal(written, answer) == (reply, correct)
+    assert AnswerForm.of(ASKED, (answer,)).equal(written, (answer,)) == (reply, answer if correct else None)
 
 
 def test_a_marker_of_the_recipe_comes_first() -> None:
     """The right answer is still compared by its marked part."""
     questions = ASKED.model_copy(update={"after": "Answer:"})
-    assert AnswerForm.of(questions, GSM).equal("Well. #### 9\nAnswer: 4\n", GSM) == ("4", True)
-    assert AnswerForm.of(questions, GSM).equal("Answer: it is \\boxed{4}\n", GSM) == ("it is \\boxed{4}", True)
+    assert AnswerForm.of(questions, (GSM,)).equal("Well. #### 9\nAnswer: 4\n", (GSM,)) == ("4", GSM)
+    assert AnswerForm.of(questions, (GSM,)).equal("Answer: it is \\boxed{4}\n", (GSM,)) == ("it is \\boxed{4}", GSM)
 
 
 @given(st.text(alphabet="4#x{}\n \\", max_size=40).map(lambda text: text.replace("x", "\\boxed{")), st.integers(0, 60))
 def test_an_answer_that_has_ended_does_not_change(text: str, place: int) -> None:
     """So writing may stop there."""
-    form = AnswerForm.of(ASKED, GSM)
+    form = AnswerForm.of(ASKED, (GSM,))
     answer, ended = form.find(text[:place])
     if ended:
         assert form.find(text) == (answer, True)
@@ -124,7 +124,7 @@ def test_questions_that_cannot_be_answered_are_not_asked(tmp_path: Path) -> None
     }  # fmt: skip
     path.write_text("\n".join(map(json.dumps, [*rows, {"question": "z", "answer": 4}])), encoding="utf-8")
     asked = read_questions(ASKED, tmp_path)
-    assert asked.rows == (("z", "4"),)
+    assert asked.rows == (("z", ("4",)),)
     assert asked.warnings[1].message == (
         "`q.jsonl`: one of 2 questions is not asked, as no reply could match the answer: "
         "it has several lines, and a reply ends with its line"
@@ -136,7 +136,7 @@ def test_marked_answers_have_room_for_what_leads_to_them(talking: Any, letters: 
     steps: list[int] = []
     handle = talking.register_forward_hook(lambda *_: steps.append(1))
     questions = Questions(path="q.jsonl", prompt="Q:{question}\nS:", max_new_tokens=20)
-    (answer,) = ask(talking, letters, questions, [("f", "it is\n#### never")], Silent()).answers
+    (answer,) = ask(talking, letters, questions, [("f", ("it is\n#### never",))], Silent()).answers
     handle.remove()
     assert (answer.reply, answer.correct) == ("never", True)
     assert len(steps) <= 20

@@ -18,7 +18,7 @@ from moemerge.evaluate.questions import Answer, ask, read_questions
 from moemerge.recipe import Questions
 from tests.moe import load
 
-ROWS = (("ab", "1200 cats"), ("cde", "8"), ("f", "never"))
+ROWS = (("ab", ("1200 cats",)), ("cde", ("8",)), ("f", ("never",)))
 SPOKEN = Questions(path="q.jsonl", prompt="Q:{question}\nS:", after="A:", max_new_tokens=40)
 
 
@@ -99,7 +99,7 @@ def test_questions_longer_than_the_context_are_refused_before_any_is_asked(talki
     steps: list[int] = []
     handle = talking.register_forward_hook(lambda *_: steps.append(1))
     with pytest.raises(MoemergeError) as error:
-        ask(talking, letters, SPOKEN, [*ROWS, ("a" * 60, "b"), ("c" * 70, "d")], Silent())
+        ask(talking, letters, SPOKEN, [*ROWS, ("a" * 60, ("b",)), ("c" * 70, ("d",))], Silent())
     handle.remove()
     assert error.value.message == (
         "2 of 5 questions of `q.jsonl` do not fit the model's context of 96: "
@@ -140,7 +140,37 @@ def test_questions_are_read_by_their_fields(tmp_path: Path) -> None:
     rows += [{"q": "never", "a": "read"}]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     questions = Questions(path="q.jsonl", question="q", answer="a", limit=2)
-    assert read_questions(questions, tmp_path).rows == (("one", "1"), ("four", "4"))
+    assert read_questions(questions, tmp_path).rows == (("one", ("1",)), ("four", ("4",)))
+
+
+def test_several_answers_count(talking: Any, letters: Any) -> None:
+    """Any of them is right; the report names the one that was given, or else the first."""
+    rows = (("ab", ("cats", "1200 cats", "1,200 cats")), ("cde", ("8", "nine")))
+    assert ask(talking, letters, SPOKEN, rows, Silent()).answers == (
+        Answer("ab", "1200 cats", "1,200 Cats.", True),
+        Answer("cde", "8", "7", False),
+    )
+
+
+@pytest.mark.parametrize(
+    ("answers", "read"),
+    [
+        (["Paris", "City of Paris", "Paris", " "], ("Paris", "City of Paris")),
+        ({"text": ["Paris", "in Paris"], "answer_start": [3, 0]}, ("Paris", "in Paris")),
+        ({"value": "Paris", "aliases": ["Lutetia", "Paris"], "type": "WikipediaEntity"}, ("Paris", "Lutetia")),
+        ([4, 4.5], ("4", "4.5")),
+        (["two\nlines", "4"], ("4",)),
+        ([], None),
+        ({"text": [], "answer_start": []}, None),
+    ],
+)
+def test_lists_of_answers_are_read(tmp_path: Path, answers: Any, read: tuple[str, ...] | None) -> None:
+    """As SQuAD and TriviaQA have them; those that no reply could match are left out, and so are questions without."""
+    rows = [{"question": "Where?", "answers": answers}, {"question": "How many?", "answers": ["4"]}]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = read_questions(Questions(path="q.jsonl", answer="answers"), tmp_path)
+    assert found.rows == (*((("Where?", read),) if read else ()), ("How many?", ("4",)))
+    assert found.warnings == ()
 
 
 def test_questions_from_parquet(tmp_path: Path) -> None:
@@ -150,7 +180,7 @@ def test_questions_from_parquet(tmp_path: Path) -> None:
 
     table = pyarrow.table({"answer": ["1", "2"], "n": [0, 0], "question": ["one", "two"]})
     parquet.write_table(table, tmp_path / "q.parquet")
-    assert read_questions(Questions(path="q.parquet"), tmp_path).rows == (("one", "1"), ("two", "2"))
+    assert read_questions(Questions(path="q.parquet"), tmp_path).rows == (("one", ("1",)), ("two", ("2",)))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +189,7 @@ def test_questions_from_parquet(tmp_path: Path) -> None:
         ("q.jsonl", '{"question": "x", "text": "y"}',
          "`q.jsonl` holds no questions that can be read: no field `answer` (line 1)",
          "set `answer` to one of those that it has: `question`, `text`"),
-        ("q.jsonl", '{"question": "x", "answer": [3]}',
+        ("q.jsonl", '{"question": "x", "answer": [[3]]}',
          "`q.jsonl` holds no questions that can be read: field `answer` is no text (line 1)",
          "set `answer` to one that holds strings"),
         ("q.jsonl", "\n", "`q.jsonl` holds no questions", "give a file with one row at least"),

@@ -16,7 +16,15 @@ from tests.conftest import TinyMaker
     ("name", "domain"),
     [
         ("code", "code"),
-        ("Python", "code"),
+        ("Coder", "code"),
+        ("Python", "python"),
+        ("py", "python"),
+        ("python-coder", "python"),
+        ("code-python", "python"),
+        ("sql-coder", "sql"),
+        ("llama-c++-code", "cpp"),
+        ("python-rust", None),
+        ("python-math", None),
         ("math", "maths"),
         ("mistral-7b-sql_v2", "sql"),
         ("fr", "french"),
@@ -53,3 +61,10 @@ def test_all_domains_fit_side_by_side(tiny: TinyMaker) -> None:
     plan = make_plan(Recipe(base_model=base, experts=experts), tiny("llama").parent)
     assert isinstance(plan, Plan)
     assert [warning for warning in plan.warnings if warning.code == "similar-prompts"] == []
+
+
+def test_a_programming_language_has_prompts_of_its_own() -> None:
+    """Nothing of another: JavaScript would teach the gate that it is Python's."""
+    python = "\n".join(suggested_prompts("python"))
+    assert not [word for word in ("function debounce", "#include", "fn ", "const ", ";") if word in python]
+    assert not set(suggested_prompts("python")) & set(suggested_prompts("code"))

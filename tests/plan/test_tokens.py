@@ -7,14 +7,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from transformers import AutoTokenizer
 
 from moemerge.dense.models import load_tokenizer
-from moemerge.errors import SourceError
-from moemerge.plan import Plan
+from moemerge.errors import Problem, SourceError
+from moemerge.plan import Plan, tokenizer_json
 from moemerge.plan.output_files import output_files
+from moemerge.plan.tokenizer_json import raw_ids
+from moemerge.plan.tokens import check_end
+from moemerge.sources import open_checkpoint
 from tests.conftest import TinyMaker
 from tests.plan.test_plan import changed, plan_of
 from tests.sources.conftest import make_adapter
@@ -209,6 +213,34 @@ def test_an_end_that_its_file_numbers_otherwise_than_the_library(tiny: TinyMaker
             "set `eos_token_id` to 129 in the `generation_config.json` next to its tokenizer",
         )
     ]
+
+
+def test_an_end_that_the_config_alone_lists_has_the_reader_s_number(tiny: TinyMaker, tmp_path: Path) -> None:
+    """The next free id, whatever number stands there."""
+    chat = shutil.copytree(tiny("llama"), tmp_path / "chat")
+    write(chat / "tokenizer_config.json", eos_token="<|end|>", added_tokens_decoder={"200": {"content": "<|end|>"}})
+    write(chat / "generation_config.json", eos_token_id=200)
+    assert AutoTokenizer.from_pretrained(chat).eos_token_id == 128
+    warnings: list[Problem] = []
+    check_end(open_checkpoint(str(chat), root=tmp_path), "it", warnings)
+    assert [w.hint for w in warnings] == [
+        "set `eos_token_id` to 128 in the `generation_config.json` next to its tokenizer"
+    ]
+
+
+def test_a_tokenizer_s_file_is_read_once(tiny: TinyMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And again only to see whether it changed: large vocabularies are not parsed twice in a row."""
+    path = shutil.copy(tiny("llama") / "tokenizer.json", tmp_path / "tokenizer.json")
+    read, parsed = Mock(wraps=tokenizer_json.read_whole), Mock(wraps=tokenizer_json.load_json)
+    monkeypatch.setattr(tokenizer_json, "read_whole", read)
+    monkeypatch.setattr(tokenizer_json, "load_json", parsed)
+    first = raw_ids(path)
+    assert read.call_count == parsed.call_count == 1
+    assert raw_ids(path) is first
+    assert (read.call_count, parsed.call_count) == (2, 1)
+    path.write_text(path.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    assert raw_ids(path) == first
+    assert (read.call_count, parsed.call_count) == (3, 2)
 
 
 def test_the_end_of_a_model_without_a_generation_config_is_that_of_its_config(tiny: TinyMaker, tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def make(names: tuple[str, ...] = ("code", "math", "french"), layers: int = 4, t
         "format": 1, "moemerge": "0.1.0", "path": "out/demo", "architecture": "mixtral", "dtype": "bfloat16",
         "device": "cpu",
         "experts": list(names), "experts_per_token": top, "layers": layers,
-        "verdict": "It keeps 95 % of the specialists' gain: ahead of the base and of the linear merge",
+        "verdict": "It keeps 95 % of the specialists' gain, ahead of the linear merge (70 %). It is ahead of the base. "
+        "Routing loses 5 % of the gain: give the gate texts (`data:` in the recipe), or run `moemerge train-router`",
         "gain_kept": 0.95, "gain_kept_interval": [0.93, 0.97], "gain_kept_ceiling": 1.0,
         "baselines": {"linear_merge": {"gain_kept": 0.7, "gain_kept_interval": [0.6, 0.8]},
                       "random_gate": {"gain_kept": 0.5, "gain_kept_interval": None},
@@ -61,6 +62,8 @@ def make(names: tuple[str, ...] = ("code", "math", "french"), layers: int = 4, t
         "against": {"base": {"difference": -0.38, "interval": [-0.4, -0.36], "standing": "ahead"},
                     "best_specialist": None,
                     "linear_merge": {"difference": -0.1, "interval": [-0.12, -0.08], "standing": "ahead"}},
+        "general": {"domains": ["general"], "difference": 0.004, "interval": [-0.01, 0.02], "standing": "level",
+                    "base_experts": [], "share": None},
         "domains": domains,
         "routing": {"accuracy": 0.9, "accuracy_by_layer": [0.9] * layers,
                     "confusion": {name: dict(zip(names, by_layer[name][0], strict=True)) for name in listed},
@@ -117,7 +120,11 @@ def foreign() -> dict[str, Any]:
         "best_specialist",
     )
     found.update(
-        dict.fromkeys(lost), baselines={}, verdict="Nothing to compare with", against=dict.fromkeys(found["against"])
+        dict.fromkeys(lost),
+        baselines={},
+        verdict="Nothing to compare with",
+        against=dict.fromkeys(found["against"]),
+        general=None,
     )
     found["mean"] = {name: value if name == "moe" else None for name, value in found["mean"].items()}
     found["routing"].update(accuracy=None, accuracy_by_layer=[None] * 4)

@@ -78,12 +78,14 @@ def test_an_empty_report_prints(snapshot: SnapshotAssertion) -> None:
     assert printed({}) == snapshot
 
 
-def test_a_merge_to_mend_is_said(report: dict[str, Any]) -> None:
-    """The larger of the two losses is named."""
-    report.update(mend="merge", merge_loss=0.3)
-    assert "Mend the merge first: with oracle routing it loses 30.0 % of the gain" in printed(report)
-    report.update(mend=None)
-    assert "Neither the merge nor the routing loses much" in printed(report)
+def test_the_verdict_s_first_sentence_heads_the_report(report: dict[str, Any]) -> None:
+    """The others stand beneath the figures, and nothing is said twice."""
+    lines = printed(report, 120).splitlines()
+    assert lines[0] == "It keeps 95 % of the specialists' gain, ahead of the linear merge (70 %)"
+    assert lines[7].startswith("It is ahead of the base. Routing loses 5 % of the gain: give the gate texts")
+    assert "loses" not in " ".join(lines[:7] + lines[9:])
+    report.update(verdict="It keeps 95 % of the specialists' gain")
+    assert printed(report, 120).splitlines()[7] == ""
 
 
 def test_two_experts_a_token_show_what_they_cost_and_how_they_are_mixed(report: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from moemerge.console import Silent
 from moemerge.errors import MoemergeError
 from moemerge.families import anatomy_of
+from moemerge.mixture.folder import BuiltFolder
 from moemerge.mixture.processes import Processes
 from moemerge.train.judge import Judge, Judgement
 from moemerge.train.options import TrainOptions
@@ -271,14 +273,38 @@ def test_time_shortens_the_schedule(trained: Trainer) -> None:
     assert result.training["ended"] == "all steps done"
 
 
-def test_what_changed_after_the_build_is_not_passed_on(trained: Trainer, trio: Trio, tmp_path: Path) -> None:
-    """A source folder whose weights are not what its record says gives no output."""
+@pytest.fixture
+def spoilt(trio: Trio, tmp_path: Path) -> Path:
+    """A folder whose weights are not what its record says."""
     folder = trio.build(tmp_path / "moe", gate={"init": "random"})
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "model.safetensors").write_bytes(data)
+    return folder
+
+
+def test_weights_that_changed_are_told_before_the_first_step(
+    spoilt: Path, trained: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the model is loaded, too."""
+    loaded = Mock()
+    monkeypatch.setattr(BuiltFolder, "load", loaded)
     with pytest.raises(MoemergeError) as caught:
-        trained(folder)
+        trained(spoilt)
+    assert caught.value.message.partition("` of ")[2] == (
+        f"`{spoilt}` changed after the build, so what is trained could not be checked"
+    )
+    assert caught.value.hint == "put it back, and change it in the trained folder"
+    assert not loaded.called
+
+
+def test_what_changes_during_the_training_is_not_passed_on(
+    spoilt: Path, trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is kept then."""
+    monkeypatch.setattr("moemerge.train.prepare.check_weights", Mock())
+    with pytest.raises(MoemergeError) as caught:
+        trained(spoilt)
     assert "changed after the build, so nothing was kept" in caught.value.message
     assert not (tmp_path / "out").exists()
 

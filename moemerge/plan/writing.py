@@ -1,0 +1,49 @@
+"""What the specialists of a plan will write for the gate, in words.
+
+How long that takes is not told: a specialist writes token by token, so a short computation says little about it, and a
+plan holds no model. A build times its own first.
+"""
+
+from __future__ import annotations
+
+from moemerge.plan.model import Plan
+from moemerge.recipe import Expert
+
+FITTED = frozenset({"discriminant", "advantage", "lda", "centroid", "centred"})
+"""Gate inits for which specialists write: `gate.request.FITTED`."""
+WRITTEN = 3500
+"""The most tokens that a specialist writes unasked: `gate.expand.AUTO_TOKENS`."""
+ENOUGH_PER_WIDTH = 4
+"""With so many tokens per dimension an expert's texts are enough: `gate.expand.ENOUGH_PER_WIDTH`."""
+MINUTES = 10
+"""What takes longer is not written unasked: `gate.expand.TOO_LONG`, in minutes."""
+
+
+def writing(plan: Plan) -> str | None:
+    """How many specialists write how many tokens; None where none does.
+
+    A prompt has no more tokens than bytes. Whether prompts of more bytes than are enough, or a file of prompts, have
+    enough tokens is not known yet: it is then `up to` so many specialists.
+    """
+    gate, experts = plan.recipe.gate, plan.recipe.experts
+    if gate.expand == "off" or gate.init not in FITTED or gate.data is not None:
+        return None
+    enough = ENOUGH_PER_WIDTH * plan.dense.hidden_size
+    if gate.expand == "auto":
+        tokens = min(WRITTEN, enough)
+        writers = [expert for expert in experts if expert.data is None]
+        certain = all(_bytes(expert) < enough and expert.prompts_file is None for expert in writers)
+    else:
+        tokens = gate.expand
+        writers = [expert for expert in experts if expert.data is None or _bytes(expert) or expert.prompts_file]
+        certain = True
+    if not writers:
+        return None
+    count = "one specialist writes" if len(writers) == 1 else f"{len(writers)} specialists write"
+    text = f"{'' if certain else 'up to '}{count} {tokens:,} tokens{' each' if len(writers) > 1 else ''}"
+    skipped = gate.expand == "auto" and all(_bytes(expert) or expert.prompts_file for expert in writers)
+    return f"{text}; `build` times that first{f', and skips it beyond {MINUTES} minutes' if skipped else ''}"
+
+
+def _bytes(expert: Expert) -> int:
+    return sum(len(prompt.encode()) for prompt in expert.prompts)
