@@ -155,7 +155,7 @@ class Leads:
         self.name = name
         self.bench = HardSet(name, "development", limit, tokens, again=False)
         write_once(name)
-        fitted(name, "discriminant", "prompts", again=False)  # so that it is there what the specialists wrote
+        fitted(name, "discriminant", "prompts", 2, again=False)  # so that it is there what the specialists wrote
         self.passages = torch.load(written_path(name, "prompts"), weights_only=False).passages  # our own file
         self.width = self.bench.plan.dense.hidden_size
 
@@ -252,6 +252,12 @@ def shared_out(read: Read, weights: Tensor) -> Tensor:
     """Weights `[n]` of which every expert's tokens have the same share."""
     totals = torch.zeros(read.saved.shape[1], dtype=torch.float64).index_add_(0, read.owners, weights)
     return weights / totals[read.owners]
+
+
+def by_expert(read: Read, weights: Tensor) -> Tensor:
+    """Weights `[n]` that are alike for all tokens of an expert, with the totals that `weights` give."""
+    totals = torch.zeros(read.saved.shape[1], dtype=torch.float64).index_add_(0, read.owners, weights * read.even)
+    return totals[read.owners] * read.even
 
 
 def pooled(read: Read) -> Tensor:
@@ -394,6 +400,9 @@ def every_lead(leads: Leads) -> dict[str, Callable[[], Tensor]]:
         ),
         "the same, every expert's tokens as much as another's": lambda: gate(
             read(), read().labels, shared_out(read(), read().own.clamp(0, 2) + 0.05)
+        ),
+        "labels, every expert weighted by what it saves on the mean": lambda: gate(
+            read(), read().labels, by_expert(read(), read().own.clamp(0, 2) + 0.05)
         ),
         "labels, weighted by what the own expert saves against the base": lambda: gate(
             read(), read().labels, shared_out(read(), against_base(leads, read()).clamp(0, 2) + 0.05)
