@@ -28,9 +28,9 @@ from moemerge.gate.request import ChatTemplate, ExpertTexts
 from moemerge.plan.model import Plan
 from moemerge.recipe import load_recipe
 from moemerge.recipe.load import load_evaluation
-from moemerge.recipe.schema import Data, Rows
+from moemerge.recipe.schema import Data, Questions
 from moemerge.sources import open_checkpoint
-from moemerge.texts import LeftOut, read_documents, read_prompts_file, read_rows
+from moemerge.texts import LeftOut, read_asked, read_documents, read_prompts_file
 from tests.fuzz.mixture import export_tokenizer, exported_tokenizers, use_mixture, write_texts
 from tests.fuzz.mutate import Mutation, dump, in_bytes, in_json, in_text, in_tree, spliced
 from tests.tiny import write_tokenizer
@@ -279,7 +279,7 @@ def _texts(work: Path, data: bytes) -> None:
     reads: tuple[Callable[[], Any], ...] = (
         lambda: read_documents(Data(path=str(path), field="text"), work, _tokenizer, "the base"),
         lambda: read_documents(Data(path=str(path)), work, _tokenizer, "the base"),
-        lambda: read_rows(Rows(path=str(path)), work, {"question": "question", "answer": "answer"}, LeftOut(path.name)),
+        lambda: read_asked(Questions(path=str(path)), work, LeftOut(path.name)),
         lambda: read_prompts_file(path),
     )
     for read in reads:
