@@ -181,16 +181,12 @@ def gate_documents(domain: str) -> tuple[Document, ...]:
     return tuple(json.loads(line)["text"] for path in found for line in path.read_text(encoding="utf-8").splitlines())
 
 
-def fitted(name: str, init: str, form: str, k: int, *, again: bool) -> Tensor:
-    """A gate as `moemerge build` fits it for k experts a token from one of `FORMS`, `[L, E, d]`.
-
-    For one expert a token a common factor changes nothing, so all but `advantage` are fitted once, for two.
-    """
-    k = k if init == "advantage" else 2
-    kept = WORK / "gates" / f"{name}-{form}-{init}-{k}.pt"
+def fitted(name: str, init: str, form: str, *, again: bool) -> Tensor:
+    """A gate as `moemerge build` fits it for two experts a token from one of `FORMS`, `[L, E, d]`."""
+    kept = WORK / "gates" / f"{name}-{form}-{init}.pt"
     if kept.exists() and not again:
         return torch.load(kept, weights_only=True)  # type: ignore[no-any-return]  # as it was saved
-    plan = plan_of(name, f"gate.init={init}", f"experts_per_token={k}")
+    plan = plan_of(name, f"gate.init={init}", "experts_per_token=2")
     texts = read_gate_texts(plan, recipe_path(name).parent).experts
     if form != "prompts":
         read = {own.name: gate_documents(own.name) for own in texts}
@@ -285,10 +281,9 @@ def main() -> None:
     name = arguments.set
     write_once(name)
     gates = {
-        (init, form, k): fitted(name, init, form, k, again=arguments.again)
+        (init, form): fitted(name, init, form, again=arguments.again)
         for form in arguments.forms
         for init in FORMS[form]
-        for k in (1, 2)
     }
     bench = HardSet(name, arguments.part, arguments.limit, arguments.tokens, again=arguments.again)
     domains = SETS[name]
@@ -310,9 +305,10 @@ def main() -> None:
     line("linear merge", "", bench.linear)
     line("oracle routing", "1", bench.oracle)
     found: dict[tuple[str, str, int], Losses] = {}
-    for (init, form, k), gate in gates.items():
-        found[init, form, k], share = bench.measured(f"{init}-{form}-{k}", partial(bench.routed, gate, k))
-        line(f"{init}, {form}", str(k), found[init, form, k], share)
+    for (init, form), gate in gates.items():
+        for k in (1, 2):
+            found[init, form, k], share = bench.measured(f"{init}-{form}-{k}", partial(bench.routed, gate, k))
+            line(f"{init}, {form}", str(k), found[init, form, k], share)
     for (init, form, k), losses in found.items():
         others = {"the linear merge": bench.linear}
         others |= {

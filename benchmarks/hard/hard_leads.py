@@ -155,7 +155,7 @@ class Leads:
         self.name = name
         self.bench = HardSet(name, "development", limit, tokens, again=False)
         write_once(name)
-        fitted(name, "discriminant", "prompts", 2, again=False)  # so that it is there what the specialists wrote
+        fitted(name, "discriminant", "prompts", again=False)  # so that it is there what the specialists wrote
         self.passages = torch.load(written_path(name, "prompts"), weights_only=False).passages  # our own file
         self.width = self.bench.plan.dense.hidden_size
 

@@ -3,8 +3,7 @@
 Every text runs through every expert, forced in all layers. An expert's advantage on a token is the experts' mean loss
 there minus its own, in nats: what the choice saves, which is what a router should maximise. It needs no domain labels
 (cost-sensitive one-against-all: Beygelzimer et al., 2005). One token's losses are mostly noise, so they are averaged
-over its neighbours in the text. Where one expert runs per token and there are labels, advantages are their tokens'
-weights instead: what a wrong choice costs (docs/decisions/gate-weighed-labels.md).
+over its neighbours in the text.
 """
 
 from __future__ import annotations

@@ -24,9 +24,6 @@ PADDING = 0.1
 BLOCK = 4096
 """Tokens whose second moment is taken in one product in fp32; the products are added in fp64."""
 
-MOST_SAVED, ANY_TOKEN = 2.0, 0.05
-"""The most that a token weighs for what its own expert saves, and what it weighs beside that, in nats."""
-
 STRIPS = 4
 """A second moment is symmetric: its lower half is taken in so many strips, which costs 5/8 of the whole."""
 
@@ -78,23 +75,14 @@ class Captured:
         start = sum(self.sizes[:part])
         return slice(start, start + self.sizes[part])
 
-    def moments(self, *, weighed: bool = False) -> list[Moments]:
+    def moments(self) -> list[Moments]:
         """The moments of each fold, then those of the negative prompts: their sum is that of all tokens.
 
-        A token of a class with n tokens weighs 1/n; `weighed`, that times what its own expert saves. Products are taken
-        in fp32 over blocks of tokens, sums in fp64: that is as exact as fp32 numbers are, and takes half as long as
-        fp64 throughout.
+        A token of a class with n tokens weighs 1/n. Products are taken in fp32 over blocks of tokens, sums in fp64:
+        that is as exact as fp32 numbers are, and takes half as long as fp64 throughout.
         """
         weights = 1 / torch.bincount(self.labels, minlength=2 * self.experts).double()[self.labels]
-        weights = weights * self._saved() if weighed else weights
         return [self._moments(self.places(part), weights) for part in range(len(self.sizes))]
-
-    def _saved(self) -> Tensor:
-        """What each token's own expert saves, `[n]`, in nats: from nothing to `MOST_SAVED`, and a little for every
-        token. On a negative prompt, what is lost where the expert wins that must not."""
-        assert self.advantages is not None, "passages without advantages"
-        own = self.advantages.gather(1, self.labels[:, None] % self.experts)[:, 0].double()
-        return torch.where(self.labels < self.experts, own, -own).clamp(0, MOST_SAVED) + ANY_TOKEN
 
     def _moments(self, places: slice, weights: Tensor) -> Moments:
         width, classes, device = self.tokens.shape[1], 2 * self.experts, self.tokens.device

@@ -71,17 +71,14 @@ def centred(moments: Moments, _: float) -> Tensor:
     return _without_negatives(moments, means, -0.5 * (means * means).sum(1))
 
 
-Method = Callable[[Moments, float], Tensor]
-"""Gives a layer's rows `[E, d]` of its moments and λ."""
-
-METHODS: Mapping[str, Method] = {
+METHODS: Mapping[str, Callable[[Moments, float], Tensor]] = {
     "discriminant": ridge,
     "advantage": advantage,
     "lda": lda,
     "centroid": centroid,
     "centred": centred,
 }
-"""The fitted methods by name."""
+"""The fitted methods by name. Each takes the moments of a layer and λ, and gives `[E, d]`."""
 
 REGULARISED: frozenset[str] = frozenset({"discriminant", "advantage", "lda"})
 """Methods that have a λ."""

@@ -96,7 +96,7 @@ def expand(
     enough = ENOUGH_PER_WIDTH * request.hidden_size
     tasks: dict[int, list[_Prompt]] = {}
     for number, texts in enumerate(request.experts):
-        if request.expand == "auto" and (texts.documents or own_tokens[number] >= enough):
+        if request.expand == "auto" and own_tokens[number] >= enough:
             continue
         if texts.general:
             tasks[number] = [_Prompt([beginning(tokenizer)], [False], group) for group in range(2 * FOLDS)]

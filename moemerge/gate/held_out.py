@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from moemerge.gate.capture import BLOCK, Captured
-from moemerge.gate.closed_forms import Method
+from moemerge.gate.closed_forms import METHODS
 from moemerge.gate.moments import Moments
 
 GRID: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -48,10 +48,11 @@ def judged(captured: Captured) -> tuple[Tensor, Tensor]:
 
 
 def judging_logits(
-    captured: Captured, whole: Moments, parts: Sequence[Moments], method: Method, strengths: Sequence[float]
+    captured: Captured, whole: Moments, parts: Sequence[Moments], init: str, strengths: Sequence[float]
 ) -> Tensor:
     """Logits `[len(strengths), n, E]` of the judged tokens, each from rows fitted without its fold; with one fold, in
     sample."""
+    method = METHODS[init]
     found = []
     for fold in range(captured.folds):
         rest = whole - parts[fold] if captured.folds > 1 else whole

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moemerge.gate import held_out, shift
 from moemerge.gate.capture import Captured
-from moemerge.gate.closed_forms import METHODS, bias_vector, ridge
+from moemerge.gate.closed_forms import METHODS, bias_vector
 from moemerge.gate.moments import Moments, together
 from moemerge.gate.request import GateRequest
 
@@ -47,10 +47,10 @@ def fit_layer(
     of the tokens: the same numbers from smaller systems.
     """
     basis, inside = _span(captured)
-    parts = [replace(part, width=captured.tokens.shape[1]) for part in inside.moments(weighed=request.weighed)]
+    parts = [replace(part, width=captured.tokens.shape[1]) for part in inside.moments()]
     whole = together(parts)
-    method = ridge if request.weighed else METHODS[request.init]
-    logits = held_out.judging_logits(inside, whole, parts, method, strengths)
+    method = METHODS[request.init]
+    logits = held_out.judging_logits(inside, whole, parts, request.init, strengths)
     tokens, labels = held_out.judged(captured)
     advantages = None if captured.advantages is None else captured.advantages[: len(labels)]
     one_wins = request.experts_per_token == 1 or captured.experts == 1  # then no scale changes anything

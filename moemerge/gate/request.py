@@ -165,12 +165,6 @@ class GateRequest:
     pool: tuple[Document, ...] = ()
     kept: Path | None = None
 
-    @property
-    def weighed(self) -> bool:
-        """Whether the rows are a ridge on labels whose tokens weigh what the choice saves: `advantage` where one expert
-        runs per token. Then the order of the logits is all that counts. A pool has no labels."""
-        return self.init == "advantage" and self.experts_per_token == 1 and not self.pool
-
 
 @dataclass(frozen=True)
 class GateStatistics:

@@ -23,7 +23,7 @@ from moemerge.plan.model import (
     Transposed,
 )
 from moemerge.plan.plain import needs_torch
-from moemerge.plan.writing import WRITTEN
+from moemerge.plan.writing import WRITTEN, writes
 from moemerge.recipe.schema import MergeMethod
 from moemerge.sources.store import TORCH_NAMES
 
@@ -108,7 +108,7 @@ def _peak_memory(plan: Plan, item: int) -> int:
         fitting += min(SIDE_BY_SIDE * squares, max(squares, KEPT))
         fitting += min(KEPT, 4 * _tokens(plan) * len(plan.dense.routed_layers) * plan.dense.hidden_size)
         fitting += 3 * statistics_bytes(plan)  # as gathered, as one tensor, and as a file's bytes
-        written = plan.recipe.gate.expand != "off" and not all(expert.data for expert in plan.recipe.experts)
+        written = plan.recipe.gate.expand != "off" and any(map(writes, plan.recipe.experts))
         if written or init == "advantage":
             fitting = max(fitting, _whole(plan, plan.dense, item))
     return max(streaming, GATE_IMPORTS + streaming - IMPORTS + fitting)
@@ -127,7 +127,8 @@ def _tokens(plan: Plan) -> int:
     written = gate.expand if isinstance(gate.expand, int) else WRITTEN if gate.expand == "auto" else 0
     total = 0
     for expert in plan.recipe.experts:
-        total += gate.max_tokens if expert.data or gate.data else written
+        total += gate.max_tokens if expert.data or gate.data else 0
+        total += written if writes(expert) and not gate.data else 0
         total += BATCH if expert.prompts_file else sum(len(prompt.encode()) for prompt in expert.prompts)
         total += sum(len(prompt.encode()) for prompt in expert.negative_prompts)
     return total

@@ -22,27 +22,29 @@ MINUTES = 10
 def writing(plan: Plan) -> str | None:
     """How many specialists write how many tokens; None where none does.
 
-    A prompt has no more tokens than bytes. Whether prompts of more bytes than are enough, or a file of prompts, have
-    enough tokens is not known yet: it is then `up to` so many specialists.
+    A prompt has no more tokens than bytes. Whether prompts of more bytes than are enough, a file of prompts or data
+    have enough tokens is not known yet: it is then `up to` so many specialists.
     """
     gate, experts = plan.recipe.gate, plan.recipe.experts
     if gate.expand == "off" or gate.init not in FITTED or gate.data is not None:
         return None
     enough = ENOUGH_PER_WIDTH * plan.dense.hidden_size
-    if gate.expand == "auto":
+    writers = [expert for expert in experts if writes(expert)]
+    tokens, certain = gate.expand, True
+    if tokens == "auto":
         tokens = min(WRITTEN, enough)
-        writers = [expert for expert in experts if expert.data is None]
-        certain = all(_bytes(expert) < enough and expert.prompts_file is None for expert in writers)
-    else:
-        tokens = gate.expand
-        writers = [expert for expert in experts if expert.data is None or _bytes(expert) or expert.prompts_file]
-        certain = True
+        certain = all(_bytes(e) < enough and e.prompts_file is None and e.data is None for e in writers)
     if not writers:
         return None
     count = "one specialist writes" if len(writers) == 1 else f"{len(writers)} specialists write"
     text = f"{'' if certain else 'up to '}{count} {tokens:,} tokens{' each' if len(writers) > 1 else ''}"
     skipped = gate.expand == "auto" and all(_bytes(expert) or expert.prompts_file for expert in writers)
     return f"{text}; `build` times that first{f', and skips it beyond {MINUTES} minutes' if skipped else ''}"
+
+
+def writes(expert: Expert) -> bool:
+    """Whether its specialist may write: it has prompts to continue, or nothing at all."""
+    return bool(expert.prompts) or expert.prompts_file is not None or expert.data is None
 
 
 def _bytes(expert: Expert) -> int:

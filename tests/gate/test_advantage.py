@@ -12,13 +12,13 @@ from moemerge.console import Silent
 from moemerge.errors import GateError
 from moemerge.gate import ExpertTexts, GateRequest, fit_gate
 from moemerge.gate.advantage import WINDOW, averaged, with_advantages
-from moemerge.gate.capture import ANY_TOKEN, MOST_SAVED, Captured, Domain
+from moemerge.gate.capture import Domain
 from moemerge.gate.passages import Passage, prompt_passages
 from tests.gate.conftest import LAYERS, WIDTH, TinyModels, texts
 
 NAMES = ("code", "french", "math")
 EXPERTS = tuple(ExpertTexts(name, texts(name, 6)) for name in NAMES)
-REQUEST = GateRequest("advantage", EXPERTS, range(LAYERS), WIDTH, experts_per_token=2, expand="off", ridge=0.2)
+REQUEST = GateRequest("advantage", EXPERTS, range(LAYERS), WIDTH, experts_per_token=1, expand="off", ridge=0.2)
 
 
 def domains(tokenizer: Any) -> list[Domain]:
@@ -78,73 +78,29 @@ def test_an_expert_loses_its_negative_prompts_by_what_the_best_one_saves(models:
         torch.testing.assert_close(unwanted.advantages[:, 0], -plain.advantages.abs().amax(1))
 
 
-def inputs_of(models: TinyModels, tokenizer: Any, layer: int) -> tuple[torch.Tensor, ...]:
-    """Of every counted token: the router's input `[n, d]`, the advantages `[n, E]`, the weight in a balance of the
-    domains `[n]` and the label `[n]`, by plain transformers."""
-    inputs, aims, weights, labels = [], [], [], []
-    for expert, domain in enumerate(domains(tokenizer)):
-        kept: list[torch.Tensor] = []
-        model = models.merged(expert)
-        model.model.layers[layer].mlp.register_forward_pre_hook(lambda _, args, kept=kept: kept.append(args[0][0]))
-        for passage in domain.passages:
-            counted = torch.tensor(passage.counted)
-            with torch.no_grad():
-                model(torch.tensor([passage.ids]))
-            inputs.append(kept.pop()[counted].double())
-            aims.append(expected(models, passage))
-            weights.append(torch.full((passage.tokens,), 1 / domain.tokens).double())
-            labels.append(torch.full((passage.tokens,), expert))
-    return torch.cat(inputs), torch.cat(aims), torch.cat(weights), torch.cat(labels)
-
-
-def solved(h: torch.Tensor, aims: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted least squares with λ = 0.2 in units of the mean eigenvalue, `[E, d]`."""
-    second = h.T @ (weights[:, None] * h)
-    second += 0.2 * second.trace() / WIDTH * torch.eye(WIDTH).double()
-    rows: torch.Tensor = torch.linalg.solve(second, h.T @ (weights[:, None] * aims)).T
-    return rows
-
-
-def unit(rows: torch.Tensor) -> torch.Tensor:
-    return rows / rows.norm(dim=1, keepdim=True)
-
-
 def test_rows_are_the_ridge_as_it_is_written(models: TinyModels, tokenizer: Any) -> None:
     """Least squares to the advantages, domains balanced, λ in units of the mean eigenvalue, centred, then unit rows."""
     fit = fit_gate(REQUEST, models, tokenizer)
     for layer in range(LAYERS):
-        h, a, w, _ = inputs_of(models, tokenizer, layer)
-        rows = solved(h, a, w)
-        rows = unit(rows - rows.mean(0))
-        torch.testing.assert_close(unit(fit.weights[layer].double()), rows, atol=2e-4, rtol=2e-4)
-
-
-def test_one_expert_per_token_has_weighed_labels(models: TinyModels, tokenizer: Any) -> None:
-    """Least squares to the labels, each token weighing what its own expert saves."""
-    fit = fit_gate(replace(REQUEST, experts_per_token=1), models, tokenizer)
-    for layer in range(LAYERS):
-        h, a, w, labels = inputs_of(models, tokenizer, layer)
-        own = a.gather(1, labels[:, None])[:, 0].clamp(0, MOST_SAVED) + ANY_TOKEN
-        rows = unit(solved(h, torch.nn.functional.one_hot(labels).double(), w * own))
+        inputs, aims, weights = [], [], []
+        for expert, domain in enumerate(domains(tokenizer)):
+            kept: list[torch.Tensor] = []
+            model = models.merged(expert)
+            model.model.layers[layer].mlp.register_forward_pre_hook(lambda _, args, kept=kept: kept.append(args[0][0]))
+            for passage in domain.passages:
+                counted = torch.tensor(passage.counted)
+                with torch.no_grad():
+                    model(torch.tensor([passage.ids]))
+                inputs.append(kept.pop()[counted].double())
+                aims.append(expected(models, passage))
+                weights.append(torch.full((passage.tokens,), 1 / domain.tokens).double())
+        h, a, w = torch.cat(inputs), torch.cat(aims), torch.cat(weights)
+        second = h.T @ (w[:, None] * h)
+        second += 0.2 * second.trace() / WIDTH * torch.eye(WIDTH).double()
+        rows = torch.linalg.solve(second, h.T @ (w[:, None] * a)).T
+        rows -= rows.mean(0)
+        rows /= rows.norm(dim=1, keepdim=True)
         torch.testing.assert_close(fit.weights[layer].double(), rows, atol=2e-4, rtol=2e-4)
-
-
-def test_a_pool_has_no_labels_to_weigh() -> None:
-    pool = replace(REQUEST, experts_per_token=1, pool=("a text",))
-    assert [r.weighed for r in (REQUEST, pool, replace(pool, pool=()))] == [False, False, True]
-
-
-def test_a_negative_prompt_weighs_what_is_lost_there() -> None:
-    """Where the expert wins that must not; a token on which nothing is lost weighs little, none more than the most."""
-    advantages = torch.tensor([[0.5, -0.5], [-1.0, 1.0], [-9.0, 9.0], [-0.25, 0.25], [0.1, -0.1]]).double()
-    labels = torch.tensor([0, 0, 1, 2, 2])  # the last two are negative prompts of the first expert
-    tokens = torch.eye(5, 8)
-    _, unwanted = Captured(tokens, labels, (3, 2), 2, advantages).moments(weighed=True)
-    own, _ = Captured(tokens, labels, (3, 2), 2, advantages).moments(weighed=True)
-    weights = torch.tensor([0.5 + ANY_TOKEN, ANY_TOKEN, MOST_SAVED + ANY_TOKEN, 0.25 + ANY_TOKEN, ANY_TOKEN]).double()
-    weights /= torch.tensor([2, 2, 1, 2, 2])
-    torch.testing.assert_close(own.second.diagonal()[:3], weights[:3], atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(unwanted.second.diagonal()[3:5], weights[3:], atol=1e-6, rtol=1e-6)
 
 
 def test_no_label_moves_the_gate_but_by_the_balance(models: TinyModels, tokenizer: Any) -> None:

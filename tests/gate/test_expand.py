@@ -140,10 +140,20 @@ def test_samples_stop_at_the_end_token(models: TinyModels, tokenizer: Any, monke
 
 
 def test_auto_leaves_experts_alone_that_have_enough(models: TinyModels, tokenizer: Any) -> None:
-    """Documents, or prompts of four tokens per dimension, need no expansion."""
+    """Texts of four tokens per dimension need no expansion; documents without a prompt have nothing to continue."""
     request = GateRequest("discriminant", EXPERTS, range(LAYERS), WIDTH)
     assert expand(request, models, tokenizer, [4 * WIDTH, 4 * WIDTH, 10], Notes()) == Expansion()
     assert models.calls == []
+
+
+def test_auto_continues_prompts_beside_few_documents(models: TinyModels, tokenizer: Any) -> None:
+    """What a specialist writes is broader than a few documents; many of these are enough."""
+    code, both = EXPERTS[0], ExpertTexts("math", texts("math", 3), documents=texts("math", 4))
+    request = GateRequest("discriminant", (code, both), range(LAYERS), WIDTH)
+    few = expand(request, models, tokenizer, [4 * WIDTH, 4 * WIDTH - 1], Notes())
+    assert list(few.passages) == [1]
+    assert {p.group for p in few.passages[1]} <= {0, 1, 2}  # the prompts'
+    assert expand(request, models, tokenizer, [4 * WIDTH, 4 * WIDTH], Notes()) == Expansion()
 
 
 def test_auto_says_how_long_it_takes_first(models: TinyModels, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ import torch
 
 from moemerge.gate import held_out, layer_rows
 from moemerge.gate.capture import Captured
-from moemerge.gate.closed_forms import ridge
 from moemerge.gate.layer_rows import fit_layer
 from moemerge.gate.moments import together
 from moemerge.gate.request import GateRequest
@@ -33,7 +32,7 @@ def captured(apart: float, seed: int = 0, experts: int = 3, tokens: int = TOKENS
 def logits_of(data: Captured, strength: float) -> torch.Tensor:
     """The judging logits of the discriminant at one λ."""
     parts = data.moments()
-    return held_out.judging_logits(data, together(parts), parts, ridge, (strength,))[0]
+    return held_out.judging_logits(data, together(parts), parts, "discriminant", (strength,))[0]
 
 
 def in_sample(data: Captured) -> Captured:
