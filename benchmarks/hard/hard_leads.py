@@ -383,6 +383,11 @@ def every_lead(leads: Leads) -> dict[str, Callable[[], Tensor]]:
         own = leads.at_temperature(heat)
         return gate(own, own.labels)
 
+    beside_base = {
+        "labels, weighted by what the own expert saves against the base": lambda: gate(
+            read(), read().labels, shared_out(read(), against_base(leads, read()).clamp(0, 2) + 0.05)
+        ),
+    }
     base = {
         "the base as a class": partial(with_base, leads, 0.0),
         "the base as a class of even shares": partial(with_base, leads, 1 / len(leads.bench.names)),
@@ -404,9 +409,6 @@ def every_lead(leads: Leads) -> dict[str, Callable[[], Tensor]]:
         "labels, every expert weighted by what it saves on the mean": lambda: gate(
             read(), read().labels, by_expert(read(), read().own.clamp(0, 2) + 0.05)
         ),
-        "labels, weighted by what the own expert saves against the base": lambda: gate(
-            read(), read().labels, shared_out(read(), against_base(leads, read()).clamp(0, 2) + 0.05)
-        ),
         "labels, weighted by how much the choice matters": lambda: gate(
             read(), read().labels, read().even * (read().saved.amax(1) - read().saved.amin(1)).clamp(0.05, 2)
         ),
@@ -425,6 +427,7 @@ def every_lead(leads: Leads) -> dict[str, Callable[[], Tensor]]:
         "spread 0.5 in the last third": lambda: gate(read(), read().labels, spreads=third(1, 0.5)),
         "spread 2 in the last third": lambda: gate(read(), read().labels, spreads=third(1, 2)),
         **{f"written at temperature {heat:g}": partial(heated, heat) for heat in (0.7, 1.3)},
+        **(beside_base if "general" in leads.bench.names else {}),
         **(base if leads.name == "trio" else {}),
     }
 
