@@ -1,6 +1,7 @@
 """What the merge of the shared weights costs on a hard set, and what rounding it does: losses of oracle routing.
 
-    python benchmarks/hard/hard_merges.py diverged             # development texts
+    python benchmarks/hard/hard_merges.py chat                 # development texts
+    python benchmarks/hard/hard_merges.py chat --part test     # once, when all choices are made
 
 Every token has its own specialist's expert, so a gate plays no part. "Kept" is the gain kept. "fp32" computes in fp32
 with the written numbers, and "unrounded" with what they are rounded from: no other way to round can gain more than the
@@ -32,11 +33,12 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description="Oracle routing by merge of the shared weights, and by rounding.")
     parser.add_argument("set", choices=SETS)
+    parser.add_argument("--part", choices=("development", "test"), default="development")
     parser.add_argument("--limit", type=int, default=10, help="documents of a domain [10]")
     parser.add_argument("--tokens", type=int, default=160, help="of a document at most [160]")
     arguments = parser.parse_args()
 
-    bench = HardSet(arguments.set, "development", arguments.limit, arguments.tokens, again=False)
+    bench = HardSet(arguments.set, arguments.part, arguments.limit, arguments.tokens, again=False)
     domains = SETS[arguments.set]
     base, own = ({d: losses[d] for d in domains} for losses in (bench.base, bench.own))
     print(f"linear merge {gain_kept(base, own, bench.linear):.3f}\n\n| shared weights | kept | more than the mean |")
