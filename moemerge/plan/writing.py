@@ -39,7 +39,8 @@ def writing(plan: Plan) -> str | None:
     count = "one specialist writes" if len(writers) == 1 else f"{len(writers)} specialists write"
     text = f"{'' if certain else 'up to '}{count} {tokens:,} tokens{' each' if len(writers) > 1 else ''}"
     skipped = gate.expand == "auto" and all(_bytes(expert) or expert.prompts_file for expert in writers)
-    return f"{text}; `build` times that first{f', and skips it beyond {MINUTES} minutes' if skipped else ''}"
+    text += "; `build` first measures how long that takes"
+    return f"{text}, and skips it beyond {MINUTES} minutes" if skipped else text
 
 
 def writes(expert: Expert) -> bool:

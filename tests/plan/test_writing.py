@@ -14,7 +14,7 @@ from tests.conftest import TinyMaker
 from tests.plan.test_plan import plan_of
 
 LONG = {"prompts": [f"a prompt of some more words, number {number}" for number in range(8)]}
-TIMED = "`build` times that first"
+TIMED = "`build` first measures how long that takes"
 SKIPPED = f"{TIMED}, and skips it beyond 10 minutes"
 
 
