@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from moemerge.cli import app
 from moemerge.cli.reference import markdown
 from moemerge.export import Exported
+from moemerge.families.registry import HOSTS
 from moemerge.init.domains import DOMAINS
 from moemerge.recipe import mergekit, mergekit_tokenizer
 from tests.conftest import TinyMaker
@@ -94,6 +95,14 @@ def test_mergekits_keys_are_all_explained() -> None:
 def test_the_page_of_commands_names_the_domains() -> None:
     """All for which `init` suggests prompts."""
     assert [domain for domain in DOMAINS if f"`{domain}`" not in page("cli.md")] == []
+
+
+def test_the_page_of_gguf_names_each_host_with_its_architecture() -> None:
+    """Those without one stand in the row whose architecture is empty. A host within another has its name."""
+    rows = re.findall(r"^\| (`[^|]*) \| (?:`([^|]*)` )?\|", page("gguf.md"), flags=re.MULTILINE)
+    written = {host: architecture or None for hosts, architecture in rows for host in re.findall(r"`(\w+)`", hosts)}
+    forms = {name if host.alone else name.removesuffix("_text"): host.gguf for name, host in HOSTS.items()}
+    assert written == {name: form and form.architecture for name, form in forms.items()}
 
 
 def promised(command: str) -> set[str]:
