@@ -22,8 +22,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parents[1]
 
 
-def digests(work: Path) -> dict[str, str]:
-    """Of every build by this process's package: case, layout and file to sha256."""
+def digests(work: Path) -> dict[str, dict[str, str]]:
+    """Of every build by this process's package: what is in it, tensors and `config.json`, to sha256."""
     from importlib import import_module
     from importlib.util import find_spec
 
@@ -32,17 +32,19 @@ def digests(work: Path) -> dict[str, str]:
 
     moe, identity, tiny = (import_module(f"tests.{name}") for name in ("moe", "test_identity", "tiny"))  # untyped
     build = import_module("moemerge.api" if find_spec("moemerge.api") else "moemerge.build").build
-    found: dict[str, str] = {}
+    found: dict[str, dict[str, str]] = {}
 
     def add(case: str, folder: Path) -> None:
-        found[f"{case}: config.json"] = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+        found[case] = {"config.json": hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()}
         for path in sorted(folder.glob("*.safetensors")):
-            data = path.read_bytes()
+            data = memoryview(path.read_bytes())
             start = 8 + int.from_bytes(data[:8], "little")
-            header = json.loads(data[8:start])
-            state = hashlib.sha256(json.dumps(header, sort_keys=True).encode())  # padded as it may be
-            state.update(data[start:])
-            found[f"{case}: {path.name}"] = state.hexdigest()
+            for name, entry in json.loads(bytes(data[8:start])).items():
+                if name != "__metadata__":
+                    first, end = entry["data_offsets"]
+                    state = hashlib.sha256(f"{entry['dtype']} {entry['shape']} ".encode())
+                    state.update(data[start + first : start + end])
+                    found[case][name] = state.hexdigest()
 
     for number, (case, (family, config, fields)) in enumerate(identity.CASES.items()):
         models = [
@@ -72,11 +74,11 @@ def main(other: Path) -> None:
             results.append(json.loads(run.stdout))
     ours, theirs = results
     both = ours.keys() & theirs.keys()
-    differ = [name for name in both if ours[name] != theirs[name]]
-    print(f"{len(both)} files, {len(differ)} differ; {len(ours.keys() ^ theirs.keys())} that one checkout alone has")
-    for name in sorted(differ):
-        print(f"  {name}")
-    sys.exit(bool(differ))
+    differ = {case: sorted({name for name, _ in ours[case].items() ^ theirs[case].items()}) for case in sorted(both)}
+    print(f"{len(both)} builds; {len(ours.keys() ^ theirs.keys())} more that one checkout alone has")
+    for case, names in differ.items():
+        print(f"{case}: {len(names)} of {len(ours[case])} differ {' '.join(names)}".rstrip())
+    sys.exit(any(differ.values()))
 
 
 if __name__ == "__main__":
