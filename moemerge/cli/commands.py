@@ -105,7 +105,7 @@ def _print_plan(made: Plan | Refused, divergence: dict[str, float] | None, *, ve
         names = ", ".join(few([expert.name for expert in made.experts]))
         rows = [
             ("architecture", f"{made.dense.family} -> {made.host.model_type}, {made.dense.layers} layers"),
-            *([("host", made.because)] if made.because else []),
+            *([("class", f"{made.host.model_type}: {made.because}")] if made.because else []),
             *([("dense layers", as_ranges(made.dense.kept))] if made.dense.kept else []),
             ("experts", f"{len(made.experts)} ({names}), {made.recipe.experts_per_token} per token"),
             ("parameters", f"{count(made.parameters.total)} total, {count(made.parameters.active)} active per token"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moemerge.console import count, few
+from moemerge.console import few
 
 Report = Mapping[str, Any]
 
@@ -83,14 +83,14 @@ def _general(report: Report) -> list[str]:
 
 
 def _cost(report: Report) -> list[str]:
-    """How much more a token costs than in a dense model; empty where it costs no more, or the base is missing."""
-    active, base = report["parameters"]["active"], report["parameters"]["base"]
-    if base is None or active < DEARER * base:
+    """What it costs more than a dense model in memory and for a token; empty where the base is missing."""
+    total, active, base = (report["parameters"][key] for key in ("total", "active", "base"))
+    if base is None:
         return []
-    return [
-        f"It uses {count(active)} parameters per token, {active / base:.2g} times as many as the base, a specialist or "
-        "the linear merge"
-    ]
+    text = f"It has {total / base:.2g} times the parameters of the base, a specialist or the linear merge"
+    if active < DEARER * base:
+        return [f"{text}, and uses as many as these per token"]
+    return [f"{text}, and uses {active / base:.2g} times as many per token"]
 
 
 def _diagnoses(report: Report) -> list[str]:
@@ -113,7 +113,7 @@ def _diagnoses(report: Report) -> list[str]:
     if report["mend"] == "routing":
         found.append(
             f"routing loses {_percent(report['routing_loss'])} of the gain: give the gate texts (`data:` in the "
-            "recipe), or run `moemerge train-router`"
+            "recipe), or train it on a hundred or more for each domain (`moemerge train-router --data`)"
         )
     if report["mend"] == "merge":
         found.append(f"the merge loses {_percent(report['merge_loss'])} of the gain: try another `merge.shared`")

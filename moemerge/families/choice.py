@@ -84,8 +84,8 @@ def why_host(dense: DenseConfig, architecture: str) -> str | None:
         return None
     others = ", ".join(f"{host.model_type} ({_standing(host, dense)})" for host in able[1:])
     first, traits = able[0], traits_of(dense, able[0])
-    tried = f"right in {len(runtimes_where('right', first, traits))} other runtimes"
-    return f"{tried if any(known_of(first, traits)) else 'not tried in other runtimes'}; could also be {others}"
+    tried = f"{len(runtimes_where('right', first, traits))} other runtimes run it correctly"
+    return f"{tried if any(known_of(first, traits)) else 'not tried in other runtimes'}; {others} would fit too"
 
 
 def _holding(dense: DenseConfig, within: Wrapper | None = None) -> Iterator[Host]:
@@ -98,4 +98,4 @@ def _standing(host: Host, dense: DenseConfig) -> str:
         return "near"
     traits = traits_of(dense, host)
     count = len(runtimes_where("right", host, traits))
-    return f"in {count}" if any(known_of(host, traits)) else "not tried"
+    return str(count) if any(known_of(host, traits)) else "not tried"

@@ -100,7 +100,10 @@ class Loop:
     def go(self) -> None:
         """Trains to the end."""
         run, options = self.run, self._options
-        self._progress.stage("train", run.steps, "steps", "`--minutes N` or `--steps N` ends it earlier")
+        if options.minutes is None:
+            self._progress.stage("train", run.steps, "steps", "`--minutes N` or `--steps N` ends it earlier")
+        else:
+            self._progress.stage("train", run.steps, "steps at most")
         self._progress.advance(run.step)
         losses: Losses | None = None
         tokens, since = 0, time.monotonic()

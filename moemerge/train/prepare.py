@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from moemerge.console import Progress
+from moemerge.console import Progress, few
 from moemerge.errors import Problem, TrainError
 from moemerge.mixture.baselines import Baselines
 from moemerge.mixture.folder import BuiltFolder, open_moe
+from moemerge.mixture.losses import FEW
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.windows import Encoded, encode
 from moemerge.record.read import read_fields
@@ -105,6 +107,7 @@ class Prepared:
         if silent:
             listed = ", ".join(f"`{name}`" for name in silent)
             raise TrainError(f"no token can be predicted in the texts of {listed}: they are too short")
+        progress.note(_told(self.texts, options))
         if are_copies(self.folder):
             _check_copies(options)
         if processes.first and not options.adapter_only:
@@ -145,6 +148,16 @@ def _check_copies(options: TrainOptions) -> None:
         if given:
             message = f"`{option}` asks for each expert's own domain, and these experts are copies of one model"
             raise TrainError(message, hint=f"leave `{option.partition(' ')[0]}` out")
+
+
+def _told(texts: Sequence[Texts], options: TrainOptions) -> str:
+    """Which texts it trains on, and which decide what is kept."""
+    listed = few([f"`{t.name}` {len(t.train)} and {len(t.held)}" for t in texts])
+    where = "the recipe's own texts" if options.data is None else f"the texts of `{options.data}`"
+    text = f"trains on {where} and holds some out, by domain: {', '.join(listed)}"
+    if all(len(t.held) >= FEW for t in texts):
+        return text
+    return f"{text}; with fewer than {FEW} held out, only a large gain shows: `--data FILE.yaml` names more texts"
 
 
 def _held(texts: Texts, tokenizer: Any, options: TrainOptions) -> Encoded:
