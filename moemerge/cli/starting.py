@@ -26,6 +26,10 @@ def init(
         list[str],
         typer.Option("--prompts", metavar="NAME=FILE", help="An expert's prompts, one per line; or a domain's name."),
     ] = [],  # noqa: B006  # likewise
+    texts: Annotated[
+        list[str],
+        typer.Option("--texts", metavar="NAME=FILE", help="Texts to measure on: an expert's domain, never trained on."),
+    ] = [],  # noqa: B006  # likewise
     allow_pickle: AllowPickle = False,
     quiet: Quiet = False,
 ) -> None:
@@ -39,7 +43,7 @@ def init(
     here = Path.cwd()
     if sys.stdin.isatty() and sys.stderr.isatty():
         base, experts, prompts = _asked(base, experts, prompts, here)
-    wanted = wanted_of(base, experts, prompts, here, allow_pickle=allow_pickle)
+    wanted = wanted_of(base, experts, prompts, here, texts, allow_pickle=allow_pickle)
     draft = draft_recipe(wanted, file, here)
     write_new(file, draft.text)
     if not quiet:

@@ -135,7 +135,8 @@ def _seen_from(root: Path, wanted: Wanted, here: Path) -> Wanted:
         file = None if expert.file is None else _path_from(root, expert.file, here)
         if expert.to_fill is not None and (root / expert.to_fill).is_file():  # they are written already
             file = expert.to_fill
-        return replace(expert, model=_spec_from(root, expert.model, here), file=file)
+        texts = None if expert.texts is None else _path_from(root, expert.texts, here)
+        return replace(expert, model=_spec_from(root, expert.model, here), file=file, texts=texts)
 
     return replace(wanted, base=_spec_from(root, wanted.base, here), experts=tuple(map(moved, wanted.experts)))
 

@@ -91,10 +91,12 @@ def _lines(wanted: Wanted, needed: Needed, seen: Seen, file: Path) -> Iterator[s
     yield f"output: {{path: out/{file.stem}}}"
     yield ""
     yield "# Texts to measure the mixture on with `moemerge eval`. No build reads them."
-    yield "# eval:"
-    yield "#   domains:"
+    given = any(expert.texts is not None for expert in wanted.experts)
+    yield "eval:" if given else "# eval:"
+    yield "  domains:" if given else "#   domains:"
     for expert in wanted.experts:
-        yield f"#     {expert.name}: texts/{expert.name}.jsonl"
+        margin = "#     " if expert.texts is None else "    "
+        yield f"{margin}{_scalar(expert.name)}: {_scalar(expert.texts or f'texts/{expert.name}.jsonl')}"
 
 
 def _expert(expert: WantedExpert, pad: bool, seen: Seen) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moemerge.errors import ManyProblems, MoemergeError, Problem
@@ -29,12 +29,14 @@ class WantedExpert:
         model: as typed.
         domain: the key of `DOMAINS` whose prompts it gets.
         file: the file of prompts that the user has.
+        texts: a file of its domain's texts that the mixture is measured on.
     """
 
     name: str
     model: str
     domain: str | None = None
     file: str | None = None
+    texts: str | None = None
 
     @property
     def to_fill(self) -> str | None:
@@ -52,7 +54,13 @@ class Wanted:
 
 
 def wanted_of(
-    base: str | None, experts: Sequence[str], prompts: Sequence[str], here: Path, *, allow_pickle: bool = False
+    base: str | None,
+    experts: Sequence[str],
+    prompts: Sequence[str],
+    here: Path,
+    texts: Sequence[str] = (),
+    *,
+    allow_pickle: bool = False,
 ) -> Wanted:
     """Reads what was typed.
 
@@ -61,6 +69,7 @@ def wanted_of(
         experts: `NAME=MODEL` of each.
         prompts: `NAME=FILE` or `NAME=DOMAIN` of some.
         here: the folder that paths are relative to.
+        texts: `NAME=FILE` of some: what the mixture is measured on.
         allow_pickle: whether pickled weights may be read.
 
     Raises:
@@ -76,9 +85,18 @@ def wanted_of(
         problems.append(Problem("init", message, "for a folder of that name write `--base ./base`"))
     models = dict(_pairs("--expert", "MODEL", experts, problems))
     given = dict(_pairs("--prompts", "FILE", prompts, problems))
-    for name in [name for name in given if name not in models]:
-        problems.append(Problem("init", f"`--prompts {name}={given[name]}`: there is no expert `{name}`"))
-    found = tuple(_expert(name, model, given.get(name), here, problems) for name, model in models.items())
+    measured = dict(_pairs("--texts", "FILE", texts, problems))
+    for option, named in (("--prompts", given), ("--texts", measured)):
+        for name in [name for name in named if name not in models]:
+            problems.append(Problem("init", f"`{option} {name}={named[name]}`: there is no expert `{name}`"))
+    for name, file in measured.items():
+        if not (here / Path(file).expanduser()).is_file():
+            hint = "name a file of texts, such as `texts/code.jsonl`"
+            problems.append(Problem("init", f"`--texts {name}={file}`: there is no such file", hint))
+    found = tuple(
+        replace(_expert(name, model, given.get(name), here, problems), texts=measured.get(name))
+        for name, model in models.items()
+    )
     problems += _misfits(found)
     for spec in dict.fromkeys([*([base] if base else []), *models.values()]):
         try:
@@ -98,7 +116,7 @@ def _pairs(option: str, what: str, typed: Sequence[str], problems: list[Problem]
         name, sign, value = (part.strip() for part in text.partition("="))
         if not sign or not name or not value:
             hint = f"write `{option} NAME={what}`, such as `{option} code=" + (
-                "prompts.txt`" if what == "FILE" else "adapters/code`"
+                {"--prompts": "prompts.txt`", "--texts": "texts/code.jsonl`"}.get(option, "adapters/code`")
             )
             problems.append(Problem("init", f"`{option} {text}` does not have the form `NAME={what}`", hint))
         elif name in seen:

@@ -46,7 +46,7 @@ def tokenizer_warnings(header: GgufHeader, spec: str) -> tuple[Problem, ...]:
             "tokenizer-split-differs",
             f"The tokenizer of `{spec}` splits text in the way `{pre}`, which transformers' GGUF conversion replaces "
             "by GPT-2's: a few ids may differ from the original's, such as for several spaces before a digit",
-            "use the model's own `tokenizer.json` where there is one",
+            "no matter where your fine-tunes learnt from this file; else name the original checkpoint instead of it",
         ),
     )
 

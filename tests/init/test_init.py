@@ -83,6 +83,24 @@ def test_paths_are_those_of_the_recipes_folder() -> None:
     assert run("plan", "recipes/a.yaml")[0] == 0
 
 
+def test_texts_to_measure_on_go_into_the_recipe() -> None:
+    """Found from where the recipe lies; an expert without any keeps a line to fill in."""
+    Path("recipes").mkdir()
+    Path("held.jsonl").write_text('{"text": "one two"}\n', encoding="utf-8")
+    assert init("recipes/a.yaml", "--texts", "code=held.jsonl")[0] == 0
+    assert load_recipe(Path("recipes/a.yaml")).recipe.eval.domains == {"code": "../held.jsonl"}
+    assert "#     french: texts/french.jsonl\n" in Path("recipes/a.yaml").read_text(encoding="utf-8")
+    assert init("b.yaml", "--texts", "code=none.jsonl", "--texts", "dutch=held.jsonl", "--texts", "french") == (
+        1,
+        "",
+        "error: `--texts french` does not have the form `NAME=FILE`\n"
+        "hint: write `--texts NAME=FILE`, such as `--texts code=texts/code.jsonl`\n"
+        "error: `--texts dutch=held.jsonl`: there is no expert `dutch`\n"
+        "error: `--texts code=none.jsonl`: there is no such file\n"
+        "hint: name a file of texts, such as `texts/code.jsonl`\n",
+    )
+
+
 def test_a_folder_called_base_is_not_the_base() -> None:
     """From a recipe beside it, it is `./base`; typed as `base` it is refused with that cure."""
     assert init("models/a.yaml", other="general=base", code="models/base")[0] == 0
