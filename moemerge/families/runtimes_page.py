@@ -32,6 +32,10 @@ EMPTY = "A dash is a mixture that did not run; an empty field was not tried."
 OF_CPUS = """vLLM's `deepseek_v3` without yarn is wrong by its kernel for rope on CPUs. With the code that other devices
 share in that place (`RotaryEmbedding.forward_cpu = RotaryEmbedding.forward_native` in
 `benchmarks/runtimes/ask/with_vllm.py`) it is right, but for tied embeddings, which it does not know.
+
+vLLM's runs were made on an Intel Xeon with AMX too (2026-11-30). Of 120 mixtures 112 are as above. `deepseek_v3` is
+refused there, since that kernel asks for bf16 weights. A `qwen2_moe` of Llamas or Mistrals, which gives NaN on the AMD,
+gives wrong numbers there.
 """
 FAILED = """Everything ran on CPUs: where the message speaks of a CPU or of CUDA, a GPU may run it. An `AttributeError`
 of llama.cpp's own converter is its package's, whose converter is newer than the `gguf` library in it; the converter
