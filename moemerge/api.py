@@ -31,6 +31,7 @@ def init(
     base: str,
     experts: Mapping[str, str],
     prompts: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
     *,
     allow_pickle: bool = False,
 ) -> Draft:
@@ -41,6 +42,7 @@ def init(
         base: the base model: a folder, hub id or GGUF file.
         experts: the specialists' models by their names, which choose the prompts that are suggested.
         prompts: for some of them, a file of prompts or the name of a domain (`moemerge.init.DOMAINS`).
+        texts: for some of them, a file of texts of its domain that `eval` is to measure on.
         allow_pickle: reads `.bin` sources, tensors only.
 
     Returns:
@@ -54,7 +56,9 @@ def init(
 
     named = [f"{name}={model}" for name, model in experts.items()]
     given = [f"{name}={text}" for name, text in (prompts or {}).items()]
-    draft = draft_recipe(wanted_of(base, named, given, Path.cwd(), allow_pickle=allow_pickle), Path(file), Path.cwd())
+    measured = [f"{name}={text}" for name, text in (texts or {}).items()]
+    wanted = wanted_of(base, named, given, Path.cwd(), measured, allow_pickle=allow_pickle)
+    draft = draft_recipe(wanted, Path(file), Path.cwd())
     write_new(Path(file), draft.text)
     return draft
 

@@ -24,7 +24,7 @@ from moemerge.train.sharding import check_sharding, wants_sharding
 from moemerge.train.space import training_bytes
 from moemerge.train.state import check_state, state_path
 from moemerge.train.teacher import Teacher
-from moemerge.train.texts import Texts, are_copies, find_texts
+from moemerge.train.texts import SAMPLES, Texts, are_copies, find_texts
 from moemerge.train.tracking import check_track_dir, check_trackers, track_dir
 from moemerge.write import check_output, remove_orphan
 
@@ -107,7 +107,7 @@ class Prepared:
         if silent:
             listed = ", ".join(f"`{name}`" for name in silent)
             raise TrainError(f"no token can be predicted in the texts of {listed}: they are too short")
-        progress.note(_told(self.texts, options))
+        progress.note(_told(self.texts, path, options))
         if are_copies(self.folder):
             _check_copies(options)
         if processes.first and not options.adapter_only:
@@ -150,14 +150,19 @@ def _check_copies(options: TrainOptions) -> None:
             raise TrainError(message, hint=f"leave `{option.partition(' ')[0]}` out")
 
 
-def _told(texts: Sequence[Texts], options: TrainOptions) -> str:
-    """Which texts it trains on, and which decide what is kept."""
+def _told(texts: Sequence[Texts], folder: Path, options: TrainOptions) -> str:
+    """Which texts it trains on, and how many decide what is kept."""
+    if options.data is not None:
+        where = f"those of `{options.data}`"
+    elif (folder / SAMPLES).is_file():
+        where = f"the recipe's, and what the specialists wrote for the gate (`{SAMPLES}`)"
+    else:
+        where = "the recipe's"
     listed = few([f"`{t.name}` {len(t.train)} and {len(t.held)}" for t in texts])
-    where = "the recipe's own texts" if options.data is None else f"the texts of `{options.data}`"
-    text = f"trains on {where} and holds some out, by domain: {', '.join(listed)}"
+    text = f"texts: {where}; trained on and held out: {', '.join(listed)}"
     if all(len(t.held) >= FEW for t in texts):
         return text
-    return f"{text}; with fewer than {FEW} held out, only a large gain shows: `--data FILE.yaml` names more texts"
+    return f"{text}; with fewer than {FEW} held out, only a large gain shows (`--data FILE.yaml` names more texts)"
 
 
 def _held(texts: Texts, tokenizer: Any, options: TrainOptions) -> Encoded:

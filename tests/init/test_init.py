@@ -14,6 +14,7 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 from typer.testing import CliRunner
 
+from moemerge import api
 from moemerge.cli import app
 from moemerge.init.text import Needed, Seen, recipe_text
 from moemerge.init.wanted import Wanted, WantedExpert
@@ -98,6 +99,19 @@ def test_texts_to_measure_on_go_into_the_recipe() -> None:
         "error: `--texts dutch=held.jsonl`: there is no expert `dutch`\n"
         "error: `--texts code=none.jsonl`: there is no such file\n"
         "hint: name a file of texts, such as `texts/code.jsonl`\n",
+    )
+
+
+def test_the_python_door_writes_the_same() -> None:
+    """Prompts and texts too."""
+    Path("held.jsonl").write_text('{"text": "one two"}\n', encoding="utf-8")
+    Path("mine.txt").write_text("one two\n", encoding="utf-8")
+    models = {"code": "models/code", "french": "models/french"}
+    draft = api.init("a.yaml", "models/base", models, {"code": "mine.txt"}, {"french": "held.jsonl"})
+    assert init("b.yaml", "--prompts", "code=mine.txt", "--texts", "french=held.jsonl")[0] == 0
+    assert Path("a.yaml").read_text(encoding="utf-8") == draft.text
+    assert draft.text.replace("a.yaml", "b.yaml").replace("out/a}", "out/b}") == Path("b.yaml").read_text(
+        encoding="utf-8"
     )
 
 
