@@ -296,9 +296,12 @@ def main() -> None:
         low, high = gain_interval(base, own, losses)
         kept = gain_kept(base, own, losses)
         each = [gain_kept({d: base[d]}, {d: own[d]}, losses) for d in domains]
+        general = f"{mean(losses['general']) - mean(bench.base['general']):+.3f}"
+        if losses is bench.oracle and "general" not in bench.names:
+            general = ""  # no expert is general text's own
         cells = [
             label, k, *(f"{one:.3f}" for one in each), f"{kept:.3f} [{low:.2f}, {high:.2f}]", f"{kept / ceiling:.3f}",
-            f"{mean(losses['general']) - mean(bench.base['general']):+.3f}", "" if share is None else f"{share:.2f}",
+            general, "" if share is None else f"{share:.2f}",
         ]  # fmt: skip
         print("| " + " | ".join(cells) + " |", flush=True)
 
