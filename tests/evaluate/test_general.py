@@ -91,6 +91,6 @@ def test_how_much_general_text_may_lose(more: float, standing: str, said: str) -
     }
     report |= {"domains": {"calm": {"expert": None, "gain_kept_note": "-"}}, "idle_experts": 0, "routing": {}}
     report |= {"against": dict.fromkeys(("base", "best_specialist", "linear_merge"))}
-    report |= {"parameters": {"active": 1, "base": None}}
+    report |= {"parameters": {"total": 1, "active": 1, "base": None}}
     assert verdict(report).endswith(said)
     assert json.loads(json.dumps(general)) == general
