@@ -272,6 +272,7 @@ def main() -> None:
     parser.add_argument(
         "--from", dest="forms", choices=FORMS, nargs="*", default=FORMS, help="what gates are fitted to"
     )
+    parser.add_argument("--gates", choices=FORMS["prompts"], nargs="*", default=FORMS["prompts"], help="which [all]")
     parser.add_argument("--again", action="store_true", help="fit and measure anew what is kept")
     parser.add_argument("--limit", type=int, default=16, help="documents of a domain [16]")
     parser.add_argument("--tokens", type=int, default=200, help="of a document at most [200]")
@@ -284,6 +285,7 @@ def main() -> None:
         (init, form): fitted(name, init, form, again=arguments.again)
         for form in arguments.forms
         for init in FORMS[form]
+        if init in arguments.gates
     }
     bench = HardSet(name, arguments.part, arguments.limit, arguments.tokens, again=arguments.again)
     domains = SETS[name]
