@@ -19,6 +19,9 @@ CHOOSE = (
     + ", ".join(f"`{domain}`" for domain in DOMAINS)
 )
 
+EXAMPLES = {"--expert": "adapters/code", "--prompts": "prompts.txt", "--texts": "texts/code.jsonl"}
+"""What may follow `code=` in each option."""
+
 
 @dataclass(frozen=True, slots=True)
 class WantedExpert:
@@ -91,7 +94,7 @@ def wanted_of(
             problems.append(Problem("init", f"`{option} {name}={named[name]}`: there is no expert `{name}`"))
     for name, file in measured.items():
         if not (here / Path(file).expanduser()).is_file():
-            hint = "name a file of texts, such as `texts/code.jsonl`"
+            hint = f"name a file of texts, such as `{EXAMPLES['--texts']}`"
             problems.append(Problem("init", f"`--texts {name}={file}`: there is no such file", hint))
     found = tuple(
         replace(_expert(name, model, given.get(name), here, problems), texts=measured.get(name))
@@ -115,9 +118,7 @@ def _pairs(option: str, what: str, typed: Sequence[str], problems: list[Problem]
     for text in typed:
         name, sign, value = (part.strip() for part in text.partition("="))
         if not sign or not name or not value:
-            hint = f"write `{option} NAME={what}`, such as `{option} code=" + (
-                {"--prompts": "prompts.txt`", "--texts": "texts/code.jsonl`"}.get(option, "adapters/code`")
-            )
+            hint = f"write `{option} NAME={what}`, such as `{option} code={EXAMPLES[option]}`"
             problems.append(Problem("init", f"`{option} {text}` does not have the form `NAME={what}`", hint))
         elif name in seen:
             problems.append(Problem("init", f"`{option} {name}=…` is given twice", "give each expert its own name"))

@@ -113,9 +113,10 @@ def test_the_verdict_tells_what_more_experts_cost(moe: Path) -> None:
     config = json.loads((moe / "config.json").read_text(encoding="utf-8"))
     (moe / "config.json").write_text(json.dumps({**config, "num_experts_per_tok": 2}), encoding="utf-8")
     found = measure(moe, limit=5, without=PARTS)
-    active, base = found["parameters"]["active"], found["parameters"]["base"]
+    total, active, base = found["parameters"].values()
     assert active > 1.1 * base
-    assert found["verdict"].split(". ")[2].endswith(f", and uses {active / base:.2g} times as many per token")
+    said = f"It has {total / base:.2g} times the parameters of the base, a specialist or the linear merge, and uses"
+    assert found["verdict"].split(". ")[2] == f"{said} {active / base:.2g} times as many per token"
 
 
 def test_the_names_of_a_report_are_known_beforehand(report: dict[str, Any]) -> None:

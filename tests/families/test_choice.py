@@ -60,7 +60,9 @@ def test_where_nothing_like_it_was_tried_the_host_that_plain_models_run_in_best_
     rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
     model = dense("qwen3", rope_parameters=rope)
     assert choose_host(model, "auto") == (HOSTS["qwen3_moe"], [])
-    assert str(why_host(model, "auto")).startswith("not tried in other runtimes; ")
+    said = str(why_host(model, "auto"))
+    assert said.startswith("not tried in other runtimes; ")
+    assert said.endswith(" would fit too")
 
 
 def test_a_near_host_comes_after_an_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,7 @@ def test_the_verdict_s_first_sentence_heads_the_report(report: dict[str, Any]) -
     lines = printed(report, 120).splitlines()
     assert lines[0] == "It keeps 95 % of the specialists' gain, ahead of the linear merge (70 %)"
     assert lines[7].startswith("It is ahead of the base. It has 2.2 times the parameters of the base")
+    assert "token. Routing loses 5 % of the gain: give the gate texts" in " ".join(lines[7:10])
     assert "loses" not in " ".join(lines[:7] + lines[9:])
     report.update(verdict="It keeps 95 % of the specialists' gain")
     assert printed(report, 120).splitlines()[7] == ""
