@@ -3,6 +3,7 @@
     python benchmarks/hard/hard_gates.py mixed                      # development texts: for every choice
     python benchmarks/hard/hard_gates.py mixed --part test          # once, when all choices are made
     python benchmarks/hard/hard_gates.py surface --from prompts     # gates fitted to six prompts an expert alone
+    python benchmarks/hard/hard_gates.py romance --unlike           # from data of another kind than the texts
 
 Specialists write once a set, so that all gates are fitted to the same texts. Gates and losses are kept in work/hard, so
 that a run may be stopped and goes on where it was; `--again` begins anew. In a document of several pieces the
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -34,7 +36,7 @@ from moemerge.build.run import build_plan, fit_router
 from moemerge.build.texts import read_gate_texts
 from moemerge.dense.models import PlannedModels, load_tokenizer
 from moemerge.gate.expand import expand as gate_expand
-from moemerge.gate.request import GateRequest, GateTexts
+from moemerge.gate.request import ExpertTexts, GateRequest, GateTexts
 from moemerge.plan import Plan, sound_plan
 from moemerge.recipe import load_recipe
 from moemerge.texts import Document
@@ -55,14 +57,17 @@ FORMS: Mapping[str, Sequence[str]] = {
     "data": ("discriminant", "advantage"),
     "both": ("discriminant", "advantage"),
     "pool": ("advantage",),
+    "uneven": ("advantage",),
 }
 """The gates, by what they are fitted to: six prompts an expert with what the specialists write after them; texts of the
-domains; both of these; or the texts, unsorted. The base has no domain: what it writes after its prompts goes with the
-texts."""
+domains; both of these; the texts, unsorted, as many of each domain; or four times as many of the first domain as of the
+last. The base has no domain: what it writes after its prompts goes with the texts."""
 EXPAND = 1000
 """Tokens that each specialist writes."""
-MOST_TOKENS = 2000
+MOST_TOKENS = 4000
 """Tokens of an expert that gates are fitted to from data."""
+POOLED, FEWEST = 16, 4
+"""Documents of a domain in a pool: `POOLED` of each, or from `POOLED` for the first domain down to `FEWEST`."""
 POSITIONS = 2048
 """That run at once."""
 NOBODY = -1
@@ -174,36 +179,69 @@ def documents(domain: str, part: str) -> list[list[tuple[str, str]]]:
     return [line["pieces"] if "pieces" in line else [(domain, line["text"])] for line in lines]
 
 
-def gate_documents(domain: str) -> tuple[Document, ...]:
-    """What a gate is fitted to from data; none for the general expert."""
+def domain_of(expert: str) -> str:
+    """Several experts of a domain are named `DOMAIN`, `DOMAIN-1` and so on."""
+    return expert.partition("-")[0]
+
+
+def gate_documents(domain: str, *, unlike: bool = False) -> tuple[Document, ...]:
+    """What a gate is fitted to from data; none for the general expert. `unlike` are those of another kind."""
     paths = (WORK / "texts" / "gate" / f"{domain}.jsonl", ROOT / "examples" / "calibration" / f"{domain}.jsonl")
-    found = [path for path in paths if path.exists()][:1]
-    return tuple(json.loads(line)["text"] for path in found for line in path.read_text(encoding="utf-8").splitlines())
+    found = [path for path in paths[unlike:] if path.exists()][:1]
+    lines = [line for path in found for line in path.read_text(encoding="utf-8").splitlines()]
+    return tuple(json.loads(line)["text"] for line in lines)
 
 
-def fitted(name: str, init: str, form: str, *, again: bool) -> Tensor:
+def shared_out(experts: Sequence[ExpertTexts], *, unlike: bool) -> dict[str, tuple[Document, ...]]:
+    """The documents of each expert, by its name; those of one domain take turns."""
+    own = defaultdict[str, list[str]](list)
+    for expert in experts:
+        own[domain_of(expert.name)].append(expert.name)
+    return {
+        name: gate_documents(domain, unlike=unlike)[place :: len(names)]
+        for domain, names in own.items()
+        for place, name in enumerate(names)
+    }
+
+
+def pooled(name: str, texts: Sequence[ExpertTexts], form: str) -> tuple[Document, ...]:
+    """Texts of all experts that have any, of documents that change the domain, and what the base wrote."""
+    written = torch.load(written_path(name, "data"), weights_only=False)  # our own file
+    domains = [own.documents for own in texts if own.documents]
+    if "mixed" in SETS[name]:
+        domains.append(tuple("\n\n".join(text for _, text in own) for own in documents("mixed", "gate")))
+    most = [POOLED] * len(domains)
+    if form == "uneven":
+        most = [round(POOLED - (POOLED - FEWEST) * place / (len(domains) - 1)) for place in range(len(domains))]
+    domains = [own[:count] for own, count in zip(domains, most, strict=True)]
+    return tuple(document for own in (*domains, *written.samples.values()) for document in own)
+
+
+def fitted(name: str, init: str, form: str, *, again: bool, unlike: bool = False) -> Tensor:
     """A gate as `moemerge build` fits it for two experts a token from one of `FORMS`, `[L, E, d]`."""
-    kept = WORK / "gates" / f"{name}-{form}-{init}.pt"
+    kept = WORK / "gates" / f"{name}-{labelled(form, unlike=unlike)}-{init}.pt"
     if kept.exists() and not again:
         return torch.load(kept, weights_only=True)  # type: ignore[no-any-return]  # as it was saved
     plan = plan_of(name, f"gate.init={init}", "experts_per_token=2")
     texts = read_gate_texts(plan, recipe_path(name).parent).experts
     if form != "prompts":
-        read = {own.name: gate_documents(own.name) for own in texts}
+        read = shared_out(texts, unlike=unlike)
         texts = tuple(
             replace(own, prompts=own.prompts if form == "both" else (), documents=read[own.name])
             if read[own.name]
             else own
             for own in texts
         )
-    pool: tuple[Document, ...] = ()
-    if form == "pool":
-        written = torch.load(written_path(name, "data"), weights_only=False)  # our own file
-        pool = tuple(document for own in texts for document in (*own.documents, *written.samples.get(own.name, ())))
+    pool = pooled(name, texts, form) if form in ("pool", "uneven") else ()
     gate = torch.as_tensor(fit_router(plan, GateTexts(texts, pool)).weights)
     kept.parent.mkdir(parents=True, exist_ok=True)
     torch.save(gate, kept)
     return gate
+
+
+def labelled(form: str, *, unlike: bool) -> str:
+    """A form's name in files."""
+    return f"{form}-unlike" if unlike and form != "prompts" else form
 
 
 def written_path(name: str, form: str) -> Path:
@@ -273,6 +311,7 @@ def main() -> None:
         "--from", dest="forms", choices=FORMS, nargs="*", default=FORMS, help="what gates are fitted to"
     )
     parser.add_argument("--gates", choices=FORMS["prompts"], nargs="*", default=FORMS["prompts"], help="which [all]")
+    parser.add_argument("--unlike", action="store_true", help="texts of another kind, in place of like ones")
     parser.add_argument("--again", action="store_true", help="fit and measure anew what is kept")
     parser.add_argument("--limit", type=int, default=16, help="documents of a domain [16]")
     parser.add_argument("--tokens", type=int, default=200, help="of a document at most [200]")
@@ -282,7 +321,7 @@ def main() -> None:
     name = arguments.set
     write_once(name)
     gates = {
-        (init, form): fitted(name, init, form, again=arguments.again)
+        (init, form): fitted(name, init, form, again=arguments.again, unlike=arguments.unlike)
         for form in arguments.forms
         for init in FORMS[form]
         if init in arguments.gates
@@ -312,7 +351,8 @@ def main() -> None:
     found: dict[tuple[str, str, int], Losses] = {}
     for (init, form), gate in gates.items():
         for k in (1, 2):
-            found[init, form, k], share = bench.measured(f"{init}-{form}-{k}", partial(bench.routed, gate, k))
+            label = f"{init}-{labelled(form, unlike=arguments.unlike)}-{k}"
+            found[init, form, k], share = bench.measured(label, partial(bench.routed, gate, k))
             line(f"{init}, {form}", str(k), found[init, form, k], share)
     for (init, form, k), losses in found.items():
         others = {"the linear merge": bench.linear}

@@ -22,14 +22,26 @@ from unittest.mock import patch
 
 import torch
 import transformers
-from hard_gates import SETS, HardSet, ahead, fitted, plan_of, recipe_path, token_losses, write_once, written_path
+from hard_gates import (
+    EXPAND,
+    SETS,
+    HardSet,
+    ahead,
+    fitted,
+    plan_of,
+    recipe_path,
+    token_losses,
+    write_once,
+    written_path,
+)
 from hard_reading import Forced, Read, Text, joined, texts_of
 from torch import Tensor
 
 from losses import gain_kept, mean
 from moemerge.build.run import fit_router
 from moemerge.build.texts import read_gate_texts
-from moemerge.dense.generation import continuations
+from moemerge.dense.generation import continuations, end_tokens
+from moemerge.dense.models import load_tokenizer
 from moemerge.gate import expand
 from moemerge.gate.advantage import averaged
 
@@ -54,6 +66,7 @@ class Leads:
         fitted(name, "discriminant", "prompts", again=False)  # so that it is there what the specialists wrote
         self.passages = torch.load(written_path(name, "prompts"), weights_only=False).passages  # our own file
         self.width = self.bench.plan.dense.hidden_size
+        self.begins = expand.beginning(load_tokenizer(self.bench.plan))
 
     def read(self, texts: Sequence[Text]) -> Read:
         """Runs texts through the mixture, and through every expert for what each saves."""
@@ -98,6 +111,31 @@ class Leads:
                 plan = plan_of(self.name)
                 fit_router(plan, read_gate_texts(plan, recipe_path(self.name).parent))
         return self.read(texts_of(torch.load(kept, weights_only=False).passages))  # our own file
+
+    @cached_property
+    def unprompted(self) -> Read:
+        """As much again, written from the beginning of text."""
+        kept = written_path(self.name, "unprompted")
+        if not kept.exists():
+            torch.save([self._from_beginning(number) for number in range(len(self.bench.names))], kept)
+        begun = torch.load(kept, weights_only=True)
+        texts = [
+            Text((self.begins, *new), (owner,) * (len(new) + 1), (False, *[True] * len(new)))
+            for owner, own in enumerate(begun)
+            for new in own
+            if new
+        ]
+        return self.read(texts)
+
+    def _from_beginning(self, expert: int) -> list[list[int]]:
+        tokenizer, model = load_tokenizer(self.bench.plan), self.bench.models.specialist(expert)
+        ends, length = end_tokens(model, tokenizer), expand.NEW_TOKENS
+        torch.manual_seed(expert)
+        rows = continuations(
+            model, [[self.begins]] * (EXPAND // length + 1), ends,
+            do_sample=True, temperature=1.0, top_p=0.95, top_k=0, max_new_tokens=length,
+        )  # fmt: skip
+        return [row[:-1] if row[-1] in ends else row for row in rows]
 
     def losses(self, label: str, k: int, make: Callable[[], Tensor]) -> tuple[Any, float]:
         """Losses of the mixture by a gate, and the share of general tokens at the base's expert."""
@@ -228,6 +266,23 @@ def in_turn(leads: Leads) -> Tensor:
     return gate(routed, routed.labels)
 
 
+def both(one: Read, other: Read) -> Read:
+    """Two sets of texts as one."""
+    return Read(
+        [torch.cat(pair) for pair in zip(one.inputs, other.inputs, strict=True)],
+        torch.cat([one.owners, other.owners]),
+        torch.cat([one.texts, other.texts + int(one.texts.max()) + 1]),
+        torch.cat([one.saved, other.saved]),
+    )
+
+
+def that_gain(read: Read) -> Read:
+    """The texts on which their own expert is better than the mean of all."""
+    count = int(read.texts.max()) + 1
+    sums = torch.zeros(count, dtype=torch.float64).index_add_(0, read.texts, read.own)
+    return read.only(sums[read.texts] > 0)
+
+
 def of_best(read: Read, share: float = 2 / 3) -> Read:
     """The texts that save their expert the most: so many of each expert's."""
     kept = torch.zeros(len(read.owners), dtype=torch.bool)
@@ -294,6 +349,11 @@ def every_lead(leads: Leads) -> dict[str, Callable[[], Tensor]]:
         "half labels, half savings": lambda: gate(
             read(), read().labels / read().labels.std() + read().saved / read().saved.std()
         ),
+        "labels, also without a prompt": lambda: gate(also := both(read(), leads.unprompted), also.labels),
+        "labels, also without a prompt where that gains": lambda: gate(
+            also := both(read(), that_gain(leads.unprompted)), also.labels
+        ),
+        "savings, also without a prompt": lambda: gate(also := both(read(), leads.unprompted), also.saved),
         "savings, cut off at half a nat": lambda: gate(read(), read().saved.clamp(-0.5, 0.5)),
         "labels times what the own expert saves": lambda: gate(read(), read().labels * read().own[:, None]),
         "labels, weighted by what the own expert saves": lambda: gate(

@@ -9,6 +9,9 @@ fitted from data, `development` for every choice, and `test` is read once, when 
 and Python. **Mixed**: documents that go from French prose to Python, or from Python to French, in the middle.
 **Romance**: Spanish prose, beside what `examples/` keeps. **Chat**: questions and replies as `examples/train_chat.py`
 writes them, of other templates than its own. **General**: English that belongs to no expert but the base.
+
+For gates, French and Spanish come from the sources of the specialists' training, but from passages that they were not
+trained on: what somebody has at hand who fine-tuned a model. Python is of nine packages.
 """
 
 from __future__ import annotations
@@ -26,10 +29,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
-from debian_prose import is_prose, markup_paragraphs, package_files  # noqa: E402  # after the path
+from debian_prose import SOURCES as PROSE  # noqa: E402  # after the path
+from debian_prose import is_prose, markup_paragraphs, package_files  # noqa: E402
 from math_problems import Family  # noqa: E402
 from train_chat import conversations  # noqa: E402
-from training_sources import packed  # noqa: E402
+from training_sources import HELD_OUT_PASSAGES, packed, prose_passages  # noqa: E402
 
 WORK = ROOT / "work" / "hard"
 PARTS = ("train", "gate", "development", "test")
@@ -51,10 +55,14 @@ class Files:
 
 
 HEADERS = ("*/include/*.h",)
+C_PACKAGES = (
+    "libc6-dev", "libssl-dev", "libsdl2-dev", "libevent-dev", "libglib2.0-dev", "libx11-dev", "libsqlite3-dev",
+    "libpcre2-dev", "libfreetype-dev", "zlib1g-dev", "libgnutls28-dev", "libpq-dev", "libcairo2-dev",
+)  # fmt: skip
 LICENCES = "./usr/share/common-licenses/"
 SOURCES: dict[str, dict[str, Files]] = {
     "c": {
-        "train": Files(("libc6-dev", "libssl-dev", "libsdl2-dev", "libevent-dev"), HEADERS),
+        "train": Files(C_PACKAGES, HEADERS),
         "gate": Files(("libxml2-dev", "libarchive-dev"), HEADERS),
         "development": Files(("libcurl4-openssl-dev", "libunwind-dev"), HEADERS),
         "test": Files(("libpng-dev", "libtiff-dev", "libgcrypt20-dev"), HEADERS),
@@ -75,8 +83,9 @@ SOURCES: dict[str, dict[str, Files]] = {
         "test": Files(("fortunes",), ("*/fortunes/people", "*/fortunes/wisdom", "*/fortunes/literature")),
     },
 }
-MIXED = {"development": ROOT / "examples" / "held_out", "test": ROOT / "examples" / "eval"}
-"""Where the French prose and the Python of the mixed documents come from."""
+EXAMPLES = {"development": ROOT / "examples" / "held_out", "test": ROOT / "examples" / "eval"}
+"""Where the French prose and the Python of the other parts' mixed documents come from."""
+LANGUAGES = ("french", "spanish")
 CHATS: dict[str, Family] = {"gate": "calibration", "development": "held_out", "test": "evaluation"}
 """Which templates the problems of the chats are of; the specialist was trained on others."""
 
@@ -117,15 +126,33 @@ def documents(files: Files, part: str) -> list[str]:
     return found[: DOCUMENTS[part]]
 
 
-def halves(part: str) -> list[list[tuple[str, str]]]:
-    """The mixed documents of a part: two pieces each, (domain, text), French and Python in either order."""
-    own = {}
-    for domain in ("french", "code"):
-        lines = (MIXED[part] / f"{domain}.jsonl").read_text(encoding="utf-8").splitlines()
-        own[domain] = [json.loads(line)["text"] for line in lines]
+def kept(path: Path) -> list[str]:
+    """The texts of a file of this project."""
+    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def python() -> list[str]:
+    """Functions and classes for gates."""
+    found = kept(ROOT / "examples" / "training" / "code.jsonl")
+    random.Random(0).shuffle(found)
+    return [one[:CHARACTERS] for one in found[: DOCUMENTS["gate"]]]
+
+
+def prose(language: str) -> list[str]:
+    """Passages for gates, as many of each source, after those that a specialist was trained on or measured by."""
     found = []
-    for number, (french, code) in enumerate(zip(own["french"], own["code"], strict=False)):
-        pieces = [("french", whole_lines(french)), ("code", whole_lines(code))]
+    for source in PROSE:
+        seen = HELD_OUT_PASSAGES // len(PROSE) + source.passages
+        found += prose_passages(source, language)[seen : seen + DOCUMENTS["gate"] // len(PROSE)]
+    random.Random(0).shuffle(found)
+    return [one[:CHARACTERS] for one in found]
+
+
+def halves(french: Sequence[str], code: Sequence[str]) -> list[list[tuple[str, str]]]:
+    """Mixed documents: two pieces each, (domain, text), French and Python in either order."""
+    found = []
+    for number, (words, source) in enumerate(zip(french, code, strict=False)):
+        pieces = [("french", whole_lines(words)), ("code", whole_lines(source))]
         found.append(pieces if number % 2 == 0 else pieces[::-1])
     return found
 
@@ -157,8 +184,13 @@ def main() -> None:
     for part, family in CHATS.items():
         chats = conversations(family, DOCUMENTS[part], seed=1)
         write(output / part / "chat.jsonl", [{"text": text} for text in chats])
-    for part in MIXED:
-        write(output / part / "mixed.jsonl", [{"pieces": pieces} for pieces in halves(part)])
+    for_gates = {"code": python(), **{language: prose(language) for language in LANGUAGES}}
+    for domain, texts in for_gates.items():
+        write(output / "gate" / f"{domain}.jsonl", [{"text": text} for text in texts])
+    mixed = {part: halves(kept(path / "french.jsonl"), kept(path / "code.jsonl")) for part, path in EXAMPLES.items()}
+    mixed["gate"] = halves(for_gates["french"], for_gates["code"])
+    for part, found in mixed.items():
+        write(output / part / "mixed.jsonl", [{"pieces": pieces} for pieces in found])
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def beginning(text: str) -> str:
 def main() -> None:
     """Writes all of them."""
     for number, domain in enumerate(DOMAINS):
-        begun = dict.fromkeys(beginning(str(text)) for text in gate_documents(domain))
+        begun = dict.fromkeys(beginning(str(text)) for text in gate_documents(domain, unlike=True))
         prompts = [text for text in begun if text]
         for seed in (0, *SEEDS):  # 0 is the demo's own
             folder = WORK / "variants" / str(seed)
