@@ -24,10 +24,12 @@ import torch
 import transformers
 from hard_gates import (
     EXPAND,
+    MOST_TOKENS,
     SETS,
     HardSet,
     ahead,
     fitted,
+    gate_documents,
     plan_of,
     recipe_path,
     token_losses,
@@ -55,16 +57,17 @@ class Leads:
 
     Args:
         name: of the set.
+        form: what gates are fitted to, `prompts` or `data`.
         limit: development documents of a domain.
         tokens: of a document at most.
     """
 
-    def __init__(self, name: str, limit: int, tokens: int) -> None:
-        self.name = name
+    def __init__(self, name: str, form: str, limit: int, tokens: int) -> None:
+        self.name, self.form = name, form
         self.bench = HardSet(name, "development", limit, tokens, again=False)
         write_once(name)
-        fitted(name, "discriminant", "prompts", again=False)  # so that it is there what the specialists wrote
-        self.passages = torch.load(written_path(name, "prompts"), weights_only=False).passages  # our own file
+        fitted(name, "discriminant", form, again=False)  # so that it is there what the specialists wrote
+        self.passages = torch.load(written_path(name, form), weights_only=False).passages  # our own file
         self.width = self.bench.plan.dense.hidden_size
         self.begins = expand.beginning(load_tokenizer(self.bench.plan))
 
@@ -87,8 +90,20 @@ class Leads:
 
     @cached_property
     def written(self) -> Read:
-        """What the specialists wrote."""
-        return self.read(texts_of(self.passages))
+        """What the specialists wrote, and the experts' data."""
+        return self.read([*texts_of(self.passages), *self.data()])
+
+    def data(self) -> list[Text]:
+        """Documents of the experts, where gates are fitted to these."""
+        found, tokenizer = list[Text](), load_tokenizer(self.bench.plan)
+        for expert, name in enumerate(self.bench.names):
+            left = MOST_TOKENS if self.form == "data" else 0
+            for document in gate_documents(name):
+                ids = tokenizer(document)["input_ids"][:left]
+                left -= len(ids)
+                if ids:
+                    found.append(Text(tuple(ids), (expert,) * len(ids), (True,) * len(ids)))
+        return found
 
     @cached_property
     def with_joined(self) -> Read:
@@ -139,7 +154,7 @@ class Leads:
 
     def losses(self, label: str, k: int, make: Callable[[], Tensor]) -> tuple[Any, float]:
         """Losses of the mixture by a gate, and the share of general tokens at the base's expert."""
-        return self.bench.measured(f"lead {label}, {k}", lambda: self.bench.routed(make(), k))  # type: ignore[no-any-return]
+        return self.bench.measured(f"lead {self.form} {label}, {k}", lambda: self.bench.routed(make(), k))  # type: ignore[no-any-return]
 
 
 def _keep(found: Any, path: Any) -> Any:
@@ -276,6 +291,19 @@ def both(one: Read, other: Read) -> Read:
     )
 
 
+def to_scale(read: Read) -> Tensor:
+    """What is saved, `[n, E]`, for every expert's tokens to one scale."""
+    squares = read.saved.square().mean(1)
+    sums = torch.zeros(read.saved.shape[1], dtype=torch.float64).index_add_(0, read.owners, squares)
+    counts = torch.bincount(read.owners, minlength=len(sums)).clamp(min=1)
+    return read.saved / (sums / counts).sqrt()[read.owners, None]
+
+
+def beside(read: Read, saved: Tensor, share: float) -> Tensor:
+    """Labels, and a share of what is saved, each to the same spread."""
+    return (1 - share) * read.labels / read.labels.std() + share * saved / saved.std()
+
+
 def that_gain(read: Read) -> Read:
     """The texts on which their own expert is better than the mean of all."""
     count = int(read.texts.max()) + 1
@@ -334,6 +362,9 @@ def every_lead(leads: Leads) -> dict[str, Callable[[], Tensor]]:
         own = leads.at_temperature(heat)
         return gate(own, own.labels)
 
+    def shared(share: float) -> Tensor:
+        return gate(read(), beside(read(), read().saved, share))
+
     beside_base = {
         "labels, weighted by what the own expert saves against the base": lambda: gate(
             read(), read().labels, shared_out(read(), against_base(leads, read()).clamp(0, 2) + 0.05)
@@ -346,9 +377,12 @@ def every_lead(leads: Leads) -> dict[str, Callable[[], Tensor]]:
     return {
         "labels": lambda: gate(read(), read().labels),
         "savings": lambda: gate(read(), read().saved),
-        "half labels, half savings": lambda: gate(
-            read(), read().labels / read().labels.std() + read().saved / read().saved.std()
-        ),
+        **{
+            f"{words} savings": partial(shared, share)
+            for words, share in (("a quarter", 0.25), ("half", 0.5), ("three quarters", 0.75))
+        },
+        "savings to scale": lambda: gate(read(), to_scale(read())),
+        "half savings to scale": lambda: gate(read(), beside(read(), to_scale(read()), 0.5)),
         "labels, also without a prompt": lambda: gate(also := both(read(), leads.unprompted), also.labels),
         "labels, also without a prompt where that gains": lambda: gate(
             also := both(read(), that_gain(leads.unprompted)), also.labels
@@ -392,13 +426,14 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description="Leads for the gate on a hard set's development texts.")
     parser.add_argument("set", choices=SETS, help="`trio` wants `mixed` first, whose base has written")
+    parser.add_argument("--from", dest="form", choices=("prompts", "data"), default="prompts", help="[prompts]")
     parser.add_argument("--only", nargs="*", default=(), help="leads [all]")
     parser.add_argument("--limit", type=int, default=8, help="documents of a domain [8]")
     parser.add_argument("--tokens", type=int, default=160, help="of a document at most [160]")
     arguments = parser.parse_args()
 
     transformers.utils.logging.disable_progress_bar()
-    leads = Leads(arguments.set, arguments.limit, arguments.tokens)
+    leads = Leads(arguments.set, arguments.form, arguments.limit, arguments.tokens)
     bench, domains = leads.bench, SETS[arguments.set]
     base, own = ({d: losses[d] for d in domains} for losses in (bench.base, bench.own))
     most = gain_kept(base, own, bench.oracle)
