@@ -55,8 +55,6 @@ KL, ATTENTION, FULL = ("--distil-weight", "0.5"), ("--also", "attention"), ("--m
 ROWS = (
     *(Row(start, "LoRA") for start in STARTS),
     *(Row(start, "full", FULL) for start in STARTS),
-    Row("fitted", "calibrated, no steps", ("--calibrate", "--steps", "0")),
-    Row("fitted", "calibrated, LoRA", ("--calibrate",)),
     Row("fitted", "LoRA and KL", KL),
     Row("random", "LoRA and KL", KL),
     Row("fitted", "LoRA, also attention", ATTENTION),

@@ -305,10 +305,10 @@ GATE = "model.layers.1.mlp.gate.weight"
 
 @pytest.mark.parametrize(("options", "layout"), [
     ({"method": "full"}, "per_expert"),
-    pytest.param({"start": "centroid", "calibrate": True}, "per_expert", marks=MORE),
+    pytest.param({"start": "centroid"}, "per_expert", marks=MORE),
     ({"also": ALL, "also_rate": 1e-2}, "per_expert"),
     pytest.param({"also": ALL, "also_rate": 1e-2, "checkpointing": True}, "fused", marks=MORE),
-], ids=["router", "lora, calibrated", "all", "all, fused"])  # fmt: skip
+], ids=["router", "lora, centroid", "all", "all, fused"])  # fmt: skip
 def test_training_leaves_dense_ffns_as_they_are(
     options: dict[str, Any], layout: str, trio: Trio, texts: Path, tmp_path: Path
 ) -> None:

@@ -81,7 +81,5 @@ def _print(result: TrainResult) -> None:
         typer.echo(f"the adapter in {result.path} changes nothing: training did not beat the start beyond doubt")
     elif result.training["steps"]:
         typer.echo(f"{result.path} has the gate of the start: training did not beat it beyond doubt")
-    elif result.training["options"]["calibrate"]:
-        typer.echo(f"{result.path} has the calibrated gate")
     else:
         typer.echo(f"{result.path} has the gate of the start")

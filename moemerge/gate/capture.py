@@ -12,7 +12,7 @@ from moemerge.errors import GateError
 from moemerge.gate.moments import Moments
 from moemerge.gate.packed import packed_attention
 from moemerge.gate.passages import Passage
-from moemerge.gate.request import MergedModels, ReadsTokens
+from moemerge.gate.request import DenseModels, ReadsTokens
 from moemerge.gate.walk import Batch, Walk
 
 BATCH_TOKENS = 4096
@@ -123,14 +123,7 @@ def _strips(width: int) -> Iterator[slice]:
     return (slice(start, min(start + step, width)) for start in range(0, width, step))
 
 
-def capture(
-    models: MergedModels,
-    domains: Sequence[Domain],
-    layers: Sequence[int],
-    folds: int,
-    *,
-    in_turn: bool = False,
-) -> Iterator[Captured]:
+def capture(models: DenseModels, domains: Sequence[Domain], layers: Sequence[int], folds: int) -> Iterator[Captured]:
     """Runs every passage once, all of them layer by layer, and yields what enters the MoE blocks.
 
     Args:
@@ -138,8 +131,6 @@ def capture(
         domains: the passages.
         layers: those that are read, ascending.
         folds: the number of folds.
-        in_turn: a layer's FFN runs only when the next layer is asked for, so that it may be changed until then; what
-            comes before it runs twice.
 
     Raises:
         GateError: a hidden state is not finite.
@@ -168,17 +159,12 @@ def capture(
             if layer not in layers:
                 walk.advance(layer)
                 continue
-            if in_turn or layer == layers[-1]:
-                walk.look(layer, read)
-            else:
-                walk.advance(layer, read)
+            walk.advance(layer, read, last=layer == layers[-1])
             tokens = torch.cat(found)
             found.clear()
             captured = Captured(tokens[order.indices.to(tokens.device)], labels, sizes, len(domains), advantages)
             _check(captured, layer, domains)
             yield captured
-            if in_turn and layer != layers[-1]:
-                walk.advance(layer)
 
 
 def _check(captured: Captured, layer: int, domains: Sequence[Domain]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -72,29 +72,6 @@ def fit_gate(
             weights = centred(weights)
         return _unjudged(request, weights, same_texts(request.experts))
     return _fit(request, models, tokenizer, progress)
-
-
-def fit_in_turn(
-    request: GateRequest,
-    models: DenseModels,
-    tokenizer: PreTrainedTokenizerBase,
-    progress: Progress | None = None,
-) -> Iterator[Tensor]:
-    """Fits the gates one after the other, each at a λ of its own: rows `[E, d]`, fp32, of every layer of the request.
-
-    A layer's FFN runs only when the next gate is asked for: put into the models until then, a gate decides what the
-    later ones are fitted to.
-
-    Raises:
-        GateError: see `fit_gate`.
-    """
-    progress = progress if progress is not None else Silent()
-    domains, folds, _, _ = _domains(request, models, tokenizer, progress)
-    one = replace(request, layers=request.layers[:1])
-    for captured in capture(models, domains, request.layers, folds, in_turn=True):
-        gate = _Gate(one, folds, len(captured.tokens), progress)
-        gate.add(captured)
-        yield gate.result()[1][0].weights
 
 
 def _unjudged(request: GateRequest, weights: Tensor, warnings: Sequence[Problem] = ()) -> GateFit:

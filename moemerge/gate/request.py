@@ -97,15 +97,11 @@ class GateTexts:
         return not self.pool and all(own.general for own in self.experts)
 
 
-class MergedModels(Protocol):
-    """Models on demand. Each is in eval mode on its device, and valid until the next call."""
+class DenseModels(Protocol):
+    """Dense models on demand. Each is in eval mode on its device, and valid until the next call."""
 
     def merged(self, expert: int) -> PreTrainedModel:
         """The merged shared weights with the FFNs of `expert`: what runs when the router always picks it."""
-
-
-class DenseModels(MergedModels, Protocol):
-    """The other dense models of a merge too."""
 
     def specialist(self, expert: int) -> PreTrainedModel:
         """The specialist as a user would run it."""

@@ -67,23 +67,15 @@ class Walk:
         """The residual stream `[B, S, d]` of each of a model's batches: what enters the next layer."""
         return self._states[number]
 
-    def advance(self, layer: int, read: Reader | None = None) -> None:
+    @torch.inference_mode()
+    def advance(self, layer: int, read: Reader | None = None, *, last: bool = False) -> None:
         """Runs one layer over all batches.
 
         Args:
             layer: each in turn, from 0.
             read: is told what enters the layer's MoE block.
+            last: nothing is asked of what leaves that block, so it does not run.
         """
-        for number, place, output in self._run(layer, read, ffn=True):
-            self._states[number][place] = output
-
-    def look(self, layer: int, read: Reader) -> None:
-        """Tells what enters the next layer's MoE block, which does not run; the batches stay where they are."""
-        for _ in self._run(layer, read, ffn=False):
-            pass
-
-    @torch.inference_mode()
-    def _run(self, layer: int, read: Reader | None, *, ffn: bool) -> Iterator[tuple[int, int, Tensor]]:
         for number, states in enumerate(self._states):
             if not states:
                 continue
@@ -91,16 +83,16 @@ class Walk:
             anatomy = anatomy_of(model)
             block: Any = anatomy.layers_of(model)[layer]
             recurrent = anatomy.recurrent_of(block)
-            ffn_block = anatomy.block_of(block) if read or not ffn else None  # not every layer has one
+            ffn_block = anatomy.block_of(block) if read else None  # not every layer has one
             for place, arguments in enumerate(self._arguments[number]):
                 with (
                     _entering(ffn_block, partial(read, number, place)) if read else nullcontext(),
-                    nullcontext() if ffn else _instead([ffn_block], lambda states: states),
+                    _instead([ffn_block], lambda states: states) if last else nullcontext(),
                     _by_text(recurrent) if recurrent is not None else nullcontext(),
                 ):
                     inputs, others = arguments[layer]
                     output = block(states[place], *inputs, **others)
-                yield number, place, output[0] if isinstance(output, tuple) else output
+                states[place] = output[0] if isinstance(output, tuple) else output
 
 
 _Arguments = tuple[tuple[Any, ...], dict[str, Any]]

@@ -78,9 +78,8 @@ def _section(training: dict[str, Any]) -> str:
     if also:
         what += f" and, by LoRA of rank {options['rank']}, {' and '.join(also)} were trained"
     text = (
-        f"{_HEADING}\n\n{what}, from the gate `{options['start']}`"
-        f"{', calibrated' if options['calibrate'] else ''}, for {training['steps']} steps; everything else is as it "
-        "was built, bit for bit. "
+        f"{_HEADING}\n\n{what}, from the gate `{options['start']}`, for "
+        f"{training['steps']} steps; everything else is as it was built, bit for bit. "
     )
     if training["kept"] == "best":
         text += f"Step {training['best_step']} is kept. "

@@ -58,7 +58,6 @@ class TrainOptions:
         "fitted", START, "The gate to begin from: fitted (the folder's own), or made anew on the training texts: "
         "discriminant, lda, centroid, centred, random, uniform.",
     )  # fmt: skip
-    calibrate: bool = option(False, START, "Refits the gate layer by layer through the mixture first.")
     route: Route = option(
         "auto", START, "While training. straight-through: as exported, with the gradient of the mixture with the next "
         "best expert; soft: all experts; top-k: the k largest, at least 2; auto: straight-through for one expert "
@@ -118,10 +117,10 @@ class TrainOptions:
             raise TrainError(message, hint="one of `auto`, `float32`, `bfloat16`")
         if self.placement.device_map is not None and self.also:
             raise TrainError("`--also` cannot be trained with `--device-map`", hint="use `--device`")
-        if self.adapter_only and (self.method != "lora" or self.start != "fitted" or self.calibrate):
+        if self.adapter_only and (self.method != "lora" or self.start != "fitted"):
             raise TrainError(
-                "`--adapter-only` writes a change of the folder's own gate, so it needs `--method lora` and the start "
-                "`fitted`, without `--calibrate`",
+                "`--adapter-only` writes a change of the folder's own gate, so it needs `--method lora` and the "
+                "start `fitted`",
                 hint="leave `--adapter-only` out: the whole folder holds a gate from any start",
             )
 
@@ -141,11 +140,11 @@ class TrainOptions:
         Args:
             own: the kind of the folder's gate (`kind_of_gate`), which the start `fitted` takes.
         """
-        return _begins_as(own, self.start, self.calibrate) in PLACING
+        return _begins_as(own, self.start) in PLACING
 
     def resolved(self, own: str) -> TrainOptions:
         """The same with rate and weight of the labels settled; `own` as in `places_first`."""
-        lost = _begins_as(own, self.start, self.calibrate) in LOST
+        lost = _begins_as(own, self.start) in LOST
         weight = self.domain_weight if self.domain_weight is not None else LOST_WEIGHT if lost else 0.0
         rate = LOST_RATES[self.method] if lost and self.rate is None else self.learning_rate
         return replace(self, domain_weight=weight, rate=rate)
@@ -176,12 +175,13 @@ def kind_of_gate(built: str, trainings: Sequence[Mapping[str, Any]]) -> str:
     kind = built
     for training in trainings:
         options = training["options"]
-        kind = _begins_as(kind, options["start"], options["calibrate"])
+        # `calibrate` is of records from before it was deleted: it made a gate that counts as a discriminant.
+        kind = "discriminant" if options.get("calibrate") else _begins_as(kind, options["start"])
         if kind in LOST and training["kept"] == "best":
             kind = "trained"
     return kind
 
 
-def _begins_as(own: str, start: str, calibrate: bool) -> str:
-    """The kind of a start's gate; a calibrated one counts as a discriminant."""
-    return "discriminant" if calibrate else own if start == "fitted" else start
+def _begins_as(own: str, start: str) -> str:
+    """The kind of a start's gate."""
+    return own if start == "fitted" else start

@@ -141,7 +141,6 @@ def _check_copies(options: TrainOptions) -> None:
     """What asks for each expert's own domain cannot be done where no expert has one."""
     asked = {
         f"--start {options.start}": options.start != "fitted",
-        "--calibrate": options.calibrate,
         "--distil-weight": bool(options.distil_weight),
     }
     for option, given in asked.items():

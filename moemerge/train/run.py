@@ -248,7 +248,7 @@ class _Training:
 
     def _compare(self, found: Judgement, loop: Loop) -> None:
         """A training from another start can end above the folder's own gate: that is said."""
-        if self.options.start == "fitted" and not self.options.calibrate:
+        if self.options.start == "fitted":
             return
         self.trained.load(loop.start_state)  # with which nothing but the gates can differ from the folder
         built = self.judge.look(self.built)

@@ -116,6 +116,8 @@ def load_state(path: Path, wanted: Mapping[str, Any]) -> State:
     if values.pop("format", None) != FORMAT:
         raise TrainError(f"`{path}` was written by another version of moemerge", hint="remove it to start again")
     asked = values["asked"]
+    if asked.get("calibrate") is False:  # of states from before that option was deleted; nothing differs without it
+        del asked["calibrate"]
     differing = [
         f"\n  {name}: {asked.get(name)!r} then, {wanted.get(name)!r} now"
         for name in dict.fromkeys([*asked, *wanted])

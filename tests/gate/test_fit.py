@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from moemerge.errors import GateError, Problem
 from moemerge.gate import ExpertTexts, GateFit, GateRequest, fit_gate, held_out
 from moemerge.gate import fit as room
 from moemerge.gate.closed_forms import METHODS
-from moemerge.gate.fit import fit_in_turn
 from moemerge.gate.moments import Moments
 from tests.gate.conftest import LABELLED, LAYERS, WIDTH, TinyModels, texts
 
@@ -59,21 +57,6 @@ def test_domains_apart_are_routed_to_their_experts(init: Any, models: TinyModels
     assert "inseparable-experts" not in codes(fit)
 
 
-def test_gates_in_turn_see_what_was_put_in_before(models: TinyModels, tokenizer: Any) -> None:
-    """At a fixed λ they are those of a fit of all layers where nothing is put in; a changed layer moves the next."""
-    request = replace(OFF, ridge=0.2)
-    together = fit_gate(request, models, tokenizer).weights
-    rows = list(fit_in_turn(request, models, tokenizer))
-    torch.testing.assert_close(torch.stack(rows), together)
-    held = [models.merged(expert) for expert in range(3)]
-    turns = fit_in_turn(request, SimpleNamespace(merged=held.__getitem__), tokenizer)  # type: ignore[arg-type]
-    first = next(turns)
-    for model in held:
-        model.model.layers[0].mlp.down_proj.weight.data.mul_(-1)
-    torch.testing.assert_close(first, together[0])
-    assert not torch.allclose(next(turns), together[1], atol=1e-2)
-
-
 def test_a_gate_of_some_layers_is_that_of_all_there(models: TinyModels, tokenizer: Any) -> None:
     """At a fixed λ; what is not asked for is passed through."""
     request = replace(OFF, ridge=0.2, keep_statistics=True)
@@ -83,17 +66,6 @@ def test_a_gate_of_some_layers_is_that_of_all_there(models: TinyModels, tokenize
     assert last.statistics is not None
     assert every.statistics is not None
     assert torch.equal(last.statistics.second, every.statistics.second[1:])
-
-
-def test_gates_in_turn_read_windows_that_the_tokenizer_allows(models: TinyModels, tokenizer: Any) -> None:
-    """A text longer than the model reads is cut as in a fit of all layers."""
-    short = copy.deepcopy(tokenizer)
-    short.model_max_length = 8
-    experts = tuple(ExpertTexts(name, documents=(" ".join(texts(name, 6)),) * 2) for name in NAMES)
-    request = replace(OFF, experts=experts, ridge=0.2)
-    (first,) = fit_in_turn(replace(request, layers=(0,)), models, short)
-    torch.testing.assert_close(first, fit_gate(request, models, short).weights[0])
-    assert not torch.allclose(first, fit_gate(request, models, tokenizer).weights[0], atol=1e-3)
 
 
 def test_rows_are_the_closed_form_times_the_scale(models: TinyModels, tokenizer: Any) -> None:
@@ -190,7 +162,11 @@ def test_texts_beyond_the_tokenizers_limit_are_read_in_windows(models: TinyModel
     short = copy.deepcopy(tokenizer)
     short.model_max_length = 20
     experts = tuple(ExpertTexts(name, documents=texts(name, 4, 30)) for name in NAMES)
-    assert fit_gate(replace(OFF, experts=experts), models, short).tokens == (4 * 30,) * 3
+    request = replace(OFF, experts=experts)
+    fit = fit_gate(request, models, short)
+    assert fit.tokens == (4 * 30,) * 3
+    assert torch.equal(fit.weights, fit_gate(replace(request, context=20), models, tokenizer).weights)
+    assert not torch.allclose(fit.weights, fit_gate(request, models, tokenizer).weights, atol=1e-3)
 
 
 def test_prompts_too_long_to_continue_are_kept(models: TinyModels, tokenizer: Any) -> None:

@@ -53,7 +53,6 @@ def test_held_out_texts_are_of_the_same_domains(copies: Path, data: Path, traine
     ("options", "asked"),
     [
         ({"start": "lda"}, "--start lda"),
-        ({"calibrate": True}, "--calibrate"),
         ({"distil_weight": 1.0}, "--distil-weight"),
     ],
 )

@@ -122,7 +122,7 @@ def differing(one: Path, other: Path) -> dict[str, list[tuple[float, float]]]:
     }
 
 
-@pytest.mark.parametrize("more", [{}, {"checkpointing": True}, {"start": "discriminant", "calibrate": True}])
+@pytest.mark.parametrize("more", [{}, {"checkpointing": True}, {"start": "discriminant"}])
 def test_a_training_is_the_same(more: Any, one_thread: None, trained: Trainer, tmp_path: Path) -> None:
     """To the bytes of the folder, with most of the model on the disk."""
     given = {"rate": 2e-2, "distil_weight": 0.1, **more}

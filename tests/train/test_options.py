@@ -9,9 +9,9 @@ import pytest
 from moemerge.train.options import LOST_RATES, LOST_WEIGHT, RATE, TrainOptions, kind_of_gate
 
 
-def training(start: str = "fitted", kept: str = "best", *, calibrate: bool = False) -> dict[str, Any]:
+def training(start: str = "fitted", kept: str = "best", **options: Any) -> dict[str, Any]:
     """A record's entry, as far as it counts."""
-    return {"options": {"start": start, "calibrate": calibrate}, "kept": kept}
+    return {"options": {"start": start, **options}, "kept": kept}
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,7 @@ def training(start: str = "fitted", kept: str = "best", *, calibrate: bool = Fal
         ("random", [training()], "trained"),
         ("random", [training(kept="start")], "random"),
         ("random", [training(kept="start", calibrate=True)], "discriminant"),
+        ("random", [training(kept="start", calibrate=False)], "random"),
         ("discriminant", [training()], "discriminant"),
         ("discriminant", [training("random")], "trained"),
         ("discriminant", [training("random", "start")], "random"),
@@ -29,7 +30,7 @@ def training(start: str = "fitted", kept: str = "best", *, calibrate: bool = Fal
     ],
 )
 def test_a_trained_gate_counts_as_what_it_became(built: str, trainings: list[dict[str, Any]], kind: str) -> None:
-    """A lost gate that was trained routes; one that was kept as it was does not."""
+    """A lost gate that was trained routes; one that was kept as it was does not. Older records have `calibrate` too."""
     assert kind_of_gate(built, trainings) == kind
 
 

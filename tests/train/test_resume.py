@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from moemerge.api import train_router
 from moemerge.errors import TrainError
+from moemerge.train.options import TrainOptions
 from moemerge.train.state import state_path
 from tests.evaluate.test_processes import ROOT
 from tests.train.conftest import Trainer
@@ -115,6 +116,25 @@ def test_other_options_do_not_resume(trained: Trainer, tmp_path: Path, monkeypat
         "  seed: 0 then, 3 now",
     ]  # fmt: skip
     assert trained(resume=True).training["steps"] == 6
+
+
+@pytest.mark.parametrize("calibrate", [False, True])
+def test_an_older_state_resumes(
+    calibrate: bool, trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells of `calibrate`, which was deleted: nothing differs where it was not asked for."""
+    account = TrainOptions.account
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainOptions, "account", lambda self: {**account(self), "calibrate": calibrate})
+        patch.setattr("moemerge.train.loop.Loop.go", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            trained()
+    if not calibrate:
+        assert trained(resume=True).training["steps"] == 6
+        return
+    with pytest.raises(TrainError) as caught:
+        trained(resume=True)
+    assert caught.value.message.splitlines()[1:] == ["  calibrate: True then, None now"]
 
 
 def test_a_full_disk_is_said(trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,12 +253,6 @@ def test_starts(start: str, trained: Trainer) -> None:
     assert (result.start.accuracy > 0.7) == (start != "random")
 
 
-def test_calibration_fits_what_the_gates_before_send(trained: Trainer) -> None:
-    """From a random gate, calibration alone finds the experts."""
-    result = trained(calibrate=True, steps=1)
-    assert result.start.accuracy > 0.9
-
-
 def test_distillation_is_logged_and_falls(trained: Trainer) -> None:
     """The divergence from the domains' own specialists falls while the gate learns to pick them."""
     result = trained(rate=2e-2, steps=30, judge_every=10, distil_weight=1.0, domain_weight=0.0)
@@ -333,7 +327,7 @@ def test_a_file_that_changed_is_told_before_the_training(
 
 
 def test_no_steps_write_the_start(trained: Trainer) -> None:
-    """`--steps 0`: the gate of the start, or the calibrated one, and no claim about a training."""
+    """`--steps 0`: the gate of the start, and no claim about a training."""
     result = trained(start="centroid", steps=0)
     assert (result.kept, result.training["steps"], result.change) == ("start", 0, (0.0, 0.0, 0.0))
     assert result.training["ended"] == "no steps were asked for"
