@@ -197,16 +197,20 @@ def gate(
     return torch.stack(rows).float()
 
 
+def by_owner(read: Read, amounts: Tensor) -> Tensor:
+    """Sums of `[n]` over each expert's tokens, given to each of these: `[n]`."""
+    sums = torch.zeros(read.saved.shape[1], dtype=torch.float64).index_add_(0, read.owners, amounts)
+    return sums[read.owners]
+
+
 def shared_out(read: Read, weights: Tensor) -> Tensor:
     """Weights `[n]` of which every expert's tokens have the same share."""
-    totals = torch.zeros(read.saved.shape[1], dtype=torch.float64).index_add_(0, read.owners, weights)
-    return weights / totals[read.owners]
+    return weights / by_owner(read, weights)
 
 
 def by_expert(read: Read, weights: Tensor) -> Tensor:
     """Weights `[n]` that are alike for all tokens of an expert, with the totals that `weights` give."""
-    totals = torch.zeros(read.saved.shape[1], dtype=torch.float64).index_add_(0, read.owners, weights * read.even)
-    return totals[read.owners] * read.even
+    return by_owner(read, weights * read.even) * read.even
 
 
 def pooled(read: Read) -> Tensor:
@@ -293,15 +297,18 @@ def both(one: Read, other: Read) -> Read:
 
 def to_scale(read: Read) -> Tensor:
     """What is saved, `[n, E]`, for every expert's tokens to one scale."""
-    squares = read.saved.square().mean(1)
-    sums = torch.zeros(read.saved.shape[1], dtype=torch.float64).index_add_(0, read.owners, squares)
-    counts = torch.bincount(read.owners, minlength=len(sums)).clamp(min=1)
-    return read.saved / (sums / counts).sqrt()[read.owners, None]
+    squares = by_owner(read, read.even * read.saved.square().mean(1)) / by_owner(read, read.even)
+    return read.saved / squares.sqrt()[:, None]
 
 
-def beside(read: Read, saved: Tensor, share: float) -> Tensor:
+def best(read: Read) -> Tensor:
+    """One-hot of the expert that saves the most around each token, `[n, E]`: labels that nobody gave."""
+    return torch.nn.functional.one_hot(read.saved.argmax(1), read.saved.shape[1]).double()
+
+
+def beside(labels: Tensor, saved: Tensor, share: float) -> Tensor:
     """Labels, and a share of what is saved, each to the same spread."""
-    return (1 - share) * read.labels / read.labels.std() + share * saved / saved.std()
+    return (1 - share) * labels / labels.std() + share * saved / saved.std()
 
 
 def that_gain(read: Read) -> Read:
@@ -363,7 +370,7 @@ def every_lead(leads: Leads) -> dict[str, Callable[[], Tensor]]:
         return gate(own, own.labels)
 
     def shared(share: float) -> Tensor:
-        return gate(read(), beside(read(), read().saved, share))
+        return gate(read(), beside(read().labels, read().saved, share))
 
     beside_base = {
         "labels, weighted by what the own expert saves against the base": lambda: gate(
@@ -381,8 +388,11 @@ def every_lead(leads: Leads) -> dict[str, Callable[[], Tensor]]:
             f"{words} savings": partial(shared, share)
             for words, share in (("a quarter", 0.25), ("half", 0.5), ("three quarters", 0.75))
         },
+        "the best expert of the neighbours": lambda: gate(read(), best(read())),
+        "the same, half savings": lambda: gate(read(), beside(best(read()), read().saved, 0.5)),
+        "the same, three quarters savings": lambda: gate(read(), beside(best(read()), read().saved, 0.75)),
         "savings to scale": lambda: gate(read(), to_scale(read())),
-        "half savings to scale": lambda: gate(read(), beside(read(), to_scale(read()), 0.5)),
+        "half savings to scale": lambda: gate(read(), beside(read().labels, to_scale(read()), 0.5)),
         "labels, also without a prompt": lambda: gate(also := both(read(), leads.unprompted), also.labels),
         "labels, also without a prompt where that gains": lambda: gate(
             also := both(read(), that_gain(leads.unprompted)), also.labels

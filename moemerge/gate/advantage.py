@@ -1,4 +1,4 @@
-"""What each expert saves a token: the targets of the gate `advantage`.
+"""What each expert saves a token: what the gate `advantage` is fitted to.
 
 Every text runs through every expert, forced in all layers. An expert's advantage on a token is the experts' mean loss
 there minus its own, in nats: what the choice saves, which is what a router should maximise. It needs no domain labels
@@ -8,6 +8,7 @@ over its neighbours in the text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,16 +20,21 @@ from moemerge.console import Progress
 from moemerge.dense.generation import device_of
 from moemerge.errors import GateError
 from moemerge.families import anatomy_of
-from moemerge.gate.capture import Domain
 from moemerge.gate.passages import Passage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from moemerge.gate.capture import Domain
     from moemerge.gate.request import DenseModels
 
 WINDOW = 81
 """Neighbouring tokens, the token among them, whose losses are averaged."""
+
+SAVED = 0.75
+"""Share of the targets that is what the experts save; measured in docs/decisions/gate-advantage-targets.md."""
+
+TINY = torch.finfo(torch.float64).tiny
 
 BATCH_TOKENS = 2048
 """Positions that run at once, padding too."""
@@ -89,6 +95,23 @@ def averaged(losses: Tensor, scored: Tensor) -> Tensor:
         for one in (torch.where(scored[:, None], losses, 0.0), scored.double())
     )
     return (sums[end] - sums[first]) / (counts[end] - counts[first]).clamp(min=1)[:, None]
+
+
+def targets(advantages: Tensor, weights: Tensor) -> Tensor:
+    """What the rows are fitted to, `[n, E]`: what each expert saves, for a share of `SAVED`, and which one saves the
+    most, for the rest; both have a spread of 1.
+
+    Savings alone give away a domain where little is to be saved to an expert that saves as much elsewhere.
+
+    Args:
+        advantages: in nats, `[n, E]`; each token's sum to zero.
+        weights: of the tokens, `[n]`.
+    """
+    count, experts = advantages.shape
+    best = torch.zeros(count, experts, dtype=advantages.dtype).scatter_(1, advantages.argmax(1, keepdim=True), 1.0)
+    spread = (weights @ advantages.square().mean(1) / weights.sum()).sqrt()
+    of_best = math.sqrt(max(experts - 1, 1)) / experts  # of a 1 and zeros about their mean
+    return (1 - SAVED) / of_best * (best - 1 / experts) + SAVED / spread.clamp(min=TINY) * advantages
 
 
 def _with_targets(passage: Passage, losses: tuple[Tensor, ...]) -> Passage:

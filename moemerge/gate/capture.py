@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from moemerge.errors import GateError
+from moemerge.gate.advantage import targets
 from moemerge.gate.moments import Moments
 from moemerge.gate.packed import packed_attention
 from moemerge.gate.passages import Passage
@@ -82,24 +83,25 @@ class Captured:
         that is as exact as fp32 numbers are, and takes half as long as fp64 throughout.
         """
         weights = 1 / torch.bincount(self.labels, minlength=2 * self.experts).double()[self.labels]
-        return [self._moments(self.places(part), weights) for part in range(len(self.sizes))]
+        wanted = None if self.advantages is None else targets(self.advantages, weights)
+        return [self._moments(self.places(part), weights, wanted) for part in range(len(self.sizes))]
 
-    def _moments(self, places: slice, weights: Tensor) -> Moments:
+    def _moments(self, places: slice, weights: Tensor, wanted: Tensor | None) -> Moments:
         width, classes, device = self.tokens.shape[1], 2 * self.experts, self.tokens.device
         second: Tensor | None = None
         first = torch.zeros(classes, width, dtype=torch.float64, device=device)
-        aims = None if self.advantages is None else torch.zeros(self.experts, width, dtype=torch.float64, device=device)
+        aims = None if wanted is None else torch.zeros(self.experts, width, dtype=torch.float64, device=device)
         mass = torch.zeros(classes, dtype=torch.float64)
         mass.index_add_(0, self.labels[places], weights[places])
-        saved = self.tokens.new_zeros(len(weights), 0) if self.advantages is None else self.advantages
-        for tokens, labels, each, gains in zip(
-            *(of[places].split(BLOCK) for of in (self.tokens, self.labels, weights, saved)), strict=True
+        wanted = self.tokens.new_zeros(len(weights), 0) if wanted is None else wanted
+        for tokens, labels, each, sought in zip(
+            *(of[places].split(BLOCK) for of in (self.tokens, self.labels, weights, wanted)), strict=True
         ):
             member = torch.zeros(classes, len(labels)).scatter_(0, labels[None], each.float()[None])
             block = tokens.to(torch.float32, copy=True)
             first += member.to(device) @ block
             if aims is not None:
-                aims += (gains * each[:, None]).T.float().to(device) @ block
+                aims += (sought * each[:, None]).T.float().to(device) @ block
             product = _gram(block.mul_(each.sqrt().float().to(device)[:, None]))
             second = product.double() if second is None else second.add_(product)
         assert second is not None, "no tokens are one empty block"

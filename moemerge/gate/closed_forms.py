@@ -30,10 +30,11 @@ def ridge(moments: Moments, strength: float) -> Tensor:
 
 
 def advantage(moments: Moments, strength: float) -> Tensor:
-    """Least squares to what each expert saves, in nats, with a penalty; rows centred, then divided by their norms.
+    """Least squares to targets that are made of what each expert saves (`gate.advantage.targets`), with a penalty; rows
+    centred, then divided by their norms.
 
-    `W = [(G + λ tr(G)/d I)^-1 B]ᵀ`, where column e of B is `Σ w a_e h` with the expert's advantages a_e. A token's
-    advantages sum to zero, so centring changes rounding alone.
+    `W = [(G + λ tr(G)/d I)^-1 B]ᵀ`, where column e of B is `Σ w t_e h` with the expert's targets t_e. A token's targets
+    sum to zero, so centring changes rounding alone.
     """
     assert moments.aims is not None, "passages without advantages"
     rows = moments.everything.solve(strength, moments.aims)

@@ -25,7 +25,7 @@ class Moments:
         mass: `Σ w` of each expert's own domain, shape `[E]`: 1 unless a fold is left out.
         negative: `Σ w h` of each expert's negative prompts, shape `[E, d]`.
         negative_mass: `Σ w` of each expert's negative prompts, shape `[E]`: 0 where there are none.
-        aims: `Σ w a h` with each expert's advantages a on the tokens, shape `[E, d]`; None where they are not known.
+        aims: `Σ w t h` with each expert's targets t of `advantage`, shape `[E, d]`; None where they are not known.
         width: the d of λ's unit tr/d, where the vectors are coordinates in a span of fewer dimensions.
     """
 

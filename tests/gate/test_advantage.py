@@ -11,7 +11,7 @@ import torch
 from moemerge.console import Silent
 from moemerge.errors import GateError
 from moemerge.gate import ExpertTexts, GateRequest, fit_gate
-from moemerge.gate.advantage import WINDOW, averaged, with_advantages
+from moemerge.gate.advantage import SAVED, WINDOW, averaged, targets, with_advantages
 from moemerge.gate.capture import Domain
 from moemerge.gate.passages import Passage, prompt_passages
 from tests.gate.conftest import LAYERS, WIDTH, TinyModels, texts
@@ -79,7 +79,7 @@ def test_an_expert_loses_its_negative_prompts_by_what_the_best_one_saves(models:
 
 
 def test_rows_are_the_ridge_as_it_is_written(models: TinyModels, tokenizer: Any) -> None:
-    """Least squares to the advantages, domains balanced, λ in units of the mean eigenvalue, centred, then unit rows."""
+    """Least squares to the targets, domains balanced, λ in units of the mean eigenvalue, centred, then unit rows."""
     fit = fit_gate(REQUEST, models, tokenizer)
     for layer in range(LAYERS):
         inputs, aims, weights = [], [], []
@@ -95,6 +95,9 @@ def test_rows_are_the_ridge_as_it_is_written(models: TinyModels, tokenizer: Any)
                 aims.append(expected(models, passage))
                 weights.append(torch.full((passage.tokens,), 1 / domain.tokens).double())
         h, a, w = torch.cat(inputs), torch.cat(aims), torch.cat(weights)
+        best = torch.eye(3).double()[a.argmax(1)] - 1 / 3
+        of_best, of_saved = (float((w @ t.square().mean(1) / w.sum()).sqrt()) for t in (best, a))
+        a = (1 - SAVED) / of_best * best + SAVED / of_saved * a
         second = h.T @ (w[:, None] * h)
         second += 0.2 * second.trace() / WIDTH * torch.eye(WIDTH).double()
         rows = torch.linalg.solve(second, h.T @ (w[:, None] * a)).T
@@ -103,13 +106,25 @@ def test_rows_are_the_ridge_as_it_is_written(models: TinyModels, tokenizer: Any)
         torch.testing.assert_close(fit.weights[layer].double(), rows, atol=2e-4, rtol=2e-4)
 
 
-def test_no_label_moves_the_gate_but_by_the_balance(models: TinyModels, tokenizer: Any) -> None:
-    """Which expert a text is given to changes nothing where all experts are the same model in the layers' FFNs."""
+def test_targets_have_one_spread_and_no_common_part() -> None:
+    """Both parts, however large the savings; the expert that saves the most has the largest target."""
+    generator = torch.Generator().manual_seed(0)
+    saved, weights = torch.randn(50, 4, generator=generator).double(), torch.rand(50, generator=generator).double()
+    saved -= saved.mean(1, keepdim=True)
+    found = targets(saved, weights)
+    torch.testing.assert_close(found, targets(1000 * saved, weights))
+    torch.testing.assert_close(found.sum(1), torch.zeros(50).double())
+    torch.testing.assert_close(found.argmax(1), saved.argmax(1))
+    gap = (found - SAVED * saved / (weights @ saved.square().mean(1) / weights.sum()).sqrt()) / (1 - SAVED)
+    torch.testing.assert_close(gap.square().mean(1), torch.ones(50).double())
+
+
+def test_experts_that_save_alike_give_finite_targets(models: TinyModels, tokenizer: Any) -> None:
+    """As where all are one model in the layers' FFNs."""
     same = TinyModels(models.base(), [models.specialist(0)] * 3)
-    turned = tuple(replace(texts, prompts=EXPERTS[(i + 1) % 3].prompts) for i, texts in enumerate(EXPERTS))
-    for experts in (EXPERTS, turned):
-        fit = fit_gate(replace(REQUEST, experts=experts), same, tokenizer)
-        assert fit.weights.isfinite().all()
+    assert fit_gate(REQUEST, same, tokenizer).weights.isfinite().all()
+    assert targets(torch.zeros(5, 1).double(), torch.ones(5).double()).eq(0).all()
+    assert targets(torch.zeros(5, 3).double(), torch.ones(5).double()).isfinite().all()
 
 
 def test_the_gate_sends_tokens_where_they_lose_least(models: TinyModels, tokenizer: Any) -> None:
