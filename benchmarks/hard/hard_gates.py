@@ -192,7 +192,7 @@ def gate_documents(domain: str, *, unlike: bool = False) -> tuple[Document, ...]
     return tuple(json.loads(line)["text"] for line in lines)
 
 
-def shared_out(experts: Sequence[ExpertTexts], *, unlike: bool) -> dict[str, tuple[Document, ...]]:
+def own_documents(experts: Sequence[ExpertTexts], *, unlike: bool) -> dict[str, tuple[Document, ...]]:
     """The documents of each expert, by its name; those of one domain take turns."""
     own = defaultdict[str, list[str]](list)
     for expert in experts:
@@ -225,7 +225,7 @@ def fitted(name: str, init: str, form: str, *, again: bool, unlike: bool = False
     plan = plan_of(name, f"gate.init={init}", "experts_per_token=2")
     texts = read_gate_texts(plan, recipe_path(name).parent).experts
     if form != "prompts":
-        read = shared_out(texts, unlike=unlike)
+        read = own_documents(texts, unlike=unlike)
         texts = tuple(
             replace(own, prompts=own.prompts if form == "both" else (), documents=read[own.name])
             if read[own.name]

@@ -22,6 +22,7 @@ from unittest.mock import patch
 
 import torch
 import transformers
+from hard_fits import beside, best, by_expert, evened, gate, logistic, pooled, shared_out, to_scale
 from hard_gates import (
     EXPAND,
     MOST_TOKENS,
@@ -36,7 +37,7 @@ from hard_gates import (
     write_once,
     written_path,
 )
-from hard_reading import Forced, Read, Text, joined, texts_of
+from hard_reading import Forced, Read, Text, both, joined, of_best, texts_of
 from torch import Tensor
 
 from losses import gain_kept, mean
@@ -46,10 +47,6 @@ from moemerge.dense.generation import continuations, end_tokens
 from moemerge.dense.models import load_tokenizer
 from moemerge.gate import expand
 from moemerge.gate.advantage import averaged
-
-LAMBDA = 0.1
-NEIGHBOURS = 3
-"""Layers whose moments are pooled in one of the leads."""
 
 
 class Leads:
@@ -162,104 +159,6 @@ def _keep(found: Any, path: Any) -> Any:
     return found
 
 
-def solve(inputs: Tensor, targets: Tensor, weights: Tensor, ridge: float = LAMBDA) -> Tensor:
-    """Weighted least squares with a penalty, `[E, d]`, fp64; λ in units of the mean eigenvalue."""
-    inputs = inputs.double()
-    weighted = inputs * weights[:, None]
-    second = weighted.T @ inputs
-    second.diagonal().add_(ridge * second.diagonal().mean())
-    rows: Tensor = torch.linalg.solve(second, weighted.T @ targets).T
-    return rows
-
-
-def unit(rows: Tensor) -> Tensor:
-    """Rows of norm 1."""
-    norms: Tensor = rows.norm(dim=1, keepdim=True)
-    return rows / norms
-
-
-def spread_out(rows: Tensor, inputs: Tensor, weights: Tensor, spread: float = 1.0) -> Tensor:
-    """Rows whose logits have a spread about each token's mean."""
-    logits = inputs.double() @ rows.T
-    centred = logits - logits.mean(1, keepdim=True)
-    return rows * (spread / float((weights @ centred.square().mean(1)).sqrt()))
-
-
-def gate(
-    read: Read, targets: Tensor, weights: Tensor | None = None, ridge: float = LAMBDA, spreads: Sequence[float] = ()
-) -> Tensor:
-    """Ridge on targets `[n, E]` in every layer, `[L, E, d]`."""
-    weights = read.even if weights is None else weights / weights.sum()
-    rows = []
-    for layer, inputs in enumerate(read.inputs):
-        own = unit(solve(inputs, targets, weights, ridge))
-        rows.append(spread_out(own, inputs, read.even, spreads[layer] if spreads else 1.0))
-    return torch.stack(rows).float()
-
-
-def by_owner(read: Read, amounts: Tensor) -> Tensor:
-    """Sums of `[n]` over each expert's tokens, given to each of these: `[n]`."""
-    sums = torch.zeros(read.saved.shape[1], dtype=torch.float64).index_add_(0, read.owners, amounts)
-    return sums[read.owners]
-
-
-def shared_out(read: Read, weights: Tensor) -> Tensor:
-    """Weights `[n]` of which every expert's tokens have the same share."""
-    return weights / by_owner(read, weights)
-
-
-def by_expert(read: Read, weights: Tensor) -> Tensor:
-    """Weights `[n]` that are alike for all tokens of an expert, with the totals that `weights` give."""
-    return by_owner(read, weights * read.even) * read.even
-
-
-def pooled(read: Read) -> Tensor:
-    """Ridge on labels with the second moments of neighbouring layers added up."""
-    rows, weights = [], read.even
-    inputs = [one.double() / one.double().square().mean().sqrt() for one in read.inputs]
-    seconds = [(one * weights[:, None]).T @ one for one in inputs]
-    for layer, own in enumerate(inputs):
-        near = range(max(layer - NEIGHBOURS // 2, 0), min(layer + NEIGHBOURS // 2 + 1, len(inputs)))
-        second = torch.stack([seconds[one] for one in near]).sum(0)
-        second.diagonal().add_(LAMBDA * second.diagonal().mean())
-        found = torch.linalg.solve(second, (own * weights[:, None]).T @ read.labels).T
-        rows.append(spread_out(unit(found), read.inputs[layer], weights))
-    return torch.stack(rows).float()
-
-
-def evened(read: Read) -> Tensor:
-    """Ridge on labels from what a token's input tells of the mean of its text."""
-    rows = []
-    for inputs in read.inputs:
-        own = inputs.double()
-        count = int(read.texts.max()) + 1
-        sums = torch.zeros(count, own.shape[1], dtype=torch.float64).index_add_(0, read.texts, own)
-        means = (sums / torch.bincount(read.texts, minlength=count).clamp(min=1)[:, None])[read.texts]
-        to_mean = solve(own, means, read.even)  # [d, d]
-        rows.append(spread_out(unit(solve(means, read.labels, read.even) @ to_mean), inputs, read.even))
-    return torch.stack(rows).float()
-
-
-def logistic(read: Read, *, steps: int = 3) -> Tensor:
-    """Newton's steps of softmax regression from the ridge on labels: least squares that the Hessian weighs."""
-    rows = []
-    labels, even = read.labels.float(), read.even.float()
-    for own in read.inputs:
-        second = (own * even[:, None]).T @ own
-        penalty = LAMBDA * float(second.diagonal().mean())
-        found = spread_out(unit(solve(own, read.labels, read.even)), own, read.even, 2.0).float()
-        for _ in range(steps):
-            chances = (own @ found.T).softmax(1)
-            slope = ((chances - labels) * even[:, None]).T @ own
-            for expert in range(len(found)):  # each row by its own curvature: the blocks on the diagonal
-                curved = even * chances[:, expert] * (1 - chances[:, expert])
-                hessian = (own * curved[:, None]).T @ own
-                hessian.diagonal().add_(penalty * float(curved.sum()))
-                found[expert] -= torch.linalg.solve(hessian, slope[expert])
-        rows.append(spread_out(found.double(), own, read.even))
-    return torch.stack(rows).float()
-
-
 def in_turn(leads: Leads) -> Tensor:
     """Ridge on labels, fitted again to the inputs that the mixture has when the fitted gate routes."""
     read = leads.written
@@ -283,49 +182,6 @@ def in_turn(leads: Leads) -> Tensor:
     counted = torch.cat([torch.tensor(text.counted) for text in texts])
     routed = replace(read, inputs=[torch.cat(own)[counted] for own in held])
     return gate(routed, routed.labels)
-
-
-def both(one: Read, other: Read) -> Read:
-    """Two sets of texts as one."""
-    return Read(
-        [torch.cat(pair) for pair in zip(one.inputs, other.inputs, strict=True)],
-        torch.cat([one.owners, other.owners]),
-        torch.cat([one.texts, other.texts + int(one.texts.max()) + 1]),
-        torch.cat([one.saved, other.saved]),
-    )
-
-
-def to_scale(read: Read) -> Tensor:
-    """What is saved, `[n, E]`, for every expert's tokens to one scale."""
-    squares = by_owner(read, read.even * read.saved.square().mean(1)) / by_owner(read, read.even)
-    return read.saved / squares.sqrt()[:, None]
-
-
-def best(read: Read) -> Tensor:
-    """One-hot of the expert that saves the most around each token, `[n, E]`: labels that nobody gave."""
-    return torch.nn.functional.one_hot(read.saved.argmax(1), read.saved.shape[1]).double()
-
-
-def beside(labels: Tensor, saved: Tensor, share: float) -> Tensor:
-    """Labels, and a share of what is saved, each to the same spread."""
-    return (1 - share) * labels / labels.std() + share * saved / saved.std()
-
-
-def that_gain(read: Read) -> Read:
-    """The texts on which their own expert is better than the mean of all."""
-    count = int(read.texts.max()) + 1
-    sums = torch.zeros(count, dtype=torch.float64).index_add_(0, read.texts, read.own)
-    return read.only(sums[read.texts] > 0)
-
-
-def of_best(read: Read, share: float = 2 / 3) -> Read:
-    """The texts that save their expert the most: so many of each expert's."""
-    kept = torch.zeros(len(read.owners), dtype=torch.bool)
-    for expert in range(read.saved.shape[1]):
-        own = read.texts[read.owners == expert].unique().tolist()
-        own.sort(key=lambda text: -float(read.own[read.texts == text].mean()))
-        kept |= torch.isin(read.texts, torch.tensor(own[: max(round(share * len(own)), 1)]))
-    return read.only(kept)
 
 
 def against_base(leads: Leads, read: Read) -> Tensor:
@@ -394,9 +250,6 @@ def every_lead(leads: Leads) -> dict[str, Callable[[], Tensor]]:
         "savings to scale": lambda: gate(read(), to_scale(read())),
         "half savings to scale": lambda: gate(read(), beside(read().labels, to_scale(read()), 0.5)),
         "labels, also without a prompt": lambda: gate(also := both(read(), leads.unprompted), also.labels),
-        "labels, also without a prompt where that gains": lambda: gate(
-            also := both(read(), that_gain(leads.unprompted)), also.labels
-        ),
         "savings, also without a prompt": lambda: gate(also := both(read(), leads.unprompted), also.saved),
         "savings, cut off at half a nat": lambda: gate(read(), read().saved.clamp(-0.5, 0.5)),
         "labels times what the own expert saves": lambda: gate(read(), read().labels * read().own[:, None]),

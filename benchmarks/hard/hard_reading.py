@@ -114,3 +114,23 @@ def joined(texts: Sequence[Text]) -> list[Text]:
             )
         )
     return found
+
+
+def both(one: Read, other: Read) -> Read:
+    """Two sets of texts as one."""
+    return Read(
+        [torch.cat(pair) for pair in zip(one.inputs, other.inputs, strict=True)],
+        torch.cat([one.owners, other.owners]),
+        torch.cat([one.texts, other.texts + int(one.texts.max()) + 1]),
+        torch.cat([one.saved, other.saved]),
+    )
+
+
+def of_best(read: Read, share: float = 2 / 3) -> Read:
+    """The texts that save their expert the most: so many of each expert's."""
+    kept = torch.zeros(len(read.owners), dtype=torch.bool)
+    for expert in range(read.saved.shape[1]):
+        own = read.texts[read.owners == expert].unique().tolist()
+        own.sort(key=lambda text: -float(read.own[read.texts == text].mean()))
+        kept |= torch.isin(read.texts, torch.tensor(own[: max(round(share * len(own)), 1)]))
+    return read.only(kept)
