@@ -32,9 +32,9 @@ def test_no_file_is_in_two_parts() -> None:
 @pytest.mark.parametrize("part", ["development", "test"])
 def test_mixed_documents_change_the_domain_once(part: str) -> None:
     """From French to Python and from Python to French in turn, each half cut at the end of a line or sentence."""
-    from hard_texts import CHARACTERS, halves
+    from hard_texts import CHARACTERS, EXAMPLES, halves, kept
 
-    found = halves(part)
+    found = halves(kept(EXAMPLES[part] / "french.jsonl"), kept(EXAMPLES[part] / "code.jsonl"))
     assert len(found) >= 16
     for number, pieces in enumerate(found):
         assert [owner for owner, _ in pieces] == (["french", "code"] if number % 2 == 0 else ["code", "french"])
@@ -56,3 +56,22 @@ def test_chats_are_of_templates_that_no_other_part_has() -> None:
             assert text.startswith("<|turn|>user\n")
             assert text.count("<|end|>\n<|turn|>assistant\n") == 1
             assert text.endswith("<|end|>\n")
+
+
+def test_prose_for_gates_is_none_that_a_specialist_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither trained on nor held out: the passages of each source that come after those."""
+    import hard_texts
+
+    from debian_prose import SOURCES
+    from training_sources import split_passages
+
+    def numbered(source: object, language: str) -> list[str]:
+        return [f"{SOURCES.index(source)} {language} {number}" for number in range(700)] if source in SOURCES else []  # type: ignore[arg-type]
+
+    for module in ("hard_texts", "training_sources"):
+        monkeypatch.setattr(sys.modules[module], "prose_passages", numbered)
+    for language in hard_texts.LANGUAGES:
+        trained, held_out = split_passages(language, 0)
+        found = hard_texts.prose(language)
+        assert len(set(found)) == hard_texts.DOCUMENTS["gate"]
+        assert not set(found) & {*trained, *(text for texts in held_out.values() for text in texts)}
