@@ -69,7 +69,7 @@ def ours(folder: BuiltFolder, options: TrainOptions, batches: list[Rows], *, mix
     taken = []
     for rows in batches:
         started = time.perf_counter()
-        gradients, _ = step_gradients(model, gates, routing, [rows], [None], options, Processes())
+        gradients, _ = step_gradients(model, gates, routing, [rows], options, Processes())
         gates.pull(gradients)
         torch.nn.utils.clip_grad_norm_(gates.parameters, options.clip)
         optimizer.step()

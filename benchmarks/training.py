@@ -51,12 +51,10 @@ class Row:
     options: tuple[str, ...] = ()
 
 
-KL, ATTENTION, FULL = ("--distil-weight", "0.5"), ("--also", "attention"), ("--method", "full")
+ATTENTION, FULL = ("--also", "attention"), ("--method", "full")
 ROWS = (
     *(Row(start, "LoRA") for start in STARTS),
     *(Row(start, "full", FULL) for start in STARTS),
-    Row("fitted", "LoRA and KL", KL),
-    Row("random", "LoRA and KL", KL),
     Row("fitted", "LoRA, also attention", ATTENTION),
     Row("random", "LoRA, also attention", ATTENTION),
 )

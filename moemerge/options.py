@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
 """How a GGUF file's matrices can be stored."""
-FIRST, RUNS, SOURCES, OUTPUT = "Options", "Where it runs", "Sources", "Output"
+FIRST, RUNS, OUTPUT = "Options", "Where it runs", "Output"
 """Headings of `--help` that several commands have; what most people need stands under the first."""
 
 

@@ -136,7 +136,6 @@ PATHS = {"mlp", "self_attn", "lm_head", "embed_tokens", "block_sparse_moe", "gat
 SOFTMAXES = {
     "gate/held_out.py": "the likelihood of a domain under a gate",
     "train/attention.py": "attention",
-    "train/teacher.py": "the vocabulary",
 }
 """Softmaxes that are no router's."""
 

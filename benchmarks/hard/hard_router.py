@@ -33,7 +33,6 @@ STARTS = {"discriminant": (), "advantage": ("--set", "gate.init=advantage"), "ra
 TRAININGS = {
     "LoRA": (),
     "LoRA, also attention": ("--also", "attention"),
-    "LoRA and KL": ("--distil-weight", "0.5"),
 }
 HELD_OUT = 12
 """Development texts of a domain that decide what is kept."""

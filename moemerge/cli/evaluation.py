@@ -14,8 +14,7 @@ from moemerge.cli.options import Panels, takes_options
 from moemerge.cli.results import FIGURES, PAGE, check_target, results, write_file
 from moemerge.console import progress
 from moemerge.errors import EvalError
-from moemerge.evaluate.options import REPORT, EvalOptions
-from moemerge.options import SOURCES
+from moemerge.evaluate.options import REPORT, SOURCES, EvalOptions
 
 FAILED = 3
 """Exit status where a `--require` does not hold."""

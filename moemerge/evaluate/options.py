@@ -10,7 +10,7 @@ from typing import Literal
 from moemerge.errors import EvalError
 from moemerge.kept import cache_folder
 from moemerge.mixture.placement import Placement
-from moemerge.options import FIRST, SOURCES, check, option
+from moemerge.options import FIRST, check, option
 
 PARTS = ("samples", "chat", "questions", "speed")
 """What is measured beside the losses."""
@@ -24,7 +24,7 @@ REPORT = (
 """The names at the top of a report; docs/evaluation.md says what they are."""
 
 
-MEASURED, TASKS = "What is measured", "Tasks of lm-evaluation-harness"
+MEASURED, TASKS, SOURCES = "What is measured", "Tasks of lm-evaluation-harness", "Sources"
 """Headings of `--help`."""
 
 

@@ -14,7 +14,7 @@ from moemerge.train.tracking import Trackers
 
 MOST_LOADS = 16
 """Of more experts the busiest are named, and the idle ones counted."""
-TERMS = ("next_token", "balance", "z", "domain", "first", "distil")
+TERMS = ("next_token", "balance", "z", "domain", "first")
 
 
 class TrainingLog:

@@ -18,16 +18,13 @@ from moemerge.train.judge import Judge, Judgement
 from moemerge.train.log import TrainingLog
 from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting
-from moemerge.train.rows import Rows, Sampler
+from moemerge.train.rows import Sampler
 from moemerge.train.schedule import fading, rate_at, steps_in
 from moemerge.train.snapshot import Found, Run, pack, pack_optimizer, unpack, unpack_optimizer
 from moemerge.train.state import State, save_state
 from moemerge.train.step import Losses, step_gradients
-from moemerge.train.teacher import Taught, Teacher
 from moemerge.train.trained import Trained
 
-BLOCK = 20
-"""Steps whose rows the specialists read at a time."""
 DIVERGED = 0.5
 """Nats a token above the best at which the held-out loss has diverged."""
 MOST_RESTORED = 4
@@ -47,7 +44,6 @@ class Loop:
         routing: what replaces the routers.
         sampler: the rows, none taken yet.
         judge: looks at the held-out texts.
-        teacher: for distillation, or None.
         options: the options.
         names: of the experts, for what is said.
         log: what is said, recorded and logged.
@@ -64,7 +60,6 @@ class Loop:
         routing: TrainedRouting,
         sampler: Sampler,
         judge: Judge,
-        teacher: Teacher | None,
         options: TrainOptions,
         names: tuple[str, ...],
         log: TrainingLog,
@@ -74,11 +69,9 @@ class Loop:
         processes: Processes,
     ) -> None:
         self._model, self._trained, self._routing, self._sampler = model, trained, routing, sampler
-        self._judge, self._teacher, self._options = judge, teacher, options
-        self._names, self._log = names, log
+        self._judge, self._options, self._names, self._log = judge, options, names, log
         self._asked, self._path, self._progress, self._processes = asked, state, progress, processes
         self._optimizer = self._trained.optimizer()
-        self._prepared: list[tuple[list[Rows], list[Taught | None]]] = []
         self.run = Run(0, options.steps)
         self._began = 0.0
         self.start: Judgement
@@ -140,10 +133,10 @@ class Loop:
         """One optimiser step; None where its loss or gradient is not finite, and nothing was changed then."""
         run = self.run
         options = replace(self._options, domain_weight=self._options.label_weight * fading(run.step, run.steps))
-        batches, taught = self._next_rows()
+        batches = [self._sampler.take(options.rows) for _ in range(options.accumulation)]
         self._trained.clear()
         gradients, losses = step_gradients(
-            self._model, self._trained.gates, self._routing, batches, taught, options, self._processes
+            self._model, self._trained.gates, self._routing, batches, options, self._processes
         )
         finite = self._trained.take(gradients, self._processes)
         if not (finite and math.isfinite(losses.total(options))):
@@ -153,20 +146,6 @@ class Loop:
         self._optimizer.step()
         self._trained.gates.refresh()
         return losses
-
-    def _next_rows(self) -> tuple[list[Rows], list[Taught | None]]:
-        options = self._options
-        if not self._prepared:
-            # one block after the other, however training was interrupted, so a specialist is put together once a block
-            count = BLOCK - self.run.step % BLOCK if self._teacher is not None else 1
-            steps = [[self._sampler.take(options.rows) for _ in range(options.accumulation)] for _ in range(count)]
-            if self._teacher is None:
-                self._prepared = [(batches, [None] * len(batches)) for batches in steps]
-            else:
-                # each step's batches are shared out by themselves, as the step shares them out
-                taught = self._teacher.teach(steps)
-                self._prepared = list(zip(steps, taught, strict=True))
-        return self._prepared.pop(0)
 
     def _look(self, losses: Losses | None, speed: float, *, last: bool) -> None:
         run, options = self.run, self._options

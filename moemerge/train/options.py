@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from moemerge.errors import TrainError
 from moemerge.mixture.placement import Placement
-from moemerge.options import FIRST, OUTPUT, RUNS, SOURCES, check, option, typed
+from moemerge.options import FIRST, OUTPUT, RUNS, check, option, typed
 
 Method = Literal["lora", "full"]
 Route = Literal["auto", "straight-through", "soft", "top-k"]
@@ -88,8 +88,6 @@ class TrainOptions:
     first_weight: float = option(
         0.25, LOSSES, "Of the loss that holds documents' first tokens to their route.", least=0
     )
-    distil_weight: float = option(0.0, LOSSES, "Of the divergence from the domain's own specialist.", least=0)
-    temperature: float = option(2.0, LOSSES, "Of the distributions in that divergence.", above=0)
 
     rank: int = option(8, LORA, "At or above the number of experts it can express what full can.", least=1)
     alpha: int = option(16, LORA, "The change is multiplied by alpha / rank.", above=0)
@@ -98,9 +96,6 @@ class TrainOptions:
 
     placement: Placement = field(default_factory=Placement)
     checkpointing: bool = option(False, RUNS, "Less memory: computes each layer twice.")
-
-    online: bool = option(False, SOURCES, "Downloads specialists that are not here.")
-    allow_pickle: bool = option(False, SOURCES, "Reads `.bin` sources, tensors only.")
 
     track: tuple[Tracker, ...] = option((), OUTPUT, "Logs to tensorboard, wandb, or both.", metavar="A,B,...")
     track_dir: Path | None = option(None, OUTPUT, "Of the logs [OUT2.tracking].", metavar="FOLDER")
@@ -152,7 +147,7 @@ class TrainOptions:
     def account(self) -> dict[str, Any]:
         """The options as plain data, for the record and for `--resume`: those that change the result."""
         found = asdict(self)
-        for name in ("online", "allow_pickle", "placement", "minutes", "track", "track_dir"):
+        for name in ("placement", "minutes", "track", "track_dir"):
             del found[name]
         return found | {
             "rate": self.learning_rate,

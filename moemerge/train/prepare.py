@@ -9,11 +9,11 @@ from typing import Any
 
 from moemerge.console import Progress, few
 from moemerge.errors import Problem, TrainError
-from moemerge.mixture.baselines import Baselines
 from moemerge.mixture.folder import BuiltFolder, open_moe
 from moemerge.mixture.losses import FEW
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.windows import Encoded, encode
+from moemerge.options import typed
 from moemerge.record.read import read_fields
 from moemerge.texts import Document
 from moemerge.texts import tokenise as tokens_of
@@ -23,7 +23,6 @@ from moemerge.train.rows import Tokens, tokenise
 from moemerge.train.sharding import check_sharding, wants_sharding
 from moemerge.train.space import training_bytes
 from moemerge.train.state import check_state, state_path
-from moemerge.train.teacher import Teacher
 from moemerge.train.texts import SAMPLES, Texts, are_copies, find_texts
 from moemerge.train.tracking import check_track_dir, check_trackers, track_dir
 from moemerge.write import check_output, remove_orphan
@@ -108,16 +107,14 @@ class Prepared:
             listed = ", ".join(f"`{name}`" for name in silent)
             raise TrainError(f"no token can be predicted in the texts of {listed}: they are too short")
         progress.note(_told(self.texts, path, options))
-        if are_copies(self.folder):
-            _check_copies(options)
+        if are_copies(self.folder) and options.start != "fitted":
+            raise TrainError(
+                f"`{typed(options, 'start')}` asks for each expert's own domain, and these experts are copies of one "
+                "model",
+                hint="leave `--start` out",
+            )
         if processes.first and not options.adapter_only:
             check_weights(folder, self.recorded.get("tensors", {}), progress)
-        self.teacher = None
-        if options.distil_weight:
-            baselines = Baselines(
-                self.folder, options.placement, online=options.online, allow_pickle=options.allow_pickle
-            )
-            self.teacher = Teacher(baselines, self.folder.experts, options.temperature, processes)
 
     def warn(self, text: str, code: str = "left-over") -> None:
         """Says what the user should know."""
@@ -135,18 +132,6 @@ def _open(path: Path) -> BuiltFolder:
     if len(folder.experts) < 2:
         raise TrainError(f"`{path}` has one expert: there is nothing to route")
     return folder
-
-
-def _check_copies(options: TrainOptions) -> None:
-    """What asks for each expert's own domain cannot be done where no expert has one."""
-    asked = {
-        f"--start {options.start}": options.start != "fitted",
-        "--distil-weight": bool(options.distil_weight),
-    }
-    for option, given in asked.items():
-        if given:
-            message = f"`{option}` asks for each expert's own domain, and these experts are copies of one model"
-            raise TrainError(message, hint=f"leave `{option.partition(' ')[0]}` out")
 
 
 def _told(texts: Sequence[Texts], folder: Path, options: TrainOptions) -> str:

@@ -162,8 +162,8 @@ class _Training:
         )
         log = TrainingLog(folder.experts, options, self.progress, self._trackers())
         loop = Loop(
-            model, self.trained, routing, sampler, judge, self.prepared.teacher, options, folder.experts, log, asked,
-            self.prepared.state, self.progress, self.processes,
+            model, self.trained, routing, sampler, judge, options, folder.experts, log, asked, self.prepared.state,
+            self.progress, self.processes,
         )  # fmt: skip
         try:
             if saved is not None:

@@ -17,6 +17,8 @@ from torch import Tensor
 from moemerge.errors import TrainError
 
 FORMAT = 1
+DELETED: Mapping[str, Any] = {"calibrate": False, "distil_weight": 0.0, "temperature": 2.0}
+"""Options that were deleted, with their defaults: a state from before that has these differs in nothing."""
 _KEY = "moemerge-training"
 
 
@@ -116,8 +118,9 @@ def load_state(path: Path, wanted: Mapping[str, Any]) -> State:
     if values.pop("format", None) != FORMAT:
         raise TrainError(f"`{path}` was written by another version of moemerge", hint="remove it to start again")
     asked = values["asked"]
-    if asked.get("calibrate") is False:  # of states from before that option was deleted; nothing differs without it
-        del asked["calibrate"]
+    for name, default in DELETED.items():
+        if asked.get(name) == default:
+            del asked[name]
     differing = [
         f"\n  {name}: {asked.get(name)!r} then, {wanted.get(name)!r} now"
         for name in dict.fromkeys([*asked, *wanted])

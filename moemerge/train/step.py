@@ -19,7 +19,6 @@ from moemerge.train.gates import Gates
 from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting, balance, balance_gradient
 from moemerge.train.rows import Rows
-from moemerge.train.teacher import Taught, divergence
 
 MOST = 0.1
 """Nats of the step's summed loss that the switch of one token to another expert of one layer counts for at most."""
@@ -35,7 +34,6 @@ class Losses:
         z: mean over tokens and layers of the squared log-sum-exp (ST-MoE, arXiv 2202.08906, eq. 5).
         domain: cross-entropy of the domain's expert, nats per token and layer.
         first: cross-entropy of where the start sends the first token of each document, nats per layer.
-        distil: KL divergence from the specialists, nats a taught token, times the squared temperature.
         accuracy: share of the tokens, over the layers, whose largest logit is their domain's.
         load: each expert's share of the assignments, mean over the layers.
         tokens: scored tokens.
@@ -46,7 +44,6 @@ class Losses:
     z: float
     domain: float
     first: float
-    distil: float
     accuracy: float
     load: tuple[float, ...]
     tokens: int
@@ -59,7 +56,6 @@ class Losses:
             + options.z_weight * self.z
             + options.label_weight * self.domain
             + options.first_weight * self.first
-            + options.distil_weight * self.distil
         )
 
 
@@ -68,7 +64,6 @@ def step_gradients(
     gates: Gates,
     routing: TrainedRouting,
     batches: Sequence[Rows],
-    taught: Sequence[Taught | None],
     options: TrainOptions,
     processes: Processes,
 ) -> tuple[list[Tensor], Losses]:
@@ -79,7 +74,6 @@ def step_gradients(
         gates: read through their leaves.
         routing: what the routers are replaced by.
         batches: all of the step's; each process passes its share.
-        taught: what the specialists say to each batch of the step, None without distillation.
         options: the terms' weights.
         processes: those that share the work.
     """
@@ -90,11 +84,11 @@ def step_gradients(
     begun = max(sum(int(rows.begins.sum()) for rows in batches), 1)
     layers, experts = len(gates.leaves), gates.leaves[0].shape[0]
     device = gates.leaves[0].device
-    sums = torch.zeros(6, dtype=torch.float64)  # next token, z, domain, first, right, distil
+    sums = torch.zeros(5, dtype=torch.float64)  # next token, z, domain, first, right
     loads = torch.zeros(2, layers, experts, dtype=torch.float64)  # assignments, probability
     slopes = [torch.zeros(experts, *leaf.shape, device=device) for leaf in gates.leaves]
     decoder = anatomy_of(model).decoder_of(model)
-    for rows, lesson in processes.share(list(zip(batches, taught, strict=True))):
+    for rows in processes.share(batches):
         rows = rows.to(device)
         routing.before(rows, MOST / scored)
         with routing.using(gates.leaves):
@@ -105,11 +99,11 @@ def step_gradients(
             )
             beside = options.z_weight * z / (counted * layers) + options.label_weight * domain / (counted * layers)
             beside = beside + options.first_weight * first / (begun * layers)
-            token_loss, distil, slope = _head(model, hidden, rows.to(hidden.device), lesson, scored, options)
+            token_loss, slope = _head(model, hidden, rows.to(hidden.device), scored)
             torch.autograd.backward([hidden, beside], [slope, torch.ones_like(beside)])
         right = sum(int(one.right) for one in seen)
         sums += torch.tensor(
-            [token_loss, *(float(term.detach()) for term in (z, domain, first)), right, distil], dtype=torch.float64
+            [token_loss, *(float(term.detach()) for term in (z, domain, first)), right], dtype=torch.float64
         )
         loads += torch.stack(
             [torch.stack([getattr(one, name) for one in seen]) for name in ("counts", "probability")]
@@ -134,17 +128,14 @@ def step_gradients(
         z=float(sums[1]) / (counted * layers),
         domain=float(sums[2]) / (counted * layers),
         first=float(sums[3]) / (begun * layers),
-        distil=float(sums[5]) / scored,
         accuracy=float(sums[4]) / (counted * layers),
         load=tuple(assigned.mean(dim=0).tolist()),
         tokens=scored,
     )
 
 
-def _head(
-    model: Any, hidden: Tensor, rows: Rows, lesson: Taught | None, scored: int, options: TrainOptions
-) -> tuple[float, float, Tensor]:
-    """Sums of the next-token and the distillation loss, and the gradient of their means by `hidden` `[B, S, d]`.
+def _head(model: Any, hidden: Tensor, rows: Rows, scored: int) -> tuple[float, Tensor]:
+    """The sum of the next-token loss, and the gradient of its mean by `hidden` `[B, S, d]`.
 
     The vocabulary's logits are made for scored positions alone, some at a time, and are gone before the backward pass.
     The slope of the cross-entropy is written over them: the softmax, less 1 at the target.
@@ -153,7 +144,7 @@ def _head(
     targets = rows.ids[:, 1:][rows.scored[:, 1:]]
     states = hidden[:, :-1][rows.scored[:, 1:]].detach()
     slopes = torch.zeros_like(states)
-    total = distilled = 0.0
+    total = 0.0
     anatomy = anatomy_of(model)
     count = slice_rows(model.config.get_text_config().vocab_size, states.device)
     for start in range(0, len(states), count):
@@ -161,20 +152,13 @@ def _head(
         inputs = states[part].requires_grad_()
         logits = anatomy.logits_of(model, inputs).to(inputs.device)
         scores = logits.detach().float()
-        taught_slope: Tensor | float = 0.0
-        if lesson is not None:
-            student = scores.clone().requires_grad_()
-            taught = divergence(student, lesson.part(part, scores.device), options.temperature)
-            (taught_slope,) = torch.autograd.grad(options.distil_weight * taught, student)
-            distilled += float(taught.detach())
         right = targets[part, None]
         scores.sub_(scores.amax(dim=-1, keepdim=True))
         score = scores.gather(1, right)
         normaliser = scores.exp_().sum(dim=-1, keepdim=True)
         total += float((normaliser.log() - score).sum(dtype=torch.float64))
-        slope = scores.div_(normaliser).scatter_add_(1, right, torch.full_like(normaliser, -1.0))
-        slope = slope.add_(taught_slope).div_(scored)
+        slope = scores.div_(normaliser).scatter_add_(1, right, torch.full_like(normaliser, -1.0)).div_(scored)
         (slopes[part],) = torch.autograd.grad(logits, inputs, slope.to(logits.dtype))
     gradient = torch.zeros_like(hidden)
     gradient[places[:, 0], places[:, 1]] = slopes
-    return total, distilled, gradient
+    return total, gradient

@@ -25,7 +25,6 @@ def options(data: Path, method: Any) -> TrainOptions:
         context=64,
         rows=4,
         accumulation=2,
-        distil_weight=0.5,
     )
 
 

@@ -46,7 +46,7 @@ def gradients(model: Any, how: Any, also: Any, *, checkpointing: bool) -> tuple[
     block.register_forward_pre_hook(count)  # a second run may end before the end of the layer
     routing = TrainedRouting(routers, how, slopes=True)
     batches = [some_rows(3), some_rows(2, seed=1)]
-    found, losses = step_gradients(model, gates, routing, batches, [None, None], options, Processes())
+    found, losses = step_gradients(model, gates, routing, batches, options, Processes())
     children = [module for layer in model.model.layers for module in layer.children() if not hasattr(module, "lora_A")]
     assert not any(module.training for module in children)
     return [*found, *(parameter.grad for parameter in parameters)], losses, calls

@@ -63,7 +63,7 @@ def gradients(model: Any, start: list[Tensor], how: Any, *, checkpointing: bool)
         checkpoint_layers(model)
     routing = TrainedRouting(routers, how, slopes=True)
     offloaded = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    found = step_gradients(model, gates, routing, [some_rows(3), some_rows(2, 1)], [None] * 2, options, Processes())
+    found = step_gradients(model, gates, routing, [some_rows(3), some_rows(2, 1)], options, Processes())
     assert [name for name, parameter in model.named_parameters() if parameter.is_meta] == offloaded
     return found
 
@@ -125,7 +125,7 @@ def differing(one: Path, other: Path) -> dict[str, list[tuple[float, float]]]:
 @pytest.mark.parametrize("more", [{}, {"checkpointing": True}, {"start": "discriminant"}])
 def test_a_training_is_the_same(more: Any, one_thread: None, trained: Trainer, tmp_path: Path) -> None:
     """To the bytes of the folder, with most of the model on the disk."""
-    given = {"rate": 2e-2, "distil_weight": 0.1, **more}
+    given = {"rate": 2e-2, **more}
     one = trained(output=tmp_path / "a", **given)
     where = Placement(device_map="auto", max_memory=ROOM, offload=tmp_path / "offload")
     other = trained(output=tmp_path / "b", placement=where, **given)

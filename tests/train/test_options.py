@@ -22,6 +22,7 @@ def training(start: str = "fitted", kept: str = "best", **options: Any) -> dict[
         ("random", [training(kept="start")], "random"),
         ("random", [training(kept="start", calibrate=True)], "discriminant"),
         ("random", [training(kept="start", calibrate=False)], "random"),
+        ("random", [training(distil_weight=0.5, temperature=2.0)], "trained"),
         ("discriminant", [training()], "discriminant"),
         ("discriminant", [training("random")], "trained"),
         ("discriminant", [training("random", "start")], "random"),
@@ -30,7 +31,10 @@ def training(start: str = "fitted", kept: str = "best", **options: Any) -> dict[
     ],
 )
 def test_a_trained_gate_counts_as_what_it_became(built: str, trainings: list[dict[str, Any]], kind: str) -> None:
-    """A lost gate that was trained routes; one that was kept as it was does not. Older records have `calibrate` too."""
+    """A lost gate that was trained routes; one that was kept as it was does not.
+
+    Older records have options that were deleted too.
+    """
     assert kind_of_gate(built, trainings) == kind
 
 

@@ -21,7 +21,7 @@ from moemerge.verify import verify_folder
 from tests.evaluate.test_processes import ROOT
 from tests.train.test_resume import saved_step
 
-TERMS = ("next_token", "balance", "z", "domain", "first", "distil", "held_out")
+TERMS = ("next_token", "balance", "z", "domain", "first", "held_out")
 
 
 def launched(folder: Path, output: Path, texts: Path, processes: int, *more: str) -> list[str]:
@@ -36,7 +36,7 @@ def launched(folder: Path, output: Path, texts: Path, processes: int, *more: str
     command += [
         "moemerge", "train-router", str(folder), "-o", str(output), "--data", str(texts), "--steps", "6", "--rows", "3",
         "--accumulation", "3", "--context", "64", "--judge-every", "1", "--rate", "0.05", "--balance-weight", "0.1",
-        "--distil-weight", "0.5", "--json", "-q", *more,
+        "--json", "-q", *more,
     ]  # fmt: skip
     return command
 

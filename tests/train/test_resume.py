@@ -118,23 +118,35 @@ def test_other_options_do_not_resume(trained: Trainer, tmp_path: Path, monkeypat
     assert trained(resume=True).training["steps"] == 6
 
 
-@pytest.mark.parametrize("calibrate", [False, True])
+@pytest.mark.parametrize(
+    ("asked", "differing"),
+    [
+        ({}, []),
+        ({"calibrate": True}, ["  calibrate: True then, None now"]),
+        ({"distil_weight": 0.5}, ["  distil_weight: 0.5 then, None now"]),
+        (
+            {"distil_weight": 1.0, "temperature": 3.0},
+            ["  distil_weight: 1.0 then, None now", "  temperature: 3.0 then, None now"],
+        ),
+    ],
+)
 def test_an_older_state_resumes(
-    calibrate: bool, trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: dict[str, Any], differing: list[str], trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It tells of `calibrate`, which was deleted: nothing differs where it was not asked for."""
+    """It tells of options that were deleted: nothing differs where they were not asked for."""
     account = TrainOptions.account
+    older = {"calibrate": False, "distil_weight": 0.0, "temperature": 2.0} | asked
     with monkeypatch.context() as patch:
-        patch.setattr(TrainOptions, "account", lambda self: {**account(self), "calibrate": calibrate})
+        patch.setattr(TrainOptions, "account", lambda self: {**account(self), **older})
         patch.setattr("moemerge.train.loop.Loop.go", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             trained()
-    if not calibrate:
+    if not differing:
         assert trained(resume=True).training["steps"] == 6
         return
     with pytest.raises(TrainError) as caught:
         trained(resume=True)
-    assert caught.value.message.splitlines()[1:] == ["  calibrate: True then, None now"]
+    assert caught.value.message.splitlines()[1:] == differing
 
 
 def test_a_full_disk_is_said(trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,6 @@ def test_the_record_and_the_card_tell_of_it(trained: Trainer, unrouted: Path, tm
         "balance",
         "z",
         "domain",
-        "distil",
     }
     assert first["documents"]["code"] == {"trained": 64, "held_out": 16}
     card = (again.path / "README.md").read_text(encoding="utf-8")
@@ -251,13 +250,6 @@ def test_starts(start: str, trained: Trainer) -> None:
     """A closed form on the training texts routes well before the first step; a random one does not."""
     result = trained(start=start, steps=1)
     assert (result.start.accuracy > 0.7) == (start != "random")
-
-
-def test_distillation_is_logged_and_falls(trained: Trainer) -> None:
-    """The divergence from the domains' own specialists falls while the gate learns to pick them."""
-    result = trained(rate=2e-2, steps=30, judge_every=10, distil_weight=1.0, domain_weight=0.0)
-    distil = [entry["distil"] for entry in result.training["history"][1:]]
-    assert distil[0] > distil[-1] > 0
 
 
 def test_time_shortens_the_schedule(trained: Trainer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from moemerge.train.options import TrainOptions
 from moemerge.train.routing import TrainedRouting, _StraightThrough, balance, balance_gradient, route, routing_for
 from moemerge.train.rows import Rows, Tokens, _batch
 from moemerge.train.step import Losses, step_gradients
-from moemerge.train.teacher import Teacher, divergence, largest
 from tests.evaluate.conftest import mixture
 from tests.hosts import DIVIDED, HOSTS, every
 
@@ -51,7 +49,7 @@ def gradients(
     routing = TrainedRouting(routers, how, slopes=options.balance_weight > 0)
     if frozen:
         model.requires_grad_(False)
-    return step_gradients(model, gates, routing, batches, [None] * len(batches), options, Processes())
+    return step_gradients(model, gates, routing, batches, options, Processes())
 
 
 @pytest.mark.parametrize("host", every())
@@ -202,26 +200,6 @@ def test_route_gives_weights_that_sum_to_one() -> None:
             weights, indices = route(rule.scores(logits), k, how, rule)  # type: ignore[arg-type]
             assert weights.shape == indices.shape
             torch.testing.assert_close(weights.sum(1), torch.ones(7))
-
-
-def test_the_divergence_of_a_distribution_from_itself_is_zero() -> None:
-    """And positive from another."""
-    logits, other = torch.randn(5, 100), torch.randn(5, 100)
-    assert float(divergence(logits, largest(logits, 2.0), 2.0)) == pytest.approx(0.0, abs=1e-4)
-    assert float(divergence(other, largest(logits, 2.0), 2.0)) > 1
-
-
-@pytest.mark.parametrize("host", every())
-def test_a_teacher_says_what_its_own_logits_say(host: str, mixture: Any) -> None:
-    """Those of the whole model, whatever its class does to what the head gives."""
-    model, rows = mixture(host), some_rows(2, experts=1)
-    baselines: Any = SimpleNamespace(has_specialist=lambda _: True, specialist=lambda _: model)
-    ((taught,),) = Teacher(baselines, ["e"], 2.0, Processes()).teach([[rows]])
-    with torch.no_grad():
-        scores = model(input_ids=rows.ids, position_ids=rows.positions, use_cache=False).logits[:, :-1]
-    wanted = largest(scores[rows.scored[:, 1:]], 2.0)
-    assert taught is not None
-    torch.testing.assert_close(taught.logs, wanted.logs)
 
 
 def test_a_first_token_is_held(mixture: Any) -> None:

@@ -97,7 +97,7 @@ def test_trackers_are_told_every_term_and_load(trained: Trainer, monkeypatch: py
     assert [step for step, values in recorder.logged if "held_out/mean" in values] == [0, 3, 6]
     keys = {key for _, values in recorder.logged for key in values}
     assert keys == {
-        *(f"loss/{term}" for term in ("next_token", "balance", "z", "domain", "first", "distil", "total")),
+        *(f"loss/{term}" for term in ("next_token", "balance", "z", "domain", "first", "total")),
         *(f"{kind}/{name}" for kind in ("load", "held_out", "held_out_load") for name in WORDS),
         "accuracy", "rate/router", "rate/also", "tokens_per_second", "held_out/mean", "held_out_accuracy",
     }  # fmt: skip
@@ -195,3 +195,11 @@ def test_a_picture_of_hostile_names_and_of_one_look_is_sound() -> None:
     assert len(drawn(text)) == 4
     assert "<script>" not in text
     assert "nan" not in text
+
+
+def test_a_term_that_was_deleted_changes_no_picture() -> None:
+    """Looks of an older training that goes on have it, later ones do not."""
+    looks = [{"step": step, "held_out": 2.0 - step, "next_token": 2.0, "load": [0.5, 0.5]} for step in range(3)]
+    training = {"history": looks, "kept": "best", "best_step": 2, "steps": 2}
+    older = training | {"history": [looks[0], looks[1] | {"distil": 0.5}, looks[2]]}
+    assert training_plot(older, ["code", "math"]) == training_plot(training, ["code", "math"])
