@@ -101,7 +101,7 @@ def targets(advantages: Tensor, weights: Tensor) -> Tensor:
     """What the rows are fitted to, `[n, E]`: what each expert saves, for a share of `SAVED`, and which one saves the
     most, for the rest; both have a spread of 1.
 
-    Savings alone give away a domain where little is to be saved to an expert that saves as much elsewhere.
+    Savings alone neglect the domains in which little is to be saved.
 
     Args:
         advantages: in nats, `[n, E]`; each token's sum to zero.
