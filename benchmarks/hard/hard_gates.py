@@ -5,8 +5,9 @@
     python benchmarks/hard/hard_gates.py surface --from prompts     # gates fitted to six prompts an expert alone
     python benchmarks/hard/hard_gates.py romance --unlike           # from data of another kind than the texts
 
-Specialists write once a set, so that all gates are fitted to the same texts. Gates and losses are kept in work/hard, so
-that a run may be stopped and goes on where it was; `--again` begins anew. In a document of several pieces the
+Specialists write once a set, so that all gates are fitted to the same texts. All is kept in work/hard, so that a run
+may be stopped and goes on where it was. `--again` fits and measures anew; what was written and the mixture itself stay,
+so remove work/hard/gates and work/hard/built after you trained specialists anew. In a document of several pieces the
 specialist (and the oracle) is that of each piece. "Ahead of" is the paired difference to the row that is named, with
 its 95 % interval.
 """
@@ -26,7 +27,7 @@ from unittest.mock import patch
 
 import torch
 import transformers
-from hard_texts import ROOT, WORK
+from hard_texts import EXAMPLES, ROOT, WORK
 from torch import Tensor
 
 sys.path.insert(0, str(ROOT / "examples"))
@@ -41,7 +42,6 @@ from moemerge.plan import Plan, sound_plan
 from moemerge.recipe import load_recipe
 from moemerge.texts import Document
 
-EXAMPLES = {"development": ROOT / "examples" / "held_out", "test": ROOT / "examples" / "eval"}
 SETS: Mapping[str, Sequence[str]] = {
     "surface": ("c", "code", "legal"),
     "mixed": ("code", "math", "french", "mixed"),
@@ -206,6 +206,7 @@ def own_documents(experts: Sequence[ExpertTexts], *, unlike: bool) -> dict[str, 
 
 def pooled(name: str, texts: Sequence[ExpertTexts], form: str) -> tuple[Document, ...]:
     """Texts of all experts that have any, of documents that change the domain, and what the base wrote."""
+    fitted(name, "discriminant", "data", again=False)  # so that it is there what the base wrote
     written = torch.load(written_path(name, "data"), weights_only=False)  # our own file
     domains = [own.documents for own in texts if own.documents]
     if "mixed" in SETS[name]:

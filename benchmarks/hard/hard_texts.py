@@ -2,7 +2,7 @@
 
     python benchmarks/hard/hard_texts.py        # writes work/hard/texts/PART/DOMAIN.jsonl
 
-There are four parts, no file or package in two of them: `train` is for the specialists, `gate` for gates that are
+There are four parts, no file in two of them: `train` is for the specialists, `gate` for gates that are
 fitted from data, `development` for every choice, and `test` is read once, when all choices are made.
 
 **Surface**: C headers, which begin with licences and are full of English comments, the licences themselves (`legal`),
@@ -36,7 +36,6 @@ from train_chat import conversations  # noqa: E402
 from training_sources import HELD_OUT_PASSAGES, packed, prose_passages  # noqa: E402
 
 WORK = ROOT / "work" / "hard"
-PARTS = ("train", "gate", "development", "test")
 CHARACTERS = 900
 """Of a document at most, about 256 tokens."""
 SHORTEST = 300

@@ -46,7 +46,7 @@ ROWS = 64
 def with_advantages(domains: Sequence[Domain], models: DenseModels, progress: Progress) -> list[Domain]:
     """The domains, each passage with the experts' advantages on its counted tokens.
 
-    On a token of an expert's negative prompts that expert's advantage is the largest of the others' with a minus sign.
+    On a token of an expert's negative prompts that expert's advantage is minus the size of the largest one there.
 
     Args:
         domains: one an expert, in the experts' order.
@@ -67,11 +67,12 @@ def with_advantages(domains: Sequence[Domain], models: DenseModels, progress: Pr
     found = iter(zip(every, zip(*losses, strict=True), strict=True))
     given = []
     for number, domain in enumerate(domains):
-        own = [_with_targets(*next(found)) for _ in domain.passages]
-        unwanted = [_not_won(_with_targets(*next(found)), number) for _ in domain.negative]
+        own = [_with_advantages(*next(found)) for _ in domain.passages]
+        unwanted = [_not_won(_with_advantages(*next(found)), number) for _ in domain.negative]
         given.append(replace(domain, passages=own, negative=unwanted))
     for domain in given:
-        if not all(bool(p.advantages.isfinite().all()) for p in domain.passages if p.advantages is not None):
+        saved = [p.advantages for p in (*domain.passages, *domain.negative) if p.advantages is not None]
+        if not all(bool(own.isfinite().all()) for own in saved):
             raise GateError(
                 f"The experts' losses on the texts of `{domain.name}` are not finite",
                 hint="they overflow: build in `dtype: float32`, or set `gate.dtype: float32`",
@@ -104,7 +105,7 @@ def targets(advantages: Tensor, weights: Tensor) -> Tensor:
     Savings alone neglect the domains in which little is to be saved.
 
     Args:
-        advantages: in nats, `[n, E]`; each token's sum to zero.
+        advantages: in nats, `[n, E]`; but for negative prompts, each token's sum to zero.
         weights: of the tokens, `[n]`.
     """
     count, experts = advantages.shape
@@ -114,7 +115,7 @@ def targets(advantages: Tensor, weights: Tensor) -> Tensor:
     return (1 - SAVED) / of_best * (best - 1 / experts) + SAVED / spread.clamp(min=TINY) * advantages
 
 
-def _with_targets(passage: Passage, losses: tuple[Tensor, ...]) -> Passage:
+def _with_advantages(passage: Passage, losses: tuple[Tensor, ...]) -> Passage:
     """A passage with its advantages, from each expert's losses `[S - 1]` on its tokens but the first."""
     counted = torch.tensor(passage.counted)
     scored = torch.cat([counted[1:], counted.new_zeros(1)])  # the loss at a position is that of the next token
@@ -124,7 +125,7 @@ def _with_targets(passage: Passage, losses: tuple[Tensor, ...]) -> Passage:
 
 
 def _not_won(passage: Passage, expert: int) -> Passage:
-    """A passage of negative prompts, for which the expert is as bad as the best one is good."""
+    """A passage of negative prompts, on which the expert's advantage is minus the size of the largest."""
     assert passage.advantages is not None
     advantages = passage.advantages.clone()
     advantages[:, expert] = -advantages.abs().amax(1)

@@ -33,8 +33,8 @@ def advantage(moments: Moments, strength: float) -> Tensor:
     """Least squares to targets that are made of what each expert saves (`gate.advantage.targets`), with a penalty; rows
     centred, then divided by their norms.
 
-    `W = [(G + λ tr(G)/d I)^-1 B]ᵀ`, where column e of B is `Σ w t_e h` with the expert's targets t_e. A token's targets
-    sum to zero, so centring changes rounding alone.
+    `W = [(G + λ tr(G)/d I)^-1 B]ᵀ`, where column e of B is `Σ w t_e h` with the expert's targets t_e. But for
+    negative prompts a token's targets sum to zero, so centring changes rounding alone.
     """
     assert moments.aims is not None, "passages without advantages"
     rows = moments.everything.solve(strength, moments.aims)
