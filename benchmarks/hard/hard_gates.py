@@ -54,16 +54,18 @@ SETS: Mapping[str, Sequence[str]] = {
 }
 FORMS: Mapping[str, Sequence[str]] = {
     "prompts": ("mergekit_hidden", "discriminant", "advantage"),
+    "longer": ("discriminant", "advantage"),
     "data": ("discriminant", "advantage"),
     "both": ("discriminant", "advantage"),
     "pool": ("advantage",),
     "uneven": ("advantage",),
 }
-"""The gates, by what they are fitted to: six prompts an expert with what the specialists write after them; texts of the
-domains; both of these; the texts, unsorted, as many of each domain; or four times as many of the first domain as of the
-last. The base has no domain: what it writes after its prompts goes with the texts."""
-EXPAND = 1000
-"""Tokens that each specialist writes."""
+"""The gates, by what they are fitted to: six prompts an expert with what the specialists write after them; the same
+where these write as much as a build lets them; texts of the domains; both of the first and these; the texts, unsorted,
+as many of each domain; or four times as many of the first domain as of the last. The base has no domain: what it writes
+after its prompts goes with the texts."""
+EXPAND, LONGER = 1000, 2304
+"""Tokens that each specialist writes; and where it writes as much as `gate.expand: auto` lets it."""
 MOST_TOKENS = 4000
 """Tokens of an expert that gates are fitted to from data."""
 POOLED, FEWEST = 16, 4
@@ -223,9 +225,10 @@ def fitted(name: str, init: str, form: str, *, again: bool, unlike: bool = False
     kept = WORK / "gates" / f"{name}-{labelled(form, unlike=unlike)}-{init}.pt"
     if kept.exists() and not again:
         return torch.load(kept, weights_only=True)  # type: ignore[no-any-return]  # as it was saved
-    plan = plan_of(name, f"gate.init={init}", "experts_per_token=2")
+    wanted = LONGER if form == "longer" else EXPAND
+    plan = plan_of(name, f"gate.init={init}", "experts_per_token=2", f"gate.expand={wanted}")
     texts = read_gate_texts(plan, recipe_path(name).parent).experts
-    if form != "prompts":
+    if form not in ("prompts", "longer"):
         read = own_documents(texts, unlike=unlike)
         texts = tuple(
             replace(own, prompts=own.prompts if form == "both" else (), documents=read[own.name])
@@ -242,7 +245,7 @@ def fitted(name: str, init: str, form: str, *, again: bool, unlike: bool = False
 
 def labelled(form: str, *, unlike: bool) -> str:
     """A form's name in files."""
-    return f"{form}-unlike" if unlike and form != "prompts" else form
+    return f"{form}-unlike" if unlike and form not in ("prompts", "longer") else form
 
 
 def written_path(name: str, form: str) -> Path:
@@ -255,7 +258,7 @@ def write_once(name: str) -> None:
 
     def expand(request: GateRequest, *arguments: Any) -> Any:
         silent = any(own.documents and not own.prompts for own in request.experts)
-        kept = written_path(name, "data" if silent else "prompts")
+        kept = written_path(name, "data" if silent else "longer" if request.expand == LONGER else "prompts")
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
             torch.save(gate_expand(request, *arguments), kept)
