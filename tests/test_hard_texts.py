@@ -32,9 +32,9 @@ def test_no_file_is_in_two_parts() -> None:
 @pytest.mark.parametrize("part", ["development", "test"])
 def test_mixed_documents_change_the_domain_once(part: str) -> None:
     """From French to Python and from Python to French in turn, each half cut at the end of a line or sentence."""
-    from hard_texts import CHARACTERS, EXAMPLES, halves, kept
+    from hard_texts import CHARACTERS, EXAMPLES, halves, texts_in
 
-    found = halves(kept(EXAMPLES[part] / "french.jsonl"), kept(EXAMPLES[part] / "code.jsonl"))
+    found = halves(texts_in(EXAMPLES[part] / "french.jsonl"), texts_in(EXAMPLES[part] / "code.jsonl"))
     assert len(found) >= 16
     for number, pieces in enumerate(found):
         assert [owner for owner, _ in pieces] == (["french", "code"] if number % 2 == 0 else ["code", "french"])

@@ -27,7 +27,7 @@ from unittest.mock import patch
 
 import torch
 import transformers
-from hard_texts import EXAMPLES, ROOT, WORK
+from hard_texts import EXAMPLES, ROOT, WORK, texts_in
 from torch import Tensor
 
 sys.path.insert(0, str(ROOT / "examples"))
@@ -189,9 +189,8 @@ def domain_of(expert: str) -> str:
 def gate_documents(domain: str, *, unlike: bool = False) -> tuple[Document, ...]:
     """What a gate is fitted to from data; none for the general expert. `unlike` are those of another kind."""
     paths = (WORK / "texts" / "gate" / f"{domain}.jsonl", ROOT / "examples" / "calibration" / f"{domain}.jsonl")
-    found = [path for path in paths[unlike:] if path.exists()][:1]
-    lines = [line for path in found for line in path.read_text(encoding="utf-8").splitlines()]
-    return tuple(json.loads(line)["text"] for line in lines)
+    found = [path for path in paths[unlike:] if path.exists()]
+    return tuple(texts_in(found[0])) if found else ()
 
 
 def own_documents(experts: Sequence[ExpertTexts], *, unlike: bool) -> dict[str, tuple[Document, ...]]:

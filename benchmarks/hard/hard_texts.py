@@ -125,14 +125,14 @@ def documents(files: Files, part: str) -> list[str]:
     return found[: DOCUMENTS[part]]
 
 
-def kept(path: Path) -> list[str]:
+def texts_in(path: Path) -> list[str]:
     """The texts of a file of this project."""
     return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def python() -> list[str]:
     """Functions and classes for gates."""
-    found = kept(ROOT / "examples" / "training" / "code.jsonl")
+    found = texts_in(ROOT / "examples" / "training" / "code.jsonl")
     random.Random(0).shuffle(found)
     return [one[:CHARACTERS] for one in found[: DOCUMENTS["gate"]]]
 
@@ -186,7 +186,9 @@ def main() -> None:
     for_gates = {"code": python(), **{language: prose(language) for language in LANGUAGES}}
     for domain, texts in for_gates.items():
         write(output / "gate" / f"{domain}.jsonl", [{"text": text} for text in texts])
-    mixed = {part: halves(kept(path / "french.jsonl"), kept(path / "code.jsonl")) for part, path in EXAMPLES.items()}
+    mixed = {
+        part: halves(texts_in(path / "french.jsonl"), texts_in(path / "code.jsonl")) for part, path in EXAMPLES.items()
+    }
     mixed["gate"] = halves(for_gates["french"], for_gates["code"])
     for part, found in mixed.items():
         write(output / part / "mixed.jsonl", [{"pieces": pieces} for pieces in found])
