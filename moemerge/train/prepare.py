@@ -107,6 +107,8 @@ class Prepared:
             listed = ", ".join(f"`{name}`" for name in silent)
             raise TrainError(f"no token can be predicted in the texts of {listed}: they are too short")
         progress.note(_told(self.texts, path, options))
+        if options.steps:
+            self._say_few()
         if are_copies(self.folder) and options.start != "fitted":
             raise TrainError(
                 f"`{typed(options, 'start')}` asks for each expert's own domain, and these experts are copies of one "
@@ -120,6 +122,17 @@ class Prepared:
         """Says what the user should know."""
         self.progress.note(f"warning: {text}")
         self.warnings.append(Problem(code, text))
+
+    def _say_few(self) -> None:
+        """A handful of documents decides little, whatever their interval: that of a single one has no width."""
+        held = {name: encoded.tokens for name, encoded in self.held.items() if len(encoded.tokens) < FEW}
+        if held:
+            listed = ", ".join(f"`{name}` {len(tokens)} with {sum(tokens)} tokens" for name, tokens in held.items())
+            self.warn(
+                f"few held-out documents ({listed}): with fewer than {FEW} per domain the interval is rough, and only "
+                "a large gain shows (`--data FILE.yaml` and `--held-out FILE.yaml` name more texts)",
+                "few-held-out",
+            )
 
 
 def _open(path: Path) -> BuiltFolder:
@@ -143,10 +156,7 @@ def _told(texts: Sequence[Texts], folder: Path, options: TrainOptions) -> str:
     else:
         where = "the recipe's"
     listed = few([f"`{t.name}` {len(t.train)} and {len(t.held)}" for t in texts])
-    text = f"texts: {where}; trained on and held out: {', '.join(listed)}"
-    if all(len(t.held) >= FEW for t in texts):
-        return text
-    return f"{text}; with fewer than {FEW} held out, only a large gain shows (`--data FILE.yaml` names more texts)"
+    return f"texts: {where}; trained on and held out: {', '.join(listed)}"
 
 
 def _held(texts: Texts, tokenizer: Any, options: TrainOptions) -> Encoded:
