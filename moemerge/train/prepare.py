@@ -106,7 +106,7 @@ class Prepared:
         if silent:
             listed = ", ".join(f"`{name}`" for name in silent)
             raise TrainError(f"no token can be predicted in the texts of {listed}: they are too short")
-        progress.note(_told(self.texts, path, options))
+        progress.note(_told(self.texts, folder, options))
         if options.steps:
             self._say_few()
         if are_copies(self.folder) and options.start != "fitted":
@@ -147,11 +147,11 @@ def _open(path: Path) -> BuiltFolder:
     return folder
 
 
-def _told(texts: Sequence[Texts], folder: Path, options: TrainOptions) -> str:
+def _told(texts: Sequence[Texts], folder: BuiltFolder, options: TrainOptions) -> str:
     """Which texts it trains on, and how many decide what is kept."""
     if options.data is not None:
         where = f"those of `{options.data}`"
-    elif (folder / SAMPLES).is_file():
+    elif (folder.path / SAMPLES).is_file() and any(expert.data is None for expert in folder.record.recipe.experts):
         where = f"the recipe's, and what the specialists wrote for the gate (`{SAMPLES}`)"
     else:
         where = "the recipe's"
