@@ -300,6 +300,30 @@ def test_a_specialists_own_chat_template_wraps_its_prompts(tiny: TinyMaker, tmp_
     build(recipe, tmp_path / "out", root=tmp_path)
 
 
+def test_data_stand_beside_prompts(tiny: TinyMaker, tmp_path: Path) -> None:
+    """A recipe's file names both, the gate is fitted to both, and the specialist writes although the data are many."""
+    words = " ".join(PROMPTS[0])
+    (tmp_path / "texts.jsonl").write_text(f"{json.dumps({'text': words})}\n" * 20, encoding="utf-8")
+    (tmp_path / "r.yaml").write_text(
+        f"base_model: {tiny('llama')}\nexperts:\n"
+        f"  - {{name: a, model: {tiny('llama', 1)}, prompts: [{PROMPTS[0][0]}], data: {{path: texts.jsonl}}}}\n"
+        f"  - {{name: b, model: {tiny('llama', 2)}, prompts: [{PROMPTS[1][0]}]}}\n",
+        encoding="utf-8",
+    )
+    counted = {}
+    for expand in (40, "auto", "off"):
+        recipe = load_recipe(tmp_path / "r.yaml", [f"gate.expand={expand}"]).recipe
+        built = build(recipe, tmp_path / str(expand), root=tmp_path)
+        samples = built.path / "gate_samples.jsonl"
+        assert samples.exists() is (expand != "off")
+        if samples.exists():
+            writers = {json.loads(line)["expert"] for line in samples.read_text(encoding="utf-8").splitlines()}
+            assert writers == {"a", "b"}
+        counted[expand] = built.gate.tokens
+    assert counted["off"][0] > 20 * len(PROMPTS[0])
+    assert counted["off"][1] < counted[40][1]
+
+
 def test_a_gate_from_one_pool_of_texts(tiny: TinyMaker, tmp_path: Path) -> None:
     """The experts have no texts. A row of the pool that is left out is said; the record names the pool, and the folder
     verifies. The same once more is the same bytes."""

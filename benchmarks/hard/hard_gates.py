@@ -360,7 +360,10 @@ def main() -> None:
     for (init, form, k), losses in found.items():
         others = {"the linear merge": bench.linear}
         others |= {
-            f"discriminant, {of}": found["discriminant", of, k] for of in FORMS if ("discriminant", of, k) in found
+            f"{of}, {given}": found[of, given, k]
+            for of in ("discriminant", init)
+            for given in FORMS
+            if (of, given, k) in found
         }
         for other, theirs in others.items():
             if losses is not theirs:

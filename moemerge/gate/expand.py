@@ -30,7 +30,7 @@ AUTO_TOKENS = 3500
 """Most tokens per expert that `auto` asks for."""
 
 ENOUGH_PER_WIDTH = 4
-"""With so many tokens per dimension an expert's texts are enough: `auto` asks for no more."""
+"""With so many tokens per dimension an expert's prompts are enough: `auto` asks for no more."""
 
 NEW_TOKENS = 96
 """Longest continuation."""
@@ -77,7 +77,7 @@ def expand(
     request: GateRequest,
     models: DenseModels,
     tokenizer: PreTrainedTokenizerBase,
-    own_tokens: Sequence[int],
+    prompt_tokens: Sequence[int],
     progress: Progress,
 ) -> Expansion:
     """Lets specialists write, where `request.expand` says so.
@@ -86,7 +86,7 @@ def expand(
         request: the seed, the template, and how many tokens.
         models: the specialists.
         tokenizer: not changed.
-        own_tokens: counted tokens of each expert's own texts.
+        prompt_tokens: counted tokens of each expert's prompts.
         progress: told how long it will take before it begins.
     """
     if request.expand == "off":
@@ -96,7 +96,7 @@ def expand(
     enough = ENOUGH_PER_WIDTH * request.hidden_size
     tasks: dict[int, list[_Prompt]] = {}
     for number, texts in enumerate(request.experts):
-        if request.expand == "auto" and own_tokens[number] >= enough:
+        if request.expand == "auto" and prompt_tokens[number] >= enough:
             continue
         if texts.general:
             tasks[number] = [_Prompt([beginning(tokenizer)], [False], group) for group in range(2 * FOLDS)]

@@ -117,11 +117,14 @@ def _domains(
         return domains, folds, Expansion(), warnings
     warnings = list(same_texts(request.experts))
     own: list[list[Passage]] = []
+    prompt_tokens = []
     for texts in request.experts:
+        prompts = prompt_passages(texts.prompts, texts, tokenizer, request)
+        prompt_tokens.append(sum(p.tokens for p in prompts))
         documents, left_out = document_passages(
             texts.documents, texts.whose, tokenizer, request, first_group=len(texts.prompts)
         )
-        own.append(prompt_passages(texts.prompts, texts, tokenizer, request) + documents)
+        own.append(prompts + documents)
         warnings += [left_out] if left_out is not None else []
     own_tokens = [sum(p.tokens for p in passages) for passages in own]
     empty = [t.name for t, count in zip(request.experts, own_tokens, strict=True) if not count and not t.general]
@@ -130,7 +133,7 @@ def _domains(
             f"No token to fit the gate from for {', '.join(f'`{name}`' for name in empty)}: the texts are empty",
             hint="give `prompts` of several words or `data`, or use `gate.init: random`",
         )
-    expansion = expand(request, models, tokenizer, own_tokens, progress)
+    expansion = expand(request, models, tokenizer, prompt_tokens, progress)
     warnings += expansion.warnings
     silent = [t.name for number, t in enumerate(request.experts) if t.general and not expansion.passages.get(number)]
     if silent:

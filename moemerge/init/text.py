@@ -70,8 +70,8 @@ def _lines(wanted: Wanted, needed: Needed, seen: Seen, file: Path) -> Iterator[s
     yield f"experts_per_token: {1 if len(wanted.experts) < 3 else 2}"
     yield ""
     yield "# Prompts are beginnings of what an expert should write. The router is fitted to them: replace those that do"
-    yield "# not look like what your expert was trained on. Real texts are better: `data: {path: texts.jsonl}`,"
-    yield "# but not those that you measure on. Paths are relative to this file."
+    yield "# not look like what your expert was trained on. Real texts of its domain can stand beside them, as"
+    yield "# `data: {path: texts.jsonl}`, but not those that you measure on. Paths are relative to this file."
     yield "experts:"
     for expert in wanted.experts:
         yield from _expert(expert, expert.name in needed.pad, seen)

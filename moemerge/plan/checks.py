@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from moemerge.plan.tokens import (
     check_tokenizer,
 )
 from moemerge.recipe import Recipe, file_path
+from moemerge.recipe.checks import EXPANDED, WITHOUT_PROMPTS
 from moemerge.recipe.schema import Data, Rows
 from moemerge.sources import Checkpoint
 from moemerge.sources.config import MEND, PLAIN, WAY_OUT
@@ -272,26 +274,37 @@ def check_prompts(recipe: Recipe, root: Path, problems: list[Problem], warnings:
     """Reads prompt files, looks into local files of texts, and compares the prompts of different experts."""
     prompts: list[tuple[str, tuple[str, ...]]] = []
     for index, expert in enumerate(recipe.experts):
-        lines, key = expert.prompts, "prompts_file" if expert.prompts_file is not None else "data"
-        try:
-            if expert.prompts_file is not None:
+        lines = expert.prompts
+        if expert.prompts_file is not None:
+            with _of_key(f"experts[{index}].prompts_file", problems):
                 lines = read_prompts_file(file_path(root, expert.prompts_file))
-            if expert.data is not None:
+        if expert.data is not None:
+            with _of_key(f"experts[{index}].data", problems):
                 check_texts(expert.data, root)
-        except MoemergeError as error:
-            problems += [Problem(p.code, f"`experts[{index}].{key}`: {p.message}", p.hint) for p in error.problems]
         prompts.append((expert.name, lines))
     if recipe.gate.data is not None:
-        try:
+        with _of_key("gate.data", problems):
             check_texts(recipe.gate.data, root)
-        except MoemergeError as error:
-            problems += [Problem(p.code, f"`gate.data`: {p.message}", p.hint) for p in error.problems]
+    if recipe.gate.init not in EXPANDED | WITHOUT_PROMPTS:
+        unread = [f"`{expert.name}`" for expert in recipe.experts if expert.data is not None]
+        if unread:
+            message = f"the gate `{recipe.gate.init}` reads prompts alone, and not the `data` of {', '.join(unread)}"
+            warnings.append(Problem("unread-data", message, "`discriminant`, the default, reads both"))
     for position, (name, lines) in enumerate(prompts):
         for other, others in prompts[position + 1 :]:
             pair = _most_similar(lines, others)
             if pair is not None:
                 message = f"experts `{name}` and `{other}` share near-equal prompts: `{pair[0]}` and `{pair[1]}`"
                 warnings.append(Problem("similar-prompts", message, "a gate cannot tell apart what is the same"))
+
+
+@contextmanager
+def _of_key(key: str, problems: list[Problem]) -> Iterator[None]:
+    """Adds what is wrong inside to the problems, with the recipe's key before it."""
+    try:
+        yield
+    except MoemergeError as error:
+        problems += [Problem(p.code, f"`{key}`: {p.message}", p.hint) for p in error.problems]
 
 
 def check_evaluation(recipe: Recipe, root: Path, warnings: list[Problem]) -> None:

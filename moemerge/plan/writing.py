@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from moemerge.plan.model import Plan
 from moemerge.recipe import Expert
+from moemerge.recipe.checks import EXPANDED
 
-FITTED = frozenset({"discriminant", "advantage", "lda", "centroid", "centred"})
-"""Gate inits for which specialists write: `gate.request.FITTED`."""
 WRITTEN = 3500
 """The most tokens that a specialist writes unasked: `gate.expand.AUTO_TOKENS`."""
 ENOUGH_PER_WIDTH = 4
@@ -22,18 +21,18 @@ MINUTES = 10
 def writing(plan: Plan) -> str | None:
     """How many specialists write how many tokens; None where none does.
 
-    A prompt has no more tokens than bytes. Whether prompts of more bytes than are enough, a file of prompts or data
-    have enough tokens is not known yet: it is then `up to` so many specialists.
+    A prompt has no more tokens than bytes. Whether prompts of more bytes than are enough, or a file of prompts, have
+    enough tokens is not known yet: it is then `up to` so many specialists.
     """
     gate, experts = plan.recipe.gate, plan.recipe.experts
-    if gate.expand == "off" or gate.init not in FITTED or gate.data is not None:
+    if gate.expand == "off" or gate.init not in EXPANDED or gate.data is not None:
         return None
     enough = ENOUGH_PER_WIDTH * plan.dense.hidden_size
     writers = [expert for expert in experts if writes(expert)]
     tokens, certain = gate.expand, True
     if tokens == "auto":
         tokens = min(WRITTEN, enough)
-        certain = all(_bytes(e) < enough and e.prompts_file is None and e.data is None for e in writers)
+        certain = all(_bytes(e) < enough and e.prompts_file is None for e in writers)
     if not writers:
         return None
     count = "one specialist writes" if len(writers) == 1 else f"{len(writers)} specialists write"

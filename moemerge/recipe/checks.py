@@ -119,10 +119,10 @@ def _texts(recipe: Recipe, tree: Table) -> Iterator[Problem]:
     seen: dict[object, str] = {}
     for index, expert in enumerate(recipe.experts):
         given = _given(expert)
-        if len(given) > 1:
-            message = f"Expert `{expert.name}` has {listed(quoted(given))}, and takes one of them"
-            place = key_place(tree, ("experts", index, given[1]))
-            yield problem(place, "several-texts", message, "leave out all but one")
+        if expert.prompts and expert.prompts_file:
+            message = f"Expert `{expert.name}` has `prompts` and `prompts_file`, and takes one of them"
+            place = key_place(tree, ("experts", index, "prompts_file"))
+            yield problem(place, "several-texts", message, "put all prompts into one of the two")
         if not needed:
             continue
         copies = [other for other in (index - 1, index + 1) if same_expert(tree, index, other)]
@@ -148,7 +148,7 @@ def _texts(recipe: Recipe, tree: Table) -> Iterator[Problem]:
                 continue
             yield problem(place, "no-prompts", message, hint)
             continue
-        if "data" in given and recipe.gate.init not in EXPANDED:
+        if given == ["data"] and recipe.gate.init not in EXPANDED:
             message = f"Gate `{recipe.gate.init}` reads prompts, and expert `{expert.name}` has `data` alone"
             hint = "give it `prompts`, or use `discriminant`, which fits from `data` too"
             yield problem(key_place(tree, ("experts", index, "data")), "no-prompts", message, hint)
@@ -170,15 +170,17 @@ def _given(expert: Expert) -> list[str]:
 def _held_out(recipe: Recipe, tree: Table, index: int) -> Iterator[Problem]:
     """Texts that judge the result must not have made it."""
     expert = recipe.experts[index]
-    key = "data" if expert.data is not None else "prompts_file"
-    for used, where in _judging(recipe, expert.data, expert.prompts_file):
-        message = f"Expert `{expert.name}` is fitted on `{used}`, which `eval.{where}` holds out"
-        yield problem(key_place(tree, ("experts", index, key)), "held-out", message, UNSEEN)
+    given = {"prompts_file": _judging(recipe, expert.prompts_file)}
+    if expert.data is not None:
+        given["data"] = _judging(recipe, expert.data.path, expert.data.split)
+    for key, judging in given.items():
+        for used, where in judging:
+            message = f"Expert `{expert.name}` is fitted on `{used}`, which `eval.{where}` holds out"
+            yield problem(key_place(tree, ("experts", index, key)), "held-out", message, UNSEEN)
 
 
-def _judging(recipe: Recipe, data: Data | None, prompts_file: str | None = None) -> Iterator[tuple[str, str]]:
+def _judging(recipe: Recipe, used: str | None, split: str | None = None) -> Iterator[tuple[str, str]]:
     """The path of texts that a gate is fitted to, with each part of `eval` that holds them out."""
-    used, split = (data.path, data.split) if data is not None else (prompts_file, None)
     held_out: dict[str, Rows] = {
         f"domains.{domain}": texts if isinstance(texts, Data) else Data(path=texts)
         for domain, texts in recipe.eval.domains.items()
@@ -203,7 +205,7 @@ def _pool(recipe: Recipe, tree: Table) -> Iterator[Problem]:
     if isinstance(gate.expand, int):
         message = "With `gate.data` no specialist writes, and `gate.expand` asks them to"
         yield problem(key_place(tree, ("gate", "expand")), "pool", message, "leave one of the two out")
-    for used, where in _judging(recipe, gate.data):
+    for used, where in _judging(recipe, gate.data.path, gate.data.split):
         message = f"The gate is fitted on `{used}`, which `eval.{where}` holds out"
         yield problem(place, "held-out", message, UNSEEN)
 

@@ -95,7 +95,7 @@ class Expert(Strict):
     prompts_file: str | None = None
     """A text file with one prompt per line, instead of `prompts`."""
     data: Data | None = None
-    """Texts of the expert's domain, instead of prompts: best for the gate where there are some."""
+    """Texts of the expert's domain, beside prompts or instead of them."""
     negative_prompts: tuple[str, ...] = ()
     """Prompts that this expert must not win."""
     weight: float = Field(default=1.0, gt=0.0)

@@ -106,7 +106,9 @@ class Prepared:
         if silent:
             listed = ", ".join(f"`{name}`" for name in silent)
             raise TrainError(f"no token can be predicted in the texts of {listed}: they are too short")
-        progress.note(_told(self.texts, path, options))
+        progress.note(_told(self.texts, folder, options))
+        if options.steps:
+            self._say_few()
         if are_copies(self.folder) and options.start != "fitted":
             raise TrainError(
                 f"`{typed(options, 'start')}` asks for each expert's own domain, and these experts are copies of one "
@@ -121,6 +123,17 @@ class Prepared:
         self.progress.note(f"warning: {text}")
         self.warnings.append(Problem(code, text))
 
+    def _say_few(self) -> None:
+        """A handful of documents decides little, whatever their interval: that of a single one has no width."""
+        held = {name: encoded.tokens for name, encoded in self.held.items() if len(encoded.tokens) < FEW}
+        if held:
+            listed = ", ".join(f"`{name}` {len(tokens)} with {sum(tokens)} tokens" for name, tokens in held.items())
+            self.warn(
+                f"few held-out documents ({listed}): with fewer than {FEW} per domain the interval is rough, and only "
+                "a large gain shows (`--data FILE.yaml` and `--held-out FILE.yaml` name more texts)",
+                "few-held-out",
+            )
+
 
 def _open(path: Path) -> BuiltFolder:
     folder = open_moe(path)
@@ -134,19 +147,16 @@ def _open(path: Path) -> BuiltFolder:
     return folder
 
 
-def _told(texts: Sequence[Texts], folder: Path, options: TrainOptions) -> str:
+def _told(texts: Sequence[Texts], folder: BuiltFolder, options: TrainOptions) -> str:
     """Which texts it trains on, and how many decide what is kept."""
     if options.data is not None:
         where = f"those of `{options.data}`"
-    elif (folder / SAMPLES).is_file():
+    elif (folder.path / SAMPLES).is_file() and any(expert.data is None for expert in folder.record.recipe.experts):
         where = f"the recipe's, and what the specialists wrote for the gate (`{SAMPLES}`)"
     else:
         where = "the recipe's"
     listed = few([f"`{t.name}` {len(t.train)} and {len(t.held)}" for t in texts])
-    text = f"texts: {where}; trained on and held out: {', '.join(listed)}"
-    if all(len(t.held) >= FEW for t in texts):
-        return text
-    return f"{text}; with fewer than {FEW} held out, only a large gain shows (`--data FILE.yaml` names more texts)"
+    return f"texts: {where}; trained on and held out: {', '.join(listed)}"
 
 
 def _held(texts: Texts, tokenizer: Any, options: TrainOptions) -> Encoded:

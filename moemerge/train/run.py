@@ -15,7 +15,6 @@ from moemerge.errors import Problem, TrainError, WriteError
 from moemerge.execute.stream import TORCH_DTYPES
 from moemerge.families import anatomy_of
 from moemerge.kept import joined
-from moemerge.mixture.losses import FEW
 from moemerge.mixture.processes import Processes
 from moemerge.mixture.routers import find_routers
 from moemerge.train.attention import use_blocked_attention
@@ -204,7 +203,6 @@ class _Training:
         change = best.rise_over(start, options.seed)
         kept = "best" if change[2] < 0 else "start"
         if options.steps:
-            self._say_few(start)
             self._say(kept, change)
         if kept == "best":
             for name, rise in best.worse_than(start, options.seed).items():
@@ -237,14 +235,6 @@ class _Training:
         said = said if any(change) else "no look was better"
         text = f"training did not beat the start beyond doubt, so the output has the gate of the start: {said}"
         self._note("not-better", text)
-
-    def _say_few(self, start: Judgement) -> None:
-        """A handful of documents decides little, whatever their interval: that of a single one has no width."""
-        few = {name: found for name, found in start.tokens.items() if len(found) < FEW}
-        if few:
-            listed = ", ".join(f"`{name}` {len(found)} with {int(found.sum())} tokens" for name, found in few.items())
-            text = f"few held-out documents ({listed}): with fewer than {FEW} per domain the interval is rough"
-            self._note("few-held-out", text)
 
     def _compare(self, found: Judgement, loop: Loop) -> None:
         """A training from another start can end above the folder's own gate: that is said."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moemerge.errors import GateError, Problem
-from moemerge.gate import ExpertTexts, GateRequest
+from moemerge.gate import ExpertTexts, GateRequest, fit_gate
 from moemerge.gate import expand as room
 from moemerge.gate.expand import Expansion, expand
 from tests.gate.conftest import LAYERS, WIDTH, TinyModels, texts
@@ -140,20 +140,22 @@ def test_samples_stop_at_the_end_token(models: TinyModels, tokenizer: Any, monke
 
 
 def test_auto_leaves_experts_alone_that_have_enough(models: TinyModels, tokenizer: Any) -> None:
-    """Texts of four tokens per dimension need no expansion; documents without a prompt have nothing to continue."""
+    """Prompts of four tokens per dimension need no expansion; documents without a prompt have nothing to continue."""
     request = GateRequest("discriminant", EXPERTS, range(LAYERS), WIDTH)
     assert expand(request, models, tokenizer, [4 * WIDTH, 4 * WIDTH, 10], Notes()) == Expansion()
     assert models.calls == []
 
 
-def test_auto_continues_prompts_beside_few_documents(models: TinyModels, tokenizer: Any) -> None:
-    """What a specialist writes is broader than a few documents; many of these are enough."""
-    code, both = EXPERTS[0], ExpertTexts("math", texts("math", 3), documents=texts("math", 4))
+def test_auto_continues_prompts_beside_documents(models: TinyModels, tokenizer: Any) -> None:
+    """However many these are: what a specialist writes is broader."""
+    code, both = EXPERTS[0], ExpertTexts("math", texts("math", 3), documents=texts("math", 40))
     request = GateRequest("discriminant", (code, both), range(LAYERS), WIDTH)
     few = expand(request, models, tokenizer, [4 * WIDTH, 4 * WIDTH - 1], Notes())
     assert list(few.passages) == [1]
     assert {p.group for p in few.passages[1]} <= {0, 1, 2}  # the prompts'
-    assert expand(request, models, tokenizer, [4 * WIDTH, 4 * WIDTH], Notes()) == Expansion()
+    assert sum(len(tokenizer(text)["input_ids"]) for text in both.documents) > 4 * WIDTH
+    fitted = fit_gate(request, models, tokenizer)
+    assert sorted(fitted.samples) == ["code", "math"]
 
 
 def test_auto_says_how_long_it_takes_first(models: TinyModels, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

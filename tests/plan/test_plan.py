@@ -333,6 +333,29 @@ def test_near_equal_prompts_are_warned_of(tiny: TinyMaker) -> None:
     )
 
 
+def test_data_that_a_gate_does_not_read_are_told(tiny: TinyMaker) -> None:
+    """The mergekit gates read prompts alone; one that reads nothing needs no word."""
+    base = tiny("llama")
+    (base.parent / "d.jsonl").write_text('{"text": "words"}', encoding="utf-8")
+    given = {"prompts": ["add one"], "data": {"path": "d.jsonl"}}
+    told = {}
+    for init in ("hidden_avg", "discriminant", "random"):
+        plan = plan_of(base, [base, tiny("llama", 1)], gate={"init": init}, expert_0=given)
+        assert plan.ok
+        told[init] = [w.message for w in plan.warnings if w.code == "unread-data"]
+    message = "the gate `hidden_avg` reads prompts alone, and not the `data` of `e0`"
+    assert told == {"hidden_avg": [message], "discriminant": [], "random": []}
+
+
+def test_each_of_an_experts_texts_is_looked_into(tiny: TinyMaker) -> None:
+    """What is wrong is said with the key that it stands under."""
+    base = tiny("llama")
+    given = {"prompts": [], "prompts_file": "no.txt", "data": {"path": "no.jsonl"}}
+    first, second = plan_of(base, [base, tiny("llama", 1)], expert_0=given).problems
+    assert first.message.startswith("`experts[0].prompts_file`: Prompts file `")
+    assert second.message.startswith("`experts[0].data`: ")
+
+
 def test_differing_licences_and_special_tokens_are_warned_of(tiny: TinyMaker, tmp_path: Path) -> None:
     """Both are the user's to judge."""
     base = changed(tiny("llama"), tmp_path / "base")

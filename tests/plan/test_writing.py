@@ -10,6 +10,7 @@ import pytest
 from moemerge.gate import expand, request
 from moemerge.plan import writing as room
 from moemerge.plan.writing import writing
+from moemerge.recipe.checks import EXPANDED
 from tests.conftest import TinyMaker
 from tests.plan.test_plan import plan_of
 
@@ -25,7 +26,7 @@ SKIPPED = f"{TIMED}, and skips it beyond 10 minutes"
         ({"expert_0": LONG}, f"up to 2 specialists write 128 tokens each; {SKIPPED}"),
         ({"expert_0": {"prompts": [], "prompts_file": "p.txt"}},
          f"up to 2 specialists write 128 tokens each; {SKIPPED}"),
-        ({"expert_0": {"data": {"path": "d.jsonl"}}}, f"up to 2 specialists write 128 tokens each; {SKIPPED}"),
+        ({"expert_0": {"data": {"path": "d.jsonl"}}}, f"2 specialists write 128 tokens each; {SKIPPED}"),
         ({"expert_0": {"prompts": [], "data": {"path": "d.jsonl"}}}, f"one specialist writes 128 tokens; {SKIPPED}"),
         ({"expert_0": {"prompts": [], "data": {"path": "d.jsonl"}},
           "expert_1": {"prompts": [], "data": {"path": "d.jsonl"}}}, None),
@@ -54,4 +55,4 @@ def test_who_writes_how_much_is_said(
 def test_the_numbers_are_those_of_the_gate() -> None:
     """The plan room may not import the gate room, so its numbers are held equal here."""
     assert (room.WRITTEN, room.ENOUGH_PER_WIDTH) == (expand.AUTO_TOKENS, expand.ENOUGH_PER_WIDTH)
-    assert (room.MINUTES * 60, room.FITTED) == (expand.TOO_LONG, request.FITTED)
+    assert (room.MINUTES * 60, EXPANDED) == (expand.TOO_LONG, request.FITTED)

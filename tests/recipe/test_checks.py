@@ -83,19 +83,21 @@ def test_the_base_model_is_not_the_word_for_it() -> None:
     )
 
 
-def test_one_kind_of_texts_an_expert() -> None:
-    """Prompts, a file of them, or data."""
+def test_prompts_are_here_or_in_a_file() -> None:
+    """Not in both; texts of `data` may stand beside them."""
     text = (
         HEAD + A + "  - name: b\n    model: m\n    prompts: [x]\n    prompts_file: p.txt\n    data: {path: d.jsonl}\n"
     )
     assert one(text) == (
         "several-texts",
-        "Expert `b` has `prompts`, `prompts_file` and `data`, and takes one of them\n"
+        "Expert `b` has `prompts` and `prompts_file`, and takes one of them\n"
         "  r.yaml:7:5\n"
         "  7 |     prompts_file: p.txt\n"
         "    |     ^^^^^^^^^^^^",
-        "leave out all but one",
+        "put all prompts into one of the two",
     )
+    for line in ("    prompts: [x]\n", "    prompts_file: p.txt\n"):
+        assert parse_recipe(text.replace(line, ""), "r.yaml").recipe.experts[1].data is not None
 
 
 @pytest.mark.parametrize(
@@ -217,6 +219,16 @@ def test_held_out_texts_fit_no_gate(texts: str, domain: str) -> None:
     assert message.splitlines()[:2] == [
         "Expert `a` is fitted on `e.jsonl`, which `eval.domains.d` holds out",
         "  r.yaml:3:27",
+    ]
+
+
+def test_each_of_an_experts_texts_is_held_out() -> None:
+    """Its data and its file of prompts."""
+    texts = HEAD + A.replace("prompts: [one]", "prompts_file: p.txt, data: {path: e.jsonl}") + B
+    problems = found(texts + "eval: {domains: {d: p.txt, e: e.jsonl}}\n")
+    assert [message.splitlines()[:2] for _, message, _ in problems] == [
+        ["Expert `a` is fitted on `p.txt`, which `eval.domains.d` holds out", "  r.yaml:3:27"],
+        ["Expert `a` is fitted on `e.jsonl`, which `eval.domains.e` holds out", "  r.yaml:3:48"],
     ]
 
 

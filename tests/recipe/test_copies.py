@@ -38,7 +38,7 @@ def test_one_expert_with_copies_is_enough() -> None:
 
 def test_no_fitted_gate_tells_copies_apart() -> None:
     """It is said once, at the expert; other mistakes beside it keep their places."""
-    text = TWO.replace("copies: 3", "copies: 3, prompts: [one]").replace("m/b", "m/b, data: {path: x}, prompts: [y]")
+    text = TWO.replace("copies: 3", "copies: 3, prompts: [one]").replace("m/b", "m/b, prompts_file: x, prompts: [y]")
     (copies, several) = problems(text)
     assert copies == (
         "copies",

@@ -56,12 +56,12 @@ class Recorder:
 
 
 def test_the_texts_are_told_before_the_first_step(trained: Trainer) -> None:
-    """Where they come from, how many there are, and that so few show a large gain alone."""
+    """Where they come from, and how many there are."""
     notes = Notes()
     result = trained(steps=0, progress=notes)
     counts = [f"`{name}` {n['trained']} and {n['held_out']}" for name, n in result.training["documents"].items()]
     (told,) = [text for text in notes.said if text.startswith("texts: ")]
-    assert f"; trained on and held out: {', '.join(counts)}; with fewer than 30 held out, only a" in told
+    assert told.endswith(f"; trained on and held out: {', '.join(counts)}")
 
 
 def test_each_step_has_a_live_line(trained: Trainer) -> None:
