@@ -269,6 +269,12 @@ def every_lead(leads: Leads) -> dict[str, Callable[[], Tensor]]:
         "labels, weighted by how much the choice matters": lambda: gate(
             read(), read().labels, read().even * (read().saved.amax(1) - read().saved.amin(1)).clamp(0.05, 2)
         ),
+        **{
+            f"first tokens weigh {weight} times as much": partial(
+                lambda w: gate(read(), read().labels, shared_out(read(), read().first(w))), weight
+            )
+            for weight in (3, 10, 30)
+        },
         "the two thirds of the texts that save the most": lambda: gate(of_best(read()), of_best(read()).labels),
         "texts that change the expert midway too": lambda: gate(leads.with_joined, leads.with_joined.labels),
         "savings, such texts too": lambda: gate(leads.with_joined, leads.with_joined.saved),

@@ -58,6 +58,11 @@ class Read:
         counts = self.labels.sum(0)
         return 1 / counts[self.owners] / int((counts > 0).sum())
 
+    def first(self, weight: float) -> Tensor:
+        """Even weights `[n]` but for each text's first token, which weighs so many times as much."""
+        begins = self.texts != torch.cat([self.texts.new_full((1,), -1), self.texts[:-1]])
+        return torch.where(begins, weight, 1.0).double() * self.even
+
     def only(self, kept: Tensor) -> Read:
         """Some tokens alone."""
         return Read([one[kept] for one in self.inputs], self.owners[kept], self.texts[kept], self.saved[kept])
