@@ -275,12 +275,6 @@ def every_lead(leads: Leads) -> dict[str, Callable[[], Tensor]]:
             )
             for weight in (3, 10, 30)
         },
-        **{
-            f"as `advantage` is fitted, first tokens weigh {weight} times as much": partial(
-                lambda w: gate(read(), targets(read().saved, read().even), shared_out(read(), read().first(w))), weight
-            )
-            for weight in (3, 10, 30)
-        },
         "the two thirds of the texts that save the most": lambda: gate(of_best(read()), of_best(read()).labels),
         "texts that change the expert midway too": lambda: gate(leads.with_joined, leads.with_joined.labels),
         "savings, such texts too": lambda: gate(leads.with_joined, leads.with_joined.saved),
