@@ -30,7 +30,8 @@ def ridge(moments: Moments, strength: float) -> Tensor:
     targets = moments.first - moments.negative  # [E, d]
     rows = moments.everything.solve(strength, targets)
     rows = rows - rows.mean(0)
-    return rows / rows.norm().clamp(min=torch.finfo(rows.dtype).tiny) * len(rows) ** 0.5
+    size = rows.square().sum(1).mean().sqrt()
+    return rows / size.clamp(min=torch.finfo(rows.dtype).tiny)
 
 
 def advantage(moments: Moments, strength: float) -> Tensor:
