@@ -58,6 +58,7 @@ class Captured:
         sizes: tokens of each fold, then of the negative prompts, which are never left out.
         experts: E.
         advantages: what each expert saves on each token, `[n, E]`, where that is what the gate is fitted to.
+        first: which tokens begin a passage, `[n]`; None where that is not known.
     """
 
     tokens: Tensor
@@ -65,6 +66,7 @@ class Captured:
     sizes: tuple[int, ...]
     experts: int
     advantages: Tensor | None = None
+    first: Tensor | None = None
 
     @property
     def folds(self) -> int:
@@ -76,15 +78,32 @@ class Captured:
         start = sum(self.sizes[:part])
         return slice(start, start + self.sizes[part])
 
-    def moments(self) -> list[Moments]:
+    def moments(self, first_share: float = 0.0) -> list[Moments]:
         """The moments of each fold, then those of the negative prompts: their sum is that of all tokens.
 
-        A token of a class with n tokens weighs 1/n. Products are taken in fp32 over blocks of tokens, sums in fp64:
-        that is as exact as fp32 numbers are, and takes half as long as fp64 throughout.
+        Products are taken in fp32 over blocks of tokens, sums in fp64: that is as exact as fp32 numbers are, and takes
+        half as long as fp64 throughout.
+
+        Args:
+            first_share: see `weights`.
         """
-        weights = 1 / torch.bincount(self.labels, minlength=2 * self.experts).double()[self.labels]
+        weights = self.weights(first_share)
         wanted = None if self.advantages is None else targets(self.advantages, weights)
         return [self._moments(self.places(part), weights, wanted) for part in range(len(self.sizes))]
+
+    def weights(self, first_share: float) -> Tensor:
+        """The tokens' weights, `[n]`, fp64: 1 in all for each class, and the same for each of its n tokens.
+
+        Args:
+            first_share: the share of a class's weight that its first tokens have at least, all of them together.
+        """
+        counts = torch.bincount(self.labels, minlength=2 * self.experts).double()
+        if self.first is None or not first_share:
+            return (1 / counts)[self.labels]
+        firsts = torch.bincount(self.labels[self.first], minlength=2 * self.experts).double()
+        each = torch.maximum(1 / counts, first_share / firsts.clamp(min=1))
+        other = (1 - firsts * each) / (counts - firsts).clamp(min=1)
+        return torch.where(self.first, each[self.labels], other[self.labels])
 
     def _moments(self, places: slice, weights: Tensor, wanted: Tensor | None) -> Moments:
         width, classes, device = self.tokens.shape[1], 2 * self.experts, self.tokens.device
@@ -146,6 +165,7 @@ def capture(models: DenseModels, domains: Sequence[Domain], layers: Sequence[int
         models.expect(torch.cat([group.batch.ids.flatten() for group in every]).unique())
     order = torch.cat([group.parts for group in every]).sort(stable=True)
     labels = torch.cat([torch.full((len(group.parts),), group.label) for group in every])[order.indices]
+    first = torch.cat([group.first for group in every])[order.indices]
     sizes = tuple(torch.bincount(order.values, minlength=folds + 1).tolist())
     advantages = None
     if all(group.advantages is not None for group in every):
@@ -164,7 +184,8 @@ def capture(models: DenseModels, domains: Sequence[Domain], layers: Sequence[int
             walk.advance(layer, read, last=layer == layers[-1])
             tokens = torch.cat(found)
             found.clear()
-            captured = Captured(tokens[order.indices.to(tokens.device)], labels, sizes, len(domains), advantages)
+            tokens = tokens[order.indices.to(tokens.device)]
+            captured = Captured(tokens, labels, sizes, len(domains), advantages, first)
             _check(captured, layer, domains)
             yield captured
 
@@ -190,6 +211,7 @@ class _Group:
         counted: which places count, `[1, S]`.
         label: the class of their tokens.
         parts: the fold of each counted token.
+        first: which counted tokens begin a passage.
         advantages: what each expert saves on each counted token, `[n, E]`.
     """
 
@@ -197,6 +219,7 @@ class _Group:
     counted: Tensor
     label: int
     parts: Tensor
+    first: Tensor
     advantages: Tensor | None
 
 
@@ -214,7 +237,7 @@ def _groups(passages: Sequence[Passage], label: int, part: int | None) -> Iterat
 
 def _packed(row: Sequence[Sequence[Passage]], label: int, part: int | None) -> _Group:
     """One packed row of runs; the passages of a run are padded on the right to its longest."""
-    ids, counted, folds = [], [], []
+    ids, counted, folds, first = [], [], [], []
     for run in row:
         length = len(run[-1].ids)
         for passage in run:
@@ -222,11 +245,12 @@ def _packed(row: Sequence[Sequence[Passage]], label: int, part: int | None) -> _
             ids += [*passage.ids, *[0] * padding]
             counted += [*passage.counted, *[False] * padding]
             folds += [passage.fold if part is None else part] * passage.tokens
+            first += [place == 0 for place, counts in enumerate(passage.counted) if counts]
     runs = tuple((len(run), len(run[-1].ids)) for run in row)
     batch = Batch(torch.tensor([ids]), runs=runs)
     given = [passage.advantages for run in row for passage in run if passage.advantages is not None]
     advantages = torch.cat(given) if given else None
-    return _Group(batch, torch.tensor([counted]), label, torch.tensor(folds), advantages)
+    return _Group(batch, torch.tensor([counted]), label, torch.tensor(folds), torch.tensor(first), advantages)
 
 
 def _positions(run: Sequence[Passage]) -> int:

@@ -20,13 +20,18 @@ FOLD_EPSILON = 1e-3
 
 
 def ridge(moments: Moments, strength: float) -> Tensor:
-    """Least squares to one-hot domain labels (DUME, arXiv 2603.29765), rows divided by their norms.
+    """Least squares to one-hot domain labels (DUME, arXiv 2603.29765, which gives each row the norm 1), rows centred.
 
     `W = [(G + λ tr(G)/d I)^-1 M]ᵀ`, where column e of M is `μ_e − η_e`: the token of a domain has the target 1 for its
-    own expert and 0 for the others, the token of a negative prompt has −1 for the expert that must not win it.
+    own expert and 0 for the others, the token of a negative prompt has −1 for the expert that must not win it. All rows
+    are divided by one number, so that their mean square norm is 1: rows of one norm each would order logits that are
+    nearly alike, as those of first tokens are, by the rows' norms (docs/decisions/gate-first-token.md).
     """
     targets = moments.first - moments.negative  # [E, d]
-    return _unit(moments.everything.solve(strength, targets))
+    rows = moments.everything.solve(strength, targets)
+    rows = rows - rows.mean(0)
+    size = rows.square().sum(1).mean().sqrt()
+    return rows / size.clamp(min=torch.finfo(rows.dtype).tiny)
 
 
 def advantage(moments: Moments, strength: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +16,10 @@ from moemerge.gate.request import GateRequest
 
 CHOOSING_FOLDS = 3
 """λ is chosen out of fold with at least so many folds, and what shifts the logits of sigmoids."""
+
+FIRST_SHARE: Mapping[str, float] = {"discriminant": 0.1}
+"""By method, the share of an expert's weight that the first tokens of its texts have at least, all together; by the
+other methods they have no more than other tokens. Measured in docs/decisions/gate-first-token.md."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ def fit_layer(
     of the tokens: the same numbers from smaller systems.
     """
     basis, inside = _span(captured)
-    parts = [replace(part, width=captured.tokens.shape[1]) for part in inside.moments()]
+    moments = inside.moments(FIRST_SHARE.get(request.init, 0.0))
+    parts = [replace(part, width=captured.tokens.shape[1]) for part in moments]
     whole = together(parts)
     method = METHODS[request.init]
     logits = held_out.judging_logits(inside, whole, parts, request.init, strengths)

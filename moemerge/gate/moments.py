@@ -17,7 +17,7 @@ from moemerge.gate.systems import System
 
 @dataclass(frozen=True)
 class Moments:
-    """Weighted moments of the gate's inputs `h` at one layer, fp64. A token of a domain with n tokens weighs 1/n.
+    """Weighted moments of the gate's inputs `h` at one layer, fp64: the weights of a domain's tokens sum to 1.
 
     Attributes:
         second: `Σ w hhᵀ` over all domains, negative ones too, shape `[d, d]`.

@@ -118,6 +118,6 @@ def rounding(agreements: Sequence[float], layers: Sequence[int], init: str) -> l
             "bf16-routes",
             f"In bf16, {1 - least:.1%} of the tokens at layer {layer} go to another expert than in fp32",
             "build with `dtype: float32`"
-            + (", or use `gate.init: discriminant`, whose rows have the same norm" if init != "discriminant" else ""),
+            + (", or use `gate.init: discriminant`, whose rows have no common part" if init != "discriminant" else ""),
         )
     ]

@@ -169,7 +169,8 @@ class Loop:
         if run.restored >= MOST_RESTORED:
             run.ended = f"the best state was put back {run.restored} times"
         elif last:
-            run.ended = "all steps done"
+            minutes = options.minutes if run.steps < options.steps else None
+            run.ended = "all steps done" if minutes is None else f"the {minutes:g} minutes are over"
         elif run.waited >= options.patience:
             run.ended = f"no better look in {run.waited}"
         self._save()

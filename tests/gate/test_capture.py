@@ -189,6 +189,37 @@ def test_a_domains_texts_given_twice_weigh_no_more(models: TinyModels, tokenizer
         torch.testing.assert_close(total(once).first, total(more).first, rtol=1e-6, atol=1e-6)
 
 
+def test_first_tokens_have_their_share_of_the_weight(models: TinyModels, tokenizer: Any) -> None:
+    """The token that begins a passage weighs a share of its domain with the others that do; the rest weighs less."""
+    code, french = domain("code", tokenizer, 3, negative=("a b c",)), domain("french", tokenizer)
+    marked = replace(code, passages=[replace(code.passages[0], counted=(False, *code.passages[0].counted[1:]))])
+    firsts = [len(code.passages), len(french.passages), len(code.negative), 0]
+    for captured in read(models, [code, french]):
+        assert captured.first is not None
+        weights = captured.weights(0.5)
+        for label in range(3):
+            own = captured.labels == label
+            assert int(captured.first[own].sum()) == firsts[label]
+            assert float(weights[own].sum()) == pytest.approx(1)
+            assert float(weights[own & captured.first].sum()) == pytest.approx(0.5)
+        assert torch.equal(captured.weights(0.0), replace(captured, first=None).weights(0.5))
+        mean = (weights[:, None] * captured.tokens.double())[captured.labels == 1].sum(0)
+        found = together(captured.moments(0.5)).first[1]
+        torch.testing.assert_close(found, mean, rtol=1e-5, atol=1e-6)
+    for captured in read(models, [marked, french]):  # a beginning-of-sequence token does not count, so nothing is first
+        assert captured.first is not None
+        own = captured.labels == 0
+        assert not captured.first[own].any()
+        assert captured.weights(0.5)[own].tolist() == pytest.approx([1 / int(own.sum())] * int(own.sum()))
+
+
+def test_first_tokens_that_have_more_than_their_share_keep_it() -> None:
+    """Where texts are short, and where they are of one token each, all tokens weigh the same."""
+    first = torch.tensor([True, False, True, False, True, True])
+    captured = Captured(torch.randn(6, 4), torch.tensor([0, 0, 0, 0, 1, 1]), (6, 0), 2, first=first)
+    assert captured.weights(0.1).tolist() == pytest.approx([1 / 4] * 4 + [1 / 2] * 2)
+
+
 @pytest.mark.parametrize("common", [0.0, 30.0])
 def test_moments_are_as_exact_as_fp32(common: float) -> None:
     """Products in fp32 lose no more than the tokens' own last bit, where a large common part hides the rest too."""

@@ -43,7 +43,7 @@ def test_rounding_is_said_where_it_moves_routes() -> None:
         Problem(
             "bf16-routes",
             "In bf16, 3.9% of the tokens at layer 2 go to another expert than in fp32",
-            "build with `dtype: float32`, or use `gate.init: discriminant`, whose rows have the same norm",
+            "build with `dtype: float32`, or use `gate.init: discriminant`, whose rows have no common part",
         )
     ]
     assert rounding([0.961], (0,), "discriminant")[0].hint == "build with `dtype: float32`"

@@ -260,7 +260,7 @@ def test_time_shortens_the_schedule(trained: Trainer) -> None:
     """`minutes` ends training long before an endless number of steps."""
     result = trained(minutes=0.02, steps=100_000, patience=100_000)
     assert result.training["steps"] < 1000
-    assert result.training["ended"] == "all steps done"
+    assert result.training["ended"] == "the 0.02 minutes are over"
 
 
 @pytest.fixture
