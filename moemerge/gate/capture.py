@@ -92,7 +92,7 @@ class Captured:
         return [self._moments(self.places(part), weights, wanted) for part in range(len(self.sizes))]
 
     def weights(self, first_share: float) -> Tensor:
-        """The tokens' weights, `[n]`, fp64: 1 in all for each class, and the same for each of its n tokens.
+        """The tokens' weights, `[n]`, fp64: they sum to 1 for each class, and are even but for its first tokens.
 
         Args:
             first_share: the share of a class's weight that its first tokens have at least, all of them together.
